@@ -73,6 +73,14 @@ $(B)/bench/%: $(B)/obj/bench/%.o $(B)/liblinehome.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIB_LIBS) -lm
 
+# Programs that tests, demo and benchmarks run under Linehome: plain ones, never sanitized, without the library.
+PROGRAM_BIN := $(patsubst tests/programs/%.c,$(B)/tests/programs/%,$(wildcard tests/programs/*.c))
+.PHONY: programs
+programs: $(PROGRAM_BIN)
+$(B)/tests/programs/%: tests/programs/%.c tests/programs/program.h
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -g -O2 -D_GNU_SOURCE $(WARN) -o $@ $< -lpthread $(if $(filter keys,$*),-lhiredis)
+
 .PHONY: tests
 tests: $(TEST_BIN)
 
