@@ -1,90 +1,233 @@
-# One non-recursive Makefile. The words: MODE=release|debug, SAN=address|thread|undefined, CC, V=1.
+# The one Makefile of Linehome, for GNU make. Targets:
+#
+#   all              the library, the agent and the command, into build/
+#   test             installs what is missing, builds, and runs every test
+#   demo             installs what is missing, builds, and shows the main job on a real program
+#   bench            builds and runs the benchmarks
+#   fuzz             runs each fuzz target for FUZZ_TIME seconds
+#   soak             runs the tests that take long, for SOAK_TIME seconds each
+#   lint, format, format-check
+#   install, uninstall    with PREFIX and DESTDIR
+#
+# Words that may be given: CC=gcc|clang, MODE=release|debug, SAN=address|undefined|thread, BUILD=FOLDER,
+# EXTRA_CFLAGS, V=1 to show the commands. Flags that change rebuild what they touch.
+CC = gcc
 MODE ?= release
 SAN ?=
-CC = gcc
-PREFIX ?= /usr/local
+BUILD ?= build
+FUZZ_TIME ?= 60
+SOAK_TIME ?= 300
 DESTDIR ?=
+PREFIX ?= /usr/local
+bindir ?= $(PREFIX)/bin
+libdir ?= $(PREFIX)/lib
+includedir ?= $(PREFIX)/include
+datadir ?= $(PREFIX)/share
+mandir ?= $(datadir)/man
+completiondir ?= $(datadir)/bash-completion/completions
 
-B := build$(if $(SAN),/$(SAN),$(if $(filter-out release,$(MODE)),/$(MODE)))
+VERSION := $(shell sed -n 's/^.define LH_VERSION "\(.*\)"/\1/p' include/linehome.h)
+SOVERSION := $(firstword $(subst ., ,$(VERSION)))
+
+# P holds what is never sanitized: the agent, and the programs that run under Linehome. B holds the rest.
+P := $(BUILD)$(if $(filter-out release,$(MODE)),/$(MODE))
+B := $(P)$(if $(SAN),/$(SAN))
 Q := $(if $(V),,@)
 
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-unused-parameter
 CPPFLAGS += -Isrc -Iinclude -D_GNU_SOURCE -DLH_BUILD
-CFLAGS += -std=gnu11 -g $(if $(filter debug,$(MODE)),-O0,-O2) -fPIC -fvisibility=hidden -fno-omit-frame-pointer \
-	-fno-strict-aliasing $(WARN) $(EXTRA_CFLAGS)
-ifeq ($(SAN),address)
-CFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=undefined
-LDFLAGS += -fsanitize=address,undefined
-else ifneq ($(SAN),)
-CFLAGS += -fsanitize=$(SAN)
-LDFLAGS += -fsanitize=$(SAN)
+CFLAGS += -std=gnu11 -g $(if $(filter debug,$(MODE)),-O0,-O2) -fPIC -fvisibility=hidden \
+	-fno-omit-frame-pointer -fno-strict-aliasing $(WARN) $(EXTRA_CFLAGS)
+SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+SAN_undefined := -fsanitize=undefined -fno-sanitize-recover=undefined
+SAN_thread := -fsanitize=thread
+SAN_FLAGS := $(SAN_$(SAN))
+ifneq ($(SAN),$(if $(SAN_FLAGS),$(SAN)))
+$(error SAN=$(SAN): not a sanitizer; write SAN=address, SAN=undefined or SAN=thread)
 endif
 
-# What the agent needs runs in other people's programs, in contexts without libc's thread-local storage:
-# no stack protector. It links none of the libraries below.
+# CORE is what the agent is made of. It runs in other people's programs, on threads without libc's thread-local
+# storage: no stack protector, and none of the libraries below.
 CORE_DIRS := sys line store net/data home port port/page
 LIB_DIRS := $(CORE_DIRS) net service/serve
 CORE_SRC := $(foreach d,$(CORE_DIRS),$(wildcard src/$(d)/*.c))
 LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
-AGENT_SRC := $(wildcard src/service/run/agent/*.c)
+AGENT_SRC := $(wildcard src/service/run/agent/*.c src/service/run/agent/*.S)
 CLI_SRC := $(wildcard src/cli/*.c) $(wildcard src/service/run/*.c)
 LIB_LIBS := -lssl -lcrypto -lpthread
 CLI_LIBS := -ljansson $(LIB_LIBS)
 
-obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
-LIB_OBJ := $(call obj,$(LIB_SRC))
-CORE_OBJ := $(call obj,$(CORE_SRC))
-AGENT_OBJ := $(call obj,$(AGENT_SRC))
-CLI_OBJ := $(call obj,$(CLI_SRC))
+obj = $(patsubst %,$(1)/obj/%.o,$(basename $(2)))
+LIB_OBJ := $(call obj,$(B),$(LIB_SRC))
+CLI_OBJ := $(call obj,$(B),$(CLI_SRC))
+AGENT_OBJ := $(call obj,$(P),$(CORE_SRC) $(AGENT_SRC))
+CORE_OBJ := $(sort $(call obj,$(B),$(CORE_SRC)) $(AGENT_OBJ))
 
-TEST_SRC := $(wildcard tests/*.c)
-TEST_BIN := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
+bin = $(patsubst $(1)/%.c,$(2)/$(1)/%,$(wildcard $(1)/*.c))
+TEST_BIN := $(call bin,tests,$(B))
 TEST_SH := $(wildcard tests/*.sh)
-BENCH_BIN := $(patsubst bench/%.c,$(B)/bench/%,$(wildcard bench/*.c))
-EXAMPLE_BIN := $(patsubst examples/%.c,$(B)/examples/%,$(wildcard examples/*.c))
+PROGRAM_BIN := $(call bin,tests/programs,$(P))
+BENCH_BIN := $(call bin,bench,$(B))
+EXAMPLE_BIN := $(call bin,examples,$(B))
+FUZZ_BIN := $(call bin,tests/fuzz,$(BUILD)/fuzz)
+SOAK := $(wildcard tests/soak/*.sh)
 
-.PHONY: all clean
+.PHONY: all tests programs examples FORCE
 all: $(B)/liblinehome.a $(B)/liblinehome.so $(B)/linehome $(B)/liblinehome-run.so
+tests: $(TEST_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN)
+programs: $(PROGRAM_BIN)
+examples: $(EXAMPLE_BIN)
 
-$(B)/obj/%.o: %.c
+# ---- objects
+
+$(P)/obj/%.o: %.c $(P)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+$(P)/obj/%.o: %.S $(P)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) -g -MMD -MP -c -o $@ $<
+ifneq ($(B),$(P))
+$(B)/obj/%.o: %.c $(B)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SAN_FLAGS) -MMD -MP -c -o $@ $<
+endif
+$(CORE_OBJ): CFLAGS += -fno-stack-protector
+# Where an installed launcher finds the agent; in the build tree it stands beside the launcher.
+$(CLI_OBJ): CPPFLAGS += -DLH_AGENT_PATH='"$(libdir)/linehome/liblinehome-run.so"'
+$(CLI_OBJ): $(B)/libdir
 
-$(CORE_OBJ) $(AGENT_OBJ): CFLAGS += -fno-stack-protector
+# Files that say with what was built, written only where that has changed.
+written = @mkdir -p $(@D) && echo '$(1)' | cmp -s - $@ || echo '$(1)' >$@
+FLAGS := $(CC) $(CPPFLAGS) $(CFLAGS)
+$(P)/flags: FORCE
+	$(call written,$(FLAGS))
+ifneq ($(B),$(P))
+$(B)/flags: FORCE
+	$(call written,$(FLAGS) $(SAN_FLAGS))
+endif
+$(B)/libdir: FORCE
+	$(call written,$(libdir))
+
+# ---- libraries and programs
+
+# Objects first, then the archives that they need, whatever the order of the prerequisites.
+link = $(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) $(SAN_FLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^)
 
 $(B)/liblinehome.a: $(LIB_OBJ)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 
-$(B)/liblinehome.so: $(LIB_OBJ)
-	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-soname,liblinehome.so.0 -Wl,-z,defs -o $@ $^ $(LIB_LIBS)
+# A sanitizer's functions are found only when a program is linked, hence no -z defs with one.
+$(B)/liblinehome.so: $(LIB_OBJ) src/linehome.map
+	$(link) -shared -Wl,-soname,$(@F).$(SOVERSION) $(if $(SAN),,-Wl,-z,defs) \
+		-Wl,--version-script,src/linehome.map $(LIB_LIBS)
+	@ln -sf $(@F) $@.$(SOVERSION)
 
-$(B)/liblinehome-run.so: $(CORE_OBJ) $(AGENT_OBJ)
-	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now -Wl,-z,nodelete -o $@ $^
+# The agent stays loaded for as long as the program lives, and must not lend its symbols to the program.
+$(P)/liblinehome-run.so: $(AGENT_OBJ) src/agent.map
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now -Wl,-z,nodelete -Wl,--version-script,src/agent.map \
+		-o $@ $(AGENT_OBJ)
+ifneq ($(B),$(P))
+$(B)/liblinehome-run.so: $(P)/liblinehome-run.so
+	$(Q)cp $< $@
+endif
 
 $(B)/linehome: $(CLI_OBJ) $(B)/liblinehome.a
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(CLI_LIBS)
+	$(link) $(CLI_LIBS)
+
+# LIBS_NAME: what one program needs beyond the library.
+LIBS_keys := -lhiredis
+$(filter $(B)/tests/cli_%,$(TEST_BIN)): $(call obj,$(B),src/cli/cli.c src/cli/words.c)
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
-	@mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIB_LIBS)
-
+	$(link) $(LIB_LIBS) $(LIBS_$*)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/liblinehome.a
-	@mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIB_LIBS) -lm
-
+	$(link) $(LIB_LIBS) -lm $(LIBS_$*)
 # Programs that tests, demo and benchmarks run under Linehome: plain ones, never sanitized, without the library.
-PROGRAM_BIN := $(patsubst tests/programs/%.c,$(B)/tests/programs/%,$(wildcard tests/programs/*.c))
-.PHONY: programs
-programs: $(PROGRAM_BIN)
-$(B)/tests/programs/%: tests/programs/%.c tests/programs/program.h
+$(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h
 	@mkdir -p $(@D)
-	$(Q)$(CC) -std=gnu11 -g -O2 -D_GNU_SOURCE $(WARN) -o $@ $< -lpthread $(if $(filter keys,$*),-lhiredis)
+	$(Q)$(CC) -std=gnu11 -g -O2 -D_GNU_SOURCE $(WARN) $(EXTRA_CFLAGS) -o $@ $< -lpthread $(LIBS_$*)
+# As someone would who has only what is installed: the public header and the shared library.
+$(B)/examples/%: examples/%.c include/linehome.h $(B)/liblinehome.so
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c11 -g -O2 $(WARN) $(EXTRA_CFLAGS) $(SAN_FLAGS) -Iinclude -o $@ $< -L$(B) -llinehome \
+		-Wl,-rpath,$(abspath $(B))
+$(BUILD)/fuzz/tests/fuzz/%: tests/fuzz/%.c $(LIB_SRC)
+	@mkdir -p $(@D)
+	$(Q)clang $(CPPFLAGS) $(filter-out -O0 -O2,$(CFLAGS)) -O1 -fsanitize=fuzzer,address,undefined \
+		-fno-sanitize-recover=undefined -o $@ $< $(LIB_SRC) $(LIB_LIBS)
 
-.PHONY: tests
-tests: $(TEST_BIN)
+# ---- what is run
+
+# TESTS may name some: make test TESTS='build/tests/store_memory tests/lint.sh'
+TESTS ?= $(TEST_BIN) $(TEST_SH)
+JOBS ?= 2
+export LINEHOME_BUILD := $(B)
+export CC MODE SAN
+
+.PHONY: deps test bench fuzz soak demo lint format format-check install uninstall clean
+deps:
+	@scripts/deps
+# What is built needs what deps installs, so that the order matters even with -j.
+test: deps
+	$(Q)$(MAKE) --no-print-directory all tests
+	$(Q)prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS)
+
+demo: deps
+	$(Q)$(MAKE) --no-print-directory all programs
+	$(Q)scripts/demo
+
+bench: all programs $(BENCH_BIN)
+	$(Q)for program in $(BENCH_BIN) $(wildcard bench/*.sh); do \
+		echo "== $$(basename $$program)"; $$program || exit 1; done
+
+fuzz: $(FUZZ_BIN)
+	$(Q)for program in $(FUZZ_BIN); do name=$$(basename $$program); mkdir -p $(BUILD)/fuzz/corpus/$$name; \
+		echo "== $$name"; $$program -max_total_time=$(FUZZ_TIME) -rss_limit_mb=2048 -print_final_stats=1 \
+		-artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus/$$name $$(ls -d tests/fuzz/corpus/$$name) \
+		|| exit 1; done
+
+soak: all tests
+	$(Q)for program in $(SOAK); do \
+		echo "== $$program"; SOAK_TIME=$(SOAK_TIME) bash $$program || exit 1; done
+
+CLANG_FORMAT ?= clang-format-14
+FORMATTED = $(shell git ls-files '*.c' '*.h')
+format:
+	$(Q)$(CLANG_FORMAT) -i $(FORMATTED)
+format-check:
+	$(Q)$(CLANG_FORMAT) --dry-run -Werror $(FORMATTED)
+lint: all
+	$(Q)bash tests/lint.sh
+
+# ---- installing
+
+MAN := $(wildcard docs/man/*.[0-9])
+install: all
+	install -d $(addprefix $(DESTDIR),$(bindir) $(includedir) $(libdir)/pkgconfig $(libdir)/linehome $(completiondir))
+	install -m 755 $(B)/linehome $(DESTDIR)$(bindir)/
+	install -m 644 include/linehome.h $(DESTDIR)$(includedir)/
+	install -m 644 $(B)/liblinehome.a $(DESTDIR)$(libdir)/
+	install -m 755 $(B)/liblinehome.so $(DESTDIR)$(libdir)/liblinehome.so.$(VERSION)
+	ln -sf liblinehome.so.$(VERSION) $(DESTDIR)$(libdir)/liblinehome.so.$(SOVERSION)
+	ln -sf liblinehome.so.$(SOVERSION) $(DESTDIR)$(libdir)/liblinehome.so
+	install -m 755 $(B)/liblinehome-run.so $(DESTDIR)$(libdir)/linehome/
+	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(libdir)|; s|@INCLUDEDIR@|$(includedir)|; s|@VERSION@|$(VERSION)|' \
+		scripts/linehome.pc.in >$(DESTDIR)$(libdir)/pkgconfig/linehome.pc
+	install -m 644 src/cli/completion.bash $(DESTDIR)$(completiondir)/linehome
+	for page in $(MAN); do install -D -m 644 $$page \
+		$(DESTDIR)$(mandir)/man$${page##*.}/$$(basename $$page) || exit 1; done
+uninstall:
+	rm -f $(DESTDIR)$(bindir)/linehome $(DESTDIR)$(includedir)/linehome.h $(DESTDIR)$(completiondir)/linehome \
+		$(DESTDIR)$(libdir)/liblinehome.a $(DESTDIR)$(libdir)/pkgconfig/linehome.pc \
+		$(addprefix $(DESTDIR)$(libdir)/liblinehome,.so .so.$(SOVERSION) .so.$(VERSION)) \
+		$(DESTDIR)$(libdir)/linehome/liblinehome-run.so \
+		$(foreach page,$(MAN),$(DESTDIR)$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
+	-rmdir $(DESTDIR)$(libdir)/linehome
 
 clean:
-	rm -rf build
+	rm -rf $(BUILD)
 
--include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+# Objects of tests are wanted by the next build too.
+.SECONDARY:
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

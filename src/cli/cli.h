@@ -1,0 +1,110 @@
+/*
+ * cli.h - what the commands share: options, the words that a person writes in them, and messages.
+ *
+ * A command is one file with one function, listed in main.c's table. It describes its options in an array
+ * and lets cli_parse do the rest:
+ *
+ *     uint64_t local = 0;
+ *     struct cli_option options[] = {
+ *             { "local", CLI_SIZE, "SIZE", "keep at most SIZE in this machine's memory", &local },
+ *             { 0 },
+ *     };
+ *     struct cli_usage usage = { "run", "[--] PROGRAM [ARG...]", "Runs PROGRAM ...", options, true };
+ *     int status = cli_parse(&usage, &argc, &argv);
+ *     if (status != CLI_GO_ON)
+ *             return status;
+ *
+ * Every message is one line on stderr that begins with "linehome COMMAND: " and says what is wrong and how
+ * to mend it.
+ */
+#ifndef LH_CLI_H
+#define LH_CLI_H
+
+#include <stdbool.h>
+
+#include "linehome.h"
+
+/* Exit statuses, as env and timeout have them. */
+enum { CLI_GO_ON = -1, CLI_BAD_USAGE = 2, CLI_FAILED = 125, CLI_NOT_EXECUTABLE = 126, CLI_NOT_FOUND = 127 };
+
+/* Where a store is, or a node listens. The strings point into text of the URL's own. */
+enum cli_url_kind { CLI_URL_MEM, CLI_URL_UNIX, CLI_URL_TCP };
+struct cli_url {
+	enum cli_url_kind kind;
+	char text[288]; /* as it was written */
+	char path[108]; /* unix: fits a sockaddr_un with its terminator */
+	char host[256]; /* tcp: without the brackets of an IPv6 address */
+	uint16_t port;  /* tcp: 0 only where a node listens (the kernel chooses) */
+};
+
+#define CLI_URLS_MAX 8u
+struct cli_urls {
+	size_t n;
+	struct cli_url at[CLI_URLS_MAX];
+};
+
+/* What an option's argument is, and what its out points to. */
+enum cli_kind {
+	CLI_FLAG,     /* no argument; bool, set to true */
+	CLI_TEXT,     /* const char *, the argument itself; never empty */
+	CLI_CHOICE,   /* unsigned, the place of the word in the option's argument, "none|next" */
+	CLI_SIZE,     /* uint64_t, bytes: at least 4096, at most the machine's memory */
+	CLI_DURATION, /* uint64_t, milliseconds */
+	CLI_STORES,   /* struct cli_urls, comma separated, to connect to */
+	CLI_LISTEN,   /* struct cli_urls, comma separated, to listen on; this option alone may be repeated */
+};
+
+struct cli_option {
+	const char *name; /* without the dashes; NULL ends the array */
+	enum cli_kind kind;
+	const char *argument; /* how --help shows the argument; NULL for a flag */
+	const char *help;     /* one line */
+	void *out;            /* left alone where the option is not given */
+	bool given;           /* set by cli_parse */
+};
+
+struct cli_usage {
+	const char *command;
+	const char *arguments; /* what may follow the options, for --help: "[--] PROGRAM [ARG...]", or NULL */
+	const char *about;     /* what the command does, for --help */
+	struct cli_option *options;
+	bool takes_program; /* words after the options are a program; else they are an error */
+};
+
+/*
+ * Reads the options; argv[0] is the command's name. Returns CLI_GO_ON, with argc and argv then standing for
+ * what follows the options (argc may be 0; argv ends with NULL), or the status to exit with: 0 after --help and
+ * --version, CLI_BAD_USAGE after a message.
+ */
+int cli_parse(const struct cli_usage *usage, int *argc, char ***argv) LH_MUST_CHECK;
+
+/* Prints "linehome COMMAND: TEXT" on stderr, as one line; COMMAND may be NULL. Returns status. */
+int cli_fail(const char *command, int status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* The name of those given that is nearest to word, if one is near enough to be meant, or NULL. */
+const char *cli_nearest(const char *word, const char *const *names, size_t n);
+
+/*
+ * The words. Each returns 0, or -EINVAL with a text that says what is wrong with the word and what to write instead
+ * ("not a size; write for instance 512M"), and then leaves *out as it was.
+ */
+/* Bytes: digits, then nothing or one of K, M, G (powers of 1024). Zero is refused. */
+int cli_read_size(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
+/* Seconds with at most three decimals, to milliseconds; at most a year. */
+int cli_read_duration(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
+/* One of mem:, unix:PATH, tcp://HOST:PORT; file: is known and refused. */
+int cli_read_url(const char *word, bool listen, struct cli_url *out, struct lh_error *error) LH_MUST_CHECK;
+/* Appends the URLs of a comma separated list. */
+int cli_read_urls(const char *word, bool listen, struct cli_urls *out, struct lh_error *error) LH_MUST_CHECK;
+/* The place of word in choices, "none|next". */
+int cli_read_choice(const char *word, const char *choices, unsigned *out,
+                    struct lh_error *error) LH_MUST_CHECK;
+
+/* Bytes as a size that is read back as the same number: "512M", "4097". Returns buffer. */
+char *cli_write_size(uint64_t bytes, char buffer[32]);
+
+/* The commands: argv[0] is the command's name. Each returns the exit status. */
+int cli_run(int argc, char **argv) __attribute__((weak));
+int cli_serve(int argc, char **argv) __attribute__((weak));
+
+#endif

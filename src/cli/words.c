@@ -1,0 +1,255 @@
+/*
+ * words.c - the words that a person writes on the command line: sizes, durations, URLs, choices.
+ *
+ * Read by hand rather than by strtoull and strtod, since those take what nobody means as a size ("-1", " 7",
+ * "0x10", "1e3") and depend on the locale for what is a decimal point.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "sys/sys.h"
+
+#define YEAR_MS (UINT64_C(366) * 24 * 3600 * 1000)
+
+/* Reads decimal digits from *word on and steps over them. 0, -EINVAL: no digit, -ERANGE: too large. */
+static int read_digits(const char **word, uint64_t *out)
+{
+	uint64_t value = 0;
+	const char *at = *word;
+
+	if (*at < '0' || *at > '9')
+		return -EINVAL;
+	for (; *at >= '0' && *at <= '9'; at++)
+		if (__builtin_mul_overflow(value, 10, &value) ||
+		    __builtin_add_overflow(value, (uint64_t)(*at - '0'), &value))
+			return -ERANGE;
+	*word = at;
+	*out = value;
+	return 0;
+}
+
+/* How far a size's last letter shifts it, or -1. */
+static int size_shift(const char *suffix)
+{
+	if (suffix[0] == '\0')
+		return 0;
+	if (suffix[1] != '\0')
+		return -1;
+	switch (suffix[0]) {
+	case 'K': return 10;
+	case 'M': return 20;
+	case 'G': return 30;
+	default: return -1;
+	}
+}
+
+int cli_read_size(const char *word, uint64_t *out, struct lh_error *error)
+{
+	uint64_t value;
+	const char *suffix = word;
+	int result = read_digits(&suffix, &value);
+	int shift = result == 0 ? size_shift(suffix) : 0;
+
+	if (result == -EINVAL || shift < 0)
+		return lh__fail(error, -EINVAL,
+		                "not a size; write for instance 512M (K, M and G are powers of 1024)");
+	if (result == -ERANGE || value > UINT64_MAX >> shift)
+		return lh__fail(error, -EINVAL, "larger than any memory; write for instance 512M");
+	if (value == 0)
+		return lh__fail(error, -EINVAL, "a size of nothing; write for instance 512M");
+	*out = value << shift;
+	return 0;
+}
+
+char *cli_write_size(uint64_t bytes, char buffer[32])
+{
+	static const char letters[] = { 'G', 'M', 'K' };
+
+	for (unsigned i = 0; i < 3; i++) {
+		unsigned shift = 30 - 10 * i;
+
+		if (bytes != 0 && bytes % (UINT64_C(1) << shift) == 0) {
+			snprintf(buffer, 32, "%llu%c", (unsigned long long)(bytes >> shift), letters[i]);
+			return buffer;
+		}
+	}
+	snprintf(buffer, 32, "%llu", (unsigned long long)bytes);
+	return buffer;
+}
+
+/* The decimals after a point, as thousandths; at most three digits are read. */
+static int read_thousandths(const char **word, uint64_t *out)
+{
+	uint64_t scale = 100, value = 0;
+	const char *at = *word;
+
+	if (*at < '0' || *at > '9')
+		return -EINVAL;
+	for (; *at >= '0' && *at <= '9' && scale > 0; at++, scale /= 10)
+		value += scale * (uint64_t)(*at - '0');
+	*word = at;
+	*out = value;
+	return 0;
+}
+
+int cli_read_duration(const char *word, uint64_t *out, struct lh_error *error)
+{
+	uint64_t seconds, thousandths = 0;
+	const char *at = word;
+	int result = read_digits(&at, &seconds);
+
+	if (result == 0 && *at == '.') {
+		at++;
+		result = read_thousandths(&at, &thousandths);
+	}
+	if (result == -EINVAL || (result == 0 && *at != '\0'))
+		return lh__fail(error, -EINVAL, "not a duration; write seconds, for instance 30 or 0.5");
+	if (result == -ERANGE || seconds > YEAR_MS / 1000)
+		return lh__fail(error, -EINVAL, "longer than a year; write seconds, for instance 30");
+	*out = seconds * 1000 + thousandths;
+	return 0;
+}
+
+static int read_unix(const char *path, struct cli_url *url, struct lh_error *error)
+{
+	size_t length = strlen(path);
+
+	if (length == 0)
+		return lh__fail(error, -EINVAL,
+		                "names no socket; write unix:PATH, for instance unix:/run/linehome.sock");
+	if (length >= sizeof(url->path))
+		return lh__fail(error, -EINVAL,
+		                "longer than a socket's path may be (%zu bytes); choose a shorter one",
+		                sizeof(url->path) - 1);
+	memcpy(url->path, path, length + 1);
+	url->kind = CLI_URL_UNIX;
+	return 0;
+}
+
+/* The host in rest, which ends at the last colon; an IPv6 address stands in brackets. */
+static int read_host(const char *rest, const char *colon, struct cli_url *url)
+{
+	size_t length = (size_t)(colon - rest);
+
+	if (rest[0] == '[') {
+		if (length < 3 || colon[-1] != ']')
+			return -EINVAL;
+		rest++;
+		length -= 2;
+	} else if (memchr(rest, ':', length) != NULL) {
+		return -EINVAL;
+	}
+	if (length == 0 || length >= sizeof(url->host) || memchr(rest, '/', length) != NULL)
+		return -EINVAL;
+	memcpy(url->host, rest, length);
+	url->host[length] = '\0';
+	return 0;
+}
+
+static int read_tcp(const char *rest, bool listen, struct cli_url *url, struct lh_error *error)
+{
+	const char *colon = strrchr(rest, ':');
+	const char *at = colon ? colon + 1 : "";
+	uint64_t port;
+
+	if (colon == NULL || read_host(rest, colon, url) != 0 || read_digits(&at, &port) != 0 || *at != '\0')
+		return lh__fail(
+			error, -EINVAL,
+			"not a host and a port; write tcp://HOST:PORT, for instance tcp://[::1]:7040");
+	if (port > UINT16_MAX || (port == 0 && !listen))
+		return lh__fail(error, -EINVAL, "no such port; write one from 1 to 65535");
+	url->port = (uint16_t)port;
+	url->kind = CLI_URL_TCP;
+	return 0;
+}
+
+/* By the word before the colon; each reader has checked what follows it when it returns 0. */
+static int read_scheme(const char *word, bool listen, struct cli_url *url, struct lh_error *error)
+{
+	if (strncmp(word, "unix:", 5) == 0)
+		return read_unix(word + 5, url, error);
+	if (strncmp(word, "tcp://", 6) == 0)
+		return read_tcp(word + 6, listen, url, error);
+	if (strncmp(word, "file:", 5) == 0)
+		return lh__fail(
+			error, -EINVAL,
+			"stores in files are not part of this version; write unix:PATH or tcp://HOST:PORT");
+	if (strcmp(word, "mem:") == 0 && !listen) {
+		url->kind = CLI_URL_MEM;
+		return 0;
+	}
+	if (strcmp(word, "mem:") == 0)
+		return lh__fail(error, -EINVAL, "nothing to listen on; write unix:PATH or tcp://HOST:PORT");
+	return lh__fail(error, -EINVAL, "not a URL of a %s; write unix:PATH or tcp://HOST:PORT",
+	                listen ? "node" : "store");
+}
+
+int cli_read_url(const char *word, bool listen, struct cli_url *out, struct lh_error *error)
+{
+	struct cli_url url;
+	int result;
+
+	memset(&url, 0, sizeof(url));
+	if (strlen(word) >= sizeof(url.text))
+		return lh__fail(error, -EINVAL,
+		                "longer than a URL may be; write unix:PATH or tcp://HOST:PORT");
+	memcpy(url.text, word, strlen(word) + 1);
+	result = read_scheme(word, listen, &url, error);
+	if (result == 0)
+		*out = url;
+	return result;
+}
+
+/* The next word of a comma separated list, cut out of *list, which steps on; NULL at its end. */
+static char *next_word(char **list)
+{
+	char *word = *list, *comma;
+
+	if (word == NULL)
+		return NULL;
+	comma = strchr(word, ',');
+	if (comma != NULL)
+		*comma = '\0';
+	*list = comma ? comma + 1 : NULL;
+	return word;
+}
+
+int cli_read_urls(const char *word, bool listen, struct cli_urls *out, struct lh_error *error)
+{
+	struct cli_urls urls = *out;
+	char copy[CLI_URLS_MAX * sizeof(urls.at[0].text)], *list = copy, *one;
+	int result = 0;
+
+	if (strlen(word) >= sizeof(copy))
+		return lh__fail(error, -EINVAL, "longer than a list of URLs may be; write at most %u",
+		                CLI_URLS_MAX);
+	memcpy(copy, word, strlen(word) + 1);
+	while (result == 0 && (one = next_word(&list)) != NULL) {
+		if (urls.n == CLI_URLS_MAX)
+			return lh__fail(error, -EINVAL, "too many URLs; write at most %u", CLI_URLS_MAX);
+		result = cli_read_url(one, listen, &urls.at[urls.n++], error);
+	}
+	if (result == 0)
+		*out = urls;
+	return result;
+}
+
+int cli_read_choice(const char *word, const char *choices, unsigned *out, struct lh_error *error)
+{
+	const char *at = choices;
+	size_t length = strlen(word);
+
+	for (unsigned i = 0;; i++) {
+		size_t here = strcspn(at, "|");
+
+		if (here == length && memcmp(at, word, length) == 0) {
+			*out = i;
+			return 0;
+		}
+		if (at[here] == '\0')
+			return lh__fail(error, -EINVAL, "not one of the choices; write %s", choices);
+		at += here + 1;
+	}
+}
