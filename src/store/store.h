@@ -19,11 +19,10 @@
 
 #include <stdbool.h>
 
+#include "line/line.h"
 #include "sys/sys.h"
 
 enum lh_op { LH_OP_GET = 1, LH_OP_PUT = 2, LH_OP_REPLACE = 3, LH_OP_DROP = 4 };
-
-#define LH_PAGE_NUMBER_MAX ((UINT64_C(1) << 40) - 1)
 
 /*
  * One request. The caller owns it and the buffer; both must stay untouched from submit until poll has
@@ -114,5 +113,10 @@ void lh__memory_pool_close(struct lh_memory_pool *pool);
 uint64_t lh__memory_pool_used(const struct lh_memory_pool *pool);
 uint64_t lh__memory_pool_limit(const struct lh_memory_pool *pool);
 int lh__memory_open(struct lh_memory_pool *pool, struct lh_store **out) LH_MUST_CHECK;
+/*
+ * Carries out one request at once and returns its result (also left in request->result); poll never sees
+ * it. From any number of threads at once: how a server answers for its clients. store is a memory store.
+ */
+int lh__memory_apply(struct lh_store *store, struct lh_request *request);
 
 #endif

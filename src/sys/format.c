@@ -61,10 +61,12 @@ struct arguments {
 /* The conversion after a % and its length; false where it is not known. */
 static bool convert(struct sink *sink, char conversion, bool wide, struct arguments *arguments)
 {
+	if (wide && conversion != 'd' && conversion != 'u' && conversion != 'x')
+		return false;
 	switch (conversion) {
-	case '%': put_char(sink, '%'); return !wide;
-	case 'c': put_char(sink, (char)va_arg(arguments->list, int)); return !wide;
-	case 's': put_text(sink, va_arg(arguments->list, const char *)); return !wide;
+	case '%': put_char(sink, '%'); return true;
+	case 'c': put_char(sink, (char)va_arg(arguments->list, int)); return true;
+	case 's': put_text(sink, va_arg(arguments->list, const char *)); return true;
 	case 'd': put_signed(sink, wide ? va_arg(arguments->list, long) : va_arg(arguments->list, int)); return true;
 	case 'u':
 	case 'x':
