@@ -93,6 +93,8 @@ struct lh_store {
 	struct lh_store_caps caps;
 };
 
+/* 0 where every slot of the store's table is filled and its head is complete, else -EINVAL. */
+int lh__store_check(const struct lh_store *store) LH_MUST_CHECK;
 /* Submits one request and waits for it; the handle must have nothing in flight. Returns its result. */
 int lh__store_do(struct lh_store *store, struct lh_request *request) LH_MUST_CHECK;
 
