@@ -153,7 +153,7 @@ check_manuals() { mandoc -T lint -W error "$1"/docs/man/*.[0-9]; }
 
 # What is executed by a shell, by its first line or its name.
 shells() { texts "$1" | xargs -d '\n' grep -l -E '^#!/bin/(ba)?sh|^# shellcheck shell' /dev/null; }
-check_shells() { shells "$1" | xargs -d '\n' -r shellcheck --format=gcc; }
+check_shells() { shells "$1" | xargs -d '\n' -r shellcheck -x --format=gcc; }
 
 # ---- TAP
 

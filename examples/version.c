@@ -1,0 +1,8 @@
+#include <linehome.h>
+#include <stdio.h>
+
+int main(void)
+{
+	printf("linehome %s\n", lh_version());
+	return 0;
+}

@@ -1,0 +1,50 @@
+# Bash completion of linehome. Options and choices stand here as --help shows them; tests/lint.sh compares the two.
+# shellcheck shell=bash
+
+_linehome_options() {
+	case $1 in
+	run) echo '--store --local --engine --prefetch --stats --progress --timeout --key-file --help --version' ;;
+	serve) echo '--listen --size --key-file --grace --stats --help --version' ;;
+	*) echo 'run serve --help --version' ;;
+	esac
+}
+
+# Where the program stands that a command runs, or nothing where none has begun: its words complete as its own.
+_linehome_program() {
+	local at=2
+	[ "${COMP_WORDS[1]:-}" = run ] || return
+	while [ "$at" -lt "$COMP_CWORD" ]; do
+		case ${COMP_WORDS[at]} in
+		--) echo $((at + 1)) && return ;;
+		--progress) ;;
+		--*) at=$((at + 1)) ;;
+		*) echo "$at" && return ;;
+		esac
+		at=$((at + 1))
+	done
+}
+
+_linehome() {
+	local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]:-} program
+	program=$(_linehome_program)
+	if [ -n "$program" ] && declare -F _command_offset >/dev/null; then
+		_command_offset "$program"
+		return
+	fi
+	[ "$COMP_CWORD" -gt 1 ] || command=
+	case $before in
+	--engine) mapfile -t COMPREPLY < <(compgen -W 'thread inline' -- "$word") ;;
+	--prefetch) mapfile -t COMPREPLY < <(compgen -W 'none next' -- "$word") ;;
+	--stats | --key-file) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+	--store) mapfile -t COMPREPLY < <(compgen -W 'mem: unix: tcp://' -- "$word") ;;
+	--listen) mapfile -t COMPREPLY < <(compgen -W 'unix: tcp://' -- "$word") ;;
+	--local | --size | --timeout | --grace) COMPREPLY=() ;;
+	*)
+		mapfile -t COMPREPLY < <(compgen -W "$(_linehome_options "$command")" -- "$word")
+		if [ "$command" = run ] && [[ $word != -* ]]; then
+			mapfile -t COMPREPLY < <(compgen -c -- "$word")
+		fi
+		;;
+	esac
+}
+complete -F _linehome linehome
