@@ -19,6 +19,9 @@
 /* Page numbers, which the client of a store chooses, are dense-ish small integers. */
 #define LH_PAGE_NUMBER_MAX ((UINT64_C(1) << 40) - 1)
 
+/* What may be asked of a page's lines: store.h says what each means, the wire carries these numbers. */
+enum lh_op { LH_OP_GET = 1, LH_OP_PUT = 2, LH_OP_REPLACE = 3, LH_OP_DROP = 4 };
+
 /* ---- masks ---- */
 
 static inline unsigned lh__mask_count(lh_mask mask)

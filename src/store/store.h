@@ -20,9 +20,7 @@
 #include <stdbool.h>
 
 #include "line/line.h"
-#include "sys/sys.h"
-
-enum lh_op { LH_OP_GET = 1, LH_OP_PUT = 2, LH_OP_REPLACE = 3, LH_OP_DROP = 4 };
+#include "line/line.h"
 
 /*
  * One request. The caller owns it and the buffer; both must stay untouched from submit until poll has
