@@ -20,7 +20,7 @@
 #include <stdbool.h>
 
 #include "line/line.h"
-#include "line/line.h"
+#include "sys/sys.h"
 
 /*
  * One request. The caller owns it and the buffer; both must stay untouched from submit until poll has
