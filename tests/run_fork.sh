@@ -1,0 +1,11 @@
+#!/bin/bash
+# timeout: 200
+# fork, grandchildren, orphans, vfork, posix_spawn, exec: every page known on both sides.
+. "$(dirname "$0")/lib/run.sh"
+begin
+
+for scene in snapshot descent orphan many threads exec last; do
+	parts=40 compare "fork-$scene" "$programs/fork_words" --size 48 --scene $scene
+done
+compare fork-all "$programs/fork_words" --size 32
+finish

@@ -1,0 +1,8 @@
+#!/bin/bash
+# timeout: 200
+# Programs with their own handlers for SIGSEGV and SIGBUS, alternate stacks, timers, blocked signals.
+. "$(dirname "$0")/lib/run.sh"
+begin
+
+compare signals "$programs/signals" --size 48
+finish
