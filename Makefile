@@ -162,7 +162,7 @@ $(BUILD)/fuzz/tests/fuzz/%: tests/fuzz/%.c $(LIB_SRC)
 # TESTS may name some: make test TESTS='build/tests/store_memory tests/lint.sh'
 TESTS ?= $(TEST_BIN) $(TEST_SH)
 JOBS ?= 2
-export LINEHOME_BUILD := $(B)
+export LINEHOME_BUILD := $(abspath $(B))
 export CC MODE SAN
 
 .PHONY: deps test bench fuzz soak demo lint format format-check install uninstall clean
