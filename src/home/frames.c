@@ -1,0 +1,282 @@
+/* frames.c - frames, the store's page numbers, and the table of watched ranges. See home.h. */
+#include "home/internal.h"
+
+#include <sys/mman.h>
+
+/* Free frames below which the reclaimer is woken. */
+static uint32_t low_mark(const struct lh_home *home)
+{
+	uint32_t mark = home->limit / 64;
+
+	return mark < 16 ? 16 : mark > 512 ? 512 : mark;
+}
+
+uint32_t lh__frames_free(const struct lh_home *home)
+{
+	uint32_t room = home->limit > home->backed ? home->limit - home->backed : 0;
+
+	return home->free_count + (room < home->cold_count ? room : home->cold_count);
+}
+
+static void push_free(struct lh_home *home, uint32_t frame)
+{
+	home->free_ring[(home->free_head + home->free_count++) % home->options.frames] = frame;
+}
+
+static uint32_t pop_free(struct lh_home *home)
+{
+	uint32_t frame = home->free_ring[home->free_head];
+
+	home->free_head = (home->free_head + 1) % home->options.frames;
+	home->free_count--;
+	return frame;
+}
+
+static uint32_t pop_any(struct lh_home *home)
+{
+	if (home->free_count)
+		return pop_free(home);
+	if (home->cold_count && home->backed < home->limit)
+		return home->cold[--home->cold_count];
+	return LH_NO_FRAME;
+}
+
+uint32_t lh__home_frame_take(struct lh_home *home, uint64_t page)
+{
+	uint32_t frame;
+	bool few;
+
+	lh__lock(home->sys, &home->lock);
+	frame = pop_any(home);
+	if (frame != LH_NO_FRAME) {
+		home->frame[frame].page = page;
+		if (!home->frame[frame].backed) {
+			home->frame[frame].backed = true;
+			home->backed++;
+			home->frame[frame].empty = true;
+		}
+	}
+	few = lh__frames_free(home) < low_mark(home);
+	lh__unlock(home->sys, &home->lock);
+	if (few)
+		lh__home_poke(home);
+	return frame;
+}
+
+void lh__home_frame_filled(struct lh_home *home, uint32_t frame, enum lh_fill source)
+{
+	struct lh_frame *f = &home->frame[frame];
+	uint64_t now = lh__now(home->sys);
+
+	lh__lock(home->sys, &home->lock);
+	f->out = f->empty = false;
+	f->since = now;
+	home->options.policy->filled(home->policy, frame, f->page, source);
+	lh__unlock(home->sys, &home->lock);
+}
+
+static void make_free(struct lh_home *home, uint32_t frame, bool kept)
+{
+	struct lh_frame *f = &home->frame[frame];
+
+	f->page = LH_NO_PAGE;
+	f->key = LH_NO_KEY;
+	f->base = f->out = f->putting = f->empty = false;
+	f->generation++;
+	if (kept) {
+		push_free(home, frame);
+	} else {
+		f->backed = false;
+		home->backed--;
+		home->cold[home->cold_count++] = frame;
+	}
+	__atomic_add_fetch(&home->freed, 1, __ATOMIC_RELEASE);
+}
+
+void lh__home_frame_untake(struct lh_home *home, uint32_t frame)
+{
+	lh__lock(home->sys, &home->lock);
+	make_free(home, frame, !home->frame[frame].empty);
+	lh__unlock(home->sys, &home->lock);
+}
+
+static void push_number(struct lh_numbers *numbers, uint64_t number) { numbers->stack[numbers->count++] = number; }
+
+void lh__home_frame_release(struct lh_home *home, uint32_t frame, bool kept, bool key_too)
+{
+	struct lh_frame *f = &home->frame[frame];
+
+	lh__lock(home->sys, &home->lock);
+	if (!f->out)
+		home->options.policy->removed(home->policy, frame);
+	if (key_too && f->key != LH_NO_KEY)
+		push_number(&home->dead_keys, f->key);
+	make_free(home, frame, kept);
+	lh__unlock(home->sys, &home->lock);
+}
+
+void lh__home_frame_returned(struct lh_home *home, uint32_t frame)
+{
+	struct lh_frame *f = &home->frame[frame];
+
+	lh__lock(home->sys, &home->lock);
+	if (f->out)
+		home->options.policy->filled(home->policy, frame, f->page, LH_FILL_STORE);
+	else
+		home->options.policy->returned(home->policy, frame);
+	f->out = false;
+	lh__unlock(home->sys, &home->lock);
+}
+
+uint32_t lh__home_frame_adopt(struct lh_home *home, uint64_t page)
+{
+	uint64_t now = lh__now(home->sys);
+	uint32_t frame = LH_NO_FRAME;
+
+	lh__lock(home->sys, &home->lock);
+	if (home->cold_count) {
+		frame = home->cold[--home->cold_count];
+		home->backed++;
+		home->frame[frame].page = page;
+		home->frame[frame].backed = true;
+		home->frame[frame].since = now;
+		home->options.policy->filled(home->policy, frame, page, LH_FILL_NEW);
+	}
+	lh__unlock(home->sys, &home->lock);
+	return frame;
+}
+
+uint64_t lh__key_take(struct lh_home *home)
+{
+	uint64_t key = LH_NO_KEY;
+
+	lh__lock(home->sys, &home->lock);
+	if (home->free_keys.count)
+		key = home->free_keys.stack[--home->free_keys.count];
+	else if (home->next_key <= LH_PAGE_NUMBER_MAX)
+		key = home->next_key++;
+	lh__unlock(home->sys, &home->lock);
+	return key;
+}
+
+void lh__key_drop(struct lh_home *home, uint64_t key)
+{
+	lh__lock(home->sys, &home->lock);
+	push_number(&home->dead_keys, key);
+	lh__unlock(home->sys, &home->lock);
+}
+
+bool lh__frames_shrink(struct lh_home *home)
+{
+	uint32_t frame = LH_NO_FRAME;
+
+	lh__lock(home->sys, &home->lock);
+	if (home->backed > home->limit && home->free_count) {
+		frame = pop_free(home);
+		LH_SYS(home->sys, SYS_madvise, lh__home_frame_memory(home, frame), LH_PAGE_SIZE, MADV_DONTNEED);
+		home->frame[frame].backed = false;
+		home->backed--;
+		home->cold[home->cold_count++] = frame;
+	}
+	lh__unlock(home->sys, &home->lock);
+	return frame != LH_NO_FRAME;
+}
+
+/* ---- watched ranges: sorted, apart, never touching each other ---- */
+
+/* The index of the first range that ends after address. */
+static size_t region_after(const struct lh_home *home, uintptr_t address)
+{
+	size_t low = 0, high = home->regions;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+
+		if (home->region[middle].end > address)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return low;
+}
+
+bool lh__region_find(struct lh_home *home, uintptr_t address, struct lh_region *out)
+{
+	bool found;
+	size_t i;
+
+	lh__lock(home->sys, &home->lock);
+	i = region_after(home, address);
+	found = i < home->regions && home->region[i].start <= address;
+	if (found)
+		*out = home->region[i];
+	lh__unlock(home->sys, &home->lock);
+	return found;
+}
+
+bool lh__home_watches(struct lh_home *home, uintptr_t start, uintptr_t end)
+{
+	bool found;
+	size_t i;
+
+	lh__lock(home->sys, &home->lock);
+	i = region_after(home, start);
+	found = i < home->regions && home->region[i].start < end;
+	lh__unlock(home->sys, &home->lock);
+	return found;
+}
+
+static void erase_regions(struct lh_home *home, size_t first, size_t count)
+{
+	memmove(&home->region[first], &home->region[first + count],
+	        (home->regions - first - count) * sizeof home->region[0]);
+	home->regions -= count;
+}
+
+static int insert_region(struct lh_home *home, size_t at, uintptr_t start, uintptr_t end)
+{
+	if (home->regions == LH_REGIONS_MAX)
+		return -ENOMEM;
+	memmove(&home->region[at + 1], &home->region[at], (home->regions - at) * sizeof home->region[0]);
+	home->region[at] = (struct lh_region){ start, end };
+	home->regions++;
+	return 0;
+}
+
+int lh__regions_add(struct lh_home *home, uintptr_t start, uintptr_t end)
+{
+	size_t first = region_after(home, start ? start - 1 : 0), last = first;
+
+	while (last < home->regions && home->region[last].start <= end) {
+		start = home->region[last].start < start ? home->region[last].start : start;
+		end = home->region[last].end > end ? home->region[last].end : end;
+		last++;
+	}
+	if (last > first) {
+		home->region[first] = (struct lh_region){ start, end };
+		erase_regions(home, first + 1, last - first - 1);
+		return 0;
+	}
+	return insert_region(home, first, start, end);
+}
+
+void lh__regions_remove(struct lh_home *home, uintptr_t start, uintptr_t end)
+{
+	size_t i = region_after(home, start);
+
+	while (i < home->regions && home->region[i].start < end) {
+		struct lh_region old = home->region[i];
+
+		if (old.start < start && old.end > end) {
+			if (insert_region(home, i + 1, end, old.end) == 0)
+				home->region[i].end = start;
+			return;
+		}
+		if (old.start < start)
+			home->region[i++].end = start;
+		else if (old.end > end)
+			home->region[i++].start = end;
+		else
+			erase_regions(home, i, 1);
+	}
+}

@@ -1,0 +1,155 @@
+/*
+ * home.h - the home: it is asked for pages that are absent, and takes pages back before memory runs out.
+ *
+ * A *frame* is the right to one page of local memory, and that memory itself: it stands in the program (the page is
+ * RESIDENT), in the staging range (the page is STAGED; or the frame is free but keeps its memory for the next page),
+ * or nowhere yet. Memory is moved between the two by the port, not copied, so a home never uses more memory than
+ * it has frames, and in the steady state takes none from the kernel and gives none back.
+ *
+ * The life of a page:
+ *
+ *              miss: zeroes                    deactivate            reclaim: changed lines are
+ *     UNKNOWN ---------------> RESIDENT ------------------> STAGED --------------------------> STORED
+ *        ^                       ^  ^                         |      acknowledged                 |
+ *        |  dropped by program   |  '------ miss: moved back -'                                   |
+ *        '---- (hold, forget) ---|-------------- miss: fetched from the store -------------------'
+ *
+ * What changed is found with per-line hashes: while a frame has a *base*, hash[frame] describes the content that the
+ * store holds under frame.key, and the lines whose hash is different are those to send. A frame without a base
+ * (a new page) sends all its lines that are not zero, as the whole of the page. A page that is all zero is
+ * not sent but forgotten.
+ *
+ * Invariants (lh__home_check asserts them while nobody uses the home):
+ *  1. A word RESIDENT or STAGED with value f has frame[f].page equal to its page; each frame belongs to at most one page.
+ *  2. A frame is in exactly one place: the free list, or one page.
+ *  3. A store page number belongs to at most one of: a word STORED, a frame's key, the free numbers, the
+ *     numbers to be dropped.
+ *  4. frames_backed = frames with memory: resident, staged, and free ones that keep it.
+ *  5. Nothing is BUSY.
+ *
+ * Threads: every function from any thread, with all signals blocked (a handler that interrupts the home and
+ * misses a page would wait for itself). Locks are held for microseconds, none across an operation of the store, except
+ * `reclaiming`, which only reclaimers take and which a fault never waits for.
+ */
+#ifndef LH_HOME_H
+#define LH_HOME_H
+
+#include <stdbool.h>
+
+#include "home/directory.h"
+#include "home/policy.h"
+#include "home/stats.h"
+#include "line/line.h"
+#include "port/port.h"
+#include "store/store.h"
+#include "sys/lock.h"
+
+#define LH_REGIONS_MAX 65536
+#define LH_KEEP_SLOTS 1024
+
+enum lh_prefetch { LH_PREFETCH_NONE = 0, LH_PREFETCH_NEXT = 1 };
+
+struct lh_home_options {
+	struct lh_port *port;
+	struct lh_store *store;
+	const struct lh_policy_ops *policy;
+	uint32_t frames;           /* how many frames there can be; the limit below may move up to here */
+	uint32_t limit;            /* how many may have memory */
+	enum lh_prefetch prefetch;
+	struct lh_stats *stats;
+	uint64_t stall_limit_ns;   /* a fault that finds no frame for so long fails with -ENOMEM */
+};
+
+struct lh_home;
+
+/* Opens a home that watches nothing yet. Does not take over port and store. */
+int lh__home_open(const struct lh_sys *sys, const struct lh_home_options *options, struct lh_home **out) LH_MUST_CHECK;
+void lh__home_close(struct lh_home *home);
+
+/* ---- faults ---- */
+
+#define LH_MISS_NOT_MINE 1
+
+/*
+ * A page was touched and is absent. Returns 0: look again, it is there or will be; LH_MISS_NOT_MINE: the
+ * address is not watched; a negative errno: its content cannot be had (the store's error, or -ENOMEM where no frame became
+ * free in time). May wait for the store. Async-signal-safe if the store's get_now is.
+ */
+int lh__home_miss(struct lh_home *home, uintptr_t address) LH_MUST_CHECK;
+
+/* Whether any part of the range is watched. */
+bool lh__home_watches(struct lh_home *home, uintptr_t start, uintptr_t end);
+
+/*
+ * Keeps what is present of [start, end) present: from the call to lh__home_unkeep with the number that it
+ * returned, no page of the range is taken away (it may be absent at the call: touch it after). For buffers that
+ * the kernel works on. -EAGAIN: too many are kept; try again later.
+ */
+int lh__home_keep(struct lh_home *home, uintptr_t start, uintptr_t end) LH_MUST_CHECK;
+void lh__home_unkeep(struct lh_home *home, int slot);
+
+/* ---- ranges ---- */
+
+/*
+ * A fork must not fall into a change of mappings: all functions of this section but rescan are called between begin and
+ * end, which nest with nothing.
+ */
+void lh__home_change_begin(struct lh_home *home);
+void lh__home_change_end(struct lh_home *home);
+
+/* Watches [start, end) from now on, and finds what is present in it. */
+int lh__home_watch(struct lh_home *home, uintptr_t start, uintptr_t end) LH_MUST_CHECK;
+
+/* Finds pages of watched ranges that are present and that the home does not know. Returns how many it found. */
+uint64_t lh__home_rescan(struct lh_home *home, uintptr_t start, uintptr_t end);
+
+/*
+ * Around a change of the program's mappings (munmap, madvise, mremap, mmap over something): hold makes every known
+ * page of the range wait; then the change is made; then one of
+ *   release: nothing happened;
+ *   forget: the content is gone (unmapped: also the watching is);
+ *   rename: the content stands at `to` now, of which nothing was known, and whose range the caller watches
+ *     afterwards. -ENOMEM: nothing was renamed, and the range is still held.
+ */
+void lh__home_hold(struct lh_home *home, uintptr_t start, uintptr_t end);
+void lh__home_release(struct lh_home *home, uintptr_t start, uintptr_t end);
+void lh__home_forget(struct lh_home *home, uintptr_t start, uintptr_t end, bool unmapped);
+int lh__home_rename(struct lh_home *home, uintptr_t start, uintptr_t end, uintptr_t to) LH_MUST_CHECK;
+
+/* ---- reclaim ---- */
+
+/*
+ * One round: if fewer frames are free than should be, deactivates and reclaims a batch, and harvests what the
+ * store has acknowledged. Returns 1: did something, more is to be done; 0: nothing to do; a negative errno: the store
+ * failed, with the page in question in *page.
+ */
+int lh__home_balance(struct lh_home *home, uint64_t *page) LH_MUST_CHECK;
+/* Sleeps until there is something to balance, at most for nanoseconds. */
+void lh__home_wait(struct lh_home *home, int64_t nanoseconds);
+/* Wakes lh__home_wait. */
+void lh__home_poke(struct lh_home *home);
+
+/* Moves the limit on frames with memory. Lowering it makes the following rounds of balance give memory back. */
+void lh__home_set_limit(struct lh_home *home, uint32_t limit);
+/* Frames with memory at present. */
+uint32_t lh__home_backed(const struct lh_home *home);
+uint32_t lh__home_limit(const struct lh_home *home);
+
+/* ---- fork ---- */
+
+/* In the parent before fork: waits until nothing is in flight and keeps it so; -errno where the store fails. */
+int lh__home_fork_begin(struct lh_home *home) LH_MUST_CHECK;
+/* In the parent afterwards. */
+void lh__home_fork_end(struct lh_home *home);
+/*
+ * In the child, before anything else of the program runs: the port has been renewed (lh__page_after_fork), store is the
+ * clone of the parent's. Watches everything again; opens the gate.
+ */
+int lh__home_fork_child(struct lh_home *home, struct lh_store *store) LH_MUST_CHECK;
+
+/* ---- checks ---- */
+
+/* Asserts the invariants, with nobody using the home: 0, or the number of the first that is broken. */
+int lh__home_check(struct lh_home *home);
+
+#endif

@@ -1,0 +1,446 @@
+/*
+ * miss.c - a page was touched and is absent.
+ *
+ * The page's word is BUSY while its answer is fetched, so that one thread fetches and the others wait for it; no
+ * lock is held. What a thread does for its own page comes first; looking ahead is done afterwards, and a fault for a page
+ * that is on its way from a prefetch takes in all the prefetched pages that have come, since they are what will
+ * be touched next.
+ */
+#include "home/internal.h"
+
+#define STALL_SLICE_NS 2000000
+
+/* ---- frames ---- */
+
+/* No frame is free: helps to reclaim, or waits for who does. */
+static void wait_for_frames(struct lh_home *home, uint32_t freed)
+{
+	if (lh__trylock(&home->reclaiming)) {
+		int result = lh__reclaim_round(home);
+
+		lh__unlock(home->sys, &home->reclaiming);
+		if (result > 0)
+			return;
+	}
+	lh__home_poke(home);
+	lh__futex_wait(home->sys, &home->freed, freed, STALL_SLICE_NS);
+}
+
+static int take_frame(struct lh_home *home, uint64_t page, uint32_t *frame)
+{
+	uint32_t freed = __atomic_load_n(&home->freed, __ATOMIC_ACQUIRE);
+	uint64_t start, now;
+
+	*frame = lh__home_frame_take(home, page);
+	if (*frame != LH_NO_FRAME)
+		return 0;
+	start = now = lh__now(home->sys);
+	while (*frame == LH_NO_FRAME && now - start < home->options.stall_limit_ns && !home->broken) {
+		wait_for_frames(home, freed);
+		freed = __atomic_load_n(&home->freed, __ATOMIC_ACQUIRE);
+		*frame = lh__home_frame_take(home, page);
+		now = lh__now(home->sys);
+	}
+	lh__count(&home->stats->stalls, 1);
+	lh__count(&home->stats->stall_ns, now - start);
+	if (*frame != LH_NO_FRAME)
+		return 0;
+	return home->broken ? home->broken : -ENOMEM;
+}
+
+/* ---- putting pages in place ---- */
+
+int lh__install_backed(struct lh_home *home, uint64_t page, uint32_t frame)
+{
+	int result;
+
+	do
+		result = home->port->ops->give(home->port, lh__home_frame_memory(home, frame), lh__page_address(page));
+	while (result == -EAGAIN);
+	return result;
+}
+
+static int install_copy(struct lh_home *home, uint64_t page, const void *content)
+{
+	int result;
+
+	do
+		result = home->port->ops->supply(home->port, lh__page_address(page), content, LH_PAGE_SIZE);
+	while (result == -EAGAIN);
+	return result;
+}
+
+/*
+ * The page turned out to be present although the home did not know it (it became so before it was watched), or its
+ * mapping has gone: either way the frame is not needed and the thread looks again.
+ */
+static int install_refused(struct lh_home *home, uint32_t frame, int result)
+{
+	lh__home_frame_untake(home, frame);
+	if (result == -EEXIST || result == -ENOENT)
+		return 0;
+	return result;
+}
+
+/* ---- zeroes ---- */
+
+static int install_zero(struct lh_home *home, uint64_t page, uint32_t frame)
+{
+	if (home->frame[frame].empty)
+		return install_copy(home, page, home->zeroes);
+	memset((void *)lh__home_frame_memory(home, frame), 0, LH_PAGE_SIZE);
+	return lh__install_backed(home, page, frame);
+}
+
+static int fill_zero(struct lh_home *home, uint64_t page, lh_entry *entry)
+{
+	uint32_t frame;
+	int result = take_frame(home, page, &frame);
+
+	if (result == 0) {
+		result = install_zero(home, page, frame);
+		if (result < 0) {
+			result = install_refused(home, frame, result);
+		} else {
+			lh__home_frame_filled(home, frame, LH_FILL_NEW);
+			lh__entry_unlock(home->sys, entry, lh__entry(LH_PAGE_RESIDENT, frame));
+			return 0;
+		}
+	}
+	lh__entry_unlock(home->sys, entry, 0);
+	return result;
+}
+
+/* How many pages after this one to supply as well: doubles while the program walks on through new memory. */
+static uint32_t zero_window(struct lh_home *home, uint64_t page)
+{
+	uint32_t window = __atomic_load_n(&home->zero_window, __ATOMIC_RELAXED);
+	uint64_t last = __atomic_load_n(&home->last_zero, __ATOMIC_RELAXED);
+
+	if (page == last + 1)
+		window = window < LH_ZERO_AHEAD_MAX / 2 ? window * 2 : LH_ZERO_AHEAD_MAX - 1;
+	else
+		window = 1;
+	return window;
+}
+
+/* Supplies the following pages as long as nothing is known of them and frames are plenty; never waits. */
+static void zero_ahead(struct lh_home *home, uint64_t page)
+{
+	uint32_t window = zero_window(home, page), done = 0;
+	struct lh_region region;
+
+	if (window > 1 && lh__region_find(home, lh__page_address(page), &region))
+		while (done + 1 < window && lh__page_address(page + done + 1) < region.end &&
+		       lh__frames_free(home) > LH_BATCH) {
+			lh_entry *entry = lh__directory_make(&home->directory, page + done + 1);
+			lh_entry seen = 0;
+
+			if (!entry || !__atomic_compare_exchange_n(entry, &seen, LH_ENTRY_BUSY, false, __ATOMIC_ACQUIRE,
+			                                           __ATOMIC_RELAXED))
+				break;
+			if (fill_zero(home, page + done + 1, entry) < 0)
+				break;
+			done++;
+		}
+	lh__count(&home->stats->pages_zero_ahead, done);
+	__atomic_store_n(&home->zero_window, window, __ATOMIC_RELAXED);
+	__atomic_store_n(&home->last_zero, page + done, __ATOMIC_RELAXED);
+}
+
+static int miss_unknown(struct lh_home *home, uint64_t page, lh_entry *entry)
+{
+	int result = fill_zero(home, page, entry);
+
+	if (result < 0)
+		return result;
+	lh__count(&home->stats->faults_zero, 1);
+	zero_ahead(home, page);
+	return 0;
+}
+
+/* ---- staging ---- */
+
+static int miss_staged(struct lh_home *home, uint64_t page, lh_entry *entry, uint32_t frame)
+{
+	int result = lh__install_backed(home, page, frame);
+
+	if (result < 0) {
+		lh__entry_unlock(home->sys, entry, lh__entry(LH_PAGE_STAGED, frame));
+		return result == -EEXIST || result == -ENOENT ? 0 : result;
+	}
+	lh__home_frame_returned(home, frame);
+	lh__entry_unlock(home->sys, entry, lh__entry(LH_PAGE_RESIDENT, frame));
+	lh__count(&home->stats->faults_staging, 1);
+	return 0;
+}
+
+/* ---- the store ---- */
+
+static void note_latency(struct lh_home *home, uint64_t ns)
+{
+	lh__count(&home->stats->latency_ns, ns);
+	lh__count(&home->stats->latency[lh__latency_bucket(ns)], 1);
+}
+
+static void note_fetched(struct lh_home *home, lh_mask held)
+{
+	lh__count(&home->stats->pages_fetched, 1);
+	lh__count(&home->stats->lines_fetched, lh__mask_count(held));
+}
+
+/* The content of a fetched page is in memory: its hashes are what the store holds, its frame knows the key. */
+static void set_base(struct lh_home *home, uint32_t frame, uint64_t key, const void *content)
+{
+	lh__page_hash(&home->hash_key, content, home->hash[frame]);
+	home->frame[frame].key = key;
+	home->frame[frame].base = true;
+}
+
+static int fetch(struct lh_home *home, uint64_t key, void *content)
+{
+	uint64_t start = lh__now(home->sys);
+	lh_mask held;
+	int result = home->store->ops->get_now(home->store, key, LH_MASK_ALL, content, &held);
+
+	if (result < 0)
+		return result;
+	note_latency(home, lh__now(home->sys) - start);
+	note_fetched(home, held);
+	return 0;
+}
+
+/* Fetches the page into the frame's own memory, or through a buffer if it has none yet, and puts it in place. */
+static int fetch_and_install(struct lh_home *home, uint64_t page, uint64_t key, uint32_t frame)
+{
+	unsigned char buffer[LH_PAGE_SIZE] __attribute__((aligned(64)));
+	bool empty = home->frame[frame].empty;
+	void *content = empty ? (void *)buffer : (void *)lh__home_frame_memory(home, frame);
+	int result = fetch(home, key, content);
+
+	if (result < 0)
+		return result;
+	set_base(home, frame, key, content);
+	return empty ? install_copy(home, page, content) : lh__install_backed(home, page, frame);
+}
+
+static int miss_stored(struct lh_home *home, uint64_t page, lh_entry *entry, uint64_t key)
+{
+	uint32_t frame;
+	int result = take_frame(home, page, &frame);
+
+	if (result == 0) {
+		result = fetch_and_install(home, page, key, frame);
+		if (result == 0) {
+			lh__home_frame_filled(home, frame, LH_FILL_STORE);
+			lh__entry_unlock(home->sys, entry, lh__entry(LH_PAGE_RESIDENT, frame));
+			lh__count(&home->stats->faults_store, 1);
+			return 0;
+		}
+		result = install_refused(home, frame, result);
+	}
+	lh__entry_unlock(home->sys, entry, lh__entry(LH_PAGE_STORED, key));
+	return result;
+}
+
+/* ---- prefetch ---- */
+
+void lh__prefetched(struct lh_home *home, struct lh_flight *flight)
+{
+	uint64_t key = flight->request.page;
+	int result = flight->request.result;
+
+	if (result == 0) {
+		note_fetched(home, flight->request.mask);
+		set_base(home, flight->frame, key, flight->request.data);
+		result = lh__install_backed(home, flight->page, flight->frame);
+	}
+	if (result == 0) {
+		lh__home_frame_filled(home, flight->frame, LH_FILL_STORE);
+		lh__entry_unlock(home->sys, flight->entry, lh__entry(LH_PAGE_RESIDENT, flight->frame));
+		return;
+	}
+	/* Whoever needs the page asks for it again, and meets the error if it is still there. */
+	lh__home_frame_untake(home, flight->frame);
+	lh__entry_unlock(home->sys, flight->entry, lh__entry(LH_PAGE_STORED, key));
+}
+
+/* Memory for a frame that has none: prefetches arrive in the frame itself. */
+static bool back_frame(struct lh_home *home, uint32_t frame)
+{
+	struct lh_frame *f = &home->frame[frame];
+
+	if (f->empty && home->port->ops->supply(home->port, lh__home_frame_memory(home, frame), home->zeroes, LH_PAGE_SIZE) == 0)
+		f->empty = false;
+	return !f->empty;
+}
+
+/* Prepares the request for one page if it is in the store and nobody works on it. Under io. */
+static struct lh_flight *ask(struct lh_home *home, uint64_t page)
+{
+	lh_entry *entry = lh__directory_find(&home->directory, page);
+	struct lh_flight *flight;
+	lh_entry seen;
+	uint32_t frame;
+
+	if (!entry || lh__entry_state(__atomic_load_n(entry, __ATOMIC_RELAXED)) != LH_PAGE_STORED ||
+	    !lh__entry_try(entry, &seen))
+		return NULL;
+	frame = lh__entry_state(seen) == LH_PAGE_STORED ? lh__home_frame_take(home, page) : LH_NO_FRAME;
+	flight = frame != LH_NO_FRAME && back_frame(home, frame) ? lh__flight_take(home) : NULL;
+	if (!flight) {
+		if (frame != LH_NO_FRAME)
+			lh__home_frame_untake(home, frame);
+		lh__entry_unlock(home->sys, entry, seen);
+		return NULL;
+	}
+	__atomic_or_fetch(entry, LH_ENTRY_ASKED, __ATOMIC_RELEASE);
+	*flight = (struct lh_flight){
+		.request = { .op = LH_OP_GET, .page = lh__entry_value(seen), .mask = LH_MASK_ALL, .user = flight,
+		             .data = (void *)lh__home_frame_memory(home, frame) },
+		.frame = frame,
+		.page = page,
+		.entry = entry,
+	};
+	return flight;
+}
+
+static void unask(struct lh_home *home, struct lh_flight *flight)
+{
+	lh__home_frame_untake(home, flight->frame);
+	lh__entry_unlock(home->sys, flight->entry, lh__entry(LH_PAGE_STORED, flight->request.page));
+	lh__flight_give(home, flight);
+}
+
+static void ask_ahead(struct lh_home *home, uint64_t page, uint32_t count)
+{
+	struct lh_request *requests[LH_AHEAD_MAX];
+	size_t n = 0;
+
+	for (uint64_t ahead = page; ahead < page + count && lh__frames_free(home) > count; ahead++) {
+		struct lh_flight *flight = ask(home, ahead);
+
+		if (flight)
+			requests[n++] = &flight->request;
+	}
+	if (n == 0)
+		return;
+	if (home->store->ops->submit(home->store, requests, n) == 0) {
+		home->in_flight += (uint32_t)n;
+		lh__count(&home->stats->pages_prefetched, n);
+		return;
+	}
+	while (n--)
+		unask(home, requests[n]->user);
+}
+
+/* The stream that expects this page; or the place of the least promising one, for a new stream. */
+static struct lh_stream *stream_for(struct lh_home *home, uint64_t page)
+{
+	struct lh_stream *worst = &home->stream[0];
+
+	for (size_t i = 0; i < LH_STREAMS; i++) {
+		if (page - home->stream[i].next < 2 || page == home->stream[i].next - 1)
+			return &home->stream[i];
+		if (home->stream[i].window < worst->window)
+			worst = &home->stream[i];
+	}
+	if (worst->window > 0)
+		worst->window /= 2; /* age it, so that a dead stream makes room */
+	*worst = (struct lh_stream){ .next = page + 1 };
+	return NULL;
+}
+
+/* A page was fetched by a fault: if faults come one after the other, the following pages are asked for. Never waits. */
+static void look_ahead(struct lh_home *home, uint64_t page)
+{
+	struct lh_stream *stream;
+
+	if (home->options.prefetch != LH_PREFETCH_NEXT || !lh__trylock(&home->io))
+		return;
+	stream = stream_for(home, page);
+	if (stream) {
+		stream->window = stream->window ? stream->window * 2 : 4;
+		if (stream->window > LH_AHEAD_MAX)
+			stream->window = LH_AHEAD_MAX;
+		ask_ahead(home, page + 1, stream->window);
+		stream->next = page + 1 + stream->window;
+	}
+	lh__unlock(home->sys, &home->io);
+}
+
+/* The page is on its way: takes in all that has come until it is there. */
+static void await_prefetch(struct lh_home *home, lh_entry *entry)
+{
+	lh__count(&home->stats->faults_prefetched, 1);
+	while (__atomic_load_n(entry, __ATOMIC_ACQUIRE) & LH_ENTRY_ASKED) {
+		if (lh__trylock(&home->io)) {
+			lh__harvest(home);
+			lh__unlock(home->sys, &home->io);
+			__builtin_ia32_pause();
+		} else {
+			lh__entry_wait(home->sys, entry);
+		}
+	}
+}
+
+/* ---- the request ---- */
+
+/*
+ * Nothing is to be done for a page that is present. One that the directory calls resident but that is absent has
+ * been dropped behind the home's back: then its content is zero, as the kernel has it.
+ */
+static int miss_resident(struct lh_home *home, uint64_t page)
+{
+	int result;
+
+	do
+		result = home->port->ops->supply_zero(home->port, lh__page_address(page), LH_PAGE_SIZE);
+	while (result == -EAGAIN);
+	lh__count(&home->stats->faults_present, 1);
+	return result == -EEXIST || result == -ENOENT ? 0 : result;
+}
+
+static int miss_page(struct lh_home *home, uint64_t page, lh_entry *entry)
+{
+	lh_entry seen;
+	int result;
+
+	while (!lh__entry_try(entry, &seen)) {
+		if (seen & LH_ENTRY_ASKED)
+			await_prefetch(home, entry);
+		else if (seen & LH_ENTRY_BUSY)
+			lh__entry_wait(home->sys, entry);
+	}
+	switch (lh__entry_state(seen)) {
+	case LH_PAGE_UNKNOWN:
+		return miss_unknown(home, page, entry);
+	case LH_PAGE_STAGED:
+		return miss_staged(home, page, entry, (uint32_t)lh__entry_value(seen));
+	case LH_PAGE_STORED:
+		result = miss_stored(home, page, entry, lh__entry_value(seen));
+		if (result == 0)
+			look_ahead(home, page);
+		return result;
+	default:
+		result = miss_resident(home, page);
+		lh__entry_unlock(home->sys, entry, seen);
+		return result;
+	}
+}
+
+int lh__home_miss(struct lh_home *home, uintptr_t address)
+{
+	uint64_t page = address / LH_PAGE_SIZE;
+	struct lh_region region;
+	lh_entry *entry;
+	int result;
+
+	if (!lh__region_find(home, address, &region))
+		return LH_MISS_NOT_MINE;
+	lh__gate_enter(home->sys, &home->gate);
+	entry = lh__directory_make(&home->directory, page);
+	result = entry ? miss_page(home, page, entry) : -ENOMEM;
+	lh__gate_leave(home->sys, &home->gate);
+	return result;
+}

@@ -1,0 +1,207 @@
+/* range.c - ranges that are watched, kept, and changed by the program. See home.h. */
+#include "home/internal.h"
+
+/* ---- finding what is present ---- */
+
+struct finding {
+	struct lh_home *home;
+	uint64_t found;
+};
+
+/* A present page that the home does not know gets a frame; its memory stands in the program already. */
+static bool adopt(struct lh_home *home, uint64_t page)
+{
+	lh_entry *entry = lh__directory_make(&home->directory, page);
+	lh_entry seen;
+	uint32_t frame;
+
+	if (!entry || !lh__entry_try(entry, &seen))
+		return false;
+	frame = lh__entry_state(seen) == LH_PAGE_UNKNOWN ? lh__home_frame_adopt(home, page) : LH_NO_FRAME;
+	if (frame == LH_NO_FRAME) {
+		lh__entry_unlock(home->sys, entry, seen);
+		return false;
+	}
+	lh__entry_unlock(home->sys, entry, lh__entry(LH_PAGE_RESIDENT, frame));
+	return true;
+}
+
+static int adopt_range(void *context, uintptr_t start, uintptr_t end)
+{
+	struct finding *finding = context;
+
+	for (uintptr_t address = start; address < end; address += LH_PAGE_SIZE)
+		finding->found += adopt(finding->home, address / LH_PAGE_SIZE);
+	return 0;
+}
+
+uint64_t lh__home_rescan(struct lh_home *home, uintptr_t start, uintptr_t end)
+{
+	struct finding finding = { home, 0 };
+
+	/* A scan that fails finds nothing: those pages then stay as they are, unknown and in memory. */
+	if (home->port->ops->present(home->port, start, end, adopt_range, &finding) < 0)
+		return finding.found;
+	return finding.found;
+}
+
+int lh__home_watch(struct lh_home *home, uintptr_t start, uintptr_t end)
+{
+	int result;
+
+	/* First the table: a touch right after the port's watch must find its region. */
+	lh__lock(home->sys, &home->lock);
+	result = lh__regions_add(home, start, end);
+	lh__unlock(home->sys, &home->lock);
+	if (result < 0)
+		return result;
+	result = home->port->ops->watch(home->port, start, end - start);
+	if (result < 0) {
+		lh__lock(home->sys, &home->lock);
+		lh__regions_remove(home, start, end);
+		lh__unlock(home->sys, &home->lock);
+		return result;
+	}
+	lh__home_rescan(home, start, end);
+	return 0;
+}
+
+/* ---- keeping ---- */
+
+int lh__home_keep(struct lh_home *home, uintptr_t start, uintptr_t end)
+{
+	for (uint32_t i = 0; i < LH_KEEP_SLOTS; i++) {
+		uintptr_t none = 0;
+
+		if (__atomic_load_n(&home->keep[i].end, __ATOMIC_RELAXED) != 0 ||
+		    !__atomic_compare_exchange_n(&home->keep[i].end, &none, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+			continue;
+		__atomic_store_n(&home->keep[i].start, start, __ATOMIC_RELEASE);
+		__atomic_store_n(&home->keep[i].end, end, __ATOMIC_SEQ_CST);
+		for (uint32_t high = __atomic_load_n(&home->keep_high, __ATOMIC_SEQ_CST); high <= i;)
+			if (__atomic_compare_exchange_n(&home->keep_high, &high, i + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+				break;
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+		return (int)i;
+	}
+	return -EAGAIN;
+}
+
+void lh__home_unkeep(struct lh_home *home, int slot)
+{
+	__atomic_store_n(&home->keep[slot].start, UINTPTR_MAX, __ATOMIC_RELEASE);
+	__atomic_store_n(&home->keep[slot].end, 0, __ATOMIC_RELEASE);
+}
+
+/* ---- changes of the program's mappings ---- */
+
+void lh__home_change_begin(struct lh_home *home) { lh__gate_enter(home->sys, &home->gate); }
+
+void lh__home_change_end(struct lh_home *home) { lh__gate_leave(home->sys, &home->gate); }
+
+void lh__home_hold(struct lh_home *home, uintptr_t start, uintptr_t end)
+{
+	uint64_t last = end / LH_PAGE_SIZE;
+	lh_entry *entry;
+
+	for (uint64_t page = start / LH_PAGE_SIZE; (page = lh__directory_next(&home->directory, page, last, &entry)) < last; page++) {
+		lh_entry seen;
+
+		while (!lh__entry_try(entry, &seen)) {
+			if (seen & LH_ENTRY_ASKED && lh__trylock(&home->io)) {
+				lh__harvest(home);
+				lh__unlock(home->sys, &home->io);
+			} else if (seen & LH_ENTRY_BUSY) {
+				lh__entry_wait(home->sys, entry);
+			}
+		}
+		if (lh__entry_state(seen) == LH_PAGE_UNKNOWN)
+			lh__entry_unlock(home->sys, entry, 0);
+		else
+			__atomic_or_fetch(entry, LH_ENTRY_HELD, __ATOMIC_RELEASE);
+	}
+}
+
+/* The next page of the range that is held, with its word; last where there is none. */
+static uint64_t next_held(struct lh_home *home, uint64_t page, uint64_t last, lh_entry **entry, lh_entry *word)
+{
+	while ((page = lh__directory_next(&home->directory, page, last, entry)) < last) {
+		*word = __atomic_load_n(*entry, __ATOMIC_ACQUIRE);
+		if (*word & LH_ENTRY_HELD)
+			break;
+		page++;
+	}
+	*word &= ~(LH_ENTRY_HELD | LH_ENTRY_BUSY | LH_ENTRY_WAITERS);
+	return page;
+}
+
+void lh__home_release(struct lh_home *home, uintptr_t start, uintptr_t end)
+{
+	uint64_t last = end / LH_PAGE_SIZE;
+	lh_entry *entry = NULL, word = 0;
+
+	for (uint64_t page = start / LH_PAGE_SIZE; (page = next_held(home, page, last, &entry, &word)) < last; page++)
+		lh__entry_unlock(home->sys, entry, word);
+}
+
+static void forget_page(struct lh_home *home, lh_entry word)
+{
+	switch (lh__entry_state(word)) {
+	case LH_PAGE_RESIDENT:
+		lh__home_frame_release(home, (uint32_t)lh__entry_value(word), false, true);
+		break;
+	case LH_PAGE_STAGED:
+		lh__home_frame_release(home, (uint32_t)lh__entry_value(word), true, true);
+		break;
+	case LH_PAGE_STORED:
+		lh__key_drop(home, lh__entry_value(word));
+		break;
+	default:
+		break;
+	}
+}
+
+void lh__home_forget(struct lh_home *home, uintptr_t start, uintptr_t end, bool unmapped)
+{
+	uint64_t last = end / LH_PAGE_SIZE;
+	lh_entry *entry = NULL, word = 0;
+
+	if (unmapped) {
+		lh__lock(home->sys, &home->lock);
+		lh__regions_remove(home, start, end);
+		lh__unlock(home->sys, &home->lock);
+	}
+	for (uint64_t page = start / LH_PAGE_SIZE; (page = next_held(home, page, last, &entry, &word)) < last; page++) {
+		forget_page(home, word);
+		lh__entry_unlock(home->sys, entry, 0);
+	}
+	if (home->dead_keys.count)
+		lh__home_poke(home);
+}
+
+/* Gives a page its new address. The target's word is made beforehand, so that this cannot fail. */
+static void rename_page(struct lh_home *home, uint64_t to, lh_entry word)
+{
+	lh_entry *target = lh__directory_find(&home->directory, to);
+
+	lh__lock(home->sys, &home->lock);
+	if (lh__entry_state(word) != LH_PAGE_STORED)
+		home->frame[lh__entry_value(word)].page = to;
+	lh__unlock(home->sys, &home->lock);
+	__atomic_store_n(target, word, __ATOMIC_RELEASE);
+}
+
+int lh__home_rename(struct lh_home *home, uintptr_t start, uintptr_t end, uintptr_t to)
+{
+	uint64_t first = start / LH_PAGE_SIZE, last = end / LH_PAGE_SIZE, shift = to / LH_PAGE_SIZE - first;
+	lh_entry *entry = NULL, word = 0;
+
+	for (uint64_t page = first; (page = next_held(home, page, last, &entry, &word)) < last; page++)
+		if (!lh__directory_make(&home->directory, page + shift))
+			return -ENOMEM;
+	for (uint64_t page = first; (page = next_held(home, page, last, &entry, &word)) < last; page++) {
+		rename_page(home, page + shift, word);
+		lh__entry_unlock(home->sys, entry, 0);
+	}
+	return 0;
+}

@@ -1,0 +1,533 @@
+/*
+ * reclaim.c - taking pages back: deactivate, reclaim, and what the store acknowledges.
+ *
+ * A round never waits for a page that somebody else works on: a thread that reclaims for its own fault holds its own
+ * page, and waiting for another's could close a circle. Such pages are noted in `again` and looked at in the next
+ * round.
+ *
+ * While the lines of a page are on the way to the store the page may be touched: it goes back to the program at once, and
+ * the acknowledgement then only says that its hashes are right. A frame has at most one put in flight.
+ */
+#include "home/internal.h"
+
+#include <sched.h>
+
+#define SUBMIT_BATCH 16
+#define STAGE_MAX 512
+#define POLL_BATCH 64
+
+bool lh__kept(const struct lh_home *home, uint64_t page)
+{
+	uintptr_t address = lh__page_address(page);
+	uint32_t high = __atomic_load_n(&home->keep_high, __ATOMIC_SEQ_CST);
+
+	for (uint32_t i = 0; i < high; i++)
+		if (__atomic_load_n(&home->keep[i].start, __ATOMIC_ACQUIRE) < address + LH_PAGE_SIZE &&
+		    __atomic_load_n(&home->keep[i].end, __ATOMIC_ACQUIRE) > address)
+			return true;
+	return false;
+}
+
+/* ---- flights: under io ---- */
+
+struct lh_flight *lh__flight_take(struct lh_home *home)
+{
+	struct lh_flight *flight = home->free_flight;
+
+	if (flight)
+		home->free_flight = flight->next;
+	return flight;
+}
+
+void lh__flight_give(struct lh_home *home, struct lh_flight *flight)
+{
+	flight->next = home->free_flight;
+	home->free_flight = flight;
+}
+
+/* ---- what has been acknowledged: under io ---- */
+
+static void push_again(struct lh_home *home, struct lh_pick pick)
+{
+	if (home->again_count < LH_AGAIN)
+		home->again[home->again_count++] = pick;
+}
+
+static void note_broken(struct lh_home *home, int result, uint64_t page)
+{
+	if (!home->broken) {
+		home->broken_page = page;
+		__atomic_store_n(&home->broken, result, __ATOMIC_RELEASE);
+	}
+}
+
+/* Ends the put of a frame if the frame still holds the page that was put; returns whether it does. */
+static bool end_put(struct lh_home *home, const struct lh_flight *flight)
+{
+	struct lh_frame *f = &home->frame[flight->frame];
+	bool same;
+
+	lh__lock(home->sys, &home->lock);
+	same = f->generation == flight->generation;
+	if (same) {
+		f->putting = false;
+		if (flight->request.result < 0)
+			f->base = false;
+	}
+	lh__unlock(home->sys, &home->lock);
+	return same;
+}
+
+static void put_done(struct lh_home *home, struct lh_flight *flight)
+{
+	struct lh_frame *f = &home->frame[flight->frame];
+	bool same = end_put(home, flight);
+	lh_entry *entry = lh__directory_find(&home->directory, __atomic_load_n(&f->page, __ATOMIC_ACQUIRE));
+	lh_entry seen;
+
+	if (flight->request.result < 0)
+		note_broken(home, flight->request.result, flight->page);
+	if (!same || !entry)
+		return;
+	if (flight->request.result < 0 || !lh__entry_try(entry, &seen)) {
+		push_again(home, (struct lh_pick){ flight->frame, flight->generation });
+		return;
+	}
+	if (seen == lh__entry(LH_PAGE_STAGED, flight->frame) && f->generation == flight->generation && f->out) {
+		seen = lh__entry(LH_PAGE_STORED, f->key);
+		lh__home_frame_release(home, flight->frame, true, false);
+		lh__count(&home->stats->pages_reclaimed, 1);
+	}
+	lh__entry_unlock(home->sys, entry, seen);
+}
+
+static void complete(struct lh_home *home, struct lh_flight *flight)
+{
+	home->in_flight--;
+	if (flight->request.op == LH_OP_GET)
+		lh__prefetched(home, flight);
+	else if (flight->request.op != LH_OP_DROP)
+		put_done(home, flight);
+	else if (flight->request.result < 0)
+		note_broken(home, flight->request.result, flight->page);
+	lh__flight_give(home, flight);
+}
+
+void lh__harvest(struct lh_home *home)
+{
+	struct lh_request *done[POLL_BATCH];
+	size_t n;
+
+	if (home->in_flight == 0)
+		return;
+	do {
+		n = home->store->ops->poll(home->store, done, POLL_BATCH, 0);
+		for (size_t i = 0; i < n; i++)
+			complete(home, done[i]->user);
+	} while (n == POLL_BATCH);
+}
+
+/* ---- deactivate ---- */
+
+static size_t pick_resident(struct lh_home *home, struct lh_pick *picks, size_t max)
+{
+	uint32_t frames[LH_BATCH];
+	size_t n;
+
+	lh__lock(home->sys, &home->lock);
+	n = home->options.policy->deactivate(home->policy, frames, max < LH_BATCH ? max : LH_BATCH);
+	for (size_t i = 0; i < n; i++)
+		picks[i] = (struct lh_pick){ frames[i], home->frame[frames[i]].generation };
+	lh__unlock(home->sys, &home->lock);
+	return n;
+}
+
+/* The word of the page that a pick is about; NULL where the frame holds another page by now, or none. */
+static lh_entry *entry_of(struct lh_home *home, const struct lh_pick *pick, uint64_t *page)
+{
+	*page = __atomic_load_n(&home->frame[pick->frame].page, __ATOMIC_ACQUIRE);
+	if (__atomic_load_n(&home->frame[pick->frame].generation, __ATOMIC_ACQUIRE) != pick->generation)
+		return NULL;
+	return lh__directory_find(&home->directory, *page);
+}
+
+/* The page stays after all: the policy counts it as touched, unless it has gone meanwhile. */
+static void undo_pick(struct lh_home *home, const struct lh_pick *pick)
+{
+	lh__lock(home->sys, &home->lock);
+	if (home->frame[pick->frame].generation == pick->generation)
+		home->options.policy->returned(home->policy, pick->frame);
+	lh__unlock(home->sys, &home->lock);
+	lh__count(&home->stats->busy_retries, 1);
+}
+
+/* The page's word is BUSY by us, and says that it is resident in the frame. Returns the word to publish. */
+static lh_entry take_page(struct lh_home *home, const struct lh_pick *pick, uint64_t page)
+{
+	int result = -EBUSY;
+
+	if (!lh__kept(home, page))
+		result = home->port->ops->take(home->port, lh__page_address(page), lh__home_frame_memory(home, pick->frame));
+
+	if (result == 0) {
+		lh__count(&home->stats->pages_deactivated, 1);
+		return lh__entry(LH_PAGE_STAGED, pick->frame);
+	}
+	if (result == -ENOENT) {
+		/* Dropped behind the home's back: its content is zero now. */
+		lh__home_frame_release(home, pick->frame, false, true);
+		return 0;
+	}
+	undo_pick(home, pick);
+	return lh__entry(LH_PAGE_RESIDENT, pick->frame);
+}
+
+static void deactivate_one(struct lh_home *home, const struct lh_pick *pick)
+{
+	uint64_t page;
+	lh_entry *entry = entry_of(home, pick, &page);
+	lh_entry seen;
+
+	if (!entry)
+		return;
+	if (!lh__entry_try(entry, &seen)) {
+		undo_pick(home, pick);
+		return;
+	}
+	if (seen == lh__entry(LH_PAGE_RESIDENT, pick->frame) && home->frame[pick->frame].generation == pick->generation)
+		seen = take_page(home, pick, page);
+	lh__entry_unlock(home->sys, entry, seen);
+}
+
+static size_t deactivate(struct lh_home *home, size_t max)
+{
+	struct lh_pick picks[LH_BATCH];
+	size_t n = pick_resident(home, picks, max);
+
+	for (size_t i = 0; i < n; i++)
+		deactivate_one(home, &picks[i]);
+	return n;
+}
+
+/* ---- reclaim ---- */
+
+/* A page that is all zero, or unchanged since the store last had it, leaves without a word to the store. */
+static lh_entry leave_silently(struct lh_home *home, uint32_t frame, bool zero)
+{
+	lh_entry word = zero ? 0 : lh__entry(LH_PAGE_STORED, home->frame[frame].key);
+
+	lh__home_frame_release(home, frame, true, zero);
+	lh__count(&home->stats->pages_reclaimed, 1);
+	lh__count(zero ? &home->stats->pages_dropped_zero : &home->stats->pages_dropped_clean, 1);
+	return word;
+}
+
+/* Which lines of the staged frame are to be sent; sets the frame's hashes to its content. */
+static lh_mask changed_lines(struct lh_home *home, uint32_t frame)
+{
+	const void *content = (const void *)lh__home_frame_memory(home, frame);
+
+	if (home->frame[frame].base)
+		return lh__page_hash_diff(&home->hash_key, content, home->hash[frame], home->hash[frame]);
+	lh__page_hash(&home->hash_key, content, home->hash[frame]);
+	return lh__page_nonzero(content);
+}
+
+static bool give_key(struct lh_home *home, struct lh_frame *f)
+{
+	if (f->key == LH_NO_KEY)
+		f->key = lh__key_take(home);
+	if (f->key == LH_NO_KEY)
+		note_broken(home, -ENOSPC, f->page);
+	return f->key != LH_NO_KEY;
+}
+
+static void note_written(struct lh_home *home, const struct lh_frame *f, lh_mask mask)
+{
+	lh__count(&home->stats->pages_written, 1);
+	lh__count(&home->stats->lines_written, lh__mask_count(mask));
+	lh__count(&home->stats->residence_ns, lh__now(home->sys) - f->since);
+}
+
+/* A put of the frame's changed lines; or NULL, with the word to publish in *word. */
+static struct lh_flight *prepare_put(struct lh_home *home, uint32_t frame, lh_entry *word)
+{
+	struct lh_frame *f = &home->frame[frame];
+	void *content = (void *)lh__home_frame_memory(home, frame);
+	bool base = f->base;
+	lh_mask mask = changed_lines(home, frame);
+	struct lh_flight *flight;
+
+	if (mask == 0 || (base && lh__page_nonzero(content) == 0)) {
+		*word = leave_silently(home, frame, !base || mask != 0);
+		return NULL;
+	}
+	f->base = false;
+	if (!give_key(home, f) || !(flight = lh__flight_take(home)))
+		return NULL;
+	f->base = true;
+	*flight = (struct lh_flight){
+		.request = { .op = base ? LH_OP_PUT : LH_OP_REPLACE, .page = f->key, .mask = mask, .data = content,
+		             .user = flight },
+		.frame = frame,
+		.generation = f->generation,
+		.page = f->page,
+	};
+	note_written(home, f, mask);
+	return flight;
+}
+
+/* Looks at one staged frame; a flight if it has lines to send, whose page stays BUSY until that is submitted. */
+static struct lh_flight *reclaim_one(struct lh_home *home, const struct lh_pick *pick)
+{
+	uint64_t page;
+	lh_entry *entry = entry_of(home, pick, &page);
+	struct lh_frame *f = &home->frame[pick->frame];
+	struct lh_flight *flight = NULL;
+	lh_entry seen;
+
+	if (!entry)
+		return NULL;
+	if (!lh__entry_try(entry, &seen)) {
+		push_again(home, *pick);
+		return NULL;
+	}
+	if (seen == lh__entry(LH_PAGE_STAGED, pick->frame) && f->generation == pick->generation && f->out) {
+		if (!f->putting)
+			flight = prepare_put(home, pick->frame, &seen);
+		if (!flight && seen == lh__entry(LH_PAGE_STAGED, pick->frame))
+			push_again(home, *pick);
+	}
+	if (!flight) {
+		lh__entry_unlock(home->sys, entry, seen);
+		return NULL;
+	}
+	flight->entry = entry;
+	flight->seen = seen;
+	return flight;
+}
+
+static void submit_failed(struct lh_home *home, struct lh_flight *flight, int result)
+{
+	home->frame[flight->frame].base = false;
+	note_broken(home, result, flight->page);
+	push_again(home, (struct lh_pick){ flight->frame, flight->generation });
+}
+
+static void submit_puts(struct lh_home *home, struct lh_flight *const *flights, size_t n)
+{
+	struct lh_request *requests[SUBMIT_BATCH];
+	int result;
+
+	for (size_t i = 0; i < n; i++) {
+		requests[i] = &flights[i]->request;
+		home->frame[flights[i]->frame].putting = true;
+	}
+	result = home->store->ops->submit(home->store, requests, n);
+	if (result == 0)
+		home->in_flight += (uint32_t)n;
+	for (size_t i = 0; i < n; i++) {
+		if (result < 0) {
+			home->frame[flights[i]->frame].putting = false;
+			submit_failed(home, flights[i], result);
+		}
+		lh__entry_unlock(home->sys, flights[i]->entry, flights[i]->seen);
+		if (result < 0)
+			lh__flight_give(home, flights[i]);
+	}
+}
+
+/* How many regions of 2 MiB these puts lie in. */
+static uint64_t count_regions(struct lh_flight *const *flights, size_t n)
+{
+	uint64_t count = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		size_t j = 0;
+
+		while (j < i && flights[j]->page >> 9 != flights[i]->page >> 9)
+			j++;
+		count += j == i;
+	}
+	return count;
+}
+
+static void reclaim_picks(struct lh_home *home, const struct lh_pick *picks, size_t n)
+{
+	struct lh_flight *flights[SUBMIT_BATCH];
+	size_t count = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		struct lh_flight *flight = reclaim_one(home, &picks[i]);
+
+		if (flight)
+			flights[count++] = flight;
+		if (count == SUBMIT_BATCH || (i + 1 == n && count)) {
+			lh__count(&home->stats->regions_written, count_regions(flights, count));
+			submit_puts(home, flights, count);
+			count = 0;
+		}
+	}
+}
+
+static size_t pick_staged(struct lh_home *home, struct lh_pick *picks, size_t max)
+{
+	uint32_t frames[LH_BATCH];
+	size_t n;
+
+	lh__lock(home->sys, &home->lock);
+	n = home->options.policy->reclaim(home->policy, frames, max);
+	for (size_t i = 0; i < n; i++) {
+		struct lh_frame *f = &home->frame[frames[i]];
+
+		f->out = true;
+		picks[i] = (struct lh_pick){ frames[i], f->generation };
+	}
+	lh__unlock(home->sys, &home->lock);
+	return n;
+}
+
+static size_t reclaim_again(struct lh_home *home)
+{
+	struct lh_pick picks[LH_BATCH];
+	size_t n = home->again_count < LH_BATCH ? home->again_count : LH_BATCH;
+
+	home->again_count -= (uint32_t)n;
+	memcpy(picks, &home->again[home->again_count], n * sizeof picks[0]);
+	reclaim_picks(home, picks, n);
+	return n;
+}
+
+static size_t reclaim(struct lh_home *home, size_t max)
+{
+	struct lh_pick picks[LH_BATCH];
+	size_t n = pick_staged(home, picks, max);
+
+	reclaim_picks(home, picks, n);
+	return n;
+}
+
+/* ---- numbers whose pages are gone ---- */
+
+static size_t take_dead_keys(struct lh_home *home, uint64_t *keys, size_t max)
+{
+	size_t n = 0;
+
+	lh__lock(home->sys, &home->lock);
+	while (n < max && home->dead_keys.count)
+		keys[n++] = home->dead_keys.stack[--home->dead_keys.count];
+	lh__unlock(home->sys, &home->lock);
+	return n;
+}
+
+static void give_keys(struct lh_home *home, struct lh_numbers *to, const uint64_t *keys, size_t n)
+{
+	lh__lock(home->sys, &home->lock);
+	for (size_t i = 0; i < n; i++)
+		to->stack[to->count++] = keys[i];
+	lh__unlock(home->sys, &home->lock);
+}
+
+/* Tells the store; requests on one page keep their order, so the numbers can be used again at once. Under io. */
+static size_t drop_dead(struct lh_home *home)
+{
+	struct lh_request *requests[SUBMIT_BATCH];
+	uint64_t keys[SUBMIT_BATCH];
+	size_t n, ready = 0;
+
+	if (home->dead_keys.count == 0 || home->in_flight >= home->most_in_flight)
+		return 0;
+	n = take_dead_keys(home, keys, SUBMIT_BATCH);
+	for (struct lh_flight *flight; ready < n && (flight = lh__flight_take(home)); ready++) {
+		*flight = (struct lh_flight){ .request = { .op = LH_OP_DROP, .page = keys[ready], .user = flight } };
+		requests[ready] = &flight->request;
+	}
+	if (ready && home->store->ops->submit(home->store, requests, ready) < 0) {
+		for (size_t i = 0; i < ready; i++)
+			lh__flight_give(home, requests[i]->user);
+		ready = 0;
+	}
+	home->in_flight += (uint32_t)ready;
+	give_keys(home, &home->free_keys, keys, ready);
+	give_keys(home, &home->dead_keys, keys + ready, n - ready);
+	return ready;
+}
+
+/* ---- rounds ---- */
+
+/* Free frames to have before the reclaimer rests. */
+static uint32_t high_mark(const struct lh_home *home)
+{
+	uint32_t mark = home->limit / 32;
+
+	return mark < 2 * LH_BATCH ? 2 * LH_BATCH : mark > 1024 ? 1024 : mark;
+}
+
+static size_t stage(struct lh_home *home, size_t wanted)
+{
+	size_t target = home->options.policy->staging_target(home->policy) + wanted, total = 0, n;
+
+	while (total < STAGE_MAX && lh__policy_staged(home->policy) < target) {
+		n = deactivate(home, target - lh__policy_staged(home->policy));
+		if (n == 0)
+			break;
+		total += n;
+	}
+	return total;
+}
+
+int lh__reclaim_round(struct lh_home *home)
+{
+	size_t done = 0, wanted;
+
+	while (lh__frames_shrink(home))
+		done++;
+	lh__lock(home->sys, &home->io);
+	lh__harvest(home);
+	done += drop_dead(home);
+	lh__unlock(home->sys, &home->io);
+	if (home->broken)
+		return home->broken;
+	wanted = high_mark(home);
+	if (lh__frames_free(home) >= wanted && home->backed <= home->limit)
+		return done > 0;
+	wanted = LH_BATCH;
+	done += stage(home, wanted);
+	lh__lock(home->sys, &home->io);
+	done += reclaim_again(home);
+	if (home->again_count < LH_AGAIN / 2 && home->in_flight < home->most_in_flight)
+		done += reclaim(home, wanted);
+	lh__harvest(home);
+	lh__unlock(home->sys, &home->io);
+	if (home->in_flight && lh__frames_free(home) == 0)
+		LH_SYS(home->sys, SYS_sched_yield);
+	return done > 0 || home->in_flight > 0;
+}
+
+int lh__home_balance(struct lh_home *home, uint64_t *page)
+{
+	int result;
+
+	if (!lh__trylock(&home->reclaiming))
+		return 0;
+	result = lh__reclaim_round(home);
+	lh__unlock(home->sys, &home->reclaiming);
+	if (result < 0)
+		*page = home->broken_page;
+	return result;
+}
+
+void lh__home_wait(struct lh_home *home, int64_t nanoseconds)
+{
+	uint32_t need = __atomic_load_n(&home->need, __ATOMIC_ACQUIRE);
+
+	if (need == 0)
+		lh__futex_wait(home->sys, &home->need, 0, nanoseconds);
+	__atomic_store_n(&home->need, 0, __ATOMIC_RELEASE);
+}
+
+void lh__home_poke(struct lh_home *home)
+{
+	if (__atomic_load_n(&home->need, __ATOMIC_RELAXED) == 0 && __atomic_exchange_n(&home->need, 1, __ATOMIC_ACQ_REL) == 0)
+		lh__futex_wake(home->sys, &home->need, 1);
+}

@@ -1,0 +1,304 @@
+/* page.c - the page port over userfaultfd. See page.h. */
+#include "port/page/page.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <sys/mman.h>
+
+#include "port/page/uapi.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define BATCH 64
+
+struct page_port {
+	struct lh_port port;
+	struct lh_page_options options;
+	int uffd;
+	int pagemap;
+};
+
+static struct page_port *page_port_of(struct lh_port *port) { return (struct page_port *)port; }
+
+static long uffd_ioctl(struct page_port *self, unsigned long request, void *argument)
+{
+	return LH_SYS(self->port.sys, SYS_ioctl, self->uffd, request, argument);
+}
+
+static int page_watch(struct lh_port *port, uintptr_t start, size_t size)
+{
+	struct uffdio_register request = {
+		.range = { .start = start, .len = size },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+
+	return (int)uffd_ioctl(page_port_of(port), UFFDIO_REGISTER, &request);
+}
+
+static int page_unwatch(struct lh_port *port, uintptr_t start, size_t size)
+{
+	struct uffdio_range range = { .start = start, .len = size };
+
+	return (int)uffd_ioctl(page_port_of(port), UFFDIO_UNREGISTER, &range);
+}
+
+static void page_wake(struct lh_port *port, uintptr_t address)
+{
+	struct uffdio_range range = { .start = address, .len = LH_PAGE_SIZE };
+
+	if (page_port_of(port)->options.engine == LH_ENGINE_THREAD)
+		uffd_ioctl(page_port_of(port), UFFDIO_WAKE, &range);
+}
+
+/* A page that is there already: whoever waits for it only has to look again. */
+static int wake_if_present(struct lh_port *port, uintptr_t address, long result)
+{
+	if (result == -EEXIST)
+		page_wake(port, address);
+	return result > 0 ? 0 : (int)result;
+}
+
+static int page_supply(struct lh_port *port, uintptr_t address, const void *content, size_t size)
+{
+	struct uffdio_copy copy = { .dst = address, .src = (uintptr_t)content, .len = size };
+
+	return wake_if_present(port, address, uffd_ioctl(page_port_of(port), UFFDIO_COPY, &copy));
+}
+
+static int page_supply_zero(struct lh_port *port, uintptr_t address, size_t size)
+{
+	struct uffdio_zeropage zero = { .range = { .start = address, .len = size } };
+
+	return wake_if_present(port, address, uffd_ioctl(page_port_of(port), UFFDIO_ZEROPAGE, &zero));
+}
+
+static int move_once(struct lh_port *port, uintptr_t to, uintptr_t from, bool wake)
+{
+	struct uffdio_move request = {
+		.dst = to,
+		.src = from,
+		.len = LH_PAGE_SIZE,
+		.mode = wake ? 0 : UFFDIO_MOVE_MODE_DONTWAKE,
+	};
+
+	return (int)uffd_ioctl(page_port_of(port), UFFDIO_MOVE, &request);
+}
+
+/*
+ * The kernel refuses to move a page that a fork has shared, even when the child has gone. A write fault makes it this
+ * process's own again (by copying it if need be), which is what MADV_POPULATE_WRITE does without writing. What is
+ * busy after that is in use by a device.
+ */
+static int move(struct lh_port *port, uintptr_t to, uintptr_t from, bool wake)
+{
+	int result = move_once(port, to, from, wake);
+
+	if (result == -EBUSY && LH_SYS(port->sys, SYS_madvise, from, LH_PAGE_SIZE, MADV_POPULATE_WRITE) == 0)
+		result = move_once(port, to, from, wake);
+	return result;
+}
+
+static int page_take(struct lh_port *port, uintptr_t address, uintptr_t staging)
+{
+	return move(port, staging, address, false);
+}
+
+static int page_give(struct lh_port *port, uintptr_t staging, uintptr_t address)
+{
+	return wake_if_present(port, address, move(port, address, staging, true));
+}
+
+static int page_present(struct lh_port *port, uintptr_t start, uintptr_t end, lh_port_present *report, void *context)
+{
+	struct page_region regions[BATCH];
+	struct pm_scan_arg scan = {
+		.size = sizeof scan,
+		.start = start,
+		.end = end,
+		.vec = (uintptr_t)regions,
+		.vec_len = BATCH,
+		.category_mask = PAGE_IS_PRESENT,
+		.return_mask = PAGE_IS_PRESENT,
+	};
+
+	while (scan.start < end) {
+		long n = LH_SYS(port->sys, SYS_ioctl, page_port_of(port)->pagemap, PAGEMAP_SCAN, &scan);
+
+		if (n < 0)
+			return (int)n;
+		for (long i = 0; i < n; i++) {
+			int stop = report(context, regions[i].start, regions[i].end);
+
+			if (stop)
+				return stop;
+		}
+		scan.start = scan.walk_end;
+	}
+	return 0;
+}
+
+static void close_descriptors(struct page_port *self)
+{
+	if (self->uffd >= 0)
+		LH_SYS(self->port.sys, SYS_close, self->uffd);
+	if (self->pagemap >= 0)
+		LH_SYS(self->port.sys, SYS_close, self->pagemap);
+	self->uffd = self->pagemap = -1;
+}
+
+static void page_close(struct lh_port *port)
+{
+	close_descriptors(page_port_of(port));
+	lh__free(port->sys, port, sizeof(struct page_port));
+}
+
+/* Renumbers a fresh descriptor to the floor or above, and closes the old number. */
+static int raise_descriptor(struct page_port *self, int descriptor)
+{
+	int raised;
+
+	if (descriptor < 0 || descriptor >= self->options.descriptor_floor)
+		return descriptor;
+	raised = (int)LH_SYS(self->port.sys, SYS_fcntl, descriptor, F_DUPFD_CLOEXEC, self->options.descriptor_floor);
+	LH_SYS(self->port.sys, SYS_close, descriptor);
+	return raised;
+}
+
+static int new_uffd(struct page_port *self)
+{
+	int flags = O_CLOEXEC | O_NONBLOCK;
+	bool user_only = self->options.engine == LH_ENGINE_INLINE;
+	int descriptor;
+
+	if (self->options.device >= 0)
+		return (int)LH_SYS(self->port.sys, SYS_ioctl, self->options.device, USERFAULTFD_IOC_NEW, flags);
+	descriptor = (int)LH_SYS(self->port.sys, SYS_userfaultfd, flags);
+	if (descriptor == -EPERM && user_only)
+		descriptor = (int)LH_SYS(self->port.sys, SYS_userfaultfd, flags | UFFD_USER_MODE_ONLY);
+	return descriptor;
+}
+
+static int open_uffd(struct page_port *self, struct lh_error *error)
+{
+	bool in_line = self->options.engine == LH_ENGINE_INLINE;
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = UFFD_FEATURE_MOVE | (in_line ? UFFD_FEATURE_SIGBUS : 0),
+	};
+	int result;
+
+	self->uffd = raise_descriptor(self, new_uffd(self));
+	if (self->uffd == -EPERM || self->uffd == -EACCES)
+		return lh__fail(error, -EPERM,
+		                "userfaultfd is not allowed for this user: run as root, give access to "
+		                "/dev/userfaultfd, or set sysctl vm.unprivileged_userfaultfd=1");
+	if (self->uffd < 0)
+		return lh__fail(error, self->uffd, "this kernel has no userfaultfd (%s)", lh__errno_name(self->uffd));
+	result = (int)uffd_ioctl(self, UFFDIO_API, &api);
+	if (result < 0)
+		return lh__fail(error, result, "this kernel's userfaultfd lacks UFFD_FEATURE_MOVE: Linux 6.8 is needed");
+	return 0;
+}
+
+static int open_pagemap(struct page_port *self, struct lh_error *error)
+{
+	int result;
+
+	self->pagemap = (int)LH_SYS(self->port.sys, SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	self->pagemap = raise_descriptor(self, self->pagemap);
+	if (self->pagemap < 0)
+		return lh__fail(error, self->pagemap, "/proc/self/pagemap: %s", lh__errno_name(self->pagemap));
+	result = (int)LH_SYS(self->port.sys, SYS_ioctl, self->pagemap, PAGEMAP_SCAN, NULL);
+	if (result == -ENOTTY)
+		return lh__fail(error, -ENOSYS, "this kernel has no PAGEMAP_SCAN: Linux 6.7 is needed");
+	return 0;
+}
+
+static int open_descriptors(struct page_port *self, struct lh_error *error)
+{
+	int result = open_uffd(self, error);
+
+	if (result == 0)
+		result = open_pagemap(self, error);
+	if (result < 0)
+		close_descriptors(self);
+	return result;
+}
+
+static const struct lh_port_ops page_ops = {
+	.name = "page",
+	.watch = page_watch,
+	.unwatch = page_unwatch,
+	.supply = page_supply,
+	.supply_zero = page_supply_zero,
+	.take = page_take,
+	.give = page_give,
+	.wake = page_wake,
+	.present = page_present,
+	.close = page_close,
+};
+
+int lh__page_open(const struct lh_sys *sys, const struct lh_page_options *options, struct lh_port **out,
+                  struct lh_error *error)
+{
+	struct page_port *self = lh__alloc(sys, sizeof *self);
+	int result;
+
+	if (!self)
+		return lh__fail(error, -ENOMEM, "no memory for the page port");
+	self->port = (struct lh_port){
+		.ops = &page_ops,
+		.sys = sys,
+		.caps = { .granularity = "page", .sees_reads = true, .sees_writes = false, .moves = true },
+	};
+	self->options = *options;
+	self->uffd = self->pagemap = -1;
+	result = open_descriptors(self, error);
+	if (result < 0) {
+		lh__free(sys, self, sizeof *self);
+		return result;
+	}
+	*out = &self->port;
+	return 0;
+}
+
+void lh__page_descriptors(const struct lh_port *port, int descriptors[2])
+{
+	const struct page_port *self = (const struct page_port *)port;
+
+	descriptors[0] = self->uffd;
+	descriptors[1] = self->pagemap;
+}
+
+int lh__page_wait(struct lh_port *port, uintptr_t *addresses, size_t max, int timeout_ms)
+{
+	struct page_port *self = page_port_of(port);
+	struct pollfd ready = { .fd = self->uffd, .events = POLLIN };
+	struct uffd_msg messages[BATCH];
+	int count = 0;
+	long n;
+
+	n = LH_SYS(port->sys, SYS_read, self->uffd, messages, (max < BATCH ? max : BATCH) * sizeof messages[0]);
+	if (n == -EAGAIN && timeout_ms != 0) {
+		n = LH_SYS(port->sys, SYS_poll, &ready, 1, timeout_ms);
+		if (n <= 0)
+			return n == -EINTR ? 0 : (int)n;
+		n = LH_SYS(port->sys, SYS_read, self->uffd, messages, (max < BATCH ? max : BATCH) * sizeof messages[0]);
+	}
+	if (n < 0)
+		return n == -EAGAIN || n == -EINTR ? 0 : (int)n;
+	for (long i = 0; i < n / (long)sizeof messages[0]; i++)
+		if (messages[i].event == UFFD_EVENT_PAGEFAULT)
+			addresses[count++] = messages[i].arg.pagefault.address & ~(uintptr_t)(LH_PAGE_SIZE - 1);
+	return count;
+}
+
+int lh__page_after_fork(struct lh_port *port, struct lh_error *error)
+{
+	close_descriptors(page_port_of(port));
+	return open_descriptors(page_port_of(port), error);
+}

@@ -1,0 +1,46 @@
+/*
+ * page.h - the page port: page faults by userfaultfd.
+ *
+ * Engines. With LH_ENGINE_INLINE a touch of an absent page raises SIGBUS in the thread that touched it, whose
+ * handler calls the home; a system call that touches one fails with EFAULT, so system calls have to be made safe
+ * (service/run/agent). With LH_ENGINE_THREAD the touching thread, in user or kernel mode, sleeps until a pager
+ * thread, which waits in lh__page_wait, has answered.
+ *
+ * The staging range: `frames` pages of address space, one for each frame of the home; memory stands there only while
+ * a frame has been taken from the program. Its mapping has the same flags as the program's, as UFFDIO_MOVE demands.
+ */
+#ifndef LH_PAGE_PORT_H
+#define LH_PAGE_PORT_H
+
+#include "port/port.h"
+
+enum lh_engine { LH_ENGINE_THREAD = 0, LH_ENGINE_INLINE = 1 };
+
+struct lh_page_options {
+	enum lh_engine engine;
+	int device;           /* an open /dev/userfaultfd, or -1: the system call is used */
+	int pagemap;          /* an open /proc/self/pagemap, or -1: opened by the port */
+	int descriptor_floor; /* own descriptors get numbers from here on, out of the way of the program's */
+};
+
+/*
+ * Opens the port. error names what the kernel lacks or forbids. -EPERM: userfaultfd is not allowed; -ENOSYS
+ * or -EINVAL: a feature is missing.
+ */
+int lh__page_open(const struct lh_sys *sys, const struct lh_page_options *options, struct lh_port **out,
+                  struct lh_error *error) LH_MUST_CHECK;
+
+/* The descriptors that the port uses in this process: userfaultfd and pagemap. */
+void lh__page_descriptors(const struct lh_port *port, int descriptors[2]);
+
+/* LH_ENGINE_THREAD: waits up to timeout_ms for requests and writes their addresses, at most max. Returns their number
+ * or a negative errno. One thread at a time. */
+int lh__page_wait(struct lh_port *port, uintptr_t *addresses, size_t max, int timeout_ms) LH_MUST_CHECK;
+
+/*
+ * In a child after fork, where the kernel has dropped every registration: a fresh userfaultfd in the same port. The
+ * caller watches its ranges again, before anything of the program runs. The parent's descriptors are closed.
+ */
+int lh__page_after_fork(struct lh_port *port, struct lh_error *error) LH_MUST_CHECK;
+
+#endif

@@ -1,0 +1,68 @@
+/*
+ * port.h - the port contract: how the accesses of processors reach a home.
+ *
+ * A port watches ranges of addresses. A touch of a page that is absent from a watched range becomes a request
+ * to the home (home/home.h: lh__home_miss); the home answers by making the page present with one of the slots below,
+ * and takes pages back with `take`. How the request travels, in the faulting thread or through another one, is
+ * the port's engine and the home does not know it.
+ *
+ * Addresses are in this process; all are multiples of the page size. Every slot but close may be called from any thread
+ * at the same time, with the exception that the home never calls two slots for the same page at once. No slot waits
+ * for anything but the kernel's own locks. Every slot is async-signal-safe.
+ */
+#ifndef LH_PORT_H
+#define LH_PORT_H
+
+#include <stdbool.h>
+
+#include "sys/sys.h"
+
+struct lh_port_caps {
+	const char *granularity; /* "page": what one request names */
+	bool sees_reads;         /* a first read of an absent page is seen */
+	bool sees_writes;        /* each first write is seen; false: writes are found by comparing */
+	bool moves;              /* take and give move memory without copying it */
+};
+
+struct lh_port;
+
+/* What `present` reports: pages from start to end (exclusive) are in memory. Returns 0, or non-zero to stop. */
+typedef int lh_port_present(void *context, uintptr_t start, uintptr_t end);
+
+struct lh_port_ops {
+	const char *name;
+	/* From now on a touch of an absent page of the range is a request. -EINVAL: not memory that the port can
+	 * watch; -EBUSY: somebody else watches it. A range that is watched already may be watched again. */
+	int (*watch)(struct lh_port *port, uintptr_t start, size_t size) LH_MUST_CHECK;
+	/* Touches are no longer seen; an absent page reads as zero from now on. */
+	int (*unwatch)(struct lh_port *port, uintptr_t start, size_t size) LH_MUST_CHECK;
+	/* Makes absent pages present with this content (size bytes of it), and wakes who waits for them.
+	 * -EEXIST: the first page is present; it was left alone and waiters were woken. -ENOENT: nothing is
+	 * mapped there any more. -EAGAIN: the address space is being changed; try again. -ENOMEM. */
+	int (*supply)(struct lh_port *port, uintptr_t address, const void *content, size_t size) LH_MUST_CHECK;
+	/* The same with zeroes; the memory is taken from the kernel at the first write. */
+	int (*supply_zero)(struct lh_port *port, uintptr_t address, size_t size) LH_MUST_CHECK;
+	/* Takes a present page out of the processors' sight, atomically with respect to their writes: it stands at
+	 * `staging` (absent until now, inside the port's staging range) afterwards.
+	 * -ENOENT: the page is absent. -EBUSY: the kernel holds on to it (a device or a child shares it).
+	 * -EINVAL: its mapping is not writable at present. -EAGAIN: try again. */
+	int (*take)(struct lh_port *port, uintptr_t address, uintptr_t staging) LH_MUST_CHECK;
+	/* The reverse of take: gives a page back (or a new content that was written there) and wakes. Errors as
+	 * for supply and take. */
+	int (*give)(struct lh_port *port, uintptr_t staging, uintptr_t address) LH_MUST_CHECK;
+	/* Wakes who waits for the page, without making it present: they look again. */
+	void (*wake)(struct lh_port *port, uintptr_t address);
+	/* Reports which pages of the range are in memory, in ascending order. */
+	int (*present)(struct lh_port *port, uintptr_t start, uintptr_t end, lh_port_present *report,
+	               void *context) LH_MUST_CHECK;
+	void (*close)(struct lh_port *port);
+};
+
+/* The head of every port; the implementation embeds it as its first member. */
+struct lh_port {
+	const struct lh_port_ops *ops;
+	const struct lh_sys *sys;
+	struct lh_port_caps caps;
+};
+
+#endif
