@@ -159,8 +159,8 @@ $(BUILD)/fuzz/tests/fuzz/%: tests/fuzz/%.c $(LIB_SRC)
 
 # ---- what is run
 
-# TESTS may name some: make test TESTS='build/tests/store_memory tests/lint.sh'
-TESTS ?= $(TEST_BIN) $(TEST_SH)
+# The long ones first. TESTS may name some: make test TESTS='build/tests/store_memory tests/lint.sh'
+TESTS ?= $(TEST_SH) $(TEST_BIN)
 JOBS ?= 2
 export LINEHOME_BUILD := $(abspath $(B))
 export CC MODE SAN
@@ -168,13 +168,14 @@ export CC MODE SAN
 .PHONY: deps test bench fuzz soak demo lint format format-check install uninstall clean
 deps:
 	@scripts/deps
-# What is built needs what deps installs, so that the order matters even with -j.
+# What is built needs what deps installs, hence a second make, which begins when deps has ended.
+again = $(Q)$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS))
 test: deps
-	$(Q)$(MAKE) --no-print-directory all tests
+	$(again) all tests
 	$(Q)prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS)
 
 demo: deps
-	$(Q)$(MAKE) --no-print-directory all programs
+	$(again) all programs
 	$(Q)scripts/demo
 
 bench: all programs $(BENCH_BIN)

@@ -3,7 +3,7 @@
 # What a compiler does not check: direction of inclusion, symbols, calls, global state, text, documentation.
 # Each check is a function that is given a tree and prints one line for each breach. It is run on this tree, where
 # it must print nothing, and on a small tree with a planted breach, where it must print something.
-# shellcheck disable=SC2317 # the checks are called by a name that is put together
+# shellcheck disable=SC2317,SC2016 # the checks are called by a name that is put together; backquotes are only text
 set -u
 cd "$(dirname "$0")/.." || exit 1
 build=${LINEHOME_BUILD:-build}
@@ -149,6 +149,18 @@ check_documents() {
 	done
 }
 
+# Files that the documents name, as links or as `paths/with.extension`. NAME stands for a name to be chosen.
+check_links() {
+	find "$1" \( -name .git -o -name build \) -prune -o -name '*.md' -print | while read -r document; do
+		{
+			grep -oE '\]\([^)#:]+' "$document" | cut -c 3-
+			grep -oE '`(src|docs|tests|scripts|bench|include|examples)/[^` ]*\.[a-z0-9]+`' "$document" | tr -d '`'
+		} | grep -vE 'NAME|\*' | while read -r path; do
+			[ -e "$1/$path" ] || [ -e "$(dirname "$document")/$path" ] || echo "$document: names $path, which is not there"
+		done
+	done
+}
+
 check_manuals() { mandoc -T lint -W error "$1"/docs/man/*.[0-9]; }
 
 # What is executed by a shell, by its first line or its name.
@@ -258,7 +270,6 @@ holds length "no function is longer than $longest lines"
 catches length 'a function that is too long' 'a function of'
 
 # The --help of a command that has one option which is documented and one that is not.
-# shellcheck disable=SC2016 # nothing in the man page is to be expanded
 documents_tree() {
 	plant build/linehome <<-'END'
 		#!/bin/sh
@@ -283,12 +294,17 @@ documents_tree ''
 rm "$tree/docs/man/linehome-run.1"
 catches documents 'a command without a man page' 'has no man page'
 
+holds links 'the documents name files that are there'
+echo 'Read [this](docs/gone.md).' | plant README.md
+catches links 'a link to a file that is gone' 'README.md: names docs/gone.md'
+echo 'It is in `src/gone.c`.' | plant docs/X.md
+catches links 'the name of a file that is gone' 'X.md: names src/gone.c'
+
 holds manuals 'the man pages have no errors'
 printf '.Dd today\n.Dt X 1\n.Os\n.Sh NAME\n.Bl -tag\n' | plant docs/man/bad.1
 catches manuals 'an error in a man page' 'bad.1'
 
 holds shells 'shellcheck finds nothing'
-# shellcheck disable=SC2016 # what is planted is not to be expanded here
 printf '#!/bin/bash\nrm -rf $1/x\n' | plant scripts/bad
 catches shells 'a variable without quotes' 'bad:2'
 
