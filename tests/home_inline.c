@@ -69,6 +69,8 @@ static void stop_reclaimer(void)
 	pthread_join(reclaimer, NULL);
 }
 
+static uint64_t expected[REGION_PAGES * 64]; /* the first word of each line, written in plain memory */
+
 static int open_all(enum lh_prefetch prefetch)
 {
 	struct lh_page_options page_options = { .engine = LH_ENGINE_INLINE, .device = -1, .pagemap = -1 };
@@ -146,8 +148,6 @@ static void write_page(size_t page, uint64_t round)
 	for (size_t line = page % 3; line < 64; line += 3 + round)
 		region[page * 512 + line * 8] = word_at(page * 512 + line * 8, round);
 }
-
-static uint64_t expected[REGION_PAGES * 64]; /* the first word of each line, written in plain memory */
 
 static void write_all(uint64_t round)
 {
