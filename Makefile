@@ -125,7 +125,7 @@ $(B)/liblinehome.so: $(LIB_OBJ) src/linehome.map
 
 # The agent stays loaded for as long as the program lives, and must not lend its symbols to the program.
 $(P)/liblinehome-run.so: $(AGENT_OBJ) src/agent.map
-	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now -Wl,-z,nodelete -Wl,--version-script,src/agent.map \
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs -Wl,--version-script,src/agent.map \
 		-o $@ $(AGENT_OBJ)
 ifneq ($(B),$(P))
 $(B)/liblinehome-run.so: $(P)/liblinehome-run.so
