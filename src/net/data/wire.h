@@ -1,0 +1,111 @@
+/*
+ * wire.h - the messages between a client and a memory node, byte by byte.
+ *
+ * All numbers are little-endian. A connection begins with one hello in each direction, 64 bytes:
+ *
+ *      0  8  "LINEHOME"
+ *      8  2  version of the protocol; the place of all up to here, and of the checksum, never changes
+ *     10  2  client: action (enum lh_wire_action); node: status (enum lh_wire_status)
+ *     12  4  CRC32C of the 64 bytes with these four as zero
+ *     16  8  region: attach, clone: which; answer: the region that the connection now serves
+ *     24 16  token: attach, clone: the region's; answer: the region's
+ *     40  8  generation: attach: of the connections; answer: likewise
+ *     48  2  channel (enum lh_wire_channel)
+ *     50 14  zero
+ *
+ * Then come requests and replies. Each is a header of 40 bytes, and for PUT, REPLACE and a GET's reply one
+ * line set in the encoding of line/lineset.c:
+ *
+ *      0  4  size: bytes of the whole message, at most LH_WIRE_MESSAGE_MAX
+ *      4  1  type: enum lh_wire_op; in replies LH_WIRE_REPLY is added
+ *      5  1  zero
+ *      6  2  requests: zero; replies: status
+ *      8  8  sequence: 1, 2, 3... on each channel; a reply has its request's
+ *     16  8  page
+ *     24  8  mask: GET: the lines wanted; everything else: zero
+ *     32  4  CRC32C of the header with these four as zero and the next four
+ *     36  4  zero
+ *
+ * A node answers the requests of a channel in their order. Whatever breaks these rules ends the connection.
+ * The same messages stand in the slots of the shared-memory ring (ring.h).
+ *
+ * Everything here is pure computation: no system calls, no allocation, async-signal-safe.
+ */
+#ifndef LH_NET_DATA_WIRE_H
+#define LH_NET_DATA_WIRE_H
+
+#include "line/line.h"
+
+#define LH_WIRE_VERSION 1u
+#define LH_WIRE_HELLO 64u
+#define LH_WIRE_HEADER 40u
+#define LH_WIRE_MESSAGE_MAX (LH_WIRE_HEADER + LH_LINESET_SIZE_MAX)
+#define LH_WIRE_REPLY 0x80u
+#define LH_WIRE_TOKEN 16u
+
+enum lh_wire_action { LH_WIRE_CREATE = 1, LH_WIRE_ATTACH = 2, LH_WIRE_CLONE = 3 };
+/* The numbers of store/store.h, which node.c asserts. */
+enum lh_wire_op { LH_WIRE_GET = 1, LH_WIRE_PUT = 2, LH_WIRE_REPLACE = 3, LH_WIRE_DROP = 4 };
+enum lh_wire_channel { LH_WIRE_STREAM = 1, LH_WIRE_RING = 2 };
+enum lh_wire_status {
+	LH_WIRE_OK = 0,
+	LH_WIRE_FULL = 1,       /* request: the node has no room for this page */
+	LH_WIRE_FAILED = 2,     /* the node could not; nothing has changed */
+	LH_WIRE_VERSION_IS = 3, /* hello: the version field of the answer is what the node speaks */
+	LH_WIRE_NO_REGION = 4,  /* hello: no such region, or not that token */
+	LH_WIRE_OLD = 5,        /* hello: connections of a later generation exist */
+	LH_WIRE_NEEDS_KEY = 6,  /* hello in the clear on a port that speaks TLS */
+	LH_WIRE_NO_RING = 7,    /* hello: no ring on this connection; use a stream */
+	LH_WIRE_CROWDED = 8,    /* hello: too many connections */
+};
+
+struct lh_wire_hello {
+	unsigned version;
+	unsigned what; /* action or status */
+	unsigned channel;
+	uint64_t region;
+	uint64_t generation;
+	uint8_t token[LH_WIRE_TOKEN];
+};
+
+void lh__wire_hello_write(uint8_t out[LH_WIRE_HELLO], const struct lh_wire_hello *hello);
+/* 0; -EPROTO: not a hello; -EPROTONOSUPPORT: of another version (hello->version says which, the rest is zero). */
+int lh__wire_hello_read(const uint8_t in[LH_WIRE_HELLO], struct lh_wire_hello *hello) LH_MUST_CHECK;
+
+/*
+ * How many bytes the message that begins at in has: 0 where fewer than four bytes are there, -EPROTO where
+ * the size is impossible.
+ */
+long lh__wire_size(const uint8_t *in, size_t have) LH_MUST_CHECK;
+
+/* Writes a request; data is page-shaped and read for PUT and REPLACE only. Returns its size. */
+size_t lh__wire_request_write(uint8_t *out, enum lh_wire_op op, uint64_t sequence, uint64_t page, lh_mask mask,
+                              const void *data);
+/* Gives a written request another sequence number. */
+void lh__wire_renumber(uint8_t *message, uint64_t sequence);
+
+/* A request as the node reads it. lines: the lines of mask one after another, within the message. */
+struct lh_wire_request {
+	enum lh_wire_op op;
+	uint64_t sequence;
+	uint64_t page;
+	lh_mask mask;
+	const uint8_t *lines;
+};
+/* Checks everything; -EPROTO, with *why a static text. size is the message's own. */
+int lh__wire_request_read(const uint8_t *message, size_t size, uint64_t sequence, struct lh_wire_request *request,
+                          const char **why) LH_MUST_CHECK;
+
+/* Writes a reply. data is page-shaped: the lines of held follow for a GET that went well. Returns its size. */
+size_t lh__wire_reply_write(uint8_t *out, const struct lh_wire_request *request, enum lh_wire_status status,
+                            lh_mask held, const void *data);
+
+/*
+ * Reads the reply to a request. Fills data (page-shaped, only for a GET that went well: every wanted line) and
+ * *held. Returns 0, and the request's own outcome in *result (0, -ENOSPC, -EIO); or -EPROTO, and then
+ * data is unchanged.
+ */
+int lh__wire_reply_read(const uint8_t *message, size_t size, enum lh_wire_op op, uint64_t sequence, uint64_t page,
+                        lh_mask want, void *data, lh_mask *held, int *result) LH_MUST_CHECK;
+
+#endif

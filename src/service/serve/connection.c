@@ -1,0 +1,328 @@
+/*
+ * connection.c - a connection's life on the node: TLS, hello, then requests until either side ends it.
+ *
+ * Whatever a peer sends that it must not ends its own connection, with one line in the log.
+ */
+#include "service/serve/inside.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define HELLO_MS 10000u /* for TLS and hello together */
+#define SEND_MS 30000u  /* a client that takes no replies for so long is given up */
+#define OUTBOX (16u * LH_WIRE_MESSAGE_MAX)
+
+void lh__serve_log(const struct connection *connection, const char *format, ...)
+{
+	const struct lh_server_options *options = &connection->server->options;
+	char line[512];
+	va_list arguments;
+	int length;
+
+	if (!options->log)
+		return;
+	length = snprintf(line, sizeof line, "%s: ", connection->peer);
+	va_start(arguments, format);
+	vsnprintf(line + length, sizeof line - (size_t)length, format, arguments);
+	va_end(arguments);
+	options->log(options->log_context, line);
+}
+
+/* ---- bytes, with or without TLS ---- */
+
+static long receive(struct connection *connection, void *buffer, size_t size)
+{
+	long got;
+
+	if (connection->tls)
+		return lh__tls_read(connection->tls, buffer, size);
+	got = recv(connection->fd, buffer, size, 0);
+	return got < 0 ? -errno : got;
+}
+
+static bool send_all(struct connection *connection, const uint8_t *bytes, size_t size)
+{
+	while (size != 0) {
+		long sent;
+
+		if (connection->tls)
+			sent = lh__tls_write(connection->tls, bytes, size);
+		else
+			sent = send(connection->fd, bytes, size, MSG_NOSIGNAL);
+		if (sent < 0 && !connection->tls && errno == EINTR)
+			continue;
+		if (sent <= 0)
+			return false;
+		bytes += sent;
+		size -= (size_t)sent;
+	}
+	return true;
+}
+
+/* ---- hello ---- */
+
+static bool send_answer(struct connection *connection, enum lh_wire_status status, uint64_t region, int memfd)
+{
+	struct lh_wire_hello hello = { .version = LH_WIRE_VERSION, .what = status, .channel = connection->channel,
+		                       .region = region, .generation = connection->generation };
+	char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = { 0 };
+	uint8_t bytes[LH_WIRE_HELLO];
+	struct iovec vector = { bytes, sizeof bytes };
+	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control };
+	struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+
+	if (connection->region)
+		memcpy(hello.token, connection->region->token, sizeof hello.token);
+	lh__wire_hello_write(bytes, &hello);
+	if (memfd < 0)
+		return send_all(connection, bytes, sizeof bytes);
+	head->cmsg_level = SOL_SOCKET;
+	head->cmsg_type = SCM_RIGHTS;
+	head->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(head), &memfd, sizeof(int));
+	return sendmsg(connection->fd, &message, MSG_NOSIGNAL) == (ssize_t)sizeof bytes;
+}
+
+static bool refuse(struct connection *connection, const char *why)
+{
+	lh__serve_count(&connection->server->counts.refused, 1);
+	lh__serve_log(connection, "refused: %s", why);
+	return false;
+}
+
+static bool receive_hello(struct connection *connection, uint8_t bytes[LH_WIRE_HELLO])
+{
+	uint64_t deadline = lh__net_now_ms() + HELLO_MS;
+	size_t have = 0;
+
+	while (have < LH_WIRE_HELLO) {
+		long got = receive(connection, bytes + have, LH_WIRE_HELLO - have);
+
+		if (got == 0 || (got < 0 && got != -EAGAIN && got != -EINTR))
+			return have == 0 ? false : refuse(connection, "it ended in the middle of its hello");
+		if (got > 0)
+			have += (size_t)got;
+		if (memcmp(bytes, "LINEHOME", have < 8 ? have : 8) != 0)
+			return refuse(connection, "it speaks something else");
+		if (have < LH_WIRE_HELLO && lh__net_now_ms() >= deadline)
+			return refuse(connection, "it said no hello in time");
+	}
+	return true;
+}
+
+static enum lh_wire_status enter_region(struct connection *connection, const struct lh_wire_hello *hello)
+{
+	switch (hello->what) {
+	case LH_WIRE_CREATE:
+		return lh__serve_create(connection);
+	case LH_WIRE_ATTACH:
+		return lh__serve_attach(connection, hello);
+	case LH_WIRE_CLONE:
+		return lh__serve_clone(connection, hello);
+	default:
+		return LH_WIRE_FAILED;
+	}
+}
+
+static const char *const refusals[] = {
+	[LH_WIRE_FAILED] = "the region could not be made",
+	[LH_WIRE_NO_REGION] = "no such region, or the wrong token",
+	[LH_WIRE_OLD] = "later connections to the region exist",
+	[LH_WIRE_NO_RING] = "a ring is for Unix sockets",
+};
+
+/* The answer with the region, and the ring's descriptor where there is one. */
+static bool welcome(struct connection *connection)
+{
+	int memfd = -1;
+	bool sent;
+
+	if (connection->channel == LH_WIRE_RING) {
+		memfd = lh__serve_ring_make(&connection->ring);
+		if (memfd < 0)
+			return refuse(connection, "no memory for a ring");
+	}
+	sent = send_answer(connection, LH_WIRE_OK, connection->region->id, memfd);
+	if (memfd >= 0)
+		close(memfd);
+	return sent;
+}
+
+static bool say_hello(struct connection *connection)
+{
+	uint8_t bytes[LH_WIRE_HELLO];
+	struct lh_wire_hello hello;
+	enum lh_wire_status status = LH_WIRE_OK;
+	int result;
+
+	if (!receive_hello(connection, bytes))
+		return false;
+	result = lh__wire_hello_read(bytes, &hello);
+	if (result == -EPROTONOSUPPORT) {
+		(void)send_answer(connection, LH_WIRE_VERSION_IS, 0, -1);
+		lh__serve_count(&connection->server->counts.refused, 1);
+		lh__serve_log(connection, "refused: it speaks version %u, this is version %u", hello.version, LH_WIRE_VERSION);
+		return false;
+	}
+	if (result || (hello.channel != LH_WIRE_STREAM && hello.channel != LH_WIRE_RING) || hello.what < LH_WIRE_CREATE ||
+	    hello.what > LH_WIRE_CLONE)
+		return refuse(connection, "a malformed hello");
+	connection->channel = hello.channel;
+	if (hello.channel == LH_WIRE_RING && strncmp(connection->peer, "unix", 4) != 0)
+		status = LH_WIRE_NO_RING;
+	if (status == LH_WIRE_OK)
+		status = enter_region(connection, &hello);
+	if (status != LH_WIRE_OK) {
+		(void)send_answer(connection, status, hello.region, -1);
+		return refuse(connection, refusals[status]);
+	}
+	return welcome(connection);
+}
+
+/* ---- TLS ---- */
+
+/* A client without a key says hello in the clear: tell it so in its own language. */
+static bool speaks_clear(struct connection *connection)
+{
+	char start[8];
+
+	return recv(connection->fd, start, sizeof start, MSG_PEEK | MSG_WAITALL) == (ssize_t)sizeof start &&
+	       memcmp(start, "LINEHOME", sizeof start) == 0;
+}
+
+static bool secure(struct connection *connection)
+{
+	struct lh_error error;
+
+	if (!connection->secured)
+		return true;
+	if (speaks_clear(connection)) {
+		(void)send_answer(connection, LH_WIRE_NEEDS_KEY, 0, -1);
+		return refuse(connection, "it has no key");
+	}
+	if (lh__tls_open(connection->server->tls, connection->fd, lh__net_now_ms() + HELLO_MS, &connection->tls, &error) < 0)
+		return refuse(connection, error.text);
+	return true;
+}
+
+/* ---- requests over a stream ---- */
+
+struct stream {
+	uint64_t sequence;
+	size_t out;
+	struct lh_inbox inbox;
+	uint8_t outbox[OUTBOX];
+};
+
+static bool send_replies(struct connection *connection, struct stream *stream)
+{
+	size_t size = stream->out;
+
+	stream->out = 0;
+	return size == 0 || send_all(connection, stream->outbox, size);
+}
+
+static bool fenced(const struct connection *connection)
+{
+	return __atomic_load_n(&connection->fenced, __ATOMIC_SEQ_CST);
+}
+
+/* Carries out what has been received. NULL, or why the connection must end; *gone: it ends without a word. */
+static const char *serve_inbox(struct connection *connection, struct stream *stream, bool *gone)
+{
+	const char *why = NULL;
+	const uint8_t *message;
+	size_t size, written;
+	int error;
+
+	while (!*gone && (message = lh__inbox_next(&stream->inbox, &size, &error)) != NULL) {
+		if (fenced(connection)) {
+			*gone = true;
+			return NULL;
+		}
+		written = lh__serve_message(connection, message, size, stream->sequence + 1, stream->outbox + stream->out, &why);
+		if (written == 0)
+			return why;
+		stream->sequence++;
+		stream->out += written;
+		if (stream->out > sizeof stream->outbox - LH_WIRE_MESSAGE_MAX)
+			*gone = !send_replies(connection, stream);
+	}
+	if (*gone)
+		return NULL;
+	if (error)
+		return "a message of impossible size";
+	*gone = !send_replies(connection, stream);
+	return NULL;
+}
+
+static const char *serve_stream(struct connection *connection, struct stream *stream)
+{
+	bool gone = false;
+
+	for (;;) {
+		uint8_t *at;
+		size_t room = lh__inbox_room(&stream->inbox, &at);
+		long got = receive(connection, at, room);
+		const char *why;
+
+		if (got == -EINTR || got == -EAGAIN)
+			continue;
+		if (got <= 0)
+			return stream->inbox.begin == stream->inbox.end || fenced(connection) ? NULL : "a truncated message";
+		stream->inbox.end += (size_t)got;
+		why = serve_inbox(connection, stream, &gone);
+		if (why || gone)
+			return why;
+	}
+}
+
+/* ---- the whole ---- */
+
+static const char *serve(struct connection *connection)
+{
+	struct stream *stream;
+	const char *why;
+
+	if (connection->channel == LH_WIRE_RING)
+		return lh__serve_ring(connection);
+	stream = malloc(sizeof *stream);
+	if (!stream)
+		return "no memory";
+	stream->sequence = 0;
+	stream->out = stream->inbox.begin = stream->inbox.end = 0;
+	why = serve_stream(connection, stream);
+	free(stream);
+	return why;
+}
+
+static void send_limit(int fd)
+{
+	struct timeval time = { SEND_MS / 1000, 0 };
+
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &time, sizeof time);
+}
+
+void lh__serve_connection(struct connection *connection)
+{
+	const char *why;
+
+	lh__socket_timeout(connection->fd, HELLO_MS);
+	if (!secure(connection))
+		return;
+	lh__socket_timeout(connection->fd, HELLO_MS);
+	if (!say_hello(connection))
+		return;
+	lh__socket_timeout(connection->fd, 0);
+	send_limit(connection->fd);
+	why = serve(connection);
+	if (why) {
+		lh__serve_count(&connection->server->counts.violations, 1);
+		lh__serve_log(connection, "sent %s: connection ended", why);
+	}
+}

@@ -1,0 +1,135 @@
+/*
+ * serve_node.h - a memory node in this process, for tests: started on a URL, stopped, its log kept.
+ */
+#ifndef SERVE_NODE_H
+#define SERVE_NODE_H
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "service/serve/client.h"
+#include "service/serve/server.h"
+#include "tap.h"
+
+struct test_node {
+	struct lh_server *server;
+	pthread_t thread;
+	pthread_mutex_t lock;
+	char log[8192];
+	unsigned lines;
+	char url[320];
+};
+
+/* A folder of this process' own; removed by nobody but the folder's maker, in the end. */
+static const char *test_folder(void)
+{
+	static char folder[64];
+
+	if (!folder[0]) {
+		strcpy(folder, "/tmp/linehome-test-XXXXXX");
+		if (!mkdtemp(folder))
+			abort();
+	}
+	return folder;
+}
+
+__attribute__((unused)) static void test_folder_remove(void)
+{
+	char command[128];
+
+	snprintf(command, sizeof command, "rm -rf %s", test_folder());
+	if (system(command) != 0)
+		printf("# %s stays\n", test_folder());
+}
+
+static void node_log(void *context, const char *line)
+{
+	struct test_node *node = context;
+	size_t used;
+
+	pthread_mutex_lock(&node->lock);
+	used = strlen(node->log);
+	snprintf(node->log + used, sizeof node->log - used, "%s\n", line);
+	node->lines++;
+	pthread_mutex_unlock(&node->lock);
+}
+
+static void *node_thread(void *argument)
+{
+	struct test_node *node = argument;
+	struct lh_error error;
+
+	if (lh__server_run(node->server, &error) < 0)
+		printf("# %s\n", error.text);
+	return NULL;
+}
+
+/* options: what is zero gets a default; listen is url. 0, or what lh__server_open said. */
+static int node_start(struct test_node *node, const char *url, const struct lh_server_options *given, struct lh_error *error)
+{
+	struct lh_server_options options = *given;
+	const char *word = url;
+	int result;
+
+	memset(node, 0, sizeof *node);
+	pthread_mutex_init(&node->lock, NULL);
+	options.listen = &word;
+	options.listen_count = 1;
+	options.log = node_log;
+	options.log_context = node;
+	result = lh__server_open(&options, &node->server, error);
+	if (result)
+		return result;
+	snprintf(node->url, sizeof node->url, "%s", lh__server_url(node->server, 0));
+	return pthread_create(&node->thread, NULL, node_thread, node);
+}
+
+static void node_stop(struct test_node *node)
+{
+	lh__server_stop(node->server);
+	pthread_join(node->thread, NULL);
+	lh__server_close(node->server);
+	pthread_mutex_destroy(&node->lock);
+}
+
+/* Waits up to two seconds for a line in the log that contains text. */
+__attribute__((unused)) static int node_logged(struct test_node *node, const char *text)
+{
+	int i, found = 0;
+
+	for (i = 0; i < 200 && !found; i++) {
+		pthread_mutex_lock(&node->lock);
+		found = strstr(node->log, text) != NULL;
+		pthread_mutex_unlock(&node->lock);
+		if (!found)
+			usleep(10000);
+	}
+	if (!found)
+		printf("# the log has no \"%s\":\n# %s\n", text, node->log);
+	return found;
+}
+
+/* A key file with every byte value; mode as given. */
+__attribute__((unused)) static const char *write_key(const char *name, unsigned value, unsigned mode)
+{
+	static char path[8][128];
+	static unsigned next;
+	char *at = path[next++ % 8];
+	FILE *file;
+	int i;
+
+	snprintf(at, sizeof path[0], "%s/%s", test_folder(), name);
+	file = fopen(at, "w");
+	if (!file)
+		abort();
+	for (i = 0; i < 32; i++)
+		fprintf(file, "%02x", value & 0xff);
+	fputc('\n', file);
+	fclose(file);
+	chmod(at, mode);
+	return at;
+}
+
+#endif

@@ -1,0 +1,110 @@
+/* store_node.c - the node store passes the conformance suite over everything that carries it. */
+#include "serve_node.h"
+#include "store_conformance.h"
+
+struct way {
+	const char *name, *url;
+	bool key, stream;
+	unsigned steps;
+	struct test_node node, small;
+	bool running, small_running;
+	const char *key_file;
+};
+
+static struct lh_store *open_at(struct way *way, const char *url)
+{
+	struct lh_node_target target;
+	struct lh_store *store;
+	struct lh_error error;
+
+	if (lh__node_target(url, way->key_file, &target, &error) < 0)
+		return printf("# %s\n", error.text), NULL;
+	target.no_ring = way->stream;
+	if (lh__node_open(&lh__sys_default, &target, 5000, &store, &error) < 0)
+		return printf("# %s\n", error.text), NULL;
+	return store;
+}
+
+static struct lh_store *open_node(void *context)
+{
+	struct way *way = context;
+
+	return open_at(way, way->node.url);
+}
+
+static struct lh_store *open_small(void *context, unsigned pages)
+{
+	struct way *way = context;
+	struct lh_server_options options = { .size = pages * LH_PAGE_SIZE, .key_file = way->key_file, .spin_us = 50 };
+	char url[128];
+
+	snprintf(url, sizeof url, strncmp(way->url, "unix", 4) == 0 ? "%s.small" : "%s", way->url);
+	if (node_start(&way->small, url, &options, NULL) != 0)
+		return NULL;
+	way->small_running = true;
+	return open_at(way, way->small.url);
+}
+
+/* Stores that are closed go a moment later: until the figure rests. */
+static uint64_t used(void *context)
+{
+	struct way *way = context;
+	struct lh_server_counts counts;
+	uint64_t last = UINT64_MAX;
+	int same = 0;
+
+	while (same < 5) {
+		lh__server_read_counts(way->small_running ? way->small.server : way->node.server, &counts);
+		same = counts.bytes_used == last ? same + 1 : 0;
+		last = counts.bytes_used;
+		usleep(2000);
+	}
+	return last;
+}
+
+static void finish(void *context)
+{
+	struct way *way = context;
+
+	if (way->small_running)
+		node_stop(&way->small);
+	way->small_running = false;
+}
+
+static void try_way(struct way *way)
+{
+	struct lh_server_options options = { .spin_us = 50 };
+	struct store_factory factory = { .name = way->name, .context = way, .open = open_node, .open_small = open_small,
+		                         .used = used, .finish = finish, .steps = way->steps };
+	struct lh_error error;
+
+	way->key_file = way->key ? write_key("key", 0xa5, 0600) : NULL;
+	options.key_file = way->key_file;
+	if (!ok(node_start(&way->node, way->url, &options, &error) == 0, "%s: the node starts", way->name)) {
+		printf("# %s\n", error.text);
+		return;
+	}
+	store_conformance(&factory);
+	ok(way->node.lines == 0, "%s: the node has nothing to complain of", way->name);
+	if (way->node.lines)
+		printf("# %s\n", way->node.log);
+	node_stop(&way->node);
+}
+
+int main(void)
+{
+	char path[128];
+	struct way ways[] = {
+		{ .name = "ring", .url = path, .steps = 20000 },
+		{ .name = "unix stream", .url = path, .stream = true, .steps = 10000 },
+		{ .name = "tcp", .url = "tcp://127.0.0.1:0", .steps = 5000 },
+		{ .name = "tls", .url = "tcp://127.0.0.1:0", .key = true, .steps = 3000 },
+	};
+	size_t i;
+
+	snprintf(path, sizeof path, "unix:%s/node", test_folder());
+	for (i = 0; i < sizeof ways / sizeof ways[0]; i++)
+		try_way(&ways[i]);
+	test_folder_remove();
+	return done();
+}
