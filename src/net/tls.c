@@ -29,12 +29,12 @@
 
 struct lh_tls_context {
 	SSL_CTX *ssl;
-	BIO_METHOD *method;
 	struct lh_node_key key;
 };
 
 struct lh_tls {
 	SSL *ssl;
+	BIO_METHOD *method; /* its own, since a relay outlives the context */
 	int fd;
 };
 
@@ -64,7 +64,7 @@ static long bio_control(BIO *bio, int command, long number, void *pointer) { ret
 
 static BIO_METHOD *make_method(void)
 {
-	BIO_METHOD *method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "linehome socket");
+	BIO_METHOD *method = BIO_meth_new(BIO_TYPE_SOCKET, "linehome socket");
 
 	if (method && BIO_meth_set_write(method, bio_write) && BIO_meth_set_read(method, bio_read) &&
 	    BIO_meth_set_ctrl(method, bio_control))
@@ -114,9 +114,8 @@ int lh__tls_context_open(bool server, const struct lh_node_key *key, struct lh_t
 	if (!context)
 		return lh__fail(error, -ENOMEM, "no memory");
 	context->key = *key;
-	context->method = make_method();
 	context->ssl = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
-	if (!context->method || !context->ssl || !SSL_CTX_set_min_proto_version(context->ssl, TLS1_3_VERSION) ||
+	if (!context->ssl || !SSL_CTX_set_min_proto_version(context->ssl, TLS1_3_VERSION) ||
 	    !SSL_CTX_set_ciphersuites(context->ssl, "TLS_AES_128_GCM_SHA256") || !SSL_CTX_set_num_tickets(context->ssl, 0) ||
 	    !SSL_CTX_set_app_data(context->ssl, context)) {
 		lh__tls_context_close(context);
@@ -139,7 +138,6 @@ void lh__tls_context_close(struct lh_tls_context *context)
 	if (!context)
 		return;
 	SSL_CTX_free(context->ssl);
-	BIO_meth_free(context->method);
 	OPENSSL_cleanse(&context->key, sizeof context->key);
 	free(context);
 }
@@ -183,23 +181,43 @@ static int shake_hands(struct lh_tls *tls, uint64_t deadline_ms, struct lh_error
 	return 0;
 }
 
-int lh__tls_open(struct lh_tls_context *context, int fd, uint64_t deadline_ms, struct lh_tls **out, struct lh_error *error)
+static void destroy(struct lh_tls *tls)
+{
+	SSL_free(tls->ssl);
+	BIO_meth_free(tls->method);
+	ERR_clear_error();
+	free(tls);
+}
+
+static struct lh_tls *make(struct lh_tls_context *context, int fd)
 {
 	struct lh_tls *tls = calloc(1, sizeof *tls);
-	BIO *bio = BIO_new(context->method);
-	int result;
+	BIO *bio = NULL;
 
-	if (tls)
-		tls->ssl = SSL_new(context->ssl);
-	if (!tls || !bio || !tls->ssl) {
-		BIO_free(bio);
-		free(tls);
-		return lh__fail(error, -ENOMEM, "no memory for a TLS connection");
-	}
+	if (!tls)
+		return NULL;
 	tls->fd = fd;
+	tls->ssl = SSL_new(context->ssl);
+	tls->method = make_method();
+	if (tls->ssl && tls->method)
+		bio = BIO_new(tls->method);
+	if (!bio) {
+		destroy(tls);
+		return NULL;
+	}
 	BIO_set_data(bio, (void *)(intptr_t)fd);
 	BIO_set_init(bio, 1);
 	SSL_set_bio(tls->ssl, bio, bio);
+	return tls;
+}
+
+int lh__tls_open(struct lh_tls_context *context, int fd, uint64_t deadline_ms, struct lh_tls **out, struct lh_error *error)
+{
+	struct lh_tls *tls = make(context, fd);
+	int result;
+
+	if (!tls)
+		return lh__fail(error, -ENOMEM, "no memory for a TLS connection");
 	if (SSL_is_server(tls->ssl))
 		SSL_set_accept_state(tls->ssl);
 	else
@@ -208,8 +226,7 @@ int lh__tls_open(struct lh_tls_context *context, int fd, uint64_t deadline_ms, s
 	result = shake_hands(tls, deadline_ms, error);
 	lh__socket_timeout(fd, 0);
 	if (result) {
-		SSL_free(tls->ssl);
-		free(tls);
+		destroy(tls);
 		return result;
 	}
 	*out = tls;
@@ -222,9 +239,7 @@ void lh__tls_close(struct lh_tls *tls)
 		return;
 	lh__socket_timeout(tls->fd, 10);
 	(void)SSL_shutdown(tls->ssl);
-	SSL_free(tls->ssl);
-	ERR_clear_error();
-	free(tls);
+	destroy(tls);
 }
 
 static long outcome(struct lh_tls *tls, int result)
