@@ -93,13 +93,13 @@ refused 'linehome run: --engine fast: not one of the choices; write thread|inlin
 refused 'linehome run: --prefetch all: not one of the choices; write none|next*' run --prefetch all true
 refused 'linehome run: --progress: takes no argument; *' run --progress=yes true
 for url in '' http://x tcp: unix mem; do
-	refused "linehome run: --store $url: not a URL of a store; write unix:PATH or tcp://HOST:PORT" run --store "$url" true
-	refused "linehome serve: --listen $url: not a URL of a node; write unix:PATH or tcp://HOST:PORT" serve --listen "$url"
+	refused "linehome run: --store $url: not the URL of a memory node; write unix:PATH or tcp://HOST:PORT" run --store "$url" true
+	refused "linehome serve: --listen $url: not the URL of a memory node; write unix:PATH or tcp://HOST:PORT" serve --listen "$url"
 done
-refused 'linehome run: --store unix:: names no socket; *' run --store unix: true
+refused 'linehome run: --store unix:: no path; *' run --store unix: true
 refused 'linehome run: --store tcp://x: not a host and a port; *' run --store tcp://x true
-refused 'linehome run: --store tcp://x:0: no such port; *' run --store tcp://x:0 true
-refused 'linehome run: --store tcp://x:70000: no such port; *' run --store tcp://x:70000 true
+refused 'linehome run: --store tcp://x:0: not a port; *' run --store tcp://x:0 true
+refused 'linehome run: --store tcp://x:70000: not a port; *' run --store tcp://x:70000 true
 refused 'linehome run: --store file:/x: stores in files are not part of this version; *' run --store file:/x true
 refused 'linehome serve: --listen mem:: nothing to listen on; *' serve --listen mem:
 refused 'linehome serve: stray: not an option; see linehome serve --help' serve stray
@@ -107,7 +107,7 @@ refused 'linehome serve: stray: not an option; see linehome serve --help' serve 
 # What a command needs and did not get.
 refused 'linehome run: *no program*; write *' run
 refused 'linehome run: *no program*; write *' run --local 5M --
-refused 'linehome serve: *--listen*; write *' serve
+refused 'linehome serve: nowhere to listen: give --listen *' serve
 
 "$linehome" --help >/dev/full 2>"$files/err"
 status=$? out='' err=$(cat "$files/err")

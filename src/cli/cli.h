@@ -22,19 +22,15 @@
 
 #include <stdbool.h>
 
-#include "linehome.h"
+#include "net/url.h"
 
 /* Exit statuses, as env and timeout have them. */
 enum { CLI_GO_ON = -1, CLI_BAD_USAGE = 2, CLI_FAILED = 125, CLI_NOT_EXECUTABLE = 126, CLI_NOT_FOUND = 127 };
 
-/* Where a store is, or a node listens. The strings point into text of the URL's own. */
-enum cli_url_kind { CLI_URL_MEM, CLI_URL_UNIX, CLI_URL_TCP };
+/* Where a store is, or a node listens: a word that has been checked, and is parsed again by who connects. */
 struct cli_url {
-	enum cli_url_kind kind;
-	char text[288]; /* as it was written */
-	char path[108]; /* unix: fits a sockaddr_un with its terminator */
-	char host[256]; /* tcp: without the brackets of an IPv6 address */
-	uint16_t port;  /* tcp: 0 only where a node listens (the kernel chooses) */
+	bool mem; /* "mem:", a node for this run alone */
+	char text[sizeof(((struct lh_node_url *)0)->text)];
 };
 
 #define CLI_URLS_MAX 8u

@@ -112,94 +112,37 @@ int cli_read_duration(const char *word, uint64_t *out, struct lh_error *error)
 	return 0;
 }
 
-static int read_unix(const char *path, struct cli_url *url, struct lh_error *error)
+/* The library's text begins with the word; here the caller has said it already. */
+static int parse_node(const char *word, bool listen, struct lh_error *error)
 {
-	size_t length = strlen(path);
+	struct lh_node_url url;
+	size_t length = strlen(word);
+	int result = lh__node_url_parse(word, listen, &url, error);
 
-	if (length == 0)
-		return lh__fail(error, -EINVAL,
-		                "names no socket; write unix:PATH, for instance unix:/run/linehome.sock");
-	if (length >= sizeof(url->path))
-		return lh__fail(error, -EINVAL,
-		                "longer than a socket's path may be (%zu bytes); choose a shorter one",
-		                sizeof(url->path) - 1);
-	memcpy(url->path, path, length + 1);
-	url->kind = CLI_URL_UNIX;
-	return 0;
-}
-
-/* The host in rest, which ends at the last colon; an IPv6 address stands in brackets. */
-static int read_host(const char *rest, const char *colon, struct cli_url *url)
-{
-	size_t length = (size_t)(colon - rest);
-
-	if (rest[0] == '[') {
-		if (length < 3 || colon[-1] != ']')
-			return -EINVAL;
-		rest++;
-		length -= 2;
-	} else if (memchr(rest, ':', length) != NULL) {
-		return -EINVAL;
-	}
-	if (length == 0 || length >= sizeof(url->host) || memchr(rest, '/', length) != NULL)
-		return -EINVAL;
-	memcpy(url->host, rest, length);
-	url->host[length] = '\0';
-	return 0;
-}
-
-static int read_tcp(const char *rest, bool listen, struct cli_url *url, struct lh_error *error)
-{
-	const char *colon = strrchr(rest, ':');
-	const char *at = colon ? colon + 1 : "";
-	uint64_t port;
-
-	if (colon == NULL || read_host(rest, colon, url) != 0 || read_digits(&at, &port) != 0 || *at != '\0')
-		return lh__fail(
-			error, -EINVAL,
-			"not a host and a port; write tcp://HOST:PORT, for instance tcp://[::1]:7040");
-	if (port > UINT16_MAX || (port == 0 && !listen))
-		return lh__fail(error, -EINVAL, "no such port; write one from 1 to 65535");
-	url->port = (uint16_t)port;
-	url->kind = CLI_URL_TCP;
-	return 0;
-}
-
-/* By the word before the colon; each reader has checked what follows it when it returns 0. */
-static int read_scheme(const char *word, bool listen, struct cli_url *url, struct lh_error *error)
-{
-	if (strncmp(word, "unix:", 5) == 0)
-		return read_unix(word + 5, url, error);
-	if (strncmp(word, "tcp://", 6) == 0)
-		return read_tcp(word + 6, listen, url, error);
-	if (strncmp(word, "file:", 5) == 0)
-		return lh__fail(
-			error, -EINVAL,
-			"stores in files are not part of this version; write unix:PATH or tcp://HOST:PORT");
-	if (strcmp(word, "mem:") == 0 && !listen) {
-		url->kind = CLI_URL_MEM;
-		return 0;
-	}
-	if (strcmp(word, "mem:") == 0)
-		return lh__fail(error, -EINVAL, "nothing to listen on; write unix:PATH or tcp://HOST:PORT");
-	return lh__fail(error, -EINVAL, "not a URL of a %s; write unix:PATH or tcp://HOST:PORT",
-	                listen ? "node" : "store");
+	if (result != 0 && error != NULL && strncmp(error->text, word, length) == 0 &&
+	    strncmp(error->text + length, ": ", 2) == 0)
+		memmove(error->text, error->text + length + 2, strlen(error->text + length + 2) + 1);
+	return result;
 }
 
 int cli_read_url(const char *word, bool listen, struct cli_url *out, struct lh_error *error)
 {
-	struct cli_url url;
-	int result;
+	bool mem = strcmp(word, "mem:") == 0;
+	int result = 0;
 
-	memset(&url, 0, sizeof(url));
-	if (strlen(word) >= sizeof(url.text))
+	if (strncmp(word, "file:", 5) == 0)
 		return lh__fail(error, -EINVAL,
-		                "longer than a URL may be; write unix:PATH or tcp://HOST:PORT");
-	memcpy(url.text, word, strlen(word) + 1);
-	result = read_scheme(word, listen, &url, error);
-	if (result == 0)
-		*out = url;
-	return result;
+		                "stores in files are not part of this version; write unix:PATH or "
+		                "tcp://HOST:PORT");
+	if (mem && listen)
+		return lh__fail(error, -EINVAL, "nothing to listen on; write unix:PATH or tcp://HOST:PORT");
+	if (!mem)
+		result = parse_node(word, listen, error);
+	if (result != 0)
+		return result;
+	out->mem = mem;
+	memcpy(out->text, word, strlen(word) + 1);
+	return 0;
 }
 
 /* The next word of a comma separated list, cut out of *list, which steps on; NULL at its end. */
