@@ -52,7 +52,10 @@ CORE_DIRS := sys line store net/data home port port/page
 LIB_DIRS := $(CORE_DIRS) net service/serve
 CORE_SRC := $(foreach d,$(CORE_DIRS),$(wildcard src/$(d)/*.c))
 LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
-AGENT_SRC := $(wildcard src/service/run/agent/*.c src/service/run/agent/*.S)
+# What sees the program's system calls is the agent's alone.
+INTERCEPT_SRC := $(wildcard src/port/page/intercept/*.c)
+AGENT_SRC := $(wildcard src/service/run/agent/*.c src/service/run/agent/*.S) $(INTERCEPT_SRC)
+AGENT_LIBS := -lZydis
 CLI_SRC := $(wildcard src/cli/*.c) $(wildcard src/service/run/*.c)
 LIB_LIBS := -lssl -lcrypto -lpthread
 CLI_LIBS := -ljansson $(LIB_LIBS)
@@ -69,7 +72,7 @@ TEST_SH := $(wildcard tests/*.sh)
 PROGRAM_BIN := $(call bin,tests/programs,$(P))
 BENCH_BIN := $(call bin,bench,$(B))
 EXAMPLE_BIN := $(call bin,examples,$(B))
-FUZZ_BIN := $(call bin,tests/fuzz,$(BUILD)/fuzz)
+FUZZ_BIN := $(call bin,fuzz,$(BUILD))
 SOAK := $(wildcard tests/soak/*.sh)
 
 .PHONY: all tests programs examples FORCE
@@ -126,7 +129,7 @@ $(B)/liblinehome.so: $(LIB_OBJ) src/linehome.map
 # The agent stays loaded for as long as the program lives, and must not lend its symbols to the program.
 $(P)/liblinehome-run.so: $(AGENT_OBJ) src/agent.map
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs -Wl,--version-script,src/agent.map \
-		-o $@ $(AGENT_OBJ)
+		-o $@ $(AGENT_OBJ) $(AGENT_LIBS)
 ifneq ($(B),$(P))
 $(B)/liblinehome-run.so: $(P)/liblinehome-run.so
 	$(Q)cp $< $@
@@ -143,6 +146,14 @@ $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
 	$(link) $(LIB_LIBS) $(LIBS_$*)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/liblinehome.a
 	$(link) $(LIB_LIBS) -lm $(LIBS_$*)
+# An agent of the tests' own, with nothing in it but what sees system calls.
+TEST_AGENT := $(P)/tests/agents/intercept.so
+TEST_AGENT_OBJ := $(call obj,$(P),tests/agents/intercept.c $(INTERCEPT_SRC) $(wildcard src/sys/*.c))
+$(TEST_AGENT_OBJ): CFLAGS += -fno-stack-protector
+$(TEST_AGENT): $(TEST_AGENT_OBJ)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs -o $@ $^ $(AGENT_LIBS)
+$(filter $(B)/tests/intercept_% $(B)/bench/intercept,$(TEST_BIN) $(BENCH_BIN)): $(TEST_AGENT)
 # Programs that tests, demo and benchmarks run under Linehome: plain ones, never sanitized, without the library.
 $(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h
 	@mkdir -p $(@D)
@@ -152,7 +163,7 @@ $(B)/examples/%: examples/%.c include/linehome.h $(B)/liblinehome.so
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c11 -g -O2 $(WARN) $(EXTRA_CFLAGS) $(SAN_FLAGS) -Iinclude -o $@ $< -L$(B) -llinehome \
 		-Wl,-rpath,$(abspath $(B))
-$(BUILD)/fuzz/tests/fuzz/%: tests/fuzz/%.c $(LIB_SRC)
+$(BUILD)/fuzz/%: fuzz/%.c $(LIB_SRC)
 	@mkdir -p $(@D)
 	$(Q)clang $(CPPFLAGS) $(filter-out -O0 -O2,$(CFLAGS)) -O1 -fsanitize=fuzzer,address,undefined \
 		-fno-sanitize-recover=undefined -o $@ $< $(LIB_SRC) $(LIB_LIBS)
@@ -185,7 +196,7 @@ bench: all programs $(BENCH_BIN)
 fuzz: $(FUZZ_BIN)
 	$(Q)for program in $(FUZZ_BIN); do name=$$(basename $$program); mkdir -p $(BUILD)/fuzz/corpus/$$name; \
 		echo "== $$name"; $$program -max_total_time=$(FUZZ_TIME) -rss_limit_mb=2048 -print_final_stats=1 \
-		-artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus/$$name $$(ls -d tests/fuzz/corpus/$$name) \
+		-artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus/$$name $$(ls -d fuzz/corpus/$$name) \
 		|| exit 1; done
 
 soak: all tests
