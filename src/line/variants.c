@@ -86,7 +86,7 @@ uint32_t lh__crc32c(uint32_t crc, const void *data, size_t size)
 	return lh__line_ops()->crc32c(crc, data, size);
 }
 
-/* A page's 64 hashes are 512 bytes: eight lines' worth. Most pages differ in few, so words are compared. */
+/* The old hashes, eight lines of them, are fetched while the page is being read. */
 lh_mask lh__page_hash_diff(const struct lh_hash_key *key, const void *page, const uint64_t hash[LH_PAGE_LINES],
                            uint64_t *new_hash)
 {
@@ -94,6 +94,8 @@ lh_mask lh__page_hash_diff(const struct lh_hash_key *key, const void *page, cons
 	lh_mask mask = LH_MASK_NONE;
 	unsigned i;
 
+	for (i = 0; i < LH_PAGE_LINES; i += 8)
+		__builtin_prefetch(hash + i);
 	lh__line_ops()->hash(key, page, now);
 	for (i = 0; i < LH_PAGE_LINES; i++)
 		mask |= (lh_mask)(now[i] != hash[i]) << i;
