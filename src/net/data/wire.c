@@ -186,8 +186,13 @@ size_t lh__wire_reply_write(uint8_t *out, const struct lh_wire_request *request,
 		.sequence = request->sequence,
 		.page = request->page,
 	};
+	uint8_t apart[LH_PAGE_SIZE] __attribute__((aligned(64)));
 	size_t body = 0;
 
+	if (data && data == lh__wire_reply_page(out) && held != LH_MASK_ALL) {
+		lh__lines_copy(apart, data, held);
+		data = apart;
+	}
 	if (request->op == LH_WIRE_GET && status == LH_WIRE_OK)
 		body = lh__lineset_encode(out + LH_WIRE_HEADER, request->page, held, 0, data);
 	return seal(out, &header, body);

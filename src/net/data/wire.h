@@ -96,9 +96,17 @@ struct lh_wire_request {
 int lh__wire_request_read(const uint8_t *message, size_t size, uint64_t sequence, struct lh_wire_request *request,
                           const char **why) LH_MUST_CHECK;
 
-/* Writes a reply. data is page-shaped: the lines of held follow for a GET that went well. Returns its size. */
+/*
+ * Writes a reply. data is page-shaped: the lines of held follow for a GET that went well. It may be
+ * lh__wire_reply_page(out). Returns the size.
+ */
 size_t lh__wire_reply_write(uint8_t *out, const struct lh_wire_request *request, enum lh_wire_status status,
                             lh_mask held, const void *data);
+/* Where in a reply a page-shaped buffer may stand so that a whole page need not be copied to be encoded. */
+static inline uint8_t *lh__wire_reply_page(uint8_t *out)
+{
+	return out + LH_WIRE_HEADER + LH_LINESET_HEADER_SIZE;
+}
 
 /*
  * Reads the reply to a request. Fills data (page-shaped, only for a GET that went well: every wanted line) and

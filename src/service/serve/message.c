@@ -12,7 +12,7 @@ static size_t serve_get(struct connection *connection, const struct lh_wire_requ
 {
 	struct lh_server_counts *counts = &connection->server->counts;
 	struct lh_store *store = connection->region->store;
-	uint8_t page[LH_PAGE_SIZE] __attribute__((aligned(64)));
+	uint8_t *page = lh__wire_reply_page(reply);
 	lh_mask held = 0;
 	int result = store->ops->get_now(store, request->page, request->mask, page, &held);
 

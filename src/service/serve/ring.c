@@ -5,8 +5,9 @@
  * it sleeps is bounded (spin_us), since on a small machine it takes time from the program that it serves; and where
  * the client asked from the CPU that this thread runs on, it yields at once, for it only stands in the way.
  *
- * The client may write anything at any time: a message is copied before it is looked at, and the counters that
- * decide what is read stand in this process' own memory.
+ * The client may write anything at any time: a request is copied before it is looked at, and the counters that
+ * decide what is read stand in this process' own memory. Replies are made in the slot: who meddles with one spoils
+ * his own.
  */
 #include "service/serve/inside.h"
 
@@ -28,7 +29,7 @@ struct server {
 	uint64_t fetched[LH_RING_FETCH]; /* the last sequence number of each slot */
 	uint64_t tail;
 	const char *why;
-	uint8_t request[LH_WIRE_MESSAGE_MAX], reply[LH_WIRE_MESSAGE_MAX];
+	uint8_t request[LH_WIRE_MESSAGE_MAX];
 };
 
 static const struct lh_sys *const sys = &lh__sys_default;
@@ -69,8 +70,7 @@ static bool serve_slot(struct server *server, struct lh_ring_slot *slot, uint64_
 		return false;
 	}
 	memcpy(server->request, slot->message, (size_t)size);
-	written = lh__serve_message(server->connection, server->request, (size_t)size, sequence, server->reply, &server->why);
-	memcpy(slot->message, server->reply, written);
+	written = lh__serve_message(server->connection, server->request, (size_t)size, sequence, slot->message, &server->why);
 	return written != 0;
 }
 
