@@ -5,7 +5,7 @@
 #   demo             installs what is missing, builds, and shows the main job on a real program
 #   bench            builds and runs the benchmarks
 #   fuzz             runs each fuzz target for FUZZ_TIME seconds
-#   soak             runs the tests that take long, for SOAK_TIME seconds each
+#   soak             runs the tests again and again for SOAK_TIME seconds
 #   lint, format, format-check
 #   install, uninstall    with PREFIX and DESTDIR
 #
@@ -73,7 +73,6 @@ PROGRAM_BIN := $(call bin,tests/programs,$(P))
 BENCH_BIN := $(call bin,bench,$(B))
 EXAMPLE_BIN := $(call bin,examples,$(B))
 FUZZ_BIN := $(call bin,fuzz,$(BUILD))
-SOAK := $(wildcard tests/soak/*.sh)
 
 .PHONY: all tests programs examples FORCE
 all: $(B)/liblinehome.a $(B)/liblinehome.so $(B)/linehome $(B)/liblinehome-run.so
@@ -200,8 +199,8 @@ fuzz: $(FUZZ_BIN)
 		|| exit 1; done
 
 soak: all tests
-	$(Q)for program in $(SOAK); do \
-		echo "== $$program"; SOAK_TIME=$(SOAK_TIME) bash $$program || exit 1; done
+	$(Q)end=$$(($$(date +%s) + $(SOAK_TIME))); while [ $$(date +%s) -lt $$end ]; do \
+		prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; done
 
 CLANG_FORMAT ?= clang-format-14
 FORMATTED = $(shell git ls-files '*.c' '*.h')
