@@ -103,7 +103,8 @@ static uint64_t run_xxh3(const struct lh_line_ops *ops, size_t page)
 	unsigned i;
 
 	for (i = 0; i < LH_PAGE_LINES; i++)
-		hash[i] = XXH3_64bits_withSecret(page_a(page) + i * LH_LINE_SIZE, LH_LINE_SIZE, secret, sizeof secret);
+		hash[i] = XXH3_64bits_withSecret(page_a(page) + i * LH_LINE_SIZE, LH_LINE_SIZE, secret,
+		                                 sizeof secret);
 	return hash[0];
 }
 
@@ -122,7 +123,8 @@ static uint64_t run_encode_few(const struct lh_line_ops *ops, size_t page)
 	return lh__lineset_encode(encoded[2], page, LINES_FEW, 0, page_a(page));
 }
 
-static uint64_t decode(const unsigned char *in, size_t page, long (*how)(struct lh_lineset *, const void *, size_t))
+static uint64_t decode(const unsigned char *in, size_t page,
+                       long (*how)(struct lh_lineset *, const void *, size_t))
 {
 	struct lh_lineset set;
 
@@ -320,7 +322,8 @@ static void print_operations(void)
 }
 
 /* A way to find changed lines: what it takes to remember a page, and to find what changed of it. */
-static void print_way(const char *name, unsigned bytes, const struct operation *remember, const struct operation *find)
+static void print_way(const char *name, unsigned bytes, const struct operation *remember,
+                      const struct operation *find)
 {
 	unsigned state;
 
@@ -330,8 +333,8 @@ static void print_way(const char *name, unsigned bytes, const struct operation *
 	printf("\n");
 }
 
-static void print_ways(const struct operation *copy, const struct operation *diff, const struct operation *hash,
-                       const struct operation *hash_diff)
+static void print_ways(const struct operation *copy, const struct operation *diff,
+                       const struct operation *hash, const struct operation *hash_diff)
 {
 	printf("\nfinding changed lines: nanoseconds to remember a page + to compare it later\n\n");
 	printf("%-24s %10s   %13s   %13s   %13s\n", "way", "bytes/page", "hot", "cold", "flushed");

@@ -33,14 +33,14 @@ enum inject_mode { INJECT_ONCE, INJECT_LASTING };
 struct inject {
 	struct lh_sys sys; /* hand out its address */
 	enum inject_mode mode;
-	int error;             /* what a failed system call gives, positive */
+	int error; /* what a failed system call gives, positive */
 	bool armed;
 	unsigned long seen;    /* calls and allocations while armed, in this round */
 	unsigned long fail_at; /* the first that fails, counted from 1; 0: none */
 	unsigned long injected;
-	unsigned long rounds;  /* those in which something was injected */
-	unsigned long calls;   /* all system calls, ever */
-	long live;             /* allocations not yet given back */
+	unsigned long rounds; /* those in which something was injected */
+	unsigned long calls;  /* all system calls, ever */
+	long live;            /* allocations not yet given back */
 	long live_bytes;
 	unsigned long unbalanced; /* rounds that ended with live allocations */
 };

@@ -10,11 +10,13 @@ static unsigned char page[LH_PAGE_SIZE], encoded[LH_LINESET_SIZE_MAX];
 
 static void documented_example(void)
 {
-	static const unsigned char wanted[LH_LINESET_HEADER_SIZE] = { 5, 0, 0, 0, 0, 0, 0, 0, 2,    0,    0,    0,
-		                                                      0, 0, 0, 0, 1, 0, 0, 0, 0x9f, 0xdd, 0x92, 0x75 };
+	static const unsigned char wanted[LH_LINESET_HEADER_SIZE] = { 5, 0, 0, 0, 0,    0,    0,    0,
+		                                                      2, 0, 0, 0, 0,    0,    0,    0,
+		                                                      1, 0, 0, 0, 0x9f, 0xdd, 0x92, 0x75 };
 
 	memset(page, 0xff, sizeof page);
-	is(lh__lineset_encode(encoded, 5, 2, LH_LINESET_REPLACE, page), 88, "the example in lineset.c is 88 bytes");
+	is(lh__lineset_encode(encoded, 5, 2, LH_LINESET_REPLACE, page), 88,
+	   "the example in lineset.c is 88 bytes");
 	ok(memcmp(encoded, wanted, sizeof wanted) == 0 && memcmp(encoded + 24, page, 64) == 0, "... these");
 }
 
@@ -43,7 +45,8 @@ static void round_trips(void)
 
 		random_bytes(&seed, page, sizeof page);
 		memset(at_edge, 0x77, sizeof at_edge);
-		wrong += lh__lineset_encode(at_edge, number, mask, flags, page) != size || at_edge[size] != 0x77;
+		wrong += lh__lineset_encode(at_edge, number, mask, flags, page) != size ||
+		         at_edge[size] != 0x77;
 		memcpy(in, at_edge, size); /* ends where what may be read ends */
 		wrong += lh__lineset_decode(&set, in, size) != (long)size;
 		wrong += set.page != number || set.mask != mask || set.flags != flags || set.lines != in + 24;
@@ -135,7 +138,8 @@ static void well_sealed_nonsense(void)
 	is(lh__lineset_decode(&set, encoded, size), (long)size, "the largest page number");
 	(void)lh__lineset_encode(encoded, LH_PAGE_NUMBER_MAX + 1, 1, 0, page);
 	ok(!accepted(encoded, size, &result) && result == -EBADMSG, "a page number beyond the largest");
-	is(lh__lineset_decode_trusted(&set, encoded, size), -EBADMSG, "... also without a look at the checksum");
+	is(lh__lineset_decode_trusted(&set, encoded, size), -EBADMSG,
+	   "... also without a look at the checksum");
 	(void)lh__lineset_encode(encoded, UINT64_MAX, 1, 0, page);
 	ok(!accepted(encoded, size, &result) && result == -EBADMSG, "the largest 64-bit number");
 	for (bit = 1; bit < 32; bit++) {
@@ -149,9 +153,11 @@ static void well_sealed_nonsense(void)
 	(void)lh__lineset_encode(encoded, 1, 1, 0, page);
 	encoded[24] ^= 1;
 	ok(!accepted(encoded, size, &result), "a wrong checksum");
-	is(lh__lineset_decode_trusted(&set, encoded, size), (long)size, "... which the trusting decoder does not look at");
+	is(lh__lineset_decode_trusted(&set, encoded, size), (long)size,
+	   "... which the trusting decoder does not look at");
 	reseal(encoded, size);
-	is(lh__lineset_decode(&set, encoded, size), (long)size, "the seal that these tests put on is the right one");
+	is(lh__lineset_decode(&set, encoded, size), (long)size,
+	   "the seal that these tests put on is the right one");
 }
 
 int main(void)

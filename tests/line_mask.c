@@ -14,7 +14,9 @@ static void ranges(void)
 			for (i = first; i < first + count && i < 64; i++)
 				wanted |= lh__mask_line(i);
 			wrong += lh__mask_range(first, count) != wanted;
-			wrong += lh__mask_count(wanted) != (first >= 64 ? 0 : first + count > 64 ? 64 - first : count);
+			wrong += lh__mask_count(wanted) != (first >= 64          ? 0
+			                                    : first + count > 64 ? 64 - first
+			                                                         : count);
 		}
 	is(wrong, 0, "ranges");
 	ok(lh__mask_range(0, UINT32_MAX) == LH_MASK_ALL, "a range of everything and more");
@@ -37,14 +39,22 @@ static void byte_ranges(void)
 	is(wrong, 0, "lines that bytes touch");
 	ok(lh__mask_bytes(0, SIZE_MAX) == LH_MASK_ALL && lh__mask_bytes(4095, SIZE_MAX) == lh__mask_line(63),
 	   "a size that would overflow");
-	ok(lh__mask_bytes(SIZE_MAX, 1) == 0 && lh__mask_bytes(SIZE_MAX, SIZE_MAX) == 0 && lh__mask_bytes(4096, 1) == 0,
+	ok(lh__mask_bytes(SIZE_MAX, 1) == 0 && lh__mask_bytes(SIZE_MAX, SIZE_MAX) == 0 &&
+	           lh__mask_bytes(4096, 1) == 0,
 	   "an offset beyond the page");
 }
 
 static lh_mask some_mask(uint64_t *seed, unsigned i)
 {
-	static const lh_mask special[] = { 0, LH_MASK_ALL, 1, UINT64_C(1) << 63, 0x5555555555555555, 0xfffffffffffffffe,
-		                           0x7fffffffffffffff };
+	static const lh_mask special[] = {
+		0,
+		LH_MASK_ALL,
+		1,
+		UINT64_C(1) << 63,
+		0x5555555555555555,
+		0xfffffffffffffffe,
+		0x7fffffffffffffff,
+	};
 
 	if (i < sizeof special / sizeof *special)
 		return special[i];
@@ -67,8 +77,7 @@ static void runs(void)
 			last_end = first + count;
 		}
 		wrong += seen != mask;
-		LH_MASK_EACH(mask, line)
-		{
+		LH_MASK_EACH(mask, line) {
 			wrong += each && line <= last_line;
 			each |= lh__mask_line(line);
 			last_line = line;
@@ -80,7 +89,8 @@ static void runs(void)
 
 static void copies(void)
 {
-	static unsigned char from[LH_PAGE_SIZE], to[LH_PAGE_SIZE], packed[LH_PAGE_SIZE + 1], back[LH_PAGE_SIZE];
+	static unsigned char from[LH_PAGE_SIZE], to[LH_PAGE_SIZE], packed[LH_PAGE_SIZE + 1],
+		back[LH_PAGE_SIZE];
 	uint64_t seed = random_seed();
 	unsigned i, line, wrong = 0;
 

@@ -16,7 +16,8 @@ __attribute__((unused)) static uint64_t random_seed(void)
 {
 	const char *given = getenv("LH_TEST_SEED");
 
-	return (given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) * 2654435761u ^ (uint64_t)getpid()) | 1;
+	return (given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) * 2654435761u ^ (uint64_t)getpid()) |
+	       1;
 }
 
 __attribute__((unused)) static uint64_t random_next(uint64_t *state)
@@ -38,7 +39,8 @@ __attribute__((unused)) static void random_bytes(uint64_t *state, void *data, si
 /* Writable pages with an unreadable one before and behind them: reading beyond crashes the test. */
 __attribute__((unused)) static unsigned char *guarded_pages(size_t n)
 {
-	unsigned char *all = mmap(NULL, (n + 2) * LH_PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *all =
+		mmap(NULL, (n + 2) * LH_PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (all == MAP_FAILED || mprotect(all + LH_PAGE_SIZE, n * LH_PAGE_SIZE, PROT_READ | PROT_WRITE) != 0)
 		abort();

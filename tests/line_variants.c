@@ -121,7 +121,8 @@ static unsigned diff_random(const struct lh_line_ops *ops)
 			random_bytes(&seed, page_a, LH_PAGE_SIZE);
 		memcpy(page_b, page_a, LH_PAGE_SIZE);
 		LH_MASK_EACH(change, line)
-			page_b[line * 64 + (random_next(&seed) >> 58)] ^= (unsigned char)(1 + (random_next(&seed) >> 57) % 255);
+			page_b[line * 64 + (random_next(&seed) >> 58)] ^=
+				(unsigned char)(1 + (random_next(&seed) >> 57) % 255);
 		wrong += ops->diff(page_a, page_b) != slow_diff(page_a, page_b);
 		wrong += ops->diff(page_a, page_b) != change;
 		lh__lines_zero(page_b, change);
@@ -246,7 +247,8 @@ static void hash_diff(void)
 		memcpy(old, hash, sizeof old);
 		LH_MASK_EACH(change, line)
 			random_bytes(&seed, page_a + line * 64, 64);
-		wrong += lh__page_hash_diff(&key, page_a, hash, NULL) != change || memcmp(old, hash, sizeof old) != 0;
+		wrong += lh__page_hash_diff(&key, page_a, hash, NULL) != change ||
+		         memcmp(old, hash, sizeof old) != 0;
 		wrong += lh__page_hash_diff(&key, page_a, hash, hash) != change;
 		wrong += lh__page_hash_diff(&key, page_a, hash, NULL) != 0;
 	}
@@ -258,8 +260,9 @@ static void hash_diff(void)
 /* The examples of RFC 3720, appendix B.4. */
 static unsigned crc_known(const struct lh_line_ops *ops)
 {
-	static const unsigned char read_command[48] = { 0x01, 0xc0, [16] = 0x14, [22] = 0x04, [27] = 0x14,
-		                                        [31] = 0x18, [32] = 0x28, [40] = 0x02 };
+	static const unsigned char read_command[48] = {
+		0x01, 0xc0, [16] = 0x14, [22] = 0x04, [27] = 0x14, [31] = 0x18, [32] = 0x28, [40] = 0x02
+	};
 	unsigned char data[32];
 	unsigned i, wrong = 0;
 
@@ -291,7 +294,8 @@ static unsigned crc_every_size(const struct lh_line_ops *ops)
 
 		wrong += ops->crc32c(start, end - size, size) != whole;
 		cut = size ? random_next(&seed) % size : 0;
-		wrong += ops->crc32c(ops->crc32c(start, end - size, cut), end - size + cut, size - cut) != whole;
+		wrong += ops->crc32c(ops->crc32c(start, end - size, cut), end - size + cut, size - cut) !=
+		         whole;
 	}
 	return wrong;
 }
@@ -323,7 +327,8 @@ static void key_init(void)
 	is(lh__hash_key_init(&lh__sys_default, &one), 0, "a key");
 	is(lh__hash_key_init(&lh__sys_default, &two), 0, "another key");
 	ok(memcmp(one.word, two.word, sizeof one.word) != 0, "they differ");
-	is(lh__hash_key_init(&trickle, &one), 0, "getrandom that is interrupted and gives three bytes at a time");
+	is(lh__hash_key_init(&trickle, &one), 0,
+	   "getrandom that is interrupted and gives three bytes at a time");
 	ok(one.word[0] == 0x5a5a5a5a5a5a5a5a && one.word[7] == one.word[0], "... fills the whole key");
 	left = 5;
 	is(lh__hash_key_init(&trickle, &one), -EIO, "getrandom that stops giving");
@@ -360,7 +365,9 @@ static void sloppy_hash(const struct lh_hash_key *key, const void *page, uint64_
 
 static void planted(void)
 {
-	const struct lh_line_ops bad = { .diff = diff_but_one_byte, .hash = sloppy_hash, .crc32c = crc_but_long };
+	const struct lh_line_ops bad = { .diff = diff_but_one_byte,
+		                         .hash = sloppy_hash,
+		                         .crc32c = crc_but_long };
 
 	ok(diff_every_bit(&bad) > 0, "the tests see a diff that misses one byte");
 	ok(hash_matches(&bad) > 0, "the tests see a hash that drops one bit");
@@ -383,7 +390,8 @@ int main(void)
 		is(diff_unaligned(ops), 0, "%s: diff and nonzero on pages without alignment", ops->name);
 		is(nonzero_every_bit(ops), 0, "%s: nonzero sees every single bit", ops->name);
 		is(hash_matches(ops), 0, "%s: the hash is the one that is defined", ops->name);
-		is(hash_sees_every_bit(ops), 0, "%s: the hash sees every single bit, in its line alone", ops->name);
+		is(hash_sees_every_bit(ops), 0, "%s: the hash sees every single bit, in its line alone",
+		   ops->name);
 		is(hash_depends_on_key(ops), 0, "%s: the hash depends on the key", ops->name);
 		is(crc_known(ops), 0, "%s: CRC-32C of RFC 3720's examples", ops->name);
 		is(crc_every_size(ops), 0, "%s: CRC-32C of every size, whole and in two parts", ops->name);

@@ -49,7 +49,8 @@ struct suite {
 	do {                                                                                                 \
 		if (!(condition)) {                                                                          \
 			if (!suite->text[0])                                                                 \
-				snprintf(suite->text, sizeof suite->text, "line %d: %s", __LINE__, #condition); \
+				snprintf(suite->text, sizeof suite->text, "line %d: %s", __LINE__,           \
+				         #condition);                                                        \
 			return suite->text;                                                                  \
 		}                                                                                            \
 	} while (0)
@@ -58,8 +59,8 @@ struct suite {
 	do {                                                                                                 \
 		if ((call) != NULL) {                                                                        \
 			size_t suite__used = strlen(suite->text);                                            \
-			snprintf(suite->text + suite__used, sizeof suite->text - suite__used, " (from line %d)", \
-			         __LINE__);                                                                  \
+			snprintf(suite->text + suite__used, sizeof suite->text - suite__used,                \
+			         " (from line %d)", __LINE__);                                               \
 			return suite->text;                                                                  \
 		}                                                                                            \
 	} while (0)
@@ -166,6 +167,21 @@ static const char *suite_check(struct suite *suite, const unsigned char *data, l
 	return NULL;
 }
 
+/* That get_now of all lines gives those of version where in held, and zero elsewhere. */
+__attribute__((unused)) static const char *suite_expect_now(struct suite *suite, struct lh_store *store,
+                                                            uint64_t page, lh_mask held, uint64_t version)
+{
+	unsigned char data[LH_PAGE_SIZE] __attribute__((aligned(64))), expected[LH_PAGE_SIZE];
+	lh_mask now = ~LH_MASK_NONE;
+
+	suite_fill(expected, page, LH_MASK_ALL, version);
+	memset(data, POISON, sizeof data);
+	EXPECT(store->ops->get_now(store, page, LH_MASK_ALL, data, &now) == 0);
+	EXPECT(now == held);
+	TRY(suite_check(suite, data, LH_MASK_ALL, held, expected));
+	return NULL;
+}
+
 /* Both ways to read: that the lines of want are those of version where in held, and not held elsewhere. */
 static const char *suite_expect(struct suite *suite, struct lh_store *store, uint64_t page, lh_mask want,
                                 lh_mask held, uint64_t version)
@@ -212,9 +228,16 @@ static const char *case_empty(struct suite *suite, struct lh_store *store)
 
 static const char *case_partial_masks(struct suite *suite, struct lh_store *store)
 {
-	static const lh_mask masks[] = { 1, UINT64_C(1) << 63, 0x8000000000000001, 0xff00ff00ff00ff00,
-		                         0x5555555555555555, 0xaaaaaaaaaaaaaaaa, LH_MASK_ALL, LH_MASK_NONE,
-		                         0x00000000ffffffff, 0x7ffffffffffffffe };
+	static const lh_mask masks[] = { 1,
+		                         UINT64_C(1) << 63,
+		                         0x8000000000000001,
+		                         0xff00ff00ff00ff00,
+		                         0x5555555555555555,
+		                         0xaaaaaaaaaaaaaaaa,
+		                         LH_MASK_ALL,
+		                         LH_MASK_NONE,
+		                         0x00000000ffffffff,
+		                         0x7ffffffffffffffe };
 	const unsigned n = sizeof masks / sizeof *masks;
 	unsigned i, j;
 
@@ -319,8 +342,19 @@ static const char *case_zero_pages(struct suite *suite, struct lh_store *store)
 
 static const char *case_page_numbers(struct suite *suite, struct lh_store *store)
 {
-	static const uint64_t pages[] = { 0, 1, 63, 64, 511, 512, 32767, 32768, 32769, UINT64_C(1) << 24,
-		                          (UINT64_C(1) << 24) - 1, UINT64_C(1) << 33, LH_PAGE_NUMBER_MAX - 1,
+	static const uint64_t pages[] = { 0,
+		                          1,
+		                          63,
+		                          64,
+		                          511,
+		                          512,
+		                          32767,
+		                          32768,
+		                          32769,
+		                          UINT64_C(1) << 24,
+		                          (UINT64_C(1) << 24) - 1,
+		                          UINT64_C(1) << 33,
+		                          LH_PAGE_NUMBER_MAX - 1,
 		                          LH_PAGE_NUMBER_MAX };
 	const unsigned n = sizeof pages / sizeof *pages;
 	unsigned i, j;
@@ -417,9 +451,11 @@ static const char *order(struct suite *suite, struct lh_store *store, uint64_t p
 	size_t i;
 
 	for (i = 0; i < N; i++) {
-		static const enum lh_op ops[] = { LH_OP_PUT, LH_OP_GET, LH_OP_REPLACE, LH_OP_GET, LH_OP_DROP, LH_OP_GET };
+		static const enum lh_op ops[] = { LH_OP_PUT, LH_OP_GET,  LH_OP_REPLACE,
+			                          LH_OP_GET, LH_OP_DROP, LH_OP_GET };
 
-		request[i] = (struct lh_request){ .op = ops[i % 6], .page = page, .data = data[i], .result = 1 };
+		request[i] =
+			(struct lh_request){ .op = ops[i % 6], .page = page, .data = data[i], .result = 1 };
 		request[i].mask = request[i].op == LH_OP_GET ? LH_MASK_ALL : lh__mask_range(i % 50, 9);
 		pointer[i] = &request[i];
 		memset(data[i], POISON, LH_PAGE_SIZE);
@@ -455,7 +491,8 @@ static const char *case_order_on_one_page(struct suite *suite, struct lh_store *
 
 #define FLIGHT 4096
 
-static const char *flight(struct suite *suite, struct lh_store *store, struct lh_request *request, unsigned char *data)
+static const char *flight(struct suite *suite, struct lh_store *store, struct lh_request *request,
+                          unsigned char *data)
 {
 	struct lh_request *pointer[64];
 	size_t i, j;
@@ -464,7 +501,8 @@ static const char *flight(struct suite *suite, struct lh_store *store, struct lh
 		for (j = 0; j < 64; j++) {
 			uint64_t page = (i + j) * 7 % FLIGHT;
 
-			request[i + j] = (struct lh_request){ .op = LH_OP_PUT, .page = page, .mask = LH_MASK_ALL };
+			request[i + j] =
+				(struct lh_request){ .op = LH_OP_PUT, .page = page, .mask = LH_MASK_ALL };
 			request[i + j].data = data + (i + j) * LH_PAGE_SIZE;
 			suite_fill(request[i + j].data, page, LH_MASK_ALL, 1);
 			pointer[j] = &request[i + j];
@@ -566,7 +604,9 @@ static const char *case_close_in_flight(struct suite *suite, struct lh_store *st
 
 	EXPECT(other);
 	for (i = 0; i < 100; i++) {
-		request[i] = (struct lh_request){ .op = i & 1 ? LH_OP_GET : LH_OP_PUT, .page = i / 2, .data = data[i] };
+		request[i] = (struct lh_request){ .op = i & 1 ? LH_OP_GET : LH_OP_PUT,
+			                          .page = i / 2,
+			                          .data = data[i] };
 		request[i].mask = LH_MASK_ALL;
 		suite_fill(data[i], i, LH_MASK_ALL, 1);
 		pointer[i] = &request[i];
@@ -792,10 +832,12 @@ static void *read_all_the_time(void *argument)
 		if (readers->store->ops->get_now(readers->store, page, LH_MASK_ALL, data, &held) != 0)
 			__atomic_store_n(&readers->wrong, "get_now failed", __ATOMIC_RELAXED);
 		if (data[0] < least)
-			__atomic_store_n(&readers->wrong, "get_now gave older than acknowledged content", __ATOMIC_RELAXED);
+			__atomic_store_n(&readers->wrong, "get_now gave older than acknowledged content",
+			                 __ATOMIC_RELAXED);
 		for (i = 1; i < LH_PAGE_SIZE / 8; i++)
 			if (data[i] != data[0])
-				__atomic_store_n(&readers->wrong, "get_now gave parts of two puts", __ATOMIC_RELAXED);
+				__atomic_store_n(&readers->wrong, "get_now gave parts of two puts",
+				                 __ATOMIC_RELAXED);
 		__atomic_fetch_add(&readers->reads, 1, __ATOMIC_RELAXED);
 	}
 	return NULL;
@@ -813,7 +855,8 @@ static const char *put_versions(struct suite *suite, struct readers *readers)
 		for (i = 0; i < LH_PAGE_SIZE / 8; i++)
 			data[i] = version;
 		page = version % SHARED_PAGES;
-		EXPECT(suite_do(readers->store, version & 8 ? LH_OP_PUT : LH_OP_REPLACE, page, LH_MASK_ALL, data) == 0);
+		EXPECT(suite_do(readers->store, version & 8 ? LH_OP_PUT : LH_OP_REPLACE, page, LH_MASK_ALL,
+		                data) == 0);
 		__atomic_store_n(&readers->acknowledged[page], version, __ATOMIC_RELEASE);
 		if (version % 512 == 0)
 			EXPECT((clone = suite_clone(suite, readers->store)) != NULL);
@@ -928,11 +971,12 @@ static void model_content(uint64_t *seed, unsigned char *data)
 
 static void model_request(struct model *model, struct model_flight *flight, uint64_t *seed)
 {
-	static const enum lh_op ops[8] = { LH_OP_GET, LH_OP_GET, LH_OP_GET, LH_OP_PUT,
+	static const enum lh_op ops[8] = { LH_OP_GET, LH_OP_GET, LH_OP_GET,     LH_OP_PUT,
 		                           LH_OP_PUT, LH_OP_PUT, LH_OP_REPLACE, LH_OP_DROP };
 	unsigned index = (unsigned)(suite_random(seed) >> 32) % MODEL_PAGES;
 
-	flight->request = (struct lh_request){ .op = ops[suite_random(seed) >> 61], .data = flight->data, .result = 1 };
+	flight->request =
+		(struct lh_request){ .op = ops[suite_random(seed) >> 61], .data = flight->data, .result = 1 };
 	flight->request.page = model_number(index);
 	flight->want = flight->request.mask = model_mask(seed);
 	if (flight->request.op == LH_OP_GET)

@@ -44,7 +44,8 @@ static void conforms(const char *name, int (*wrap)(struct lh_store *, struct lh_
 	is(over.leftovers, 0, "%s: closed stores leave nothing in use", name);
 }
 
-static struct lh_store *open_over(struct lh_memory_pool **pool, int (*wrap)(struct lh_store *, struct lh_store **))
+static struct lh_store *open_over(struct lh_memory_pool **pool,
+                                  int (*wrap)(struct lh_store *, struct lh_store **))
 {
 	struct lh_store *below, *store;
 
@@ -66,7 +67,8 @@ static void fault_by_count(void)
 	lh__fault_plan(store, &plan);
 	for (i = 0; i < 5; i++)
 		results[i] = suite_put(store, LH_OP_PUT, i, 0xff, 1);
-	ok(!results[0] && !results[1] && results[2] == -EIO && !results[3] && !results[4], "the third put fails");
+	ok(!results[0] && !results[1] && results[2] == -EIO && !results[3] && !results[4],
+	   "the third put fails");
 	ok(!suite_expect(suite, store, 2, LH_MASK_ALL, 0, 1), "the put that failed has changed nothing");
 	ok(!suite_expect(suite, store, 3, LH_MASK_ALL, 0xff, 1), "the put after it has worked");
 	is(lh__fault_injected(store), 1, "one fault was counted");
@@ -74,7 +76,8 @@ static void fault_by_count(void)
 	lh__fault_plan(store, &plan);
 	for (i = 0; i < 5; i++)
 		results[i] = suite_put(store, LH_OP_PUT, i, 0xff, 2);
-	ok(!results[0] && !results[1] && results[2] && results[3] && results[4], "lasting: the third and all after it");
+	ok(!results[0] && !results[1] && results[2] && results[3] && results[4],
+	   "lasting: the third and all after it");
 	ok(!suite_expect(suite, store, 4, LH_MASK_ALL, 0xff, 1), "page 4 is as it was");
 	lh__fault_plan(store, NULL);
 	is(suite_put(store, LH_OP_PUT, 4, 0xff, 2), 0, "idle again");
@@ -86,7 +89,9 @@ static void fault_in_a_batch(void)
 {
 	struct lh_memory_pool *pool;
 	struct lh_store *store = open_over(&pool, wrap_fault);
-	struct lh_fault_plan plan = { .what = LH_FAULT_REQUESTS, .error = -ETIMEDOUT, .per_million = 300000, .seed = 5 };
+	struct lh_fault_plan plan = {
+		.what = LH_FAULT_REQUESTS, .error = -ETIMEDOUT, .per_million = 300000, .seed = 5
+	};
 	struct lh_request request[200], *pointer[200];
 	unsigned char data[LH_PAGE_SIZE];
 	struct suite suite_memory = { .factory = NULL }, *suite = &suite_memory;
@@ -121,8 +126,11 @@ static void fault_in_calls(void)
 {
 	struct lh_memory_pool *pool;
 	struct lh_store *store = open_over(&pool, wrap_fault), *clone;
-	struct lh_fault_plan plan = { .what = LH_FAULT_SUBMIT | LH_FAULT_GET_NOW | LH_FAULT_SYNC | LH_FAULT_CLONE,
-		                      .error = -EIO, .nth = 1, .lasting = true };
+	struct lh_fault_plan plan = { .what = LH_FAULT_SUBMIT | LH_FAULT_GET_NOW | LH_FAULT_SYNC |
+		                              LH_FAULT_CLONE,
+		                      .error = -EIO,
+		                      .nth = 1,
+		                      .lasting = true };
 	struct lh_error error = { .code = 0 };
 	unsigned char data[LH_PAGE_SIZE];
 	lh_mask held;
@@ -176,7 +184,8 @@ static void delay_takes_time(void)
 	is(store->ops->poll(store, done, 50, 5), 0, "... nor after 5 ms");
 	ok(now_ns() - start < 25 * MS, "... for which poll has waited, and no longer");
 	ok(!suite_collect(suite, store, 50), "... complete");
-	ok(now_ns() - start >= 30 * MS && now_ns() - start < 500 * MS, "... side by side, not one after the other");
+	ok(now_ns() - start >= 30 * MS && now_ns() - start < 500 * MS,
+	   "... side by side, not one after the other");
 	store->ops->close(store);
 	lh__memory_pool_close(pool);
 }

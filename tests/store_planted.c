@@ -66,8 +66,8 @@ static const char *const names[FAULTS] = {
 struct planted {
 	struct lh_store store;
 	struct lh_store *below;
-	struct lh_store *aside;  /* below as it was one put ago, for what is stale; or room that is wasted */
-	unsigned *handles;       /* on below, for the clone that shares */
+	struct lh_store *aside; /* below as it was one put ago, for what is stale; or room that is wasted */
+	unsigned *handles;      /* on below, for the clone that shares */
 	struct lh_request *done;
 	struct lh_request **done_end;
 	unsigned seen;
@@ -223,7 +223,9 @@ static size_t planted_poll(struct lh_store *store, struct lh_request **done, siz
 static int planted_get_now(struct lh_store *store, uint64_t page, lh_mask want, void *data, lh_mask *held)
 {
 	struct planted *planted = of(store);
-	struct lh_request request = { .op = LH_OP_GET, .page = page, .mask = want & 0xffffffff, .data = data };
+	struct lh_request request = {
+		.op = LH_OP_GET, .page = page, .mask = want & 0xffffffff, .data = data
+	};
 	struct lh_request rest = { .op = LH_OP_GET, .page = page, .mask = want >> 32 << 32, .data = data };
 	int result;
 
@@ -271,7 +273,8 @@ static void write_all_again(struct lh_store *below)
 	for (page = 0; page < 400; page++) {
 		struct lh_request again = { .op = LH_OP_PUT, .page = page, .data = data };
 
-		if (below->ops->get_now(below, page, LH_MASK_ALL, data, &held) == 0 && (again.mask = held) != 0)
+		if (below->ops->get_now(below, page, LH_MASK_ALL, data, &held) == 0 &&
+		    (again.mask = held) != 0)
 			(void)lh__memory_apply(below, &again);
 	}
 }
@@ -367,9 +370,10 @@ static void random_case_sees(enum fault fault)
 
 int main(void)
 {
-	static const enum fault for_random[] = { LOST_PUT, MASK_OFF_BY_ONE, CLONE_SHARES_WRITES, STALE_GET,
-		                                 STALE_GET_NOW, REPLACE_AS_PUT, DROP_DOES_NOTHING, BACKWARDS,
-		                                 LATE_READ, UNHELD_NOT_ZEROED, GET_WRITES_UNWANTED };
+	static const enum fault for_random[] = { LOST_PUT,          MASK_OFF_BY_ONE,    CLONE_SHARES_WRITES,
+		                                 STALE_GET,         STALE_GET_NOW,      REPLACE_AS_PUT,
+		                                 DROP_DOES_NOTHING, BACKWARDS,          LATE_READ,
+		                                 UNHELD_NOT_ZEROED, GET_WRITES_UNWANTED };
 	unsigned i;
 
 	for (i = NONE; i < FAULTS; i++)

@@ -102,11 +102,12 @@ static void round_of(struct sweep *sweep)
 	lh__memory_pool_close(sweep->pool);
 }
 
-static void run(struct sweep *sweep, enum inject_mode mode, int (*carry_out)(struct lh_store *, struct lh_request *))
+static void run(struct sweep *sweep, enum inject_mode mode,
+                int (*carry_out)(struct lh_store *, struct lh_request *))
 {
 	*sweep = (struct sweep){ .carry_out = carry_out };
 	INJECT_SWEEP(&sweep->in, ENOMEM, mode)
-	round_of(sweep);
+		round_of(sweep);
 }
 
 /* ---- planted ---- */
@@ -159,13 +160,15 @@ int main(void)
 		const char *name = mode_name[mode];
 
 		run(&sweep, (enum inject_mode)mode, lh__memory_apply);
-		ok(inject_swept(&sweep.in), "%s: %lu rounds with a failure, nothing leaked", name, sweep.in.rounds);
+		ok(inject_swept(&sweep.in), "%s: %lu rounds with a failure, nothing leaked", name,
+		   sweep.in.rounds);
 		is(sweep.wrong_result, 0, "%s: each call succeeded or gave ENOMEM", name);
 		is(sweep.wrong_content, 0, "%s: a call that failed changed nothing", name);
-		ok(sweep.failed >= sweep.in.rounds * 3 / 4, "%s: failures reached the caller (%u of %lu)", name,
-		   sweep.failed, sweep.in.rounds);
+		ok(sweep.failed >= sweep.in.rounds * 3 / 4, "%s: failures reached the caller (%u of %lu)",
+		   name, sweep.failed, sweep.in.rounds);
 		run(&sweep, (enum inject_mode)mode, lh__store_do);
-		ok(inject_swept(&sweep.in) && !sweep.wrong_result && !sweep.wrong_content, "%s: the same by submit", name);
+		ok(inject_swept(&sweep.in) && !sweep.wrong_result && !sweep.wrong_content,
+		   "%s: the same by submit", name);
 	}
 	run(&sweep, INJECT_ONCE, lose_update);
 	ok(sweep.wrong_content > 0, "the sweep sees a store that loses an update when memory is short");

@@ -39,7 +39,8 @@ static void failing(void)
 
 	memset(&error, 'x', sizeof error);
 	is(lh__fail(&error, -EINVAL, "%s: not a size", "12Q"), -EINVAL, "lh__fail returns the code");
-	ok(error.code == -EINVAL && strcmp(error.text, "12Q: not a size") == 0, "... and leaves code and text");
+	ok(error.code == -EINVAL && strcmp(error.text, "12Q: not a size") == 0,
+	   "... and leaves code and text");
 	is(lh__fail(NULL, -EIO, "%s", "nobody listens"), -EIO, "without an error to fill");
 	is(lh__format(one, 1, "abc"), 0, "room for the terminator alone");
 	is(one[0], 0, "... which is there");

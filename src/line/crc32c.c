@@ -16,8 +16,9 @@
 uint32_t lh__crc32c_portable(uint32_t crc, const void *data, size_t size)
 {
 	static const uint32_t table[16] = {
-		0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1, 0x417b1dbc, 0x5125dad3, 0x61c69362, 0x7198540d,
-		0x82f63b78, 0x92a8fc17, 0xa24bb5a6, 0xb21572c9, 0xc38d26c4, 0xd3d3e1ab, 0xe330a81a, 0xf36e6f75,
+		0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1, 0x417b1dbc, 0x5125dad3,
+		0x61c69362, 0x7198540d, 0x82f63b78, 0x92a8fc17, 0xa24bb5a6, 0xb21572c9,
+		0xc38d26c4, 0xd3d3e1ab, 0xe330a81a, 0xf36e6f75,
 	};
 	const unsigned char *byte = data;
 
@@ -34,9 +35,9 @@ uint32_t lh__crc32c_portable(uint32_t crc, const void *data, size_t size)
 #define SSE42 __attribute__((target("sse4.2,pclmul")))
 
 struct stride {
-	size_t bytes;        /* of each of the three parts */
-	uint32_t past_one;   /* x^(8 * bytes - 33) */
-	uint32_t past_two;   /* x^(16 * bytes - 33) */
+	size_t bytes;      /* of each of the three parts */
+	uint32_t past_one; /* x^(8 * bytes - 33) */
+	uint32_t past_two; /* x^(16 * bytes - 33) */
 };
 
 SSE42 static inline uint64_t word_at(const unsigned char *p)

@@ -118,8 +118,10 @@ PCLMUL void lh__hash_pclmul(const struct lh_hash_key *key, const void *page, uin
 	unsigned i;
 
 	for (i = 0; i < LH_PAGE_LINES; i++, line += LH_LINE_SIZE) {
-		__m128i p01 = _mm_xor_si128(product128(load128(line), k0), product128(load128(line + 16), k1));
-		__m128i p23 = _mm_xor_si128(product128(load128(line + 32), k2), product128(load128(line + 48), k3));
+		__m128i p01 =
+			_mm_xor_si128(product128(load128(line), k0), product128(load128(line + 16), k1));
+		__m128i p23 =
+			_mm_xor_si128(product128(load128(line + 32), k2), product128(load128(line + 48), k3));
 		__m128i sum = _mm_xor_si128(p01, p23);
 		__m128i high = _mm_clmulepi64_si128(sum, fold, 0x01);
 		__m128i carry = _mm_clmulepi64_si128(high, fold, 0x01);

@@ -120,8 +120,8 @@ void lh__page_hash(const struct lh_hash_key *key, const void *page, uint64_t has
  * The lines whose hash is not that in hash. The new hashes go to new_hash unless it is NULL; it may be
  * hash itself.
  */
-lh_mask lh__page_hash_diff(const struct lh_hash_key *key, const void *page, const uint64_t hash[LH_PAGE_LINES],
-                           uint64_t *new_hash);
+lh_mask lh__page_hash_diff(const struct lh_hash_key *key, const void *page,
+                           const uint64_t hash[LH_PAGE_LINES], uint64_t *new_hash);
 
 /* CRC-32C (Castagnoli), as in RFC 3720: start with crc 0, go on with the last result. */
 uint32_t lh__crc32c(uint32_t crc, const void *data, size_t size);

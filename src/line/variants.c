@@ -87,8 +87,8 @@ uint32_t lh__crc32c(uint32_t crc, const void *data, size_t size)
 }
 
 /* The old hashes, eight lines of them, are fetched while the page is being read. */
-lh_mask lh__page_hash_diff(const struct lh_hash_key *key, const void *page, const uint64_t hash[LH_PAGE_LINES],
-                           uint64_t *new_hash)
+lh_mask lh__page_hash_diff(const struct lh_hash_key *key, const void *page,
+                           const uint64_t hash[LH_PAGE_LINES], uint64_t *new_hash)
 {
 	uint64_t now[LH_PAGE_LINES];
 	lh_mask mask = LH_MASK_NONE;

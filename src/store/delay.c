@@ -20,7 +20,7 @@ struct delayed {
 	struct lh_request copy;
 	struct lh_request *original;
 	uint64_t due;
-	struct delayed *next;     /* on the free or the waiting list */
+	struct delayed *next; /* on the free or the waiting list */
 	struct delayed *next_all;
 };
 
@@ -107,7 +107,8 @@ static void wait_with(struct delay *delay, struct delayed *delayed)
 /* ---- the ops ---- */
 
 /* Some of a submit; once others of it were taken they can no longer be refused. */
-static int submit_some(struct delay *delay, struct lh_request *const *requests, size_t n, uint64_t due, bool may_refuse)
+static int submit_some(struct delay *delay, struct lh_request *const *requests, size_t n, uint64_t due,
+                       bool may_refuse)
 {
 	struct lh_request *copies[BATCH];
 	size_t i;
@@ -229,7 +230,8 @@ static int delay_clone(struct lh_store *store, struct lh_store **out, struct lh_
 	int result;
 
 	if (delay->waiting || delay->in_below > 0)
-		return lh__fail(error, -EBUSY, "delay store: a clone was asked for while requests are in flight");
+		return lh__fail(error, -EBUSY,
+		                "delay store: a clone was asked for while requests are in flight");
 	result = delay->below->ops->clone(delay->below, &below, error);
 	if (result != 0)
 		return result;

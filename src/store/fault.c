@@ -135,9 +135,11 @@ static int fault_clone(struct lh_store *store, struct lh_store **out, struct lh_
 	int result = strike(fault, LH_FAULT_CLONE);
 
 	if (result != 0)
-		return lh__fail(error, result, "fault store: a clone fails as planned (%s)", lh__errno_name(result));
+		return lh__fail(error, result, "fault store: a clone fails as planned (%s)",
+		                lh__errno_name(result));
 	if (fault->failed)
-		return lh__fail(error, -EBUSY, "fault store: a clone was asked for while requests are in flight");
+		return lh__fail(error, -EBUSY,
+		                "fault store: a clone was asked for while requests are in flight");
 	result = fault->below->ops->clone(fault->below, &below, error);
 	if (result != 0)
 		return result;

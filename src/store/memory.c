@@ -70,7 +70,7 @@ struct job {
 	const struct lh_request *request;
 	struct chunk **slot;
 	lh_mask nonzero;
-	struct lh_frame *frame;      /* to be used, if it turns out to be needed */
+	struct lh_frame *frame; /* to be used, if it turns out to be needed */
 	struct chunk *chunk;
 	struct lh_frame *dead_frame; /* to be released */
 	struct chunk *dead_chunk;
@@ -153,7 +153,8 @@ static int add_directory(struct memory *memory, void **place, void *expected, un
 		return -ENOMEM;
 	directory->level = level;
 	directory->child[0] = expected;
-	if (!__atomic_compare_exchange_n(place, &expected, directory, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+	if (!__atomic_compare_exchange_n(place, &expected, directory, false, __ATOMIC_ACQ_REL,
+	                                 __ATOMIC_ACQUIRE))
 		lh__free(memory->store.sys, directory, sizeof *directory);
 	return 0;
 }
@@ -166,7 +167,8 @@ static int make_slot(struct memory *memory, uint64_t page, struct chunk ***slot)
 	int result;
 
 	while (!covers(directory = __atomic_load_n(&memory->root, __ATOMIC_ACQUIRE), chunk)) {
-		result = add_directory(memory, (void **)&memory->root, directory, directory ? directory->level + 1 : 0);
+		result = add_directory(memory, (void **)&memory->root, directory,
+		                       directory ? directory->level + 1 : 0);
 		if (result != 0)
 			return result;
 	}
@@ -317,8 +319,8 @@ static enum step put_locked(struct job *job)
 	if (keep == old && job->nonzero == LH_MASK_NONE)
 		return DONE;
 	/* A frame is got before the chunk is touched, so that a lack of it leaves no empty chunk behind. */
-	if (job->nonzero && !job->frame && !(old && chunk_is_mine(*job->slot) &&
-	                                     lh__frame_is_mine((*job->slot)->entry[index].frame)))
+	if (job->nonzero && !job->frame &&
+	    !(old && chunk_is_mine(*job->slot) && lh__frame_is_mine((*job->slot)->entry[index].frame)))
 		return NEED_FRAME;
 	if (own_chunk(job) != DONE)
 		return NEED_CHUNK;
@@ -408,8 +410,8 @@ int lh__memory_apply(struct lh_store *store, struct lh_request *request)
 static void push_completed(struct memory *memory, struct lh_request *request)
 {
 	request->next = __atomic_load_n(&memory->completed, __ATOMIC_RELAXED);
-	while (!__atomic_compare_exchange_n(&memory->completed, &request->next, request, true, __ATOMIC_RELEASE,
-	                                    __ATOMIC_RELAXED))
+	while (!__atomic_compare_exchange_n(&memory->completed, &request->next, request, true,
+	                                    __ATOMIC_RELEASE, __ATOMIC_RELAXED))
 		;
 }
 
@@ -499,7 +501,8 @@ static int memory_clone(struct lh_store *store, struct lh_store **out, struct lh
 
 	collect_completed(from);
 	if (from->ready)
-		return lh__fail(error, -EBUSY, "memory store: a clone was asked for while requests are in flight");
+		return lh__fail(error, -EBUSY,
+		                "memory store: a clone was asked for while requests are in flight");
 	result = lh__memory_open(from->pool, &copy);
 	if (result == 0 && (result = clone_at_once(from, of(copy))) != 0)
 		memory_close(copy);
@@ -527,7 +530,8 @@ int lh__memory_open(struct lh_memory_pool *pool, struct lh_store **out)
 		return -ENOMEM;
 	memory->store.ops = &memory_ops;
 	memory->store.sys = pool->sys;
-	memory->store.caps = (struct lh_store_caps){ .get_now_in_signal = true, .durable = false, .depth = 1u << 30 };
+	memory->store.caps =
+		(struct lh_store_caps){ .get_now_in_signal = true, .durable = false, .depth = 1u << 30 };
 	memory->pool = pool;
 	*out = &memory->store;
 	return 0;

@@ -9,7 +9,8 @@ int lh__store_check(const struct lh_store *store)
 
 	if (!ops || !store->sys || !store->caps.depth)
 		return -EINVAL;
-	if (!ops->name || !ops->submit || !ops->poll || !ops->get_now || !ops->sync || !ops->clone || !ops->close)
+	if (!ops->name || !ops->submit || !ops->poll || !ops->get_now || !ops->sync || !ops->clone ||
+	    !ops->close)
 		return -EINVAL;
 	return 0;
 }

@@ -72,7 +72,8 @@ struct lh_store_ops {
 	 * One page, synchronously; overtakes what was submitted (it sees a put that is acknowledged; whether
 	 * it sees one in flight is not said). data as for GET. *held receives the held part of want.
 	 */
-	int (*get_now)(struct lh_store *store, uint64_t page, lh_mask want, void *data, lh_mask *held) LH_MUST_CHECK;
+	int (*get_now)(struct lh_store *store, uint64_t page, lh_mask want, void *data,
+	               lh_mask *held) LH_MUST_CHECK;
 	/* After it returns 0, acknowledged requests are as durable as caps.durable says. May block. */
 	int (*sync)(struct lh_store *store) LH_MUST_CHECK;
 	/*

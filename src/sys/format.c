@@ -67,10 +67,13 @@ static bool convert(struct sink *sink, char conversion, bool wide, struct argume
 	case '%': put_char(sink, '%'); return true;
 	case 'c': put_char(sink, (char)va_arg(arguments->list, int)); return true;
 	case 's': put_text(sink, va_arg(arguments->list, const char *)); return true;
-	case 'd': put_signed(sink, wide ? va_arg(arguments->list, long) : va_arg(arguments->list, int)); return true;
+	case 'd':
+		put_signed(sink, wide ? va_arg(arguments->list, long) : va_arg(arguments->list, int));
+		return true;
 	case 'u':
 	case 'x':
-		put_number(sink, wide ? va_arg(arguments->list, unsigned long) : va_arg(arguments->list, unsigned),
+		put_number(sink,
+		           wide ? va_arg(arguments->list, unsigned long) : va_arg(arguments->list, unsigned),
 		           conversion == 'x' ? 16 : 10);
 		return true;
 	default: return false;
@@ -138,19 +141,25 @@ const char *lh__errno_name(int code)
 	/* Of two names for one number the more usual one stands here: EAGAIN, EOPNOTSUPP. */
 	static const char *const names[] = {
 #define NAME(e) [e] = #e
-		NAME(EPERM), NAME(ENOENT), NAME(ESRCH), NAME(EINTR), NAME(EIO), NAME(ENXIO), NAME(E2BIG),
-		NAME(ENOEXEC), NAME(EBADF), NAME(ECHILD), NAME(EAGAIN), NAME(ENOMEM), NAME(EACCES), NAME(EFAULT),
-		NAME(ENOTBLK), NAME(EBUSY), NAME(EEXIST), NAME(EXDEV), NAME(ENODEV), NAME(ENOTDIR), NAME(EISDIR),
-		NAME(EINVAL), NAME(ENFILE), NAME(EMFILE), NAME(ENOTTY), NAME(ETXTBSY), NAME(EFBIG), NAME(ENOSPC),
-		NAME(ESPIPE), NAME(EROFS), NAME(EMLINK), NAME(EPIPE), NAME(EDOM), NAME(ERANGE), NAME(EDEADLK),
-		NAME(ENAMETOOLONG), NAME(ENOLCK), NAME(ENOSYS), NAME(ENOTEMPTY), NAME(ELOOP), NAME(ENODATA),
-		NAME(ETIME), NAME(EPROTO), NAME(EBADMSG), NAME(EOVERFLOW), NAME(EILSEQ), NAME(ENOTSOCK),
-		NAME(EDESTADDRREQ), NAME(EMSGSIZE), NAME(EPROTOTYPE), NAME(ENOPROTOOPT), NAME(EPROTONOSUPPORT),
-		NAME(EOPNOTSUPP), NAME(EAFNOSUPPORT), NAME(EADDRINUSE), NAME(EADDRNOTAVAIL), NAME(ENETDOWN),
-		NAME(ENETUNREACH), NAME(ENETRESET), NAME(ECONNABORTED), NAME(ECONNRESET), NAME(ENOBUFS),
-		NAME(EISCONN), NAME(ENOTCONN), NAME(ESHUTDOWN), NAME(ETIMEDOUT), NAME(ECONNREFUSED),
-		NAME(EHOSTDOWN), NAME(EHOSTUNREACH), NAME(EALREADY), NAME(EINPROGRESS), NAME(ESTALE),
-		NAME(EDQUOT), NAME(ECANCELED), NAME(EKEYREJECTED),
+		NAME(EPERM),        NAME(ENOENT),       NAME(ESRCH),        NAME(EINTR),
+		NAME(EIO),          NAME(ENXIO),        NAME(E2BIG),        NAME(ENOEXEC),
+		NAME(EBADF),        NAME(ECHILD),       NAME(EAGAIN),       NAME(ENOMEM),
+		NAME(EACCES),       NAME(EFAULT),       NAME(ENOTBLK),      NAME(EBUSY),
+		NAME(EEXIST),       NAME(EXDEV),        NAME(ENODEV),       NAME(ENOTDIR),
+		NAME(EISDIR),       NAME(EINVAL),       NAME(ENFILE),       NAME(EMFILE),
+		NAME(ENOTTY),       NAME(ETXTBSY),      NAME(EFBIG),        NAME(ENOSPC),
+		NAME(ESPIPE),       NAME(EROFS),        NAME(EMLINK),       NAME(EPIPE),
+		NAME(EDOM),         NAME(ERANGE),       NAME(EDEADLK),      NAME(ENAMETOOLONG),
+		NAME(ENOLCK),       NAME(ENOSYS),       NAME(ENOTEMPTY),    NAME(ELOOP),
+		NAME(ENODATA),      NAME(ETIME),        NAME(EPROTO),       NAME(EBADMSG),
+		NAME(EOVERFLOW),    NAME(EILSEQ),       NAME(ENOTSOCK),     NAME(EDESTADDRREQ),
+		NAME(EMSGSIZE),     NAME(EPROTOTYPE),   NAME(ENOPROTOOPT),  NAME(EPROTONOSUPPORT),
+		NAME(EOPNOTSUPP),   NAME(EAFNOSUPPORT), NAME(EADDRINUSE),   NAME(EADDRNOTAVAIL),
+		NAME(ENETDOWN),     NAME(ENETUNREACH),  NAME(ENETRESET),    NAME(ECONNABORTED),
+		NAME(ECONNRESET),   NAME(ENOBUFS),      NAME(EISCONN),      NAME(ENOTCONN),
+		NAME(ESHUTDOWN),    NAME(ETIMEDOUT),    NAME(ECONNREFUSED), NAME(EHOSTDOWN),
+		NAME(EHOSTUNREACH), NAME(EALREADY),     NAME(EINPROGRESS),  NAME(ESTALE),
+		NAME(EDQUOT),       NAME(ECANCELED),    NAME(EKEYREJECTED),
 #undef NAME
 	};
 	unsigned number = code < 0 ? -(unsigned)code : (unsigned)code;
