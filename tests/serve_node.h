@@ -18,6 +18,7 @@ struct test_node {
 	pthread_t thread;
 	pthread_mutex_t lock;
 	char log[8192];
+	char last[512]; /* line of the log */
 	unsigned lines;
 	char url[320];
 };
@@ -52,6 +53,7 @@ static void node_log(void *context, const char *line)
 	pthread_mutex_lock(&node->lock);
 	used = strlen(node->log);
 	snprintf(node->log + used, sizeof node->log - used, "%s\n", line);
+	snprintf(node->last, sizeof node->last, "%s", line);
 	node->lines++;
 	pthread_mutex_unlock(&node->lock);
 }
@@ -92,6 +94,22 @@ static void node_stop(struct test_node *node)
 	pthread_join(node->thread, NULL);
 	lh__server_close(node->server);
 	pthread_mutex_destroy(&node->lock);
+}
+
+/* Waits up to two seconds for one more line in the log than there were; whether it contains text. */
+__attribute__((unused)) static int node_logged_next(struct test_node *node, unsigned lines, const char *text)
+{
+	int i, found;
+
+	for (i = 0; i < 200 && __atomic_load_n(&node->lines, __ATOMIC_ACQUIRE) == lines; i++)
+		usleep(10000);
+	usleep(5000);
+	pthread_mutex_lock(&node->lock);
+	found = strstr(node->last, text) != NULL;
+	pthread_mutex_unlock(&node->lock);
+	if (!found)
+		printf("# the log says: %s\n", node->last);
+	return found;
 }
 
 /* Waits up to two seconds for a line in the log that contains text. */

@@ -1,4 +1,7 @@
-/* store_node.c - the node store passes the conformance suite over everything that carries it. */
+/*
+ * store_node.c - the node store passes the conformance suite over everything that carries it; with an argument, over
+ * that one alone. (ThreadSanitizer cannot follow the ring, which is mapped twice.)
+ */
 #include "serve_node.h"
 #include "store_conformance.h"
 
@@ -91,7 +94,7 @@ static void try_way(struct way *way)
 	node_stop(&way->node);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	char path[128];
 	struct way ways[] = {
@@ -103,8 +106,9 @@ int main(void)
 	size_t i;
 
 	snprintf(path, sizeof path, "unix:%s/node", test_folder());
-	for (i = getenv("ONLY_TLS") ? 3 : 0; i < sizeof ways / sizeof ways[0]; i++)
-		try_way(&ways[i]);
+	for (i = 0; i < sizeof ways / sizeof ways[0]; i++)
+		if (argc < 2 || strcmp(argv[1], ways[i].name) == 0)
+			try_way(&ways[i]);
 	test_folder_remove();
 	return done();
 }

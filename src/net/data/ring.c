@@ -70,8 +70,7 @@ void lh__ring_unmap(const struct lh_sys *sys, struct lh_ring *ring)
 
 void lh__ring_knock(const struct lh_sys *sys, struct lh_ring *ring)
 {
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&ring->node, __ATOMIC_RELAXED) == LH_RING_ASLEEP &&
+	if (__atomic_load_n(&ring->node, __ATOMIC_SEQ_CST) == LH_RING_ASLEEP &&
 	    __atomic_exchange_n(&ring->node, LH_RING_AWAKE, __ATOMIC_SEQ_CST) == LH_RING_ASLEEP)
 		lh__shared_wake(sys, &ring->node);
 }

@@ -68,7 +68,7 @@ int lh__ring_map(const struct lh_sys *sys, int fd, struct lh_ring **out) LH_MUST
 int lh__ring_map_own(const struct lh_sys *sys, int fd, struct lh_ring **out) LH_MUST_CHECK;
 void lh__ring_unmap(const struct lh_sys *sys, struct lh_ring *ring);
 
-/* Wakes the node if it sleeps; call after publishing work. */
+/* Wakes the node if it sleeps; call after publishing work, sequentially consistent as all of the sleeping is. */
 void lh__ring_knock(const struct lh_sys *sys, struct lh_ring *ring);
 
 #endif

@@ -180,7 +180,7 @@ bool lh__ring_place(struct lh_ring_client *client, const uint8_t *message, size_
 void lh__ring_publish(const struct lh_sys *sys, struct lh_ring_client *client)
 {
 	__atomic_store_n(&client->ring->client_cpu, lh__ring_cpu(), __ATOMIC_RELAXED);
-	__atomic_store_n(&client->ring->head, client->head, __ATOMIC_RELEASE);
+	__atomic_store_n(&client->ring->head, client->head, __ATOMIC_SEQ_CST);
 	lh__ring_knock(sys, client->ring);
 }
 
@@ -201,7 +201,7 @@ void lh__ring_taken(struct lh_ring_client *client)
 
 static bool bulk_moved(const struct lh_ring_client *client)
 {
-	return __atomic_load_n(&client->ring->tail, __ATOMIC_ACQUIRE) != client->tail;
+	return __atomic_load_n(&client->ring->tail, __ATOMIC_SEQ_CST) != client->tail;
 }
 
 static bool poll_bulk(const struct lh_sys *sys, const struct lh_ring_client *client)

@@ -97,8 +97,7 @@ static int serve_fetches(struct server *server)
 
 static void wake_bulk(struct lh_ring *ring)
 {
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&ring->bulk_waits, __ATOMIC_RELAXED))
+	if (__atomic_load_n(&ring->bulk_waits, __ATOMIC_SEQ_CST))
 		lh__shared_wake(sys, (uint32_t *)&ring->tail);
 }
 
@@ -120,7 +119,7 @@ static int serve_bulk(struct server *server)
 		if (!serve_slot(server, &ring->slot[LH_RING_FETCH + server->tail % LH_RING_BULK], server->tail + 1))
 			return -1;
 		server->tail++;
-		__atomic_store_n(&ring->tail, server->tail, __ATOMIC_RELEASE);
+		__atomic_store_n(&ring->tail, server->tail, __ATOMIC_SEQ_CST);
 	}
 	wake_bulk(ring);
 	return 1;
