@@ -26,9 +26,9 @@ for k in keys[:: 3]:
     del table[k]
 pairs = sorted((v[1] % 1000003, k) for k, v in table.items())
 digest("sorted", pairs[:: 5])
-numbers = list(range(n * 2))
+numbers = list(range(n // 2))
 rng.shuffle(numbers)
 print("sum", sum(a * b % 97 for a, b in zip(numbers, reversed(numbers))))
 del table, pairs
-again = {i: (i, str(i)) for i in numbers[: n // 2]}
+again = {i: (i, str(i)) for i in numbers[: n // 4]}
 digest("again", (again[i] for i in sorted(again)))
