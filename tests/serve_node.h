@@ -69,7 +69,7 @@ static void *node_thread(void *argument)
 }
 
 /* options: what is zero gets a default; listen is url. 0, or what lh__server_open said. */
-static int node_start(struct test_node *node, const char *url, const struct lh_server_options *given, struct lh_error *error)
+__attribute__((unused)) static int node_start(struct test_node *node, const char *url, const struct lh_server_options *given, struct lh_error *error)
 {
 	struct lh_server_options options = *given;
 	const char *word = url;
@@ -88,7 +88,7 @@ static int node_start(struct test_node *node, const char *url, const struct lh_s
 	return pthread_create(&node->thread, NULL, node_thread, node);
 }
 
-static void node_stop(struct test_node *node)
+__attribute__((unused)) static void node_stop(struct test_node *node)
 {
 	lh__server_stop(node->server);
 	pthread_join(node->thread, NULL);

@@ -51,7 +51,8 @@ struct node {
 	struct lh_store base;
 	struct lh_node_options options;
 	struct lh_node_link link;
-	unsigned limit_ms; /* no answer for this long: the link is taken for broken */
+	unsigned limit_ms;    /* no answer for this long: the link is taken for broken */
+	unsigned patience_ms; /* the same, or what is left of timeout_ms while in trouble */
 
 	uint32_t state;  /* futex */
 	uint32_t inside; /* futex; threads that use the link */
@@ -112,14 +113,14 @@ static int adopt(struct node *node, const struct lh_node_link *link)
 	int error = -EINVAL;
 
 	if (link->kind == LH_NODE_RING) {
-		error = lh__ring_client_begin(sys, &node->ring, link->fd[0], link->fd[1], node->limit_ms);
+		error = lh__ring_client_begin(sys, &node->ring, link->fd[0], link->fd[1], node->patience_ms);
 	} else if (link->kind == LH_NODE_STREAM) {
-		unsigned slice = node->limit_ms < SLICE_MS ? node->limit_ms : SLICE_MS;
+		unsigned slice = lh__stream_slice_ms(node->patience_ms);
 
 		error = lh__stream_slice(sys, link->fd[0], slice);
 		if (error == 0)
 			error = lh__stream_slice(sys, link->fd[1], slice);
-		lh__fetch_begin(&node->fetch, link->fd[0], node->limit_ms);
+		lh__fetch_begin(&node->fetch, link->fd[0], node->patience_ms);
 		node->inbox.begin = node->inbox.end = 0;
 	}
 	if (error)
@@ -185,33 +186,57 @@ static void back_off(struct node *node, uint64_t left_ms)
 	node->repairs++;
 }
 
+/* What is left of timeout_ms since the trouble began. */
+static uint64_t time_left(const struct node *node)
+{
+	uint64_t spent = lh__clock_ms(node->base.sys) - node->trouble_since;
+
+	return spent < node->options.timeout_ms ? node->options.timeout_ms - spent : 0;
+}
+
+static void note_trouble(struct node *node, int why)
+{
+	uint64_t now = lh__clock_ms(node->base.sys);
+
+	if (node->trouble_since == 0)
+		node->trouble_since = why == -ETIMEDOUT && now > node->limit_ms ? now - node->limit_ms : now;
+	if (node->trouble_since == 0)
+		node->trouble_since = 1;
+	node->strikes += why == -EPROTO;
+}
+
+static int adopt_new(struct node *node, struct lh_node_link *link)
+{
+	uint64_t left = time_left(node);
+	int error;
+
+	node->patience_ms = left == 0 ? 1 : left < node->limit_ms ? (unsigned)left : node->limit_ms;
+	node->counts.reconnects++;
+	error = adopt(node, link);
+	if (error) {
+		node->link = *link;
+		close_link(node);
+	}
+	return error;
+}
+
 /* With the link to itself: a new link, or the error that ends the store. */
 static int find_link(struct node *node, int why)
 {
-	uint64_t now = lh__clock_ms(node->base.sys), left = node->options.timeout_ms;
 	struct lh_node_link link;
 	int error;
 
-	if (node->trouble_since == 0)
-		node->trouble_since = (now - (why == -ETIMEDOUT ? node->limit_ms : 0)) | 1;
-	left -= now - node->trouble_since < left ? now - node->trouble_since : left;
-	node->strikes += why == -EPROTO;
+	note_trouble(node, why);
 	close_link(node);
 	link = node->link;
-	if (left == 0)
+	if (time_left(node) == 0)
 		return -ETIMEDOUT;
 	if (node->strikes == STRIKES || !node->options.reconnect)
 		return -EIO;
-	back_off(node, left);
-	error = node->options.reconnect(node->options.context, &link, (int)left);
-	if (error == 0) {
-		node->counts.reconnects++;
-		error = adopt(node, &link);
-		if (error != 0) {
-			node->link = link;
-			close_link(node);
-		}
-	}
+	back_off(node, time_left(node));
+	error = node->options.reconnect(node->options.context, &link, (int)(time_left(node) | 1));
+	if (error == 0)
+		error = adopt_new(node, &link);
 	return error == 0 || error == -ETIMEDOUT ? error : -EIO;
 }
 
@@ -238,6 +263,7 @@ static void settle(struct node *node)
 	if (__atomic_load_n(&node->trouble_since, __ATOMIC_RELAXED) == 0)
 		return;
 	node->repairs = node->strikes = 0;
+	node->patience_ms = node->fetch.limit_ms = node->ring.limit_ms = node->limit_ms;
 	__atomic_store_n(&node->trouble_since, 0, __ATOMIC_RELAXED);
 }
 
@@ -502,7 +528,7 @@ static int check_stall(struct node *node)
 
 	if (node->stalled_since == 0)
 		node->stalled_since = now;
-	return now - node->stalled_since > node->limit_ms ? -ETIMEDOUT : 0;
+	return now - node->stalled_since > node->patience_ms ? -ETIMEDOUT : 0;
 }
 
 /* Inside: sends what waits and takes what has come, waiting up to ms for it. */
@@ -716,7 +742,7 @@ int lh__node_attach(const struct lh_sys *sys, const struct lh_node_link *link, c
 	node->options = *options;
 	if (node->options.timeout_ms == 0)
 		node->options.timeout_ms = 30000;
-	node->limit_ms = (node->options.timeout_ms + 2) / 3;
+	node->limit_ms = node->patience_ms = (node->options.timeout_ms + 2) / 3;
 	node->done_last = &node->done;
 	node->link.fd[0] = node->link.fd[1] = -1;
 	error = adopt(node, link);

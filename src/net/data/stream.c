@@ -85,7 +85,7 @@ static int give_up(const struct lh_sys *sys, long error, unsigned limit_ms, uint
 		return -ECONNRESET;
 	now = lh__clock_ms(sys);
 	if (*since == 0)
-		*since = now;
+		*since = now - lh__stream_slice_ms(limit_ms);
 	return now - *since < limit_ms ? 0 : -ETIMEDOUT;
 }
 
@@ -261,7 +261,9 @@ int lh__fetch(const struct lh_sys *sys, struct lh_fetch_channel *channel, uint64
 		return error;
 	if (__atomic_load_n(&self.state, __ATOMIC_ACQUIRE) == LEADING || sleep_in_line(sys, &self) == LEADING)
 		hand_over(sys, channel, lead(sys, channel, &self));
+	if (self.broken)
+		return self.broken;
 	*held = self.held;
 	*result = self.result;
-	return self.broken;
+	return 0;
 }

@@ -29,6 +29,8 @@ size_t lh__inbox_room(struct lh_inbox *inbox, uint8_t **at);
 /* One recv into the inbox. Bytes received; -ECONNRESET at the end of the connection; -EAGAIN, -EINTR, other errors. */
 long lh__inbox_receive(const struct lh_sys *sys, int fd, struct lh_inbox *inbox, int flags);
 
+/* How long one blocking call may take where limit_ms is the whole patience. */
+static inline unsigned lh__stream_slice_ms(unsigned limit_ms) { return limit_ms < 100 ? limit_ms : 100; }
 /* Sets how long one blocking call may take on the socket; the callers look at the clock between them. */
 int lh__stream_slice(const struct lh_sys *sys, int fd, unsigned ms) LH_MUST_CHECK;
 
