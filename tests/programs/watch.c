@@ -3,7 +3,7 @@
  *
  * Runs a command, finds among its descendants the processes that execute PROGRAM (by /proc/PID/exe; their
  * own children count too, whatever they execute), and samples each of them: every --interval microseconds
- * the resident anonymous pages (/proc/PID/statm: resident - shared), and every 20 ms smaps_rollup, whose
+ * the resident anonymous pages (/proc/PID/statm: resident - shared), and every 200 ms smaps_rollup, whose
  * "Anonymous" must not tell another story, and the shared memory that is mapped, which a pager's buffers
  * may live in. The first process found is "main", all others (a fork's child) are "other".
  *
@@ -22,7 +22,7 @@
 
 #define WATCHED_MAX 64
 #define DISCOVER_NS UINT64_C(5000000)
-#define ROLLUP_NS UINT64_C(20000000)
+#define ROLLUP_NS UINT64_C(200000000)
 
 struct watched {
 	pid_t pid;
