@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "net/data/wire.h"
@@ -97,8 +98,8 @@ static int receive_answer(const struct attempt *attempt, struct channel *channel
 		if (got > 0)
 			have += (size_t)got;
 		else if (got != -EAGAIN && got != -EINTR)
-			return fail(attempt, -EPROTO, have ? "not a memory node: it speaks something else" :
-			                                     "the node has ended the connection; its log says why");
+			return have ? fail(attempt, -EPROTO, "not a memory node: it speaks something else") :
+			              fail(attempt, -ECONNRESET, "the node has ended the connection; its log says why");
 		else if (lh__net_now_ms() >= attempt->deadline_ms)
 			return fail(attempt, -ETIMEDOUT, have ? "not a memory node: it speaks something else" :
 			                                       "the node does not answer");
@@ -286,12 +287,39 @@ static struct lh_wire_hello hello_of(const struct lh_node_link *link, enum lh_wi
 	return hello;
 }
 
+/* Whether asking again may bring another answer. */
+static bool may_pass(int error)
+{
+	switch (error) {
+	case -ESTALE:
+	case -EBUSY:
+	case -EACCES:
+	case -EPERM:
+	case -EPROTO:
+	case -EPROTONOSUPPORT:
+		return false;
+	default:
+		return true;
+	}
+}
+
 int lh__node_again(const struct lh_node_target *target, int timeout_ms, struct lh_node_link *link, struct lh_error *error)
 {
-	struct lh_wire_hello hello = hello_of(link, LH_WIRE_ATTACH);
+	struct timespec pause = { 0, 20000000 };
+	uint64_t deadline = lh__net_now_ms() + (unsigned)(timeout_ms > 0 ? timeout_ms : 30000);
 
-	hello.generation++;
-	return connect_link(target, timeout_ms, &hello, link, error);
+	for (;;) {
+		struct lh_wire_hello hello = hello_of(link, LH_WIRE_ATTACH);
+		uint64_t now = lh__net_now_ms();
+		int result;
+
+		hello.generation++;
+		result = connect_link(target, now < deadline ? (int)(deadline - now) : 1, &hello, link, error);
+		if (result == 0 || !may_pass(result) || lh__net_now_ms() >= deadline)
+			return result;
+		nanosleep(&pause, NULL);
+		pause.tv_nsec = pause.tv_nsec < 250000000 ? 2 * pause.tv_nsec : pause.tv_nsec;
+	}
 }
 
 int lh__node_clone(const struct lh_node_target *target, int timeout_ms, const struct lh_node_link *of,

@@ -27,7 +27,8 @@ int lh__node_create(const struct lh_node_target *target, int timeout_ms, struct 
                     struct lh_error *error) LH_MUST_CHECK;
 /*
  * A new link to the same region: *link is replaced, its old descriptors are not looked at. The node has then ended the
- * old link's connections. -ESTALE: the node does not have the region (any more).
+ * old link's connections. Tries again and again where that may help: an error comes either at once, since it is final
+ * (-ESTALE: the node does not have the region any more), or when the time is over.
  */
 int lh__node_again(const struct lh_node_target *target, int timeout_ms, struct lh_node_link *link,
                    struct lh_error *error) LH_MUST_CHECK;

@@ -99,30 +99,37 @@ static bool poll_slot(const struct lh_sys *sys, const struct lh_ring *ring, cons
 	return answered(slot);
 }
 
+/* Before sleeping, and after: the node may have ended without answering. 0, or why there is no use in waiting. */
+static int check_node(const struct lh_sys *sys, const struct lh_ring_client *client, const struct lh_ring_slot *slot,
+                      uint64_t since)
+{
+	if (__atomic_load_n(&client->dead, __ATOMIC_RELAXED) || node_ended(sys, client))
+		return answered(slot) ? 0 : -ECONNRESET;
+	return lh__clock_ms(sys) - since < client->limit_ms || answered(slot) ? 0 : -ETIMEDOUT;
+}
+
 static int await(const struct lh_sys *sys, struct lh_ring_client *client, struct lh_ring_slot *slot)
 {
-	uint64_t since = 0, now;
-	uint32_t state;
+	unsigned slice = client->limit_ms < SLICE_MS ? client->limit_ms : SLICE_MS;
+	uint64_t since;
+	int error = 0;
 
 	if (poll_slot(sys, client->ring, slot))
 		return 0;
-	for (;;) {
-		state = LH_RING_ASKED;
+	since = lh__clock_ms(sys);
+	while (error == 0) {
+		uint32_t state = LH_RING_ASKED;
+
 		__atomic_compare_exchange_n(&slot->state, &state, LH_RING_AWAITED, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 		if (state == LH_RING_ANSWERED)
-			return 0;
+			break;
 		if (state != LH_RING_ASKED && state != LH_RING_AWAITED)
 			return -EPROTO;
-		lh__shared_wait(sys, &slot->state, LH_RING_AWAITED, SLICE_MS);
-		if (answered(slot))
-			return 0;
-		now = lh__clock_ms(sys);
-		since = since ? since : now;
-		if (__atomic_load_n(&client->dead, __ATOMIC_RELAXED) || node_ended(sys, client))
-			return answered(slot) ? 0 : -ECONNRESET;
-		if (now - since > client->limit_ms)
-			return -ETIMEDOUT;
+		error = check_node(sys, client, slot, since);
+		if (error == 0)
+			lh__shared_wait(sys, &slot->state, LH_RING_AWAITED, slice);
 	}
+	return error;
 }
 
 /*
@@ -223,11 +230,11 @@ int lh__ring_wait(const struct lh_sys *sys, struct lh_ring_client *client, unsig
 
 	if (ms == 0 || poll_bulk(sys, client))
 		return 0;
+	if (node_ended(sys, client))
+		return bulk_moved(client) ? 0 : -ECONNRESET;
 	__atomic_store_n(&ring->bulk_waits, 1, __ATOMIC_SEQ_CST);
 	if (!bulk_moved(client))
 		lh__shared_wait(sys, (uint32_t *)&ring->tail, (uint32_t)client->tail, ms < SLICE_MS ? ms : SLICE_MS);
 	__atomic_store_n(&ring->bulk_waits, 0, __ATOMIC_SEQ_CST);
-	if (!bulk_moved(client) && node_ended(sys, client))
-		return bulk_moved(client) ? 0 : -ECONNRESET;
 	return 0;
 }

@@ -185,6 +185,17 @@ static void sleep_on_ring(const struct server *server)
 	__atomic_store_n(&ring->node, LH_RING_AWAKE, __ATOMIC_SEQ_CST);
 }
 
+/* The last thing: whoever sleeps on the ring looks at the socket, which has ended. */
+static void wake_all(struct lh_ring *ring)
+{
+	unsigned i;
+
+	for (i = 0; i < LH_RING_FETCH; i++)
+		if (__atomic_load_n(&ring->slot[i].state, __ATOMIC_SEQ_CST) == LH_RING_AWAITED)
+			lh__shared_wake(sys, &ring->slot[i].state);
+	wake_bulk(ring);
+}
+
 static void *ring_thread(void *argument)
 {
 	struct server *server = argument;
@@ -199,6 +210,7 @@ static void *ring_thread(void *argument)
 			sleep_on_ring(server);
 	}
 	shutdown(server->connection->fd, SHUT_RDWR);
+	wake_all(server->ring);
 	return NULL;
 }
 
