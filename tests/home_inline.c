@@ -318,7 +318,7 @@ static void test_fork(void)
 
 	for (size_t i = 0; i < REGION_PAGES; i++)
 		region[i * 512 + 5] = i + 7;
-	if (lh__home_fork_begin(home) < 0 || store->ops->clone(store, &clone, &error) < 0) {
+	if (lh__home_pause(home) < 0 || store->ops->clone(store, &clone, &error) < 0) {
 		ok(0, "fork begins");
 		return;
 	}
@@ -326,7 +326,7 @@ static void test_fork(void)
 	pid = fork();
 	if (pid == 0)
 		_exit(child_body(clone));
-	lh__home_fork_end(home);
+	lh__home_resume(home);
 	for (size_t i = 0; i < REGION_PAGES; i++)
 		region[i * 512 + 5] = i + 8;
 	for (size_t i = 0; i < REGION_PAGES; i++)

@@ -100,7 +100,11 @@ void lh__home_frame_untake(struct lh_home *home, uint32_t frame)
 	lh__unlock(home->sys, &home->lock);
 }
 
-static void push_number(struct lh_numbers *numbers, uint64_t number) { numbers->stack[numbers->count++] = number; }
+static void push_number(struct lh_numbers *numbers, uint64_t number)
+{
+	if (numbers->count < LH_NUMBERS_MAX)
+		numbers->stack[numbers->count++] = number;
+}
 
 void lh__home_frame_release(struct lh_home *home, uint32_t frame, bool kept, bool key_too)
 {
@@ -182,101 +186,26 @@ bool lh__frames_shrink(struct lh_home *home)
 	return frame != LH_NO_FRAME;
 }
 
-/* ---- watched ranges: sorted, apart, never touching each other ---- */
+/* ---- watched ranges ---- */
 
-/* The index of the first range that ends after address. */
-static size_t region_after(const struct lh_home *home, uintptr_t address)
+bool lh__region_find(struct lh_home *home, uintptr_t address, struct lh_range *out)
 {
-	size_t low = 0, high = home->regions;
-
-	while (low < high) {
-		size_t middle = (low + high) / 2;
-
-		if (home->region[middle].end > address)
-			high = middle;
-		else
-			low = middle + 1;
-	}
-	return low;
-}
-
-bool lh__region_find(struct lh_home *home, uintptr_t address, struct lh_region *out)
-{
-	bool found;
-	size_t i;
+	const struct lh_range *range;
 
 	lh__lock(home->sys, &home->lock);
-	i = region_after(home, address);
-	found = i < home->regions && home->region[i].start <= address;
-	if (found)
-		*out = home->region[i];
+	range = lh__ranges_find(&home->regions, address);
+	if (range)
+		*out = *range;
 	lh__unlock(home->sys, &home->lock);
-	return found;
+	return range != NULL;
 }
 
 bool lh__home_watches(struct lh_home *home, uintptr_t start, uintptr_t end)
 {
 	bool found;
-	size_t i;
 
 	lh__lock(home->sys, &home->lock);
-	i = region_after(home, start);
-	found = i < home->regions && home->region[i].start < end;
+	found = lh__ranges_touch(&home->regions, start, end);
 	lh__unlock(home->sys, &home->lock);
 	return found;
-}
-
-static void erase_regions(struct lh_home *home, size_t first, size_t count)
-{
-	memmove(&home->region[first], &home->region[first + count],
-	        (home->regions - first - count) * sizeof home->region[0]);
-	home->regions -= count;
-}
-
-static int insert_region(struct lh_home *home, size_t at, uintptr_t start, uintptr_t end)
-{
-	if (home->regions == LH_REGIONS_MAX)
-		return -ENOMEM;
-	memmove(&home->region[at + 1], &home->region[at], (home->regions - at) * sizeof home->region[0]);
-	home->region[at] = (struct lh_region){ start, end };
-	home->regions++;
-	return 0;
-}
-
-int lh__regions_add(struct lh_home *home, uintptr_t start, uintptr_t end)
-{
-	size_t first = region_after(home, start ? start - 1 : 0), last = first;
-
-	while (last < home->regions && home->region[last].start <= end) {
-		start = home->region[last].start < start ? home->region[last].start : start;
-		end = home->region[last].end > end ? home->region[last].end : end;
-		last++;
-	}
-	if (last > first) {
-		home->region[first] = (struct lh_region){ start, end };
-		erase_regions(home, first + 1, last - first - 1);
-		return 0;
-	}
-	return insert_region(home, first, start, end);
-}
-
-void lh__regions_remove(struct lh_home *home, uintptr_t start, uintptr_t end)
-{
-	size_t i = region_after(home, start);
-
-	while (i < home->regions && home->region[i].start < end) {
-		struct lh_region old = home->region[i];
-
-		if (old.start < start && old.end > end) {
-			if (insert_region(home, i + 1, end, old.end) == 0)
-				home->region[i].end = start;
-			return;
-		}
-		if (old.start < start)
-			home->region[i++].end = start;
-		else if (old.end > end)
-			home->region[i++].start = end;
-		else
-			erase_regions(home, i, 1);
-	}
 }

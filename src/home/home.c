@@ -5,9 +5,6 @@
 
 #define PAGE(n) ((size_t)(n) * LH_PAGE_SIZE)
 
-/* The numbers that can be in a stack: as many pages as one program is likely to have away at a time (4 TiB). */
-#define NUMBERS_MAX ((size_t)1 << 30)
-
 /* Address space without memory, with an inaccessible page at each end so that the kernel joins it with nothing. */
 static void *reserve(const struct lh_sys *sys, size_t size)
 {
@@ -43,15 +40,16 @@ static int open_memory(struct lh_home *home)
 	home->frame = lh__alloc(sys, frames * sizeof *home->frame);
 	home->free_ring = lh__alloc(sys, frames * sizeof *home->free_ring);
 	home->cold = lh__alloc(sys, frames * sizeof *home->cold);
-	home->region = lh__alloc(sys, LH_REGIONS_MAX * sizeof *home->region);
+	home->regions.at = lh__alloc(sys, LH_REGIONS_MAX * sizeof *home->regions.at);
+	home->regions.capacity = LH_REGIONS_MAX;
 	home->keep = lh__alloc(sys, LH_KEEP_SLOTS * sizeof *home->keep);
 	home->flight = lh__alloc(sys, LH_REQUESTS * sizeof *home->flight);
 	home->hash = reserve(sys, round_page(hash_size(home)));
 	home->staging = (uintptr_t)reserve(sys, PAGE(frames));
 	home->zeroes = reserve(sys, PAGE(1));
-	home->free_keys.stack = reserve(sys, NUMBERS_MAX * sizeof(uint64_t));
-	home->dead_keys.stack = reserve(sys, NUMBERS_MAX * sizeof(uint64_t));
-	if (!home->frame || !home->free_ring || !home->cold || !home->region || !home->keep || !home->flight || !home->hash ||
+	home->free_keys.stack = reserve(sys, LH_NUMBERS_MAX * sizeof(uint64_t));
+	home->dead_keys.stack = reserve(sys, LH_NUMBERS_MAX * sizeof(uint64_t));
+	if (!home->frame || !home->free_ring || !home->cold || !home->regions.at || !home->keep || !home->flight || !home->hash ||
 	    !home->staging || !home->zeroes || !home->free_keys.stack || !home->dead_keys.stack)
 		return -ENOMEM;
 	return 0;
@@ -65,14 +63,14 @@ static void close_memory(struct lh_home *home)
 	lh__free(sys, home->frame, frames * sizeof *home->frame);
 	lh__free(sys, home->free_ring, frames * sizeof *home->free_ring);
 	lh__free(sys, home->cold, frames * sizeof *home->cold);
-	lh__free(sys, home->region, LH_REGIONS_MAX * sizeof *home->region);
+	lh__free(sys, home->regions.at, LH_REGIONS_MAX * sizeof *home->regions.at);
 	lh__free(sys, home->keep, LH_KEEP_SLOTS * sizeof *home->keep);
 	lh__free(sys, home->flight, LH_REQUESTS * sizeof *home->flight);
 	unreserve(sys, home->hash, round_page(hash_size(home)));
 	unreserve(sys, (void *)home->staging, PAGE(frames));
 	unreserve(sys, home->zeroes, PAGE(1));
-	unreserve(sys, home->free_keys.stack, NUMBERS_MAX * sizeof(uint64_t));
-	unreserve(sys, home->dead_keys.stack, NUMBERS_MAX * sizeof(uint64_t));
+	unreserve(sys, home->free_keys.stack, LH_NUMBERS_MAX * sizeof(uint64_t));
+	unreserve(sys, home->dead_keys.stack, LH_NUMBERS_MAX * sizeof(uint64_t));
 }
 
 static void set_up(struct lh_home *home)
@@ -167,7 +165,7 @@ uint32_t lh__home_limit(const struct lh_home *home) { return __atomic_load_n(&ho
 
 /* ---- fork ---- */
 
-int lh__home_fork_begin(struct lh_home *home)
+int lh__home_pause(struct lh_home *home)
 {
 	lh__gate_close(home->sys, &home->gate);
 	lh__lock(home->sys, &home->reclaiming);
@@ -175,11 +173,11 @@ int lh__home_fork_begin(struct lh_home *home)
 	drain(home);
 	if (!home->broken)
 		return 0;
-	lh__home_fork_end(home);
+	lh__home_resume(home);
 	return home->broken;
 }
 
-void lh__home_fork_end(struct lh_home *home)
+void lh__home_resume(struct lh_home *home)
 {
 	lh__unlock(home->sys, &home->io);
 	lh__unlock(home->sys, &home->reclaiming);
@@ -198,8 +196,8 @@ static int watch_again(struct lh_home *home)
 {
 	int result = home->port->ops->watch(home->port, home->staging, PAGE(home->options.frames));
 
-	for (size_t i = 0; i < home->regions && result == 0; i++) {
-		struct lh_region *region = &home->region[i];
+	for (size_t i = 0; i < home->regions.count && result == 0; i++) {
+		struct lh_range *region = &home->regions.at[i];
 
 		result = home->port->ops->watch(home->port, region->start, region->end - region->start);
 		if (result < 0 && !is_mapped(home, region->start))

@@ -101,7 +101,7 @@ void lh__home_change_end(struct lh_home *home);
 int lh__home_watch(struct lh_home *home, uintptr_t start, uintptr_t end) LH_MUST_CHECK;
 
 /* Finds pages of watched ranges that are present and that the home does not know. Returns how many it found. */
-uint64_t lh__home_rescan(struct lh_home *home, uintptr_t start, uintptr_t end);
+uint64_t lh__home_rescan(struct lh_home *home);
 
 /*
  * Around a change of the program's mappings (munmap, madvise, mremap, mmap over something): hold makes every known
@@ -135,12 +135,16 @@ void lh__home_set_limit(struct lh_home *home, uint32_t limit);
 uint32_t lh__home_backed(const struct lh_home *home);
 uint32_t lh__home_limit(const struct lh_home *home);
 
-/* ---- fork ---- */
+/* ---- standing still, and fork ---- */
 
-/* In the parent before fork: waits until nothing is in flight and keeps it so; -errno where the store fails. */
-int lh__home_fork_begin(struct lh_home *home) LH_MUST_CHECK;
-/* In the parent afterwards. */
-void lh__home_fork_end(struct lh_home *home);
+/*
+ * Waits until nothing is in flight, no fault is being answered and no change of mappings is under way, and keeps it so
+ * until lh__home_resume: for a fork, and for watching a whole address space at once (the caller may call
+ * lh__home_watch meanwhile). The caller must not touch watched memory in between. -errno: the store has failed; the home
+ * goes on.
+ */
+int lh__home_pause(struct lh_home *home) LH_MUST_CHECK;
+void lh__home_resume(struct lh_home *home);
 /*
  * In the child, before anything else of the program runs: the port has been renewed (lh__page_after_fork), store is the
  * clone of the parent's. Watches everything again; opens the gate.

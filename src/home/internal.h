@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "home/home.h"
+#include "sys/ranges.h"
 
 #define LH_BATCH 64        /* frames that one round of reclaim looks at */
 #define LH_REQUESTS 256    /* requests that can be in flight: puts, drops, prefetches */
@@ -15,6 +16,7 @@
 #define LH_NO_FRAME UINT32_MAX
 #define LH_NO_PAGE UINT64_MAX
 #define LH_NO_KEY 0
+#define LH_NUMBERS_MAX ((size_t)1 << 27) /* that a stack of numbers holds: 512 GiB of pages */
 
 struct lh_frame {
 	uint64_t page;       /* address / 4096 of the page it holds; LH_NO_PAGE: free */
@@ -45,17 +47,13 @@ struct lh_pick {
 	uint32_t generation;
 };
 
-struct lh_region {
-	uintptr_t start, end;
-};
-
 /* A sequence of touches that was seen: the next fault is expected at `next`. */
 struct lh_stream {
 	uint64_t next;
 	uint32_t window;
 };
 
-/* Numbers with a stack of those given back; the array is address space, touched as far as used. */
+/* A stack of numbers; the array is address space, touched as far as used. A number that finds it full is not used again. */
 struct lh_numbers {
 	uint64_t *stack;
 	size_t count;
@@ -79,8 +77,7 @@ struct lh_home {
 	uint32_t *cold; /* free frames without memory */
 	uint32_t cold_count;
 	uint32_t backed, limit;
-	struct lh_region *region;
-	size_t regions;
+	struct lh_ranges regions; /* what is watched */
 	struct lh_numbers free_keys; /* to be used again */
 	struct lh_numbers dead_keys; /* to be dropped from the store first */
 	uint64_t next_key;
@@ -106,8 +103,9 @@ struct lh_home {
 	uint32_t freed; /* futex: bumped when frames became free */
 
 	/* Ranges that stay present: lh__home_keep. A slot is free where end is 0. */
-	struct lh_region *keep;
+	struct lh_range *keep;
 	uint32_t keep_high;
+	uintptr_t taking; /* the page that the reclaimer takes at this moment, or 0 */
 };
 
 static inline uintptr_t lh__home_frame_memory(const struct lh_home *home, uint32_t frame)
@@ -137,12 +135,8 @@ uint64_t lh__key_take(struct lh_home *home);
 void lh__key_drop(struct lh_home *home, uint64_t key);
 /* Gives the memory of free frames back to the kernel while there are more with memory than the limit. */
 bool lh__frames_shrink(struct lh_home *home);
-/* Adds a range to the table, joining it with those that it overlaps or touches; -ENOMEM where it is full. Under lock. */
-int lh__regions_add(struct lh_home *home, uintptr_t start, uintptr_t end) LH_MUST_CHECK;
-/* Takes a range out. One that it lies inside of is split; it is left whole where the table is full, which does no harm
- * since nothing is mapped in what has been taken out. Under lock. */
-void lh__regions_remove(struct lh_home *home, uintptr_t start, uintptr_t end);
-bool lh__region_find(struct lh_home *home, uintptr_t address, struct lh_region *out);
+/* The watched range that address lies in. */
+bool lh__region_find(struct lh_home *home, uintptr_t address, struct lh_range *out);
 
 /* reclaim.c */
 /* Takes what the store has completed: under io. */

@@ -128,7 +128,7 @@ static uint32_t zero_window(struct lh_home *home, uint64_t page)
 static void zero_ahead(struct lh_home *home, uint64_t page)
 {
 	uint32_t window = zero_window(home, page), done = 0;
-	struct lh_region region;
+	struct lh_range region;
 
 	if (window > 1 && lh__region_find(home, lh__page_address(page), &region))
 		while (done + 1 < window && lh__page_address(page + done + 1) < region.end &&
@@ -432,7 +432,7 @@ static int miss_page(struct lh_home *home, uint64_t page, lh_entry *entry)
 int lh__home_miss(struct lh_home *home, uintptr_t address)
 {
 	uint64_t page = address / LH_PAGE_SIZE;
-	struct lh_region region;
+	struct lh_range region;
 	lh_entry *entry;
 	int result;
 

@@ -35,7 +35,7 @@ static int adopt_range(void *context, uintptr_t start, uintptr_t end)
 	return 0;
 }
 
-uint64_t lh__home_rescan(struct lh_home *home, uintptr_t start, uintptr_t end)
+static uint64_t rescan_range(struct lh_home *home, uintptr_t start, uintptr_t end)
 {
 	struct finding finding = { home, 0 };
 
@@ -45,28 +45,59 @@ uint64_t lh__home_rescan(struct lh_home *home, uintptr_t start, uintptr_t end)
 	return finding.found;
 }
 
+uint64_t lh__home_rescan(struct lh_home *home)
+{
+	struct lh_range range = { 0, 0 };
+	uint64_t found = 0;
+	uintptr_t from = 0;
+	bool more;
+
+	do {
+		lh__lock(home->sys, &home->lock);
+		size_t i = lh__ranges_after(&home->regions, from);
+
+		more = i < home->regions.count;
+		if (more)
+			range = home->regions.at[i];
+		lh__unlock(home->sys, &home->lock);
+		if (more)
+			found += rescan_range(home, range.start, range.end);
+		from = range.end;
+	} while (more);
+	return found;
+}
+
 int lh__home_watch(struct lh_home *home, uintptr_t start, uintptr_t end)
 {
 	int result;
 
 	/* First the table: a touch right after the port's watch must find its region. */
 	lh__lock(home->sys, &home->lock);
-	result = lh__regions_add(home, start, end);
+	result = lh__ranges_add(&home->regions, start, end);
 	lh__unlock(home->sys, &home->lock);
 	if (result < 0)
 		return result;
 	result = home->port->ops->watch(home->port, start, end - start);
 	if (result < 0) {
 		lh__lock(home->sys, &home->lock);
-		lh__regions_remove(home, start, end);
+		lh__ranges_remove(&home->regions, start, end);
 		lh__unlock(home->sys, &home->lock);
 		return result;
 	}
-	lh__home_rescan(home, start, end);
+	rescan_range(home, start, end);
 	return 0;
 }
 
 /* ---- keeping ---- */
+
+/* A reclaimer that looked before the slot was there may be taking a page of the range: waits until it has. */
+static void let_take(const struct lh_home *home, uintptr_t start, uintptr_t end)
+{
+	uintptr_t page;
+
+	while ((page = __atomic_load_n(&home->taking, __ATOMIC_SEQ_CST)) != 0 && page < end && page + LH_PAGE_SIZE > start)
+		LH_SYS(home->sys, SYS_sched_yield);
+}
 
 int lh__home_keep(struct lh_home *home, uintptr_t start, uintptr_t end)
 {
@@ -82,6 +113,7 @@ int lh__home_keep(struct lh_home *home, uintptr_t start, uintptr_t end)
 			if (__atomic_compare_exchange_n(&home->keep_high, &high, i + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
 				break;
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+		let_take(home, start, end);
 		return (int)i;
 	}
 	return -EAGAIN;
@@ -168,7 +200,7 @@ void lh__home_forget(struct lh_home *home, uintptr_t start, uintptr_t end, bool 
 
 	if (unmapped) {
 		lh__lock(home->sys, &home->lock);
-		lh__regions_remove(home, start, end);
+		lh__ranges_remove(&home->regions, start, end);
 		lh__unlock(home->sys, &home->lock);
 	}
 	for (uint64_t page = start / LH_PAGE_SIZE; (page = next_held(home, page, last, &entry, &word)) < last; page++) {

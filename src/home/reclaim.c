@@ -166,8 +166,11 @@ static lh_entry take_page(struct lh_home *home, const struct lh_pick *pick, uint
 {
 	int result = -EBUSY;
 
+	/* First said, then looked: whoever keeps the page after the look sees that it is being taken. */
+	__atomic_store_n(&home->taking, lh__page_address(page), __ATOMIC_SEQ_CST);
 	if (!lh__kept(home, page))
 		result = home->port->ops->take(home->port, lh__page_address(page), lh__home_frame_memory(home, pick->frame));
+	__atomic_store_n(&home->taking, 0, __ATOMIC_SEQ_CST);
 
 	if (result == 0) {
 		lh__count(&home->stats->pages_deactivated, 1);

@@ -109,7 +109,16 @@ static int page_take(struct lh_port *port, uintptr_t address, uintptr_t staging)
 
 static int page_give(struct lh_port *port, uintptr_t staging, uintptr_t address)
 {
-	return wake_if_present(port, address, move(port, address, staging, true));
+	int result = move(port, address, staging, true);
+
+	/* Not writable at present, or executable: such mappings take copies only. */
+	if (result == -EINVAL) {
+		result = page_supply(port, address, (const void *)staging, LH_PAGE_SIZE);
+		if (result == 0)
+			LH_SYS(port->sys, SYS_madvise, staging, LH_PAGE_SIZE, MADV_DONTNEED);
+		return result;
+	}
+	return wake_if_present(port, address, result);
 }
 
 static int page_present(struct lh_port *port, uintptr_t start, uintptr_t end, lh_port_present *report, void *context)

@@ -1,0 +1,346 @@
+/*
+ * space.c - follows the program's address space.
+ *
+ * What is homed: mappings that are anonymous and private and not executable, of whatever protection (allocators reserve with
+ * PROT_NONE and open up later). What is not: the first thread's stack; stacks of threads, which the kernel writes to
+ * behind everybody's back (signal frames, rseq, the word that wakes a joiner); what the dynamic linker mapped before the
+ * program began, where the first thread's thread-local storage is; small uninitialised data of libraries; and the agent's own memory.
+ *
+ * Calls that change mappings are made between lh__home_change_begin and _end. Where they touch watched memory the pages in
+ * question are held meanwhile, so that no other thread sees a page that is gone but not forgotten.
+ */
+#include <asm/prctl.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "service/run/agent/agent.h"
+#include "service/run/agent/maps.h"
+
+#define PAGE_MASK ((uintptr_t)LH_PAGE_SIZE - 1)
+#define SMALL_DATA ((size_t)1 << 20)
+#define BATCH 4096
+
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+static const long wanted[] = { SYS_mmap,    SYS_munmap,  SYS_mremap,   SYS_madvise,    SYS_brk,
+	                       SYS_mlock,   SYS_mlock2,  SYS_mlockall, SYS_munlockall, SYS_munlock };
+
+void lh__space_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64])
+{
+	for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
+		bitmap[wanted[i] / 64] |= UINT64_C(1) << wanted[i] % 64;
+}
+
+bool lh__space_wanted(long nr)
+{
+	for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
+		if (nr == wanted[i])
+			return true;
+	return false;
+}
+
+static uintptr_t round_up(uintptr_t address) { return (address + PAGE_MASK) & ~PAGE_MASK; }
+
+static bool failed(long result) { return result < 0 && result >= -4095; }
+
+/* ---- what is there before the program begins ---- */
+
+struct begin {
+	struct lh_agent *agent;
+	uintptr_t thread_pointer;
+	int result;
+};
+
+static bool is_anonymous(const struct lh_mapping *mapping)
+{
+	return mapping->inode == 0 && mapping->protection[3] == 'p' &&
+	       (mapping->name[0] == 0 || strncmp(mapping->name, "[anon", 5) == 0 || strcmp(mapping->name, "[heap]") == 0);
+}
+
+/* Before main: everything anonymous except the heap, and except large uninitialised data of the program. */
+static int exclude_early(void *context, const struct lh_mapping *mapping)
+{
+	struct begin *begin = context;
+	bool small = mapping->end - mapping->start < SMALL_DATA;
+	bool local_storage = mapping->start <= begin->thread_pointer && begin->thread_pointer < mapping->end;
+
+	if (is_anonymous(mapping) && strcmp(mapping->name, "[heap]") != 0 && (small || local_storage))
+		begin->result = lh__exclude(begin->agent, mapping->start, mapping->end);
+	return begin->result;
+}
+
+int lh__space_begin(struct lh_agent *agent, struct lh_error *error)
+{
+	struct begin begin = { agent, 0, 0 };
+	int result;
+
+	LH_SYS(&agent->sys, SYS_arch_prctl, ARCH_GET_FS, &begin.thread_pointer);
+	result = lh__maps_read(&agent->sys, exclude_early, &begin);
+
+	agent->heap_end = (uintptr_t)LH_SYS(&agent->sys, SYS_brk, 0);
+	return result < 0 ? lh__fail(error, result, "/proc/self/maps: %s", lh__errno_name(result)) : 0;
+}
+
+/* ---- activation ---- */
+
+struct batch {
+	size_t n;
+	struct lh_range range[BATCH];
+};
+
+struct finding {
+	struct lh_agent *agent;
+	struct batch *batch;
+	uintptr_t from;
+};
+
+static int find_homed(void *context, const struct lh_mapping *mapping)
+{
+	struct finding *finding = context;
+	uintptr_t start = mapping->start > finding->from ? mapping->start : finding->from, end;
+
+	if (!is_anonymous(mapping) || mapping->protection[2] == 'x')
+		return 0;
+	while ((end = lh__included(finding->agent, &start, mapping->end)) != 0) {
+		if (finding->batch->n == BATCH)
+			return 1;
+		finding->batch->range[finding->batch->n++] = (struct lh_range){ start, end };
+		start = end;
+	}
+	return 0;
+}
+
+static void watch_batch(struct lh_agent *agent, const struct batch *batch)
+{
+	for (size_t i = 0; i < batch->n; i++)
+		if (lh__home_watch(agent->home, batch->range[i].start, batch->range[i].end) < 0)
+			continue; /* somebody else watches it: it stays where it is, and counts as not homed */
+}
+
+void lh__space_activate(struct lh_agent *agent)
+{
+	struct batch *batch = lh__alloc(&agent->sys, sizeof *batch);
+	struct finding finding = { agent, batch, 0 };
+	int more = 1;
+
+	if (!batch || lh__home_pause(agent->home) < 0)
+		lh__agent_fail(agent, "the node failed before it was used");
+	lh__count(&agent->control->processes_paged, 1);
+	__atomic_store_n(&agent->active, true, __ATOMIC_RELEASE);
+	while (more > 0) {
+		batch->n = 0;
+		more = lh__maps_read(&agent->sys, find_homed, &finding);
+		watch_batch(agent, batch);
+		finding.from = batch->n ? batch->range[batch->n - 1].end : finding.from;
+	}
+	lh__home_resume(agent->home);
+	lh__free(&agent->sys, batch, sizeof *batch);
+	if (more < 0)
+		lh__agent_fail(agent, "/proc/self/maps cannot be read");
+}
+
+void lh__space_rescan(struct lh_agent *agent) { lh__home_rescan(agent->home); }
+
+/* ---- calls ---- */
+
+/* Holds what is watched of a range; false where nothing is. */
+static bool hold(struct lh_agent *agent, uintptr_t start, uintptr_t end)
+{
+	if (!agent->active || !lh__home_watches(agent->home, start, end))
+		return false;
+	lh__home_hold(agent->home, start, end);
+	return true;
+}
+
+static void settle(struct lh_agent *agent, bool held, uintptr_t start, uintptr_t end, bool gone, bool unmapped)
+{
+	if (held && gone)
+		lh__home_forget(agent->home, start, end, unmapped);
+	else if (held)
+		lh__home_release(agent->home, start, end);
+}
+
+/* What cannot be watched stays in memory, and counts as not homed. */
+static void watch(struct lh_agent *agent, uintptr_t start, uintptr_t end)
+{
+	if (start < end && lh__home_watch(agent->home, start, end) < 0)
+		return;
+}
+
+static long call_mmap(struct lh_agent *agent, struct lh_trap *trap)
+{
+	long protection = trap->argument[2], flags = trap->argument[3], result;
+	size_t size = round_up((uintptr_t)trap->argument[1]);
+	uintptr_t start = (uintptr_t)trap->argument[0];
+	bool anonymous = (flags & MAP_ANONYMOUS) && (flags & MAP_TYPE) == MAP_PRIVATE;
+	bool stack = anonymous && (flags & (MAP_STACK | MAP_GROWSDOWN));
+	bool homed = anonymous && !stack && !(flags & MAP_HUGETLB) && !(protection & PROT_EXEC);
+	bool held = (flags & MAP_FIXED) && hold(agent, start, start + size);
+
+	if (homed && agent->active)
+		trap->argument[3] = flags & ~(MAP_POPULATE | MAP_LOCKED);
+	result = lh__intercept_proceed(trap);
+	settle(agent, held, start, start + size, !failed(result), true);
+	if (failed(result))
+		return result;
+	start = (uintptr_t)result;
+	if (flags & MAP_FIXED) {
+		lh__include(agent, start, start + size);
+		lh__buffers_forget(&agent->buffers, start, start + size);
+	}
+	if (stack && lh__exclude(agent, start, start + size) < 0)
+		lh__agent_fail(agent, "too many stacks of threads");
+	if (homed && agent->active)
+		watch(agent, start, start + size);
+	return result;
+}
+
+static long call_munmap(struct lh_agent *agent, struct lh_trap *trap)
+{
+	uintptr_t start = (uintptr_t)trap->argument[0], end = round_up(start + (uintptr_t)trap->argument[1]);
+	bool held = start < end && hold(agent, start, end);
+	long result = lh__intercept_proceed(trap);
+
+	settle(agent, held, start, end, result == 0, true);
+	if (result == 0) {
+		lh__include(agent, start, end);
+		lh__buffers_forget(&agent->buffers, start, end);
+	}
+	return result;
+}
+
+static long call_brk(struct lh_agent *agent, struct lh_trap *trap)
+{
+	uintptr_t before = round_up(agent->heap_end), asked = (uintptr_t)trap->argument[0], after;
+	bool held = asked && round_up(asked) < before && hold(agent, round_up(asked), before);
+	long result = lh__intercept_proceed(trap);
+
+	agent->heap_end = (uintptr_t)result;
+	after = round_up(agent->heap_end);
+	settle(agent, held, round_up(asked), before, after < before, true);
+	if (agent->active && after > before)
+		watch(agent, before, after);
+	return result;
+}
+
+static bool drops_content(long advice)
+{
+	return advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_DONTNEED_LOCKED;
+}
+
+/* Advice about where memory should be: that is the home's business now. */
+static bool is_placement(long advice)
+{
+	return advice == MADV_HUGEPAGE || advice == MADV_COLD || advice == MADV_PAGEOUT || advice == MADV_WILLNEED ||
+	       advice == MADV_POPULATE_READ || advice == MADV_POPULATE_WRITE;
+}
+
+static long call_madvise(struct lh_agent *agent, struct lh_trap *trap)
+{
+	uintptr_t start = (uintptr_t)trap->argument[0], end = round_up(start + (uintptr_t)trap->argument[1]);
+	long advice = trap->argument[2], result;
+	bool held;
+
+	if (!agent->active || !lh__home_watches(agent->home, start, end))
+		return lh__intercept_proceed(trap);
+	if (is_placement(advice))
+		return 0;
+	held = drops_content(advice) && start < end && hold(agent, start, end);
+	if (held)
+		trap->argument[2] = MADV_DONTNEED; /* MADV_FREE allows it, and the home then knows what is left */
+	result = lh__intercept_proceed(trap);
+	settle(agent, held, start, end, result == 0, false);
+	return result;
+}
+
+/* Moved: what was known of the old place is known of the new one. */
+static void rename_moved(struct lh_agent *agent, uintptr_t from, size_t old_size, uintptr_t to, size_t new_size, bool keeps_old)
+{
+	size_t common = old_size < new_size ? old_size : new_size;
+
+	if (lh__home_rename(agent->home, from, from + common, to) < 0)
+		lh__agent_fail(agent, "no memory to follow a mapping that moved");
+	lh__home_forget(agent->home, from, from + old_size, !keeps_old);
+	watch(agent, to, to + new_size);
+}
+
+static void settle_mremap(struct lh_agent *agent, const struct lh_trap *trap, uintptr_t to)
+{
+	uintptr_t from = (uintptr_t)trap->argument[0];
+	size_t old_size = round_up((uintptr_t)trap->argument[1]), new_size = round_up((uintptr_t)trap->argument[2]);
+
+	if (to != from) {
+		rename_moved(agent, from, old_size, to, new_size, trap->argument[3] & MREMAP_DONTUNMAP);
+		return;
+	}
+	if (new_size < old_size)
+		lh__home_forget(agent->home, from + new_size, from + old_size, true);
+	lh__home_release(agent->home, from, from + (new_size < old_size ? new_size : old_size));
+	watch(agent, from, from + new_size);
+}
+
+static long call_mremap(struct lh_agent *agent, struct lh_trap *trap)
+{
+	uintptr_t from = (uintptr_t)trap->argument[0], from_end = from + round_up((uintptr_t)trap->argument[1]);
+	uintptr_t to = (uintptr_t)trap->argument[4], to_end = to + round_up((uintptr_t)trap->argument[2]);
+	bool fixed = trap->argument[3] & MREMAP_FIXED, held, held_target = false;
+	long result;
+
+	/* Two ranges are held in the order of their addresses, as everybody does. */
+	if (fixed && to < from)
+		held_target = hold(agent, to, to_end);
+	held = from < from_end && hold(agent, from, from_end);
+	if (fixed && to > from)
+		held_target = hold(agent, to, to_end);
+	result = lh__intercept_proceed(trap);
+	settle(agent, held_target, to, to_end, !failed(result), true);
+	if (held && failed(result))
+		lh__home_release(agent->home, from, from_end);
+	else if (held)
+		settle_mremap(agent, trap, (uintptr_t)result);
+	return result;
+}
+
+/* Locking would keep the kernel from moving pages; who limits local memory has said that pages may leave. */
+static long call_mlock(struct lh_agent *agent, struct lh_trap *trap)
+{
+	return agent->control->local ? 0 : lh__intercept_proceed(trap);
+}
+
+static long dispatch(struct lh_agent *agent, struct lh_trap *trap)
+{
+	switch (trap->nr) {
+	case SYS_mmap:
+		return call_mmap(agent, trap);
+	case SYS_munmap:
+		return call_munmap(agent, trap);
+	case SYS_mremap:
+		return call_mremap(agent, trap);
+	case SYS_madvise:
+		return call_madvise(agent, trap);
+	case SYS_brk:
+		return call_brk(agent, trap);
+	default:
+		return call_mlock(agent, trap);
+	}
+}
+
+long lh__space_call(struct lh_agent *agent, struct lh_trap *trap)
+{
+	long result;
+
+	lh__home_change_begin(agent->home);
+	result = dispatch(agent, trap);
+	lh__home_change_end(agent->home);
+	return result;
+}

@@ -1,0 +1,204 @@
+/*
+ * threads.c - the agent's threads: one that watches the size of the program and takes pages back, and with the thread
+ * engine one that answers faults.
+ *
+ * They are made with clone and not with pthread_create: libc neither counts them (a main thread that leaves with pthread_exit
+ * must not wait for them) nor signals them (setuid in all threads), and no signal of the program reaches them. They
+ * have no thread-local storage of their own, so nothing they call may use errno.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+
+#include "service/run/agent/agent.h"
+
+#define STACK ((size_t)256 << 10)
+#define TICK_NS 5000000
+#define BUSY_TICK_NS 50000
+#define FASTEST_GROWTH 4 /* bytes a nanosecond at which a program can take memory into use */
+#define RESCAN_NS 500000000u
+#define FAULTS 64
+
+/* In the section from which the kernel lets system calls through: see lh__raw_syscall. */
+__attribute__((section("lh_syscall"), noinline)) static int start_thread(struct lh_agent *agent, void (*body)(struct lh_agent *))
+{
+	unsigned char *stack = lh__alloc(&agent->sys, STACK);
+	long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+	register void (*r12)(struct lh_agent *) __asm__("r12") = body;
+	register struct lh_agent *r13 __asm__("r13") = agent;
+	register long r10 __asm__("r10") = 0;
+	register long r8 __asm__("r8") = 0;
+	long result;
+
+	if (!stack)
+		return -ENOMEM;
+	/* The child comes out of the system call on its new stack, with body and agent in registers. */
+	__asm__ volatile("syscall\n\t"
+	                 "test %%rax, %%rax\n\t"
+	                 "jnz 1f\n\t"
+	                 "xor %%ebp, %%ebp\n\t"
+	                 "mov %%r13, %%rdi\n\t"
+	                 "call *%%r12\n\t"
+	                 "xor %%edi, %%edi\n\t"
+	                 "mov $60, %%eax\n\t"
+	                 "syscall\n\t"
+	                 "ud2\n"
+	                 "1:"
+	                 : "=a"(result)
+	                 : "a"(SYS_clone), "D"(flags), "S"(stack + STACK), "d"(0), "r"(r10), "r"(r8), "r"(r12), "r"(r13)
+	                 : "rcx", "r11", "memory");
+	return result < 0 ? (int)result : 0;
+}
+
+/* ---- the size of the program ---- */
+
+/* Anonymous pages in memory: the second word of statm less the third, which counts files and shared memory. */
+static uint64_t anonymous_pages(struct lh_agent *agent)
+{
+	char text[128];
+	uint64_t word[3] = { 0, 0, 0 };
+	long n = LH_SYS(&agent->sys, SYS_pread64, agent->statm, text, sizeof text, 0);
+	int i = 0;
+
+	for (long at = 0; at < n && i < 3; at++) {
+		if (text[at] >= '0' && text[at] <= '9')
+			word[i] = word[i] * 10 + (uint64_t)(text[at] - '0');
+		else
+			i++;
+	}
+	return word[1] > word[2] ? word[1] - word[2] : 0;
+}
+
+static void note_peak(uint64_t *peak, uint64_t value)
+{
+	uint64_t old = __atomic_load_n(peak, __ATOMIC_RELAXED);
+
+	while (value > old && !__atomic_compare_exchange_n(peak, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+}
+
+/* The size at which watching must begin: there must be room for what the program takes while it begins. */
+static uint64_t activation_pages(uint64_t local)
+{
+	uint64_t room = local / 8;
+
+	if (room > (UINT64_C(64) << 20) / LH_PAGE_SIZE)
+		room = (UINT64_C(64) << 20) / LH_PAGE_SIZE;
+	return local - room;
+}
+
+/* Sleeps as long as the program cannot have reached its limit. */
+static void watch_size(struct lh_agent *agent, uint64_t local)
+{
+	uint64_t limit = activation_pages(local);
+
+	for (;;) {
+		uint64_t size = anonymous_pages(agent);
+		uint64_t sleep = size < limit ? (limit - size) * LH_PAGE_SIZE / FASTEST_GROWTH : 0;
+
+		note_peak(&agent->control->peak_local, size * LH_PAGE_SIZE);
+		if (size >= limit)
+			return;
+		sleep = sleep < 300000 ? 300000 : sleep > 100000000 ? 100000000 : sleep;
+		lh__home_wait(agent->home, (int64_t)sleep);
+	}
+}
+
+/*
+ * Local memory is for the homed pages, and for all else that is anonymous in the program: the agent's tables and hashes, and what is
+ * not homed. The latter is measured, and the frames get the rest.
+ */
+static void adjust_limit(struct lh_agent *agent, uint64_t local, uint64_t *other_before)
+{
+	uint64_t size = anonymous_pages(agent), backed = lh__home_backed(agent->home);
+	uint64_t other = size > backed ? size - backed : 0;
+	uint64_t limit = local > other + local / 8 ? local - other : local / 8;
+
+	note_peak(&agent->control->peak_local, size * LH_PAGE_SIZE);
+	note_peak(&agent->control->peak_homed, backed * LH_PAGE_SIZE);
+	if (limit != lh__home_limit(agent->home))
+		lh__home_set_limit(agent->home, (uint32_t)limit);
+	*other_before = other;
+}
+
+static void keep_balance(struct lh_agent *agent, uint64_t local)
+{
+	uint64_t adjusted = 0, scanned = 0, other = 0, first_other = 0;
+
+	for (;;) {
+		uint64_t page = 0, now = lh__now(&agent->sys);
+		int result;
+
+		if (now - adjusted >= TICK_NS) {
+			adjust_limit(agent, local, &other);
+			lh__agent_count(agent);
+			adjusted = now;
+		}
+		if (other > first_other + 256 && now - scanned >= RESCAN_NS) {
+			lh__space_rescan(agent);
+			scanned = now;
+			first_other = other;
+		}
+		result = lh__home_balance(agent->home, &page);
+		if (result < 0)
+			lh__agent_fail_page(agent, page * LH_PAGE_SIZE, result);
+		if (result == 0)
+			lh__home_wait(agent->home, TICK_NS);
+	}
+}
+
+static void balance_thread(struct lh_agent *agent)
+{
+	uint64_t local = agent->control->local / LH_PAGE_SIZE;
+
+	if (!agent->active) {
+		watch_size(agent, local);
+		lh__space_activate(agent);
+	}
+	keep_balance(agent, local);
+}
+
+/* ---- the thread engine ---- */
+
+static void answer(struct lh_agent *agent, uintptr_t address)
+{
+	int result = lh__home_miss(agent->home, address);
+
+	if (result == LH_MISS_NOT_MINE)
+		result = agent->port->ops->supply_zero(agent->port, address, LH_PAGE_SIZE);
+	if (result < 0 && result != -EEXIST && result != -ENOENT && result != -EAGAIN)
+		lh__agent_fail_page(agent, address, result);
+}
+
+static void fault_thread(struct lh_agent *agent)
+{
+	uintptr_t addresses[FAULTS];
+
+	for (;;) {
+		int n = lh__page_wait(agent->port, addresses, FAULTS, -1);
+
+		for (int i = 0; i < n; i++)
+			answer(agent, addresses[i]);
+	}
+}
+
+int lh__agent_threads(struct lh_agent *agent, struct lh_error *error)
+{
+	uint64_t all = ~UINT64_C(0), old;
+	int result;
+
+	if (agent->control->local == 0)
+		return 0;
+	agent->statm = (int)LH_SYS(&agent->sys, SYS_openat, AT_FDCWD, "/proc/self/statm", O_RDONLY | O_CLOEXEC);
+	agent->statm = lh__descriptor_raise(agent, agent->statm);
+	if (agent->statm < 0)
+		return lh__fail(error, agent->statm, "/proc/self/statm: %s", lh__errno_name(agent->statm));
+	LH_SYS(&agent->sys, SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, sizeof all);
+	result = start_thread(agent, balance_thread);
+	if (result == 0 && agent->control->engine == LH_ENGINE_THREAD)
+		result = start_thread(agent, fault_thread);
+	LH_SYS(&agent->sys, SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, sizeof all);
+	return result < 0 ? lh__fail(error, result, "cannot start the agent's threads: %s", lh__errno_name(result)) : 0;
+}
