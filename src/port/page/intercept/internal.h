@@ -53,9 +53,14 @@
 #define LH_T_ALT 0x13000
 #define LH_T_ALT_SIZE (LH_T_SIZE - LH_T_ALT)
 
+/* Nothing here is seen from outside the agent. */
+#pragma GCC visibility push(hidden)
+
 #define LH_STRING_(x) #x
 #define LH_STRING(x) LH_STRING_(x)
 
+/* <linux/signal.h> has it, but cannot be included beside <signal.h>. */
+#define LH_AUTODISARM ((int)(1u << 31))
 #define LH_SIGNALS 64
 #define LH_BIT(sig) (1ull << ((sig)-1))
 #define LH_SPECIAL (LH_BIT(SIGSYS) | LH_BIT(SIGSEGV) | LH_BIT(SIGBUS))
@@ -118,7 +123,7 @@ struct lh_thread {
 /* Code that has been rewritten, and where its trampolines are. */
 struct lh_region {
 	uint64_t start, end, tramps, tramps_size;
-	uint32_t moved_count, moved_size;
+	uint32_t moved_count;
 	/* Sites whose `syscall` bytes are gone: from = its old address, to = that of the one in the trampoline. */
 	struct lh_moved {
 		uint64_t from, to;
@@ -133,7 +138,9 @@ struct lh_interception {
 	uint64_t straight, any; /* calls_straight; entry for sites with an unknown number */
 	uint64_t table[LH_INTERCEPT_NUMBERS]; /* entry by number */
 	struct lh_intercept_config config;
-	unsigned capabilities;
+	unsigned capabilities, sandboxed;
+	uint64_t least_stack;
+	uint64_t hooked[LH_INTERCEPT_NUMBERS / 64];
 	uint32_t arena_lock, rewrite_lock;
 	uint64_t sites_found, sites_rewritten, calls_site, calls_net, signals, deferrals;
 	struct lh_actions actions;
@@ -162,7 +169,7 @@ int lh__before_program_call(uint64_t rip);
 int lh__after_program_call(uint64_t rip);
 uint64_t lh__program_call_end(void);
 int lh__copy_fixup(struct lh_ucontext *context);
-int lh__is_bell(uint64_t rip);
+int lh__is_bell(uint64_t rip); /* 1: at the end of a call, 2: of a sigreturn */
 /* Turns a context inside a stub into the program's own. */
 void lh__normalise(struct lh_thread *thread, struct lh_ucontext *context);
 
@@ -170,6 +177,7 @@ void lh__normalise(struct lh_thread *thread, struct lh_ucontext *context);
 struct lh_thread *lh__thread_current(void);
 struct lh_thread *lh__thread_new(void);
 void lh__thread_free(struct lh_thread *thread);
+void lh__thread_begin(struct lh_thread *thread);
 int lh__thread_arm(struct lh_thread *thread);
 long lh__thread_clone(struct lh_thread *thread, struct lh_trap *trap);
 long lh__thread_exit(struct lh_thread *thread, struct lh_trap *trap);
@@ -184,7 +192,7 @@ void lh__actions_lock(struct lh_actions *actions);
 void lh__actions_unlock(struct lh_actions *actions);
 void lh__signal_real(int sig, const struct lh_action *action);
 void lh__stack_reset(struct lh_thread *thread);
-int lh__signal_entered(struct lh_thread *thread, siginfo_t *info, struct lh_ucontext *context);
+_Noreturn void lh__sigreturn(struct lh_thread *thread, struct lh_ucontext *from);
 
 /* sigcall.c: the calls about signals, as the program sees them; -ENOSYS - 1 for another number */
 #define LH_NOT_MINE (-4095L)
@@ -199,7 +207,6 @@ int lh__wanted(long nr);
 /* rewrite.c */
 int lh__rewrite_all(void);
 void lh__rewrite_mapped(uint64_t start, uint64_t size, int fd, uint64_t offset);
-void lh__rewrite_unmapped(uint64_t start, uint64_t size);
 uint64_t lh__moved_to(uint64_t rip);   /* program's address to trampoline's, or rip itself */
 uint64_t lh__moved_from(uint64_t rip); /* the other way */
 
@@ -212,12 +219,13 @@ struct lh_site {
 	uint8_t after;   /* bytes to be moved that come after it */
 	uint8_t moved;   /* 1: the `syscall` itself is in the window */
 	uint8_t fix[4];  /* offsets in the window of rip-relative displacements, 0xff where none */
-	uint8_t fix_end[4];
 };
 /* Calls found for each site; returns the number of `syscall` instructions seen, or negative errno. */
 long lh__scan(const uint8_t *file, size_t size, uint64_t text_offset, uint64_t text_size,
               void (*found)(void *context, const struct lh_site *site), void *context);
 
 #define LH_THREAD_CALL(...) LH_SYS(lh__intercept_state->config.sys, __VA_ARGS__)
+
+#pragma GCC visibility pop
 
 #endif

@@ -377,7 +377,7 @@ uint64_t lh__program_call_end(void)
 
 int lh__is_bell(uint64_t rip)
 {
-	return rip == (uint64_t)lh__at_exit_bell || rip == (uint64_t)lh__at_final_bell;
+	return rip == (uint64_t)lh__at_exit_bell ? 1 : rip == (uint64_t)lh__at_final_bell ? 2 : 0;
 }
 
 /* What a stretch of code has done to the program's context. */
