@@ -1,0 +1,236 @@
+/* buffers.c - keeping and touching the operands of a call, and what is done with each class of call. See buffers.h. */
+#include "service/run/agent/buffers_inside.h"
+
+#include <asm/socket.h>
+#include <errno.h>
+
+#define KEEP_TRIES 64   /* with a yield between them, before a call goes on unkept */
+#define REPEAT_TRIES 16 /* of a call that is not kept, while its operands are found to be there */
+
+static void count(uint64_t *counter) { __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED); }
+
+/* ---- noting ---- */
+
+static struct lh_run *touching_run(struct lh_hold *hold, uintptr_t start, uintptr_t end, uintptr_t gap)
+{
+	for (unsigned i = 0; i < hold->runs; i++)
+		if (start <= hold->run[i].end + gap && end + gap >= hold->run[i].start)
+			return &hold->run[i];
+	return NULL;
+}
+
+static void note(struct lh_hold *hold, uintptr_t start, uintptr_t end)
+{
+	struct lh_run *run = touching_run(hold, start, end, 0);
+
+	if (!run && hold->runs < LH_RUNS) {
+		hold->run[hold->runs++] = (struct lh_run){ start, end };
+		return;
+	}
+	if (!run)
+		run = touching_run(hold, start, end, LH_JOIN_GAP);
+	if (!run) {
+		hold->unkept = true;
+		return;
+	}
+	run->start = start < run->start ? start : run->start;
+	run->end = end > run->end ? end : run->end;
+}
+
+/* ---- touching ---- */
+
+static void touch(struct lh_hold *hold, uintptr_t start, uintptr_t end)
+{
+	unsigned char byte;
+
+	for (uintptr_t at = start; at < end; at = LH_PAGES_OF(at) + LH_PAGE_SIZE)
+		if (hold->self->copy(&byte, (const void *)at, 1) < 0) {
+			hold->faulted |= !hold->guess;
+			return;
+		}
+}
+
+void lh__buffers_reach(struct lh_hold *hold, uintptr_t start, size_t size)
+{
+	uintptr_t first = LH_PAGES_OF(start), end;
+
+	if (size == 0 || start < LH_LOWEST || start >= LH_HIGHEST)
+		return;
+	end = size < LH_HIGHEST - start ? start + size : LH_HIGHEST;
+	if (end - first > hold->left)
+		end = first + LH_PAGES_OF(hold->left);
+	if (end <= start)
+		return;
+	hold->left -= LH_PAGES_OF(end - first);
+	if (hold->touching)
+		touch(hold, start, end);
+	else
+		note(hold, first, LH_PAGES_OF(end + LH_PAGE_SIZE - 1));
+}
+
+/* ---- keeping ---- */
+
+static void give_up(struct lh_hold *hold)
+{
+	/* A fork has made this a child, whose home keeps nothing: the slots are others' by now. */
+	if (hold->forks == hold->self->forks)
+		while (hold->kept > 0)
+			lh__home_unkeep(hold->self->home, hold->slot[--hold->kept]);
+	hold->kept = 0;
+}
+
+/* All or none: who keeps a part and waits for the rest could wait for somebody who does the same. */
+static bool keep_once(struct lh_hold *hold)
+{
+	for (; hold->kept < hold->runs; hold->kept++) {
+		const struct lh_run *run = &hold->run[hold->kept];
+
+		hold->slot[hold->kept] = lh__home_keep(hold->self->home, run->start, run->end);
+		if (hold->slot[hold->kept] < 0) {
+			give_up(hold);
+			return false;
+		}
+	}
+	return true;
+}
+
+/*
+ * Where all slots are taken by calls that sleep, waiting for one could last for ever: the one who would wake them may be
+ * this call. Then it is touched only; pages that were just touched are the last to be taken.
+ */
+static void keep(struct lh_hold *hold)
+{
+	for (unsigned i = 0; i < KEEP_TRIES; i++) {
+		if (keep_once(hold))
+			return;
+		LH_SYS(hold->self->sys, SYS_sched_yield);
+	}
+	hold->unkept = true;
+	count(&hold->self->counts.unkept);
+}
+
+static void begin_walk(struct lh_hold *hold, bool touching)
+{
+	hold->touching = touching;
+	hold->left = LH_PAGES_OF(hold->self->hold_limit);
+}
+
+static void begin(struct lh_hold *hold, struct lh_buffers *self, const struct lh_trap *trap)
+{
+	hold->self = self;
+	hold->trap = trap;
+	hold->guess = hold->faulted = hold->unkept = false;
+	hold->forks = self->forks;
+	hold->runs = hold->kept = 0;
+}
+
+static void note_all(struct lh_hold *hold, const struct lh_call *call, bool guesses)
+{
+	begin_walk(hold, false);
+	lh__buffers_walk(hold, call, guesses);
+}
+
+static void touch_all(struct lh_hold *hold, const struct lh_call *call, bool guesses)
+{
+	begin_walk(hold, true);
+	lh__buffers_walk(hold, call, guesses);
+}
+
+static bool watches(const struct lh_hold *hold)
+{
+	for (unsigned i = 0; i < hold->runs; i++)
+		if (lh__home_watches(hold->self->home, hold->run[i].start, hold->run[i].end))
+			return true;
+	return false;
+}
+
+/* ---- the classes ---- */
+
+static long call_kept(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call)
+{
+	struct lh_hold hold;
+	long result;
+
+	begin(&hold, self, trap);
+	note_all(&hold, call, false);
+	keep(&hold);
+	touch_all(&hold, call, false);
+	count(&self->counts.early);
+	result = self->proceed(trap);
+	give_up(&hold);
+	return result;
+}
+
+/* One repetition of a call that failed with EFAULT. *sure: the answer is the last. */
+static long repeat(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call, bool *sure)
+{
+	bool loose = call->class == LH_CALL_LOOSE;
+	struct lh_hold hold;
+	long result = -EFAULT;
+
+	begin(&hold, self, trap);
+	note_all(&hold, call, true);
+	*sure = true;
+	if (!watches(&hold))
+		return result;
+	if (!loose)
+		keep(&hold);
+	touch_all(&hold, call, true);
+	count(&self->counts.repeated);
+	*sure = hold.faulted || (!loose && !hold.unkept);
+	result = self->proceed(trap);
+	give_up(&hold);
+	return result;
+}
+
+static long repeat_while_absent(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call)
+{
+	long result = -EFAULT;
+	bool sure = false;
+
+	for (unsigned i = 0; result == -EFAULT && !sure && i < REPEAT_TRIES; i++)
+		result = repeat(self, trap, call, &sure);
+	return result;
+}
+
+long lh__buffers_whole(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call)
+{
+	bool late = call->class == LH_CALL_LATE || call->class == LH_CALL_LOOSE || call->class == LH_CALL_SOCKET_OPTION;
+	long result = late ? self->proceed(trap) : call_kept(self, trap, call);
+
+	if (result != -EFAULT || call->class == LH_CALL_ONCE || call->class == LH_CALL_PIN)
+		return result;
+	return repeat_while_absent(self, trap, call);
+}
+
+/* Sending without a copy would have the network use pages that are somebody else's by then. */
+static bool is_zero_copy(const struct lh_trap *trap)
+{
+	return (int)trap->argument[1] == SOL_SOCKET && (int)trap->argument[2] == SO_ZEROCOPY;
+}
+
+long lh__buffers_call(struct lh_buffers *self, struct lh_trap *trap)
+{
+	const struct lh_call *call = lh__buffers_row(trap->nr);
+
+	switch (call->class) {
+	case LH_CALL_NONE: return self->proceed(trap);
+	case LH_CALL_PARTS: return lh__buffers_parts(self, trap, call);
+	case LH_CALL_VMSPLICE: return lh__buffers_vmsplice(self, trap, call);
+	case LH_CALL_REFUSED: return -ENOSYS;
+	case LH_CALL_SOCKET_OPTION:
+		if (is_zero_copy(trap))
+			return -EOPNOTSUPP;
+		break;
+	case LH_CALL_PIN: lh__buffers_pin(self, trap); break;
+	default: break;
+	}
+	return lh__buffers_whole(self, trap, call);
+}
+
+void lh__buffers_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64])
+{
+	for (long nr = 0; nr < LH_INTERCEPT_NUMBERS; nr++)
+		if (lh__buffers_row(nr)->class != LH_CALL_NONE)
+			bitmap[nr / 64] |= UINT64_C(1) << nr % 64;
+}
