@@ -140,6 +140,7 @@ $(B)/linehome: $(CLI_OBJ) $(B)/liblinehome.a
 # LIBS_NAME: what one program needs beyond the library.
 LIBS_keys := -lhiredis
 $(filter $(B)/tests/cli_%,$(TEST_BIN)): $(call obj,$(B),src/cli/cli.c src/cli/words.c)
+$(filter $(B)/tests/agent_buffers,$(TEST_BIN)): $(call obj,$(B),$(wildcard src/service/run/agent/buffers*.c))
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
 	$(link) $(LIB_LIBS) $(LIBS_$*)
