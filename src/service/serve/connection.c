@@ -95,6 +95,15 @@ static bool refuse(struct connection *connection, const char *why)
 	return false;
 }
 
+/* To a client that begins with TLS, any answer that is none says that there is none here. */
+static bool refuse_stranger(struct connection *connection, uint8_t first)
+{
+	if (first != 22)
+		return refuse(connection, "it speaks something else");
+	(void)send_answer(connection, LH_WIRE_FAILED, 0, -1);
+	return refuse(connection, "it speaks TLS, and this node was started without a key");
+}
+
 static bool receive_hello(struct connection *connection, uint8_t bytes[LH_WIRE_HELLO])
 {
 	uint64_t deadline = lh__net_now_ms() + HELLO_MS;
@@ -108,7 +117,7 @@ static bool receive_hello(struct connection *connection, uint8_t bytes[LH_WIRE_H
 		if (got > 0)
 			have += (size_t)got;
 		if (memcmp(bytes, "LINEHOME", have < 8 ? have : 8) != 0)
-			return refuse(connection, "it speaks something else");
+			return refuse_stranger(connection, bytes[0]);
 		if (have < LH_WIRE_HELLO && lh__net_now_ms() >= deadline)
 			return refuse(connection, "it said no hello in time");
 	}
