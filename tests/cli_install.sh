@@ -2,7 +2,6 @@
 # timeout: 120
 # What a person has after make install: it is all there, it runs from there, a program can be built against it with
 # what pkg-config says, the examples of the manual work as they are printed, and make uninstall leaves nothing.
-# shellcheck disable=SC2016,SC2317 # small programs are given to bash -c, and functions to ok
 set -u
 cd "$(dirname "$0")/.." || exit 1
 root=$(mktemp -d)
@@ -50,6 +49,9 @@ ok 'the version in numbers is the version in words' bash -c 'grep -q "define LH_
 ok 'the changelog tells of this version' grep -q "^## $version" CHANGELOG.md
 ok 'linehome --version' bash -c '[ "$("$1" --version)" = "linehome $2" ]' - "$prefix/bin/linehome" "$version"
 
+ok 'linehome run finds the agent that was installed' bash -c '[ "$("$1" run --local 64M -- echo here)" = here ]' - \
+	"$prefix/bin/linehome"
+
 export PKG_CONFIG_PATH=$lib/pkgconfig
 ok 'pkg-config has the version' bash -c '[ "$(pkg-config --modversion linehome)" = "$1" ]' - "$version"
 build_and_run() { # build_and_run SOURCE: with nothing but what is installed
@@ -73,8 +75,11 @@ ok 'make uninstall' make -s uninstall BUILD="$build" SAN= MODE=release PREFIX="$
 ok 'nothing is left' bash -c '[ -z "$(find "$1" -type f -o -type l)" ]' - "$prefix"
 ok 'make install with DESTDIR' make -s install BUILD="$build" SAN= MODE=release PREFIX=/usr DESTDIR="$root/package"
 ok 'pkg-config names the place without DESTDIR' grep -q '^libdir=/usr/lib$' "$root/package/usr/lib/pkgconfig/linehome.pc"
-ok 'the launcher looks for the agent without DESTDIR' grep -q '/usr/lib/linehome/liblinehome-run.so' \
-	"$root/package/usr/bin/linehome"
+if [ ! -e /usr/lib/linehome ]; then
+	ok 'the launcher looks for the agent without DESTDIR, and says where' bash -c '! "$1" run true 2>"$2" &&
+		grep -q "^linehome run: /usr/lib/linehome/liblinehome-run.so: the agent is missing; " "$2"' \
+		- "$root/package/usr/bin/linehome" "$root/message"
+fi
 
 echo "1..$count"
 exit $failed

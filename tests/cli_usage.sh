@@ -104,9 +104,12 @@ refused 'linehome run: --store file:/x: stores in files are not part of this ver
 refused 'linehome serve: --listen mem:: nothing to listen on; *' serve --listen mem:
 refused 'linehome serve: stray: not an option; see linehome serve --help' serve stray
 
+refused 'linehome run: --store takes one URL*' run --store unix:a,unix:b true
+refused 'linehome run: --policy best: no such policy*' run --policy best true
+
 # What a command needs and did not get.
-refused 'linehome run: *no program*; write *' run
-refused 'linehome run: *no program*; write *' run --local 5M --
+refused 'linehome run: no program: write for instance *' run
+refused 'linehome run: no program: write for instance *' run --local 5M --
 refused 'linehome serve: nowhere to listen: give --listen *' serve
 
 "$linehome" --help >/dev/full 2>"$files/err"

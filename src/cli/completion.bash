@@ -3,7 +3,7 @@
 
 _linehome_options() {
 	case $1 in
-	run) echo '--store --local --engine --prefetch --stats --progress --timeout --key-file --help --version' ;;
+	run) echo '--store --local --engine --prefetch --policy --stats --progress --timeout --key-file --help --version' ;;
 	serve) echo '--listen --size --key-file --grace --stats --help --version' ;;
 	*) echo 'run serve --help --version' ;;
 	esac
@@ -35,6 +35,7 @@ _linehome() {
 	case $before in
 	--engine) mapfile -t COMPREPLY < <(compgen -W 'thread inline' -- "$word") ;;
 	--prefetch) mapfile -t COMPREPLY < <(compgen -W 'none next' -- "$word") ;;
+	--policy) mapfile -t COMPREPLY < <(compgen -W 'reuse s3fifo second fifo' -- "$word") ;;
 	--stats | --key-file) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--store) mapfile -t COMPREPLY < <(compgen -W 'mem: unix: tcp://' -- "$word") ;;
 	--listen) mapfile -t COMPREPLY < <(compgen -W 'unix: tcp://' -- "$word") ;;
