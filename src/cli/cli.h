@@ -100,7 +100,7 @@ int cli_read_choice(const char *word, const char *choices, unsigned *out,
 char *cli_write_size(uint64_t bytes, char buffer[32]);
 
 /* The commands: argv[0] is the command's name. Each returns the exit status. */
-int cli_run(int argc, char **argv) __attribute__((weak));
-int cli_serve(int argc, char **argv) __attribute__((weak));
+int cli_run(int argc, char **argv);
+int cli_serve(int argc, char **argv);
 
 #endif

@@ -50,7 +50,7 @@ static int dispatch(int argc, char **argv)
 	if (strcmp(argv[1], "--version") == 0)
 		return printf("linehome %s\n", lh_version()) < 0;
 	for (unsigned i = 0; i < N_COMMANDS; i++)
-		if (strcmp(argv[1], commands[i].name) == 0 && commands[i].function != NULL)
+		if (strcmp(argv[1], commands[i].name) == 0)
 			return commands[i].function(argc - 1, argv + 1);
 	return fail_unknown(argv[1]);
 }
