@@ -76,7 +76,7 @@ static struct state *open_state(const char *path, uint64_t create_keys)
 
 	if (fd < 0 || (create_keys && ftruncate(fd, (off_t)bytes_of_state(create_keys))) || fstat(fd, &st))
 		cannot("open %s", path);
-	s = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	s = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, g.plant ? MAP_PRIVATE : MAP_SHARED, fd, 0);
 	if (s == MAP_FAILED)
 		cannot("map %s", path);
 	close(fd);
