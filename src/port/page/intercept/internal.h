@@ -138,7 +138,7 @@ struct lh_interception {
 	uint64_t straight, any; /* calls_straight; entry for sites with an unknown number */
 	uint64_t table[LH_INTERCEPT_NUMBERS]; /* entry by number */
 	struct lh_intercept_config config;
-	unsigned capabilities, sandboxed;
+	unsigned capabilities, sandboxed; /* 1: a filter, 2: only read, write, exit, sigreturn */
 	uint64_t least_stack;
 	uint64_t hooked[LH_INTERCEPT_NUMBERS / 64];
 	uint32_t arena_lock, rewrite_lock;

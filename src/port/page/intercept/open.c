@@ -100,7 +100,9 @@ static long filter(struct lh_thread *thread, struct lh_trap *trap)
 {
 	if (trap->nr == SYS_prctl && trap->argument[0] == 59)
 		return -EINVAL; /* Syscall User Dispatch has one user a thread, and that is this module */
-	if (trap->nr == SYS_seccomp || trap->argument[0] == PR_SET_SECCOMP)
+	if (trap->nr == SYS_prctl && trap->argument[0] == PR_SET_SECCOMP && trap->argument[1] == 1)
+		lh__intercept_state->sandboxed = 2;
+	else if (trap->nr == SYS_seccomp || trap->argument[0] == PR_SET_SECCOMP)
 		lh__intercept_state->sandboxed = 1;
 	return lh__program_syscall(thread, trap->nr, trap->argument);
 }
@@ -221,6 +223,8 @@ static void adopt(struct lh_interception *state, struct lh_thread *thread, uint6
 
 	thread->actions = &state->actions;
 	LH_THREAD_CALL(SYS_sigaltstack, NULL, &thread->stack);
+	if (thread->stack.ss_size == 0)
+		thread->stack.ss_flags = 0; /* as a frame of the kernel shows it to a program that never set one */
 	thread->special_blocked = mask & LH_SPECIAL;
 	__asm__ volatile("rdgsbase %0" : "=r"(base));
 	if (base == 0)

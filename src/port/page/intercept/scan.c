@@ -239,6 +239,13 @@ static uint8_t classify(const ZydisDecodedInstruction *decoded, uint8_t *displac
 	return MOVABLE | RELATIVE;
 }
 
+static int syscall_at(const struct scan *scan, const struct function *function, uint64_t at)
+{
+	uint64_t from = function->offset + at - scan->text;
+
+	return from + 2 <= scan->text_size && memcmp(scan->file + scan->text + from, "\x0f\x05", 2) == 0;
+}
+
 /* All instructions of a function; their number, or 0 where it cannot be decoded to its end. */
 static int decode(struct scan *scan, const struct function *function, int *indirect)
 {
@@ -264,6 +271,9 @@ static int decode(struct scan *scan, const struct function *function, int *indir
 		at += decoded.length;
 		count++;
 	}
+	/* glibc ends the description of clone just before its syscall, which is reached all the same. */
+	if (count && count < INSTRUCTIONS && scan->list[count - 1].flags & MOVABLE && syscall_at(scan, function, at))
+		scan->list[count++] = (struct instruction){ .at = (uint32_t)at, .length = 2, .flags = SYSCALL };
 	return count;
 }
 
@@ -399,7 +409,7 @@ static void one_function(struct scan *scan, const struct function *function)
 {
 	int count, indirect, closed;
 
-	if (!has_syscall(scan->file + function->offset, function->size))
+	if (!has_syscall(scan->file + function->offset, function->size) && !syscall_at(scan, function, function->size))
 		return;
 	count = decode(scan, function, &indirect);
 	closed = !indirect && !function->has_pads;

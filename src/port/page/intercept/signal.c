@@ -380,6 +380,8 @@ void lh__signal_real(int sig, const struct lh_action *action)
 		real.handler = (uint64_t)entered;
 		real.flags = SA_SIGINFO | SA_ONSTACK | SA_RESTORER_FLAG |
 		             (real.flags & (SA_RESTART | SA_NOCLDSTOP | SA_NOCLDWAIT));
+		if (index_of(sig) >= 0) /* delivering one may touch absent memory */
+			real.flags |= SA_NODEFER;
 		real.restorer = (uint64_t)lh__kernel_restorer;
 		real.mask = ~LH_SPECIAL;
 	}

@@ -327,8 +327,11 @@ long lh__thread_clone(struct lh_thread *thread, struct lh_trap *trap)
 long lh__thread_exit(struct lh_thread *thread, struct lh_trap *trap)
 {
 	const struct lh_intercept_config *config = &lh__intercept_state->config;
-	uint64_t mask = lh__mask_set(~LH_SPECIAL);
+	uint64_t mask;
 
+	if (lh__intercept_state->sandboxed == 2)
+		return lh__program_syscall(thread, trap->nr, trap->argument);
+	mask = lh__mask_set(~LH_SPECIAL);
 	if (thread->deferred) {
 		lh__mask_set(mask);
 		return LH_INTERCEPT_RESTART;
