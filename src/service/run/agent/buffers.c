@@ -7,7 +7,10 @@
 #define KEEP_TRIES 64   /* with a yield between them, before a call goes on unkept */
 #define REPEAT_TRIES 16 /* of a call that is not kept, while its operands are found to be there */
 
-static void count(uint64_t *counter) { __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED); }
+static void count(uint64_t *counter)
+{
+	__atomic_add_fetch(counter, 1, __ATOMIC_RELAXED);
+}
 
 /* ---- noting ---- */
 
@@ -195,7 +198,8 @@ static long repeat_while_absent(struct lh_buffers *self, struct lh_trap *trap, c
 
 long lh__buffers_whole(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call)
 {
-	bool late = call->class == LH_CALL_LATE || call->class == LH_CALL_LOOSE || call->class == LH_CALL_SOCKET_OPTION;
+	bool late = call->class == LH_CALL_LATE || call->class == LH_CALL_LOOSE ||
+	            call->class == LH_CALL_SOCKET_OPTION;
 	long result = late ? self->proceed(trap) : call_kept(self, trap, call);
 
 	if (result != -EFAULT || call->class == LH_CALL_ONCE || call->class == LH_CALL_PIN)

@@ -52,8 +52,8 @@ struct lh_buffers {
 	const struct lh_sys *sys;
 	struct lh_home *home;
 	size_t hold_limit; /* bytes that one call keeps at most; at least 256 KiB, so that a datagram fits */
-	long (*proceed)(struct lh_trap *trap);                         /* lh__intercept_proceed */
-	int (*copy)(void *to, const void *from, size_t size);          /* lh__intercept_copy */
+	long (*proceed)(struct lh_trap *trap);                /* lh__intercept_proceed */
+	int (*copy)(void *to, const void *from, size_t size); /* lh__intercept_copy */
 	struct lh_buffers_counts counts;
 	uint32_t forks;
 	struct lh_lock pin_lock;

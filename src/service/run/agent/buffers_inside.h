@@ -6,10 +6,10 @@
 #include "service/run/agent/buffers_table.h"
 
 #define LH_PAGES_OF(size) ((size) & ~(uintptr_t)(LH_PAGE_SIZE - 1))
-#define LH_RUNS 96              /* separate page runs that one call keeps; more are joined */
+#define LH_RUNS 96               /* separate page runs that one call keeps; more are joined */
 #define LH_JOIN_GAP (256u << 10) /* across how much they are */
-#define LH_WINDOW (16u << 10)   /* what is made present where nothing is known */
-#define LH_LOWEST 65536u        /* no program has memory below: a number, not an address */
+#define LH_WINDOW (16u << 10)    /* what is made present where nothing is known */
+#define LH_LOWEST 65536u         /* no program has memory below: a number, not an address */
 #define LH_HIGHEST (UINT64_C(1) << 47)
 
 struct lh_run {

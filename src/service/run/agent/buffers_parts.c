@@ -47,21 +47,25 @@ struct cut {
 
 static bool is_vector(long nr)
 {
-	return nr == SYS_readv || nr == SYS_writev || nr == SYS_preadv || nr == SYS_pwritev || nr == SYS_preadv2 ||
-	       nr == SYS_pwritev2;
+	return nr == SYS_readv || nr == SYS_writev || nr == SYS_preadv || nr == SYS_pwritev ||
+	       nr == SYS_preadv2 || nr == SYS_pwritev2;
 }
 
-static bool is_message(long nr) { return nr == SYS_sendmsg || nr == SYS_recvmsg; }
+static bool is_message(long nr)
+{
+	return nr == SYS_sendmsg || nr == SYS_recvmsg;
+}
 
 static bool has_offset(long nr)
 {
-	return nr == SYS_pread64 || nr == SYS_pwrite64 || (is_vector(nr) && nr != SYS_readv && nr != SYS_writev);
+	return nr == SYS_pread64 || nr == SYS_pwrite64 ||
+	       (is_vector(nr) && nr != SYS_readv && nr != SYS_writev);
 }
 
 static bool is_output(long nr)
 {
-	return nr == SYS_write || nr == SYS_pwrite64 || nr == SYS_writev || nr == SYS_pwritev || nr == SYS_pwritev2 ||
-	       nr == SYS_sendto || nr == SYS_sendmsg;
+	return nr == SYS_write || nr == SYS_pwrite64 || nr == SYS_writev || nr == SYS_pwritev ||
+	       nr == SYS_pwritev2 || nr == SYS_sendto || nr == SYS_sendmsg;
 }
 
 static long socket_flags(const struct cut *cut)
@@ -81,7 +85,8 @@ static uint64_t vector_size(struct lh_buffers *self, uintptr_t address, size_t c
 	if (count > VECTOR_MAX)
 		return 0;
 	for (size_t i = 0; i < count; i++) {
-		if (self->copy(&each, (const void *)(address + i * sizeof each), sizeof each) < 0 || each.iov_len > LONG_MAX)
+		if (self->copy(&each, (const void *)(address + i * sizeof each), sizeof each) < 0 ||
+		    each.iov_len > LONG_MAX)
 			return 0;
 		size += each.iov_len;
 	}
@@ -126,7 +131,8 @@ static enum manner manner_of_socket(const struct cut *cut, bool output)
 	socklen_t size = sizeof(int);
 	int type = 0;
 
-	if (LH_SYS(cut->self->sys, SYS_getsockopt, cut->argument[0], SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_STREAM)
+	if (LH_SYS(cut->self->sys, SYS_getsockopt, cut->argument[0], SOL_SOCKET, SO_TYPE, &type, &size) < 0 ||
+	    type != SOCK_STREAM)
 		return WHOLE;
 	/* Descriptors that came with a later part would have nowhere to go. */
 	if (cut->trap->nr == SYS_recvmsg && cut->asked.msg_controllen)
@@ -184,7 +190,8 @@ static uint64_t cut_vector(struct cut *cut)
 {
 	uint64_t size;
 
-	cut->trap->argument[2] = (long)slice(cut, (uintptr_t)cut->argument[1], (size_t)cut->argument[2], &size);
+	cut->trap->argument[2] =
+		(long)slice(cut, (uintptr_t)cut->argument[1], (size_t)cut->argument[2], &size);
 	cut->trap->argument[1] = (long)cut->entry;
 	return size;
 }
@@ -244,7 +251,8 @@ static void pass_header_on(struct cut *cut)
 
 	if (cut->trap->nr != SYS_recvmsg || cut->done ||
 	    cut->self->copy(&to->msg_namelen, &cut->header.msg_namelen, sizeof to->msg_namelen) < 0 ||
-	    cut->self->copy(&to->msg_controllen, &cut->header.msg_controllen, sizeof to->msg_controllen) < 0 ||
+	    cut->self->copy(&to->msg_controllen, &cut->header.msg_controllen, sizeof to->msg_controllen) <
+	            0 ||
 	    cut->self->copy(&to->msg_flags, &cut->header.msg_flags, sizeof to->msg_flags) < 0)
 		return;
 }
@@ -292,7 +300,8 @@ static bool is_small(const struct lh_buffers *self, const struct lh_trap *trap)
 }
 
 /* Apart, so that its stack is not used by small calls. */
-static __attribute__((noinline)) long large(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call)
+static __attribute__((noinline)) long large(struct lh_buffers *self, struct lh_trap *trap,
+                                            const struct lh_call *call)
 {
 	enum manner manner = WHOLE;
 	struct cut cut;
@@ -337,8 +346,8 @@ static bool is_pipe_for_writing(struct lh_buffers *self, long descriptor)
 	long flags = LH_SYS(self->sys, SYS_fcntl, descriptor, F_GETFL);
 	struct stat status;
 
-	return flags >= 0 && (flags & O_ACCMODE) != O_RDONLY && LH_SYS(self->sys, SYS_fstat, descriptor, &status) == 0 &&
-	       S_ISFIFO(status.st_mode);
+	return flags >= 0 && (flags & O_ACCMODE) != O_RDONLY &&
+	       LH_SYS(self->sys, SYS_fstat, descriptor, &status) == 0 && S_ISFIFO(status.st_mode);
 }
 
 static long write_what_fits(struct lh_buffers *self, struct lh_trap *trap, const struct lh_trap *asked)

@@ -75,7 +75,8 @@ static void add(struct lh_buffers *self, uintptr_t start, uintptr_t end)
 		if (gap(&self->pin[i], &wanted) == 0) {
 			struct lh_pin *pin = &self->pin[i];
 
-			move(self, pin, start < pin->start ? start : pin->start, end > pin->end ? end : pin->end);
+			move(self, pin, start < pin->start ? start : pin->start,
+			     end > pin->end ? end : pin->end);
 			return;
 		}
 	if (self->pins == LH_PINS_MAX)

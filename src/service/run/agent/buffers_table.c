@@ -19,7 +19,10 @@
 
 #include "port/page/intercept/intercept.h"
 
-#define OPERAND(kind, argument, other, size) { LH_OPERAND_##kind, argument, other, size }
+#define OPERAND(kind, argument, other, size)                                                                 \
+	{                                                                                                    \
+		LH_OPERAND_##kind, argument, other, size                                                     \
+	}
 #define FIXED(argument, size) OPERAND(FIXED, argument, 0, size)
 #define SIZED(argument, other, size) OPERAND(SIZED, argument, other, size)
 #define COUNTED(argument, other, size) OPERAND(COUNTED, argument, other, size)

@@ -19,7 +19,8 @@
 
 static bool look(struct lh_hold *hold, void *to, uintptr_t from, size_t size)
 {
-	bool there = from >= LH_LOWEST && from < LH_HIGHEST && hold->self->copy(to, (const void *)from, size) == 0;
+	bool there =
+		from >= LH_LOWEST && from < LH_HIGHEST && hold->self->copy(to, (const void *)from, size) == 0;
 
 	hold->faulted |= !there && !hold->guess;
 	return there;
@@ -30,7 +31,8 @@ static void any(struct lh_hold *hold, uintptr_t address)
 {
 	bool before = hold->guess;
 
-	if (address < LH_LOWEST || address >= LH_HIGHEST || !lh__home_watches(hold->self->home, address, address + 1))
+	if (address < LH_LOWEST || address >= LH_HIGHEST ||
+	    !lh__home_watches(hold->self->home, address, address + 1))
 		return;
 	hold->guess = true;
 	lh__buffers_reach(hold, address, LH_WINDOW);
@@ -102,7 +104,8 @@ static void message(struct lh_hold *hold, uintptr_t address)
 
 static void messages(struct lh_hold *hold, uintptr_t address, size_t count)
 {
-	for (size_t i = 0; i < count && i < VECTOR_MAX && !hold->faulted; i++, address += sizeof(struct mmsghdr)) {
+	for (size_t i = 0; i < count && i < VECTOR_MAX && !hold->faulted;
+	     i++, address += sizeof(struct mmsghdr)) {
 		message(hold, address);
 		lh__buffers_reach(hold, address, sizeof(struct mmsghdr));
 	}
@@ -125,7 +128,8 @@ static void control_blocks(struct lh_hold *hold, uintptr_t address, size_t count
 {
 	uintptr_t each;
 
-	for (size_t i = 0; i < count && look(hold, &each, address, sizeof each); i++, address += sizeof each) {
+	for (size_t i = 0; i < count && look(hold, &each, address, sizeof each);
+	     i++, address += sizeof each) {
 		lh__buffers_reach(hold, address, sizeof each);
 		control_block(hold, each);
 	}
@@ -174,7 +178,10 @@ static void with_length(struct lh_hold *hold, uintptr_t address, uintptr_t lengt
 	lh__buffers_reach(hold, address, length);
 }
 
-static size_t product(uint64_t count, size_t size) { return count > SIZE_MAX / 65536 ? SIZE_MAX : count * size; }
+static size_t product(uint64_t count, size_t size)
+{
+	return count > SIZE_MAX / 65536 ? SIZE_MAX : count * size;
+}
 
 static void pointers(struct lh_hold *hold, uintptr_t address, size_t size)
 {
@@ -182,7 +189,8 @@ static void pointers(struct lh_hold *hold, uintptr_t address, size_t size)
 	any_words(hold, address, size / sizeof(uintptr_t) < PIECE ? size / sizeof(uintptr_t) : PIECE);
 }
 
-static void vector_kinds(struct lh_hold *hold, const struct lh_operand *operand, uintptr_t address, uint64_t count)
+static void vector_kinds(struct lh_hold *hold, const struct lh_operand *operand, uintptr_t address,
+                         uint64_t count)
 {
 	switch (operand->kind) {
 	case LH_OPERAND_IOVEC: vector(hold, address, count); break;
@@ -194,13 +202,15 @@ static void vector_kinds(struct lh_hold *hold, const struct lh_operand *operand,
 	case LH_OPERAND_MESSAGES: messages(hold, address, (uint32_t)count); break;
 	case LH_OPERAND_IOCBS: control_blocks(hold, address, count); break;
 	case LH_OPERAND_POINTERS:
-		pointers(hold, address, product(operand->other == operand->argument ? 1 : (uint32_t)count, operand->size));
+		pointers(hold, address,
+		         product(operand->other == operand->argument ? 1 : (uint32_t)count, operand->size));
 		break;
 	default: break;
 	}
 }
 
-static void other_kinds(struct lh_hold *hold, const struct lh_operand *operand, uintptr_t address, uint64_t count)
+static void other_kinds(struct lh_hold *hold, const struct lh_operand *operand, uintptr_t address,
+                        uint64_t count)
 {
 	switch (operand->kind) {
 	case LH_OPERAND_STRING: string(hold, address); break;
@@ -221,9 +231,15 @@ static void operand_of(struct lh_hold *hold, const struct lh_operand *operand)
 	switch (operand->kind) {
 	case LH_OPERAND_FIXED: lh__buffers_reach(hold, address, operand->size); break;
 	case LH_OPERAND_SIZED: lh__buffers_reach(hold, address, product(other, operand->size)); break;
-	case LH_OPERAND_COUNTED: lh__buffers_reach(hold, address, product((uint32_t)other, operand->size)); break;
-	case LH_OPERAND_BITS: lh__buffers_reach(hold, address, ((size_t)(uint32_t)other + 63) / 64 * 8); break;
-	case LH_OPERAND_PAGES: lh__buffers_reach(hold, address, (other + LH_PAGE_SIZE - 1) / LH_PAGE_SIZE); break;
+	case LH_OPERAND_COUNTED:
+		lh__buffers_reach(hold, address, product((uint32_t)other, operand->size));
+		break;
+	case LH_OPERAND_BITS:
+		lh__buffers_reach(hold, address, ((size_t)(uint32_t)other + 63) / 64 * 8);
+		break;
+	case LH_OPERAND_PAGES:
+		lh__buffers_reach(hold, address, (other + LH_PAGE_SIZE - 1) / LH_PAGE_SIZE);
+		break;
 	case LH_OPERAND_LENGTH: with_length(hold, address, (uintptr_t)other); break;
 	default: other_kinds(hold, operand, address, other); break;
 	}
