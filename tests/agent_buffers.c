@@ -316,7 +316,7 @@ static void case_offsets(void)
 static void case_pipes(void)
 {
 	struct iovec *v = place(9);
-	int *p = place(0), e;
+	int *p = place(0), e, other[2];
 
 	NOTE(SYS_pipe2, p, 0);
 	fill(place(2), 5000, 5);
@@ -333,7 +333,20 @@ static void case_pipes(void)
 	v[1] = (struct iovec){ arena + MIB, 512 << 10 };
 	NOTE(SYS_vmsplice, p[1], v + 1, 1, SPLICE_F_NONBLOCK); /* as much as there is room for */
 	NOTE(SYS_vmsplice, p[1], v, 1, SPLICE_F_NONBLOCK);
-	close(p[0]), close(p[1]);
+	NOTE(SYS_vmsplice, p[1], v, 1, 99);
+	NOTE(SYS_vmsplice, p[1], v, -1l, 0);
+	NOTE(SYS_vmsplice, e = new_file(), v, 1, 0);
+	close(e), close(p[0]);
+	signal(SIGPIPE, SIG_IGN);
+	NOTE(SYS_vmsplice, p[1], v, 1, 0);
+	close(p[1]);
+	note(pipe(p) | pipe(other));
+	NOTE(SYS_vmsplice, p[1], v, 1, 0); /* once more, where splice and tee were before */
+	NOTE(SYS_splice, p[0], 0, other[1], 0, 5000, 0);
+	NOTE(SYS_vmsplice, other[1], v, 1, 0);
+	NOTE(SYS_read, other[0], place(16), 12000);
+	note_bytes(place(16), 10000);
+	close(p[0]), close(p[1]), close(other[0]), close(other[1]);
 	e = (int)syscall(SYS_eventfd2, 0, 0);
 	*(uint64_t *)place(0) = 41;
 	NOTE(SYS_write, e, place(0), 8);

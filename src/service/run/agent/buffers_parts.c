@@ -16,18 +16,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/fs.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 
 #define ENTRIES 64 /* of a vector, in one part */
 #define VECTOR_MAX 1024u
-
-#ifndef RWF_NOWAIT
-#define RWF_NOWAIT 8
-#endif
 
 enum manner { WHOLE, ONE_PART, TO_THE_END };
 
@@ -325,20 +321,47 @@ long lh__buffers_parts(struct lh_buffers *self, struct lh_trap *trap, const stru
 
 /* ---- vmsplice ---- */
 
-static void set(struct lh_trap *trap, long nr, const long argument[6])
+static long proceed_with(struct cut *cut, long nr, const long argument[6])
 {
-	trap->nr = nr;
+	long asked = cut->trap->nr, result;
+
+	cut->trap->nr = nr;
 	for (int i = 0; i < 6; i++)
-		trap->argument[i] = argument[i];
+		cut->trap->argument[i] = argument[i];
+	result = lh__buffers_whole(cut->self, cut->trap, lh__buffers_row(nr));
+	cut->trap->nr = asked;
+	return result;
 }
 
-/* vmsplice waits for room, unless told not to, and then does what there is room for. */
-static long wait_for_room(struct lh_buffers *self, struct lh_trap *trap, long descriptor)
+/* 1: there is room for PIPE_BUF bytes; 0: there is none. vmsplice waits for the first room only, unless told not to. */
+static long find_room(struct cut *cut)
 {
-	struct pollfd room = { .fd = (int)descriptor, .events = POLLOUT };
+	bool wait = cut->done == 0 && !(cut->argument[3] & SPLICE_F_NONBLOCK);
+	struct pollfd room = { .fd = (int)cut->argument[0], .events = POLLOUT };
+	struct timespec now = { 0, 0 };
 
-	set(trap, SYS_ppoll, (const long[6]){ (long)&room, 1, 0, 0, 8, 0 });
-	return self->proceed(trap);
+	return proceed_with(cut, SYS_ppoll, (const long[6]){ (long)&room, 1, wait ? 0 : (long)&now, 0, 8 });
+}
+
+/* RWF_NOWAIT would say it in one call, but a pipe that was ever spliced to refuses it. */
+static long write_what_fits(struct cut *cut)
+{
+	uint64_t size;
+	size_t n;
+	long result;
+
+	do {
+		result = find_room(cut);
+		if (result <= 0)
+			return result < 0 ? result : -EAGAIN;
+		n = slice(cut, (uintptr_t)cut->argument[1], (size_t)cut->argument[2], &size);
+		result = proceed_with(cut, SYS_writev,
+		                      (const long[6]){ cut->argument[0], (long)cut->entry, (long)n });
+		if (result <= 0)
+			return result;
+		cut->done += (uint64_t)result;
+	} while (cut->done < cut->total);
+	return result;
 }
 
 static bool is_pipe_for_writing(struct lh_buffers *self, long descriptor)
@@ -350,31 +373,18 @@ static bool is_pipe_for_writing(struct lh_buffers *self, long descriptor)
 	       LH_SYS(self->sys, SYS_fstat, descriptor, &status) == 0 && S_ISFIFO(status.st_mode);
 }
 
-static long write_what_fits(struct lh_buffers *self, struct lh_trap *trap, const struct lh_trap *asked)
-{
-	const long *argument = asked->argument;
-
-	set(trap, SYS_pwritev2, (const long[6]){ argument[0], argument[1], argument[2], -1, 0, RWF_NOWAIT });
-	return lh__buffers_whole(self, trap, lh__buffers_row(SYS_pwritev2));
-}
-
-static __attribute__((noinline)) long splice_by_copy(struct lh_buffers *self, struct lh_trap *trap)
-{
-	struct lh_trap asked = *trap;
-	long result;
-
-	do
-		result = write_what_fits(self, trap, &asked);
-	while (result == -EAGAIN && !(asked.argument[3] & SPLICE_F_NONBLOCK) &&
-	       (result = wait_for_room(self, trap, asked.argument[0])) > 0);
-	*trap = asked;
-	return result;
-}
-
 long lh__buffers_vmsplice(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call)
 {
-	bool known = (trap->argument[3] & ~15l) == 0;
+	struct cut cut;
+	long result;
 
-	return known && is_pipe_for_writing(self, trap->argument[0]) ? splice_by_copy(self, trap)
-	                                                             : lh__buffers_whole(self, trap, call);
+	begin(&cut, self, trap);
+	cut.part = PIPE_BUF;
+	cut.total = vector_size(self, (uintptr_t)trap->argument[1], (size_t)trap->argument[2]);
+	/* To be read from, or to be refused: no page of the program stays in the pipe. */
+	if (cut.total == 0 || (trap->argument[3] & ~15l) || !is_pipe_for_writing(self, trap->argument[0]))
+		return lh__buffers_whole(self, trap, call);
+	result = write_what_fits(&cut);
+	restore(&cut);
+	return cut.done ? (long)cut.done : result;
 }
