@@ -183,9 +183,9 @@ static void print(const struct tally *t)
 	struct rusage usage;
 
 	getrusage(RUSAGE_SELF, &usage);
-	printf("touches=%lu faults=%lu p50_ns=%lu p99_ns=%lu mean_ns=%lu trimmed_ns=%lu most_ns=%lu", t->touches,
-	       t->faults, percentile(t, 0.50), percentile(t, 0.99), t->sum_ns / faults, t->trimmed_ns / trimmed,
-	       t->most_ns);
+	printf("touches=%lu faults=%lu p50_ns=%lu p99_ns=%lu mean_ns=%lu trimmed_ns=%lu most_ns=%lu",
+	       t->touches, t->faults, percentile(t, 0.50), percentile(t, 0.99), t->sum_ns / faults,
+	       t->trimmed_ns / trimmed, t->most_ns);
 	printf(" all_mean_ns=%lu rate=%.0f major=%ld minor=%ld\n", t->all_ns / (t->touches ? t->touches : 1),
 	       (double)t->touches * 1e9 / (double)(g.ended - g.began), usage.ru_majflt, usage.ru_minflt);
 }

@@ -81,7 +81,9 @@ static void write_key(void)
 /* The node in a process of its own, pinned; its real URL comes through the pipe. */
 static pid_t start_node(const struct way *way, unsigned cpu, char *url, size_t size)
 {
-	struct lh_server_options options = { .listen = &way->url, .listen_count = 1, .spin_us = LH_SERVER_SPIN_US,
+	struct lh_server_options options = { .listen = &way->url,
+		                             .listen_count = 1,
+		                             .spin_us = LH_SERVER_SPIN_US,
 		                             .key_file = way->key ? key_file : NULL };
 	struct lh_server *server;
 	struct lh_error error;
@@ -194,7 +196,9 @@ static struct figure sample_batch(struct lh_store *store)
 		size_t finished = 0;
 
 		for (i = 0; i < PAGES; i++) {
-			request[i] = (struct lh_request){ .op = LH_OP_PUT, .page = i, .mask = LH_MASK_ALL, .data = page };
+			request[i] = (struct lh_request){
+				.op = LH_OP_PUT, .page = i, .mask = LH_MASK_ALL, .data = page
+			};
 			list[i] = &request[i];
 		}
 		for (i = 0; i < PAGES; i += 64)
@@ -262,7 +266,8 @@ int main(int argc, char **argv)
 		for (cpu = 0; cpu < cpus; cpu++)
 			for (way = 0; way < WAYS; way++)
 				measure(&ways[way], cpu, figure[way][cpu][repetition]);
-	printf("us: median / trimmed mean   get 64 B        get 4 KiB       put 64 B        put 4 KiB       4 KiB put, pipelined\n");
+	printf("us: median / trimmed mean   get 64 B        get 4 KiB       put 64 B        put 4 KiB       "
+	       "4 KiB put, pipelined\n");
 	for (cpu = 0; cpu < cpus; cpu++)
 		for (way = 0; way < WAYS; way++) {
 			printf("%-14s %-10s", ways[way].name, cpu ? "other CPU" : "same CPU");

@@ -102,7 +102,8 @@ static int open_all(enum lh_prefetch prefetch)
 	result = lh__home_open(&lh__sys_default, &options, &home);
 	if (result < 0)
 		return result;
-	region = mmap(NULL, REGION_PAGES * 4096ul, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	region = mmap(NULL, REGION_PAGES * 4096ul, PROT_READ | PROT_WRITE,
+	              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	lh__home_change_begin(home);
 	result = lh__home_watch(home, (uintptr_t)region, (uintptr_t)region + REGION_PAGES * 4096ul);
 	lh__home_change_end(home);
@@ -128,7 +129,10 @@ static uint64_t mix(uint64_t x)
 	return x * 0xbf58476d1ce4e5b9u;
 }
 
-static uint64_t word_at(size_t index, uint64_t round) { return mix(index * 31 + round) | 1; }
+static uint64_t word_at(size_t index, uint64_t round)
+{
+	return mix(index * 31 + round) | 1;
+}
 
 static size_t resident_pages(void)
 {
@@ -176,15 +180,18 @@ static size_t count_wrong(uint64_t seed)
 static void test_words(void)
 {
 	write_all(1);
-	ok(resident_pages() <= LOCAL_PAGES, "no more than local memory is resident: %zu of %u pages", resident_pages(), LOCAL_PAGES);
+	ok(resident_pages() <= LOCAL_PAGES, "no more than local memory is resident: %zu of %u pages",
+	   resident_pages(), LOCAL_PAGES);
 	is(count_wrong(0), 0, "every word is right, in order");
 	is(count_wrong(77), 0, "every word is right, at random");
 	write_all(2);
 	write_all(3);
 	is(count_wrong(0), 0, "every word is right after lines were changed");
-	ok(stats.faults_store > REGION_PAGES / 2, "pages came from the store (%lu)", (unsigned long)stats.faults_store);
-	ok(stats.lines_written < stats.pages_written * 60, "only changed lines were sent: %lu lines of %lu pages",
-	   (unsigned long)stats.lines_written, (unsigned long)stats.pages_written);
+	ok(stats.faults_store > REGION_PAGES / 2, "pages came from the store (%lu)",
+	   (unsigned long)stats.faults_store);
+	ok(stats.lines_written < stats.pages_written * 60,
+	   "only changed lines were sent: %lu lines of %lu pages", (unsigned long)stats.lines_written,
+	   (unsigned long)stats.pages_written);
 }
 
 static void test_clean(void)
@@ -251,7 +258,10 @@ static void drop(uintptr_t start, uintptr_t end)
 	lh__home_forget(home, start, end, false);
 }
 
-static void keep_all(uintptr_t start, uintptr_t end) { lh__home_release(home, start, end); }
+static void keep_all(uintptr_t start, uintptr_t end)
+{
+	lh__home_release(home, start, end);
+}
 
 static void swap_out(uintptr_t start, uintptr_t end)
 {
@@ -260,12 +270,14 @@ static void swap_out(uintptr_t start, uintptr_t end)
 	/* The first half goes over the second: of that, nothing must be known. */
 	madvise((void *)middle, end - middle, MADV_DONTNEED);
 	lh__home_forget(home, middle, end, true);
-	if (mremap((void *)start, middle - start, middle - start, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)middle) == MAP_FAILED)
+	if (mremap((void *)start, middle - start, middle - start, MREMAP_MAYMOVE | MREMAP_FIXED,
+	           (void *)middle) == MAP_FAILED)
 		return;
 	if (lh__home_rename(home, start, middle, middle) < 0 || lh__home_watch(home, middle, end) < 0)
 		return;
 	lh__home_forget(home, start, middle, true);
-	if (mmap((void *)start, middle - start, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED ||
+	if (mmap((void *)start, middle - start, PROT_READ | PROT_WRITE,
+	         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED ||
 	    lh__home_watch(home, start, middle) < 0)
 		return;
 }
@@ -338,7 +350,8 @@ static void test_fork(void)
 	for (size_t i = 0; i < REGION_PAGES; i++)
 		wrong += region[i * 512 + 5] != i + 8;
 	is(wrong, 0, "after the child has gone as well");
-	ok(resident_pages() <= LOCAL_PAGES, "pages that were shared leave again: %zu resident", resident_pages());
+	ok(resident_pages() <= LOCAL_PAGES, "pages that were shared leave again: %zu resident",
+	   resident_pages());
 	clone->ops->close(clone);
 }
 
@@ -362,8 +375,10 @@ static void test_sequential(void)
 	for (size_t i = 0; i < REGION_PAGES; i++)
 		wrong += region[i * 512 + 1] != i + 3;
 	is(wrong, 0, "prefetched pages are right");
-	ok(stats.pages_prefetched > REGION_PAGES / 4, "pages were asked for ahead: %lu", (unsigned long)stats.pages_prefetched);
-	ok(stats.faults_store - fetched < REGION_PAGES / 4, "few had to be waited for: %lu", (unsigned long)(stats.faults_store - fetched));
+	ok(stats.pages_prefetched > REGION_PAGES / 4, "pages were asked for ahead: %lu",
+	   (unsigned long)stats.pages_prefetched);
+	ok(stats.faults_store - fetched < REGION_PAGES / 4, "few had to be waited for: %lu",
+	   (unsigned long)(stats.faults_store - fetched));
 }
 
 int main(void)

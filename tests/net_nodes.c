@@ -12,8 +12,20 @@
 #include "store/node.h"
 
 enum manner {
-	HTTP, VERSION, CLOSES, SILENT, DAMAGED, NONSENSE,           /* at hello */
-	HANGS, ENDS, GARBAGE, SEQUENCE, OTHER_PAGE, UNWANTED, BIT, CUT, /* after it */
+	HTTP,
+	VERSION,
+	CLOSES,
+	SILENT,
+	DAMAGED,
+	NONSENSE, /* at hello */
+	HANGS,
+	ENDS,
+	GARBAGE,
+	SEQUENCE,
+	OTHER_PAGE,
+	UNWANTED,
+	BIT,
+	CUT, /* after it */
 };
 
 static struct fake {
@@ -33,8 +45,11 @@ static void say(int fd, const void *bytes, size_t size)
 
 static void say_hello(int fd)
 {
-	struct lh_wire_hello hello = { .version = fake.manner == VERSION ? 9 : LH_WIRE_VERSION, .what = LH_WIRE_OK,
-		                       .channel = LH_WIRE_STREAM, .region = 5, .generation = 1 };
+	struct lh_wire_hello hello = { .version = fake.manner == VERSION ? 9 : LH_WIRE_VERSION,
+		                       .what = LH_WIRE_OK,
+		                       .channel = LH_WIRE_STREAM,
+		                       .region = 5,
+		                       .generation = 1 };
 	uint8_t bytes[LH_WIRE_HELLO];
 
 	lh__wire_hello_write(bytes, &hello);
@@ -64,8 +79,8 @@ static void reply(int fd, const uint8_t *message, size_t size)
 	request.sequence += fake.manner == SEQUENCE;
 	request.page += fake.manner == OTHER_PAGE;
 	memset(page, 0xdd, sizeof page);
-	written = lh__wire_reply_write(bytes, &request, LH_WIRE_OK, fake.manner == UNWANTED ? LH_MASK_ALL : request.mask,
-	                               page);
+	written = lh__wire_reply_write(bytes, &request, LH_WIRE_OK,
+	                               fake.manner == UNWANTED ? LH_MASK_ALL : request.mask, page);
 	if (fake.manner == GARBAGE)
 		memset(bytes, 0x99, written);
 	if (fake.manner == BIT)
@@ -126,8 +141,9 @@ static void fake_start(enum manner manner)
 	memset(&fake, 0, sizeof fake);
 	fake.manner = manner;
 	snprintf(fake.url, sizeof fake.url, "unix:%s/fake", test_folder());
-	if (lh__node_url_parse(fake.url, true, &url, NULL) < 0 || lh__socket_listen(&url, false, &fake.fd, bound, NULL) < 0 ||
-	    fcntl(fake.fd, F_SETFL, 0) < 0 || pthread_create(&fake.thread, NULL, fake_thread, NULL) != 0)
+	if (lh__node_url_parse(fake.url, true, &url, NULL) < 0 ||
+	    lh__socket_listen(&url, false, &fake.fd, bound, NULL) < 0 || fcntl(fake.fd, F_SETFL, 0) < 0 ||
+	    pthread_create(&fake.thread, NULL, fake_thread, NULL) != 0)
 		abort();
 }
 
@@ -180,7 +196,8 @@ static void serving(enum manner manner, int code, unsigned at_most_ms, const cha
 
 	fake_start(manner);
 	target = fake_target();
-	if (!ok(lh__node_open(&lh__sys_default, &target, 900, &store, &error) == 0, "%s: it says hello", what))
+	if (!ok(lh__node_open(&lh__sys_default, &target, 900, &store, &error) == 0, "%s: it says hello",
+	        what))
 		return;
 	memset(page, 0x11, sizeof page);
 	memcpy(before, page, sizeof page);
@@ -250,9 +267,11 @@ int main(void)
 	connecting(SILENT, -ETIMEDOUT, "the node does not answer");
 	if (lh__node_target(fake.url, NULL, &target, NULL) < 0)
 		abort();
-	ok(lh__node_create(&target, 400, &none, &error) == -ENOENT && strstr(error.text, "no memory node listens there"),
+	ok(lh__node_create(&target, 400, &none, &error) == -ENOENT &&
+	           strstr(error.text, "no memory node listens there"),
 	   "connecting: %s", error.text);
-	is(lh__node_attach(&lh__sys_default, &none, &options, &store), -EINVAL, "a link of no known kind is refused");
+	is(lh__node_attach(&lh__sys_default, &none, &options, &store), -EINVAL,
+	   "a link of no known kind is refused");
 	serving(HANGS, -ETIMEDOUT, 1500, "a node that hangs");
 	serving(ENDS, -ETIMEDOUT, 1500, "a node that always ends the connection");
 	serving(CUT, -ETIMEDOUT, 1500, "a node that ends it in the middle of a reply");

@@ -115,11 +115,14 @@ static void foresee(struct load *load, unsigned i)
 
 static void make(struct load *load, unsigned i)
 {
-	static const enum lh_op ops[] = { LH_OP_PUT, LH_OP_PUT, LH_OP_PUT, LH_OP_REPLACE, LH_OP_DROP, LH_OP_GET, LH_OP_GET };
+	static const enum lh_op ops[] = { LH_OP_PUT,  LH_OP_PUT, LH_OP_PUT, LH_OP_REPLACE,
+		                          LH_OP_DROP, LH_OP_GET, LH_OP_GET };
 	struct lh_request *request = &load->request[i];
 
-	*request = (struct lh_request){ .op = ops[next(&load->random) % 7], .page = next(&load->random) % PAGES,
-		                        .mask = next(&load->random) & next(&load->random), .data = load->data[i] };
+	*request = (struct lh_request){ .op = ops[next(&load->random) % 7],
+		                        .page = next(&load->random) % PAGES,
+		                        .mask = next(&load->random) & next(&load->random),
+		                        .data = load->data[i] };
 	for (unsigned k = 0; k < LH_PAGE_SIZE; k += 8)
 		memcpy(load->data[i] + k, &(uint64_t){ next(&load->random) }, 8);
 	foresee(load, i);
@@ -210,12 +213,13 @@ static void cut_in_the_middle(const char *url, bool stream, const char *name)
 	pthread_join(reading[0], NULL);
 	pthread_join(reading[1], NULL);
 	lh__node_counts(store, &counts);
-	ok(line.cuts > 20 && counts.reconnects > 20, "%s: cut %u times, connected again %u times, %u rounds of %d requests",
-	   name, line.cuts, (unsigned)counts.reconnects, rounds, IN_FLIGHT);
+	ok(line.cuts > 20 && counts.reconnects > 20,
+	   "%s: cut %u times, connected again %u times, %u rounds of %d requests", name, line.cuts,
+	   (unsigned)counts.reconnects, rounds, IN_FLIGHT);
 	is(load.failed, 0, "%s: no request fails", name);
 	is(load.wrong, 0, "%s: every content is what it must be", name);
-	ok(readers[0].wrong + readers[1].wrong == 0 && readers[0].gets > 0, "%s: so it is for threads beside (%u gets)", name,
-	   readers[0].gets + readers[1].gets);
+	ok(readers[0].wrong + readers[1].wrong == 0 && readers[0].gets > 0,
+	   "%s: so it is for threads beside (%u gets)", name, readers[0].gets + readers[1].gets);
 	store->ops->close(store);
 }
 
@@ -223,7 +227,9 @@ static void cut_in_the_middle(const char *url, bool stream, const char *name)
 
 static pid_t node_process(const char *url)
 {
-	struct lh_server_options options = { .listen = &url, .listen_count = 1, .grace_ms = 5000, .spin_us = 50 };
+	struct lh_server_options options = {
+		.listen = &url, .listen_count = 1, .grace_ms = 5000, .spin_us = 50
+	};
 	struct lh_server *server;
 	struct lh_error error;
 	int ends[2];
@@ -285,7 +291,8 @@ static void killed(const char *url, bool stream, const char *name)
 	node = node_process(url);
 	start = lh__net_now_ms();
 	is(get_one(store, 5, &value), -EIO, "%s: killed and started anew: the page is not made up", name);
-	ok(strstr(line.last.text, "does not have region") != NULL, "%s: and the reason is: %s", name, line.last.text);
+	ok(strstr(line.last.text, "does not have region") != NULL, "%s: and the reason is: %s", name,
+	   line.last.text);
 	ok(lh__net_now_ms() - start < 1000, "%s: known without waiting", name);
 	is(put_one(store, 6, 1), -EIO, "%s: later calls fail too", name);
 	store->ops->close(store);
@@ -325,7 +332,8 @@ static void stopped(const char *url, bool stream, const char *name)
 		_exit(0);
 	}
 	start = lh__net_now_ms();
-	ok(get_one(store, 5, &value) == 0 && value == 0x33, "%s: stopped for half a second: the page comes after %u ms", name,
+	ok(get_one(store, 5, &value) == 0 && value == 0x33,
+	   "%s: stopped for half a second: the page comes after %u ms", name,
 	   (unsigned)(lh__net_now_ms() - start));
 	ok(lh__net_now_ms() - start >= 300, "%s: not before", name);
 	waitpid(helper, NULL, 0);
@@ -335,7 +343,8 @@ static void stopped(const char *url, bool stream, const char *name)
 	spent = lh__net_now_ms() - start;
 	ok(spent >= 700 && spent < 1600, "%s: after the timeout (%u ms)", name, (unsigned)spent);
 	start = lh__net_now_ms();
-	ok(put_one(store, 5, 1) == -ETIMEDOUT && lh__net_now_ms() - start < 50, "%s: later calls fail at once", name);
+	ok(put_one(store, 5, 1) == -ETIMEDOUT && lh__net_now_ms() - start < 50,
+	   "%s: later calls fail at once", name);
 	store->ops->close(store);
 	end_process(node);
 }
@@ -348,13 +357,15 @@ static void grace(const char *url)
 	struct test_node node;
 	struct lh_error error;
 
-	if (!ok(node_start(&node, url, &options, &error) == 0 && lh__node_target(url, NULL, &line.target, &error) == 0 &&
+	if (!ok(node_start(&node, url, &options, &error) == 0 &&
+	                lh__node_target(url, NULL, &line.target, &error) == 0 &&
 	                lh__node_create(&line.target, 2000, &link, &error) == 0,
 	        "a node with a grace of 300 ms"))
 		return;
 	lh__node_link_close(&link);
 	usleep(50000);
-	is(lh__node_again(&line.target, 2000, &link, &error), 0, "a client that comes back in time has its region");
+	is(lh__node_again(&line.target, 2000, &link, &error), 0,
+	   "a client that comes back in time has its region");
 	is(link.generation, 2, "in the next generation");
 	again = link;
 	lh__node_link_close(&link);

@@ -11,7 +11,10 @@ enum { PAGES = 3 };
 
 static struct lh_node_target target;
 
-static int reconnect(void *context, struct lh_node_link *link, int ms) { return lh__node_again(&target, ms, link, NULL); }
+static int reconnect(void *context, struct lh_node_link *link, int ms)
+{
+	return lh__node_again(&target, ms, link, NULL);
+}
 
 struct sweep {
 	struct inject in;
@@ -130,8 +133,10 @@ static void sweep_all(bool stream, bool again, int error, enum inject_mode mode,
 	INJECT_SWEEP(&sweep.in, error, mode)
 		round_of(&sweep, again);
 	ok(inject_swept(&sweep.in), "%s: swept in %lu rounds, nothing leaks", name, sweep.in.rounds);
-	ok(sweep.wrong == 0 && sweep.odd == 0 && sweep.succeeded > 0 && (again ? sweep.failed <= 4 : sweep.failed > 0),
-	   "%s: %u calls succeed, %u fail with an error, no content is wrong", name, sweep.succeeded, sweep.failed);
+	ok(sweep.wrong == 0 && sweep.odd == 0 && sweep.succeeded > 0 &&
+	           (again ? sweep.failed <= 4 : sweep.failed > 0),
+	   "%s: %u calls succeed, %u fail with an error, no content is wrong", name, sweep.succeeded,
+	   sweep.failed);
 	is(settled_descriptors(before), before, "%s: no descriptor is left open", name);
 }
 
@@ -152,7 +157,9 @@ int main(void)
 	char url[128];
 
 	snprintf(url, sizeof url, "unix:%s/node", test_folder());
-	if (!ok(node_start(&node, url, &options, &error) == 0 && lh__node_target(url, NULL, &target, &error) == 0, "a node"))
+	if (!ok(node_start(&node, url, &options, &error) == 0 &&
+	                lh__node_target(url, NULL, &target, &error) == 0,
+	        "a node"))
 		return done();
 	sweep_all(true, false, EIO, INJECT_ONCE, "stream, once");
 	sweep_all(true, false, EIO, INJECT_LASTING, "stream, lasting");

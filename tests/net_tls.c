@@ -51,8 +51,8 @@ static void keys_at_the_node(void)
 	   "the node logs the peer's address: %s", node.last);
 	lines = node.lines;
 	refused(node.url, NULL, -EACCES, "the node requires a key: give --key-file", "no key");
-	ok(node_logged_next(&node, lines, "tcp 127.0.0.1 port ") && strstr(node.last, "it has no key"), "which is logged: %s",
-	   node.last);
+	ok(node_logged_next(&node, lines, "tcp 127.0.0.1 port ") && strstr(node.last, "it has no key"),
+	   "which is logged: %s", node.last);
 	is(regions(), 1, "and for none of them a region was made");
 }
 
@@ -71,8 +71,8 @@ static void nonsense_at_the_node(void)
 	if (send(fd, bytes, sizeof bytes, MSG_NOSIGNAL) < 0)
 		printf("# not sent\n");
 	poll_fd.fd = fd;
-	ok(poll(&poll_fd, 1, 2000) == 1 && node_logged_next(&node, lines, "refused"), "a hello that TLS does not know ends: %s",
-	   node.last);
+	ok(poll(&poll_fd, 1, 2000) == 1 && node_logged_next(&node, lines, "refused"),
+	   "a hello that TLS does not know ends: %s", node.last);
 	close(fd);
 }
 
@@ -83,9 +83,12 @@ static void files(void)
 	char path[128];
 	FILE *file;
 
-	ok(lh__node_key_read(good, &key, &error) == 0 && key.byte[0] == 0x5a && key.byte[31] == 0x5a, "a key file is read");
-	ok(lh__node_key_read(loose, &key, &error) == -EPERM && strstr(error.text, "chmod 600"), "%s", error.text);
-	ok(lh__node_key_read(write_key("group", 1, 0640), &key, &error) == -EPERM, "so it is where only the group may read it");
+	ok(lh__node_key_read(good, &key, &error) == 0 && key.byte[0] == 0x5a && key.byte[31] == 0x5a,
+	   "a key file is read");
+	ok(lh__node_key_read(loose, &key, &error) == -EPERM && strstr(error.text, "chmod 600"), "%s",
+	   error.text);
+	ok(lh__node_key_read(write_key("group", 1, 0640), &key, &error) == -EPERM,
+	   "so it is where only the group may read it");
 	ok(lh__node_key_read("/nonexistent/key", &key, &error) == -ENOENT, "%s", error.text);
 	ok(lh__node_key_read(test_folder(), &key, &error) == -EINVAL, "%s", error.text);
 	snprintf(path, sizeof path, "%s/short", test_folder());
@@ -93,7 +96,8 @@ static void files(void)
 	fputs("0123456789abcdef\n", file);
 	fclose(file);
 	chmod(path, 0600);
-	ok(lh__node_key_read(path, &key, &error) == -EINVAL && strstr(error.text, "openssl rand -hex 32"), "%s", error.text);
+	ok(lh__node_key_read(path, &key, &error) == -EINVAL && strstr(error.text, "openssl rand -hex 32"),
+	   "%s", error.text);
 	file = fopen(path, "w");
 	fprintf(file, "%063dg\n", 0);
 	fclose(file);
@@ -111,17 +115,23 @@ static void in_the_clear(void)
 	struct lh_error error = { 0 };
 	struct test_node plain;
 
-	is(node_start(&plain, "tcp://0.0.0.0:0", &options, &error), -EPERM, "without a key no node listens on a network");
+	is(node_start(&plain, "tcp://0.0.0.0:0", &options, &error), -EPERM,
+	   "without a key no node listens on a network");
 	ok(strstr(error.text, "give --key-file") != NULL, "%s", error.text);
-	refused("tcp://192.0.2.1:7", NULL, -EPERM, "give --key-file", "without a key no client goes to a network");
+	refused("tcp://192.0.2.1:7", NULL, -EPERM, "give --key-file",
+	        "without a key no client goes to a network");
 	options.key_file = loose;
-	is(node_start(&plain, "tcp://127.0.0.1:0", &options, &error), -EPERM, "a node takes no key that others may read");
+	is(node_start(&plain, "tcp://127.0.0.1:0", &options, &error), -EPERM,
+	   "a node takes no key that others may read");
 	options.key_file = good;
-	is(node_start(&plain, "tcp://0.0.0.0:0", &options, &error), 0, "with a key it listens on all addresses");
+	is(node_start(&plain, "tcp://0.0.0.0:0", &options, &error), 0,
+	   "with a key it listens on all addresses");
 	node_stop(&plain);
 	options.key_file = NULL;
-	is(node_start(&plain, "tcp://127.0.0.1:0", &options, &error), 0, "without one it listens on loopback");
-	refused(plain.url, good, -EPROTO, "the node does not speak TLS: start it with --key-file", "a key it has no use for");
+	is(node_start(&plain, "tcp://127.0.0.1:0", &options, &error), 0,
+	   "without one it listens on loopback");
+	refused(plain.url, good, -EPROTO, "the node does not speak TLS: start it with --key-file",
+	        "a key it has no use for");
 	node_stop(&plain);
 }
 

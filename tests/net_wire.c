@@ -15,15 +15,21 @@ static void fill(unsigned char *at, unsigned seed)
 
 static void hello_round_trip(void)
 {
-	struct lh_wire_hello out = { .version = LH_WIRE_VERSION, .what = LH_WIRE_ATTACH, .channel = LH_WIRE_RING,
-		                     .region = UINT64_C(0x123456789abcdef0), .generation = 77, .token = "0123456789abcde" };
+	struct lh_wire_hello out = { .version = LH_WIRE_VERSION,
+		                     .what = LH_WIRE_ATTACH,
+		                     .channel = LH_WIRE_RING,
+		                     .region = UINT64_C(0x123456789abcdef0),
+		                     .generation = 77,
+		                     .token = "0123456789abcde" };
 	uint8_t bytes[LH_WIRE_HELLO];
 	struct lh_wire_hello in;
 	unsigned bit, accepted = 0;
 
 	lh__wire_hello_write(bytes, &out);
-	ok(memcmp(bytes, "LINEHOME\1\0\2\0", 12) == 0, "a hello begins with the magic, the version and the action");
-	ok(lh__wire_hello_read(bytes, &in) == 0 && memcmp(&in, &out, sizeof in) == 0, "a hello is read back as written");
+	ok(memcmp(bytes, "LINEHOME\1\0\2\0", 12) == 0,
+	   "a hello begins with the magic, the version and the action");
+	ok(lh__wire_hello_read(bytes, &in) == 0 && memcmp(&in, &out, sizeof in) == 0,
+	   "a hello is read back as written");
 	for (bit = 0; bit < 8 * sizeof bytes; bit++) {
 		bytes[bit / 8] ^= 1u << bit % 8;
 		accepted += lh__wire_hello_read(bytes, &in) == 0;
@@ -60,8 +66,9 @@ static void request_round_trip(enum lh_wire_op op, lh_mask mask, const char *nam
 
 	fill(page, op);
 	size = lh__wire_request_write(message, op, 5, 4711, mask, page);
-	ok(lh__wire_size(message, size) == (long)size && lh__wire_request_read(message, size, 5, &request, &why) == 0 &&
-	           request.op == op && request.page == 4711 && request.sequence == 5,
+	ok(lh__wire_size(message, size) == (long)size &&
+	           lh__wire_request_read(message, size, 5, &request, &why) == 0 && request.op == op &&
+	           request.page == 4711 && request.sequence == 5,
 	   "%s is read back", name);
 	if (request.lines) {
 		memset(back, 0, sizeof back);
@@ -102,22 +109,25 @@ static void replies(lh_mask want, lh_mask held)
 	memcpy(expected, got, sizeof got);
 	for (bit = 0; bit < 8 * size; bit++) {
 		message[bit / 8] ^= 1u << bit % 8;
-		accepted += lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 99, want, got, &mask, &result) == 0;
+		accepted += lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 99, want, got, &mask,
+		                                &result) == 0;
 		message[bit / 8] ^= 1u << bit % 8;
 	}
 	ok(accepted == 0 && memcmp(got, expected, sizeof got) == 0,
 	   "a reply with any one bit wrong is refused and delivers nothing (%u lines)", lh__mask_count(held));
 	ok(lh__wire_reply_read(message, size, LH_WIRE_GET, 9, 99, want, got, &mask, &result) == -EPROTO &&
-	           lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 98, want, got, &mask, &result) == -EPROTO &&
-	           lh__wire_reply_read(message, size, LH_WIRE_PUT, 8, 99, want, got, &mask, &result) == -EPROTO &&
-	           (held == 0 || lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 99, want & ~held, got, &mask, &result) ==
-	                                 -EPROTO) &&
+	           lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 98, want, got, &mask, &result) ==
+	                   -EPROTO &&
+	           lh__wire_reply_read(message, size, LH_WIRE_PUT, 8, 99, want, got, &mask, &result) ==
+	                   -EPROTO &&
+	           (held == 0 || lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 99, want & ~held, got,
+	                                             &mask, &result) == -EPROTO) &&
 	           memcmp(got, expected, sizeof got) == 0,
 	   "a reply to another request, or with lines that were not wanted, delivers nothing");
 	lh__lines_zero(expected, want);
 	lh__lines_copy(expected, page, held);
-	ok(lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 99, want, got, &mask, &result) == 0 && mask == held &&
-	           result == 0 && memcmp(got, expected, sizeof got) == 0,
+	ok(lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 99, want, got, &mask, &result) == 0 &&
+	           mask == held && result == 0 && memcmp(got, expected, sizeof got) == 0,
 	   "a reply delivers the lines that are held, zeroes for the others wanted, and touches no more");
 }
 
@@ -133,7 +143,8 @@ static void reply_in_place(void)
 		size_t size = lh__wire_reply_write(other, &request, LH_WIRE_OK, masks[i], page), in_place;
 
 		memcpy(lh__wire_reply_page(message), page, sizeof page);
-		in_place = lh__wire_reply_write(message, &request, LH_WIRE_OK, masks[i], lh__wire_reply_page(message));
+		in_place = lh__wire_reply_write(message, &request, LH_WIRE_OK, masks[i],
+		                                lh__wire_reply_page(message));
 		same += size == in_place && memcmp(message, other, size) == 0;
 	}
 	is(same, i, "a reply made where its page stands is the same");
@@ -147,10 +158,12 @@ static void outcomes(void)
 	int result;
 
 	size = lh__wire_reply_write(message, &request, LH_WIRE_FULL, 0, NULL);
-	ok(lh__wire_reply_read(message, size, LH_WIRE_PUT, 1, 1, 0, NULL, &held, &result) == 0 && result == -ENOSPC,
+	ok(lh__wire_reply_read(message, size, LH_WIRE_PUT, 1, 1, 0, NULL, &held, &result) == 0 &&
+	           result == -ENOSPC,
 	   "full is ENOSPC");
 	size = lh__wire_reply_write(message, &request, LH_WIRE_FAILED, 0, NULL);
-	ok(lh__wire_reply_read(message, size, LH_WIRE_PUT, 1, 1, 0, NULL, &held, &result) == 0 && result == -EIO,
+	ok(lh__wire_reply_read(message, size, LH_WIRE_PUT, 1, 1, 0, NULL, &held, &result) == 0 &&
+	           result == -EIO,
 	   "failed is EIO");
 	size = lh__wire_reply_write(message, &request, LH_WIRE_VERSION_IS, 0, NULL);
 	is(lh__wire_reply_read(message, size, LH_WIRE_PUT, 1, 1, 0, NULL, &held, &result), -EPROTO,

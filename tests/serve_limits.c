@@ -68,7 +68,8 @@ static void full(bool stream, const char *name)
 		wrong += get(greedy, i) != (i == 3 ? 33 : (int)i + 1);
 	ok(wrong == 0 && get(modest, 0) == 101 && get(greedy, 7) == 0, "%s: everything is as it was", name);
 	lh__server_read_counts(node.server, &counts);
-	ok(counts.full == 1 && counts.bytes_used == 8 * LH_PAGE_SIZE && counts.bytes_limit == 8 * LH_PAGE_SIZE,
+	ok(counts.full == 1 && counts.bytes_used == 8 * LH_PAGE_SIZE &&
+	           counts.bytes_limit == 8 * LH_PAGE_SIZE,
 	   "%s: the statistics say so", name);
 	greedy->ops->close(greedy);
 	for (i = 0; i < 200 && put(modest, 50, LH_MASK_ALL, 1) == -ENOSPC; i++)
@@ -90,7 +91,8 @@ static void statistics(void)
 	struct test_node node;
 	unsigned i, wrong = 0;
 
-	if (!ok(node_start(&node, url, &options, NULL) == 0 && (store = open_store(true, 2000)) != NULL, "a node"))
+	if (!ok(node_start(&node, url, &options, NULL) == 0 && (store = open_store(true, 2000)) != NULL,
+	        "a node"))
 		return;
 	for (i = 0; i < 10; i++)
 		wrong += put(store, i, 7, 1) != 0;
@@ -100,17 +102,19 @@ static void statistics(void)
 	if (!ok(wrong == 0, "10 puts of 3 lines, 6 gets, a drop and a clone"))
 		return;
 	lh__server_read_counts(node.server, &counts);
-	ok(counts.puts == 10 && counts.gets == 6 && counts.drops == 1 && counts.replaces == 0 && counts.lines_in == 30 &&
-	           counts.lines_out == 18 && counts.full == 0,
+	ok(counts.puts == 10 && counts.gets == 6 && counts.drops == 1 && counts.replaces == 0 &&
+	           counts.lines_in == 30 && counts.lines_out == 18 && counts.full == 0,
 	   "requests and lines are counted exactly");
-	ok(counts.connections == 4 && counts.connections_now == 4 && counts.regions == 2 && counts.regions_now == 2 &&
-	           counts.clones == 1 && counts.refused == 0 && counts.violations == 0,
+	ok(counts.connections == 4 && counts.connections_now == 4 && counts.regions == 2 &&
+	           counts.regions_now == 2 && counts.clones == 1 && counts.refused == 0 &&
+	           counts.violations == 0,
 	   "so are connections and regions");
 	is(counts.bytes_used, 9 * LH_PAGE_SIZE, "nine pages are left, and a clone shares them");
 	is(counts.bytes_in, 10 * (header + set + 3 * 64) + 7 * header, "bytes in");
 	is(counts.bytes_out, 10 * header + 6 * (header + set + 3 * 64) + header, "bytes out");
 	lh__node_counts(store, &client);
-	ok(client.bytes_out == counts.bytes_in && client.bytes_in == counts.bytes_out && client.reconnects == 0,
+	ok(client.bytes_out == counts.bytes_in && client.bytes_in == counts.bytes_out &&
+	           client.reconnects == 0,
 	   "the client counts the same");
 	copy->ops->close(copy);
 	store->ops->close(store);
@@ -123,9 +127,11 @@ static void clones(bool stream, const char *name)
 	struct lh_store *store, *copy = NULL;
 	struct test_node node;
 
-	if (!ok(node_start(&node, url, &options, NULL) == 0 && (store = open_store(stream, 2000)) != NULL, "%s: a node", name))
+	if (!ok(node_start(&node, url, &options, NULL) == 0 && (store = open_store(stream, 2000)) != NULL,
+	        "%s: a node", name))
 		return;
-	ok(put(store, 1, LH_MASK_ALL, 11) == 0 && store->ops->clone(store, &copy, NULL) == 0, "%s: a clone", name);
+	ok(put(store, 1, LH_MASK_ALL, 11) == 0 && store->ops->clone(store, &copy, NULL) == 0, "%s: a clone",
+	   name);
 	ok(put(store, 1, LH_MASK_ALL, 12) == 0 && put(copy, 1, 2, 13) == 0 && put(copy, 2, 1, 14) == 0,
 	   "%s: both are changed", name);
 	ok(get(store, 1) == 12 && get(copy, 1) == 11 && get(store, 2) == 0 && get(copy, 2) == 14,
@@ -140,7 +146,10 @@ static void clones(bool stream, const char *name)
 
 static struct lh_server *child_server;
 
-static void on_term(int signal) { lh__server_stop(child_server); }
+static void on_term(int signal)
+{
+	lh__server_stop(child_server);
+}
 
 static pid_t node_process(void)
 {
@@ -185,7 +194,8 @@ static void told_to_end(bool stream, const char *name)
 	if (!ok(store && put(store, 500, 1, 1) == 0, "%s: a node in a process of its own", name))
 		return;
 	for (i = 0; i < PUTS; i++) {
-		request[i] = (struct lh_request){ .op = LH_OP_PUT, .page = i, .mask = LH_MASK_ALL, .data = page };
+		request[i] =
+			(struct lh_request){ .op = LH_OP_PUT, .page = i, .mask = LH_MASK_ALL, .data = page };
 		list[i] = &request[i];
 	}
 	kill(node, SIGSTOP);
@@ -198,7 +208,8 @@ static void told_to_end(bool stream, const char *name)
 	for (i = 0; i < PUTS; i++)
 		wrong += request[i].result != 0;
 	ok(n == PUTS && wrong == 0, "%s: told to end, the node acknowledges them first", name);
-	ok(waitpid(node, &status, 0) == node && WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: and ends well", name);
+	ok(waitpid(node, &status, 0) == node && WIFEXITED(status) && WEXITSTATUS(status) == 0,
+	   "%s: and ends well", name);
 	ok(access(url + 5, F_OK) != 0, "%s: and its socket is gone", name);
 	ok(put(store, 1, 1, 1) < 0, "%s: then nothing is acknowledged any more", name);
 	store->ops->close(store);

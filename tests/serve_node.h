@@ -69,7 +69,8 @@ static void *node_thread(void *argument)
 }
 
 /* options: what is zero gets a default; listen is url. 0, or what lh__server_open said. */
-__attribute__((unused)) static int node_start(struct test_node *node, const char *url, const struct lh_server_options *given, struct lh_error *error)
+__attribute__((unused)) static int node_start(struct test_node *node, const char *url,
+                                              const struct lh_server_options *given, struct lh_error *error)
 {
 	struct lh_server_options options = *given;
 	const char *word = url;

@@ -57,9 +57,11 @@ static void expect_end(int fd, unsigned lines_before, const char *text, const ch
 	bool over = ended(fd);
 
 	close(fd);
-	ok(over && node_logged_next(&node, lines_before, text), "%s: the connection ends, and the log says why", what);
+	ok(over && node_logged_next(&node, lines_before, text),
+	   "%s: the connection ends, and the log says why", what);
 	is(node.lines - lines_before, 1, "%s: in one line", what);
-	ok(witness->ops->get_now(witness, 7, LH_MASK_ALL, page, &held) == 0 && held == LH_MASK_ALL && page[9] == 0x42,
+	ok(witness->ops->get_now(witness, 7, LH_MASK_ALL, page, &held) == 0 && held == LH_MASK_ALL &&
+	           page[9] == 0x42,
 	   "%s: another client is served", what);
 }
 
@@ -76,7 +78,9 @@ static void before_hello(const void *bytes, size_t size, bool finish, const char
 
 static void hellos(void)
 {
-	struct lh_wire_hello hello = { .version = LH_WIRE_VERSION, .what = LH_WIRE_CREATE, .channel = LH_WIRE_STREAM };
+	struct lh_wire_hello hello = { .version = LH_WIRE_VERSION,
+		                       .what = LH_WIRE_CREATE,
+		                       .channel = LH_WIRE_STREAM };
 	const char *http = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 	uint8_t bytes[LH_WIRE_HELLO];
 
@@ -91,7 +95,8 @@ static void hellos(void)
 	hello.what = LH_WIRE_CREATE;
 	hello.version = 7;
 	lh__wire_hello_write(bytes, &hello);
-	before_hello(bytes, sizeof bytes, false, "it speaks version 7, this is version 1", "a hello of another version");
+	before_hello(bytes, sizeof bytes, false, "it speaks version 7, this is version 1",
+	             "a hello of another version");
 }
 
 static void regions(void)
@@ -103,14 +108,16 @@ static void regions(void)
 	is(lh__node_create(&target, 2000, &link, &error), 0, "a region is made");
 	thief = link;
 	thief.token[3] ^= 1;
-	ok(lh__node_again(&target, 2000, &thief, &error) == -ESTALE && node_logged(&node, "or the wrong token"),
+	ok(lh__node_again(&target, 2000, &thief, &error) == -ESTALE &&
+	           node_logged(&node, "or the wrong token"),
 	   "attaching with a wrong token is refused: %s", error.text);
 	thief = link;
 	thief.token[15] ^= 1;
 	ok(lh__node_clone(&target, 2000, &thief, &thief, &error) == -ESTALE, "so is cloning");
 	thief = link;
 	thief.region += 2;
-	ok(lh__node_again(&target, 2000, &thief, &error) == -ESTALE, "a region that does not exist is refused");
+	ok(lh__node_again(&target, 2000, &thief, &error) == -ESTALE,
+	   "a region that does not exist is refused");
 	thief = link;
 	thief.generation -= 1;
 	is(lh__node_again(&target, 2000, &thief, &error), 0, "the same generation may attach once more");
@@ -197,25 +204,19 @@ static void spoil_ring(struct lh_ring *ring, int fd, enum spoil how)
 		memset(ring->slot[9].message, 0xff, 64);
 		__atomic_fetch_or(&ring->asked, UINT64_C(1) << 9, __ATOMIC_SEQ_CST);
 		break;
-	case SPOIL_CHECKSUM:
-		spoil_slot(ring, 1, true);
-		break;
+	case SPOIL_CHECKSUM: spoil_slot(ring, 1, true); break;
 	case SPOIL_REPLAY:
 		spoil_slot(ring, 1, false);
 		while (__atomic_load_n(&ring->slot[5].state, __ATOMIC_ACQUIRE) != LH_RING_ANSWERED)
 			usleep(100);
 		spoil_slot(ring, 1, false);
 		break;
-	case SPOIL_HEAD:
-		__atomic_store_n(&ring->head, LH_RING_BULK + 1, __ATOMIC_SEQ_CST);
-		break;
+	case SPOIL_HEAD: __atomic_store_n(&ring->head, LH_RING_BULK + 1, __ATOMIC_SEQ_CST); break;
 	case SPOIL_BULK:
 		memset(ring->slot[LH_RING_FETCH].message, 0, 64);
 		__atomic_store_n(&ring->head, 1, __ATOMIC_SEQ_CST);
 		break;
-	case SPOIL_SOCKET:
-		say(fd, "x", 1);
-		break;
+	case SPOIL_SOCKET: say(fd, "x", 1); break;
 	}
 	lh__ring_knock(&lh__sys_default, ring);
 }
@@ -226,7 +227,8 @@ static void ring(enum spoil how, const char *text, const char *what)
 	struct lh_ring *shared;
 	unsigned lines = node.lines;
 
-	if (lh__node_create(&target, 2000, &link, NULL) < 0 || lh__ring_map(&lh__sys_default, link.fd[1], &shared) < 0) {
+	if (lh__node_create(&target, 2000, &link, NULL) < 0 ||
+	    lh__ring_map(&lh__sys_default, link.fd[1], &shared) < 0) {
 		ok(0, "%s: a ring", what);
 		return;
 	}
@@ -246,11 +248,13 @@ static void crowd(void)
 	char url[128];
 
 	snprintf(url, sizeof url, "unix:%s/small", test_folder());
-	ok(node_start(&small, url, &options, &error) == 0 && lh__node_url_parse(url, false, &here.url, &error) == 0,
+	ok(node_start(&small, url, &options, &error) == 0 &&
+	           lh__node_url_parse(url, false, &here.url, &error) == 0,
 	   "a node that takes two connections");
 	here.no_ring = true;
 	is(lh__node_create(&here, 2000, &first, &error), 0, "a stream takes both");
-	ok(lh__node_create(&here, 2000, &second, &error) == -EBUSY && node_logged(&small, "too many connections"),
+	ok(lh__node_create(&here, 2000, &second, &error) == -EBUSY &&
+	           node_logged(&small, "too many connections"),
 	   "the next client is told: %s", error.text);
 	lh__node_link_close(&first);
 	node_stop(&small);
@@ -263,7 +267,8 @@ static void open_witness(void)
 	struct lh_error error;
 
 	memset(page, 0x42, sizeof page);
-	if (!ok(lh__node_open(&lh__sys_default, &target, 2000, &witness, &error) == 0 && lh__store_do(witness, &request) == 0,
+	if (!ok(lh__node_open(&lh__sys_default, &target, 2000, &witness, &error) == 0 &&
+	                lh__store_do(witness, &request) == 0,
 	        "a well-behaved client"))
 		exit(done());
 }
@@ -276,7 +281,8 @@ int main(void)
 	char url[128];
 
 	snprintf(url, sizeof url, "unix:%s/node", test_folder());
-	if (!ok(node_start(&node, url, &options, &error) == 0 && lh__node_target(url, NULL, &target, &error) == 0,
+	if (!ok(node_start(&node, url, &options, &error) == 0 &&
+	                lh__node_target(url, NULL, &target, &error) == 0,
 	        "a node starts"))
 		return done();
 	open_witness();

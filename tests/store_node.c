@@ -38,7 +38,9 @@ static struct lh_store *open_node(void *context)
 static struct lh_store *open_small(void *context, unsigned pages)
 {
 	struct way *way = context;
-	struct lh_server_options options = { .size = pages * LH_PAGE_SIZE, .key_file = way->key_file, .spin_us = 50 };
+	struct lh_server_options options = { .size = pages * LH_PAGE_SIZE,
+		                             .key_file = way->key_file,
+		                             .spin_us = 50 };
 	char url[128];
 
 	snprintf(url, sizeof url, strncmp(way->url, "unix", 4) == 0 ? "%s.small" : "%s", way->url);
@@ -77,8 +79,13 @@ static void finish(void *context)
 static void try_way(struct way *way)
 {
 	struct lh_server_options options = { .spin_us = 50 };
-	struct store_factory factory = { .name = way->name, .context = way, .open = open_node, .open_small = open_small,
-		                         .used = used, .finish = finish, .steps = way->steps };
+	struct store_factory factory = { .name = way->name,
+		                         .context = way,
+		                         .open = open_node,
+		                         .open_small = open_small,
+		                         .used = used,
+		                         .finish = finish,
+		                         .steps = way->steps };
 	struct lh_error error;
 
 	way->key_file = way->key ? write_key("key", 0xa5, 0600) : NULL;

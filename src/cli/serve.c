@@ -12,7 +12,10 @@
 
 static struct lh_server *running; /* for the signal handler */
 
-static void stop(int signal) { lh__server_stop(running); }
+static void stop(int signal)
+{
+	lh__server_stop(running);
+}
 
 static void catch_signals(struct lh_server *server)
 {
@@ -25,7 +28,10 @@ static void catch_signals(struct lh_server *server)
 	sigaction(SIGPIPE, &action, NULL);
 }
 
-static void log_line(void *context, const char *line) { fprintf(stderr, "linehome serve: %s\n", line); }
+static void log_line(void *context, const char *line)
+{
+	fprintf(stderr, "linehome serve: %s\n", line);
+}
 
 /* A client takes two descriptors: as many as this process may have. */
 static void raise_descriptors(void)
@@ -43,7 +49,7 @@ static json_t *make_statistics(const struct lh_server_counts counts)
 	const struct {
 		const char *name;
 		uint64_t value;
-	} *at, table[] = {
+	} * at, table[] = {
 		{ "connections", counts.connections },
 		{ "connections_refused", counts.refused },
 		{ "connections_ended_for_violations", counts.violations },
@@ -80,9 +86,11 @@ static int write_statistics(struct lh_server *server, const char *path)
 	lh__server_read_counts(server, &counts);
 	object = make_statistics(counts);
 	if (!file || json_dumpf(object, file, JSON_INDENT(2)) != 0 || fputc('\n', file) == EOF)
-		status = cli_fail("serve", CLI_FAILED, "%s: the statistics cannot be written: %s", path, strerror(errno));
+		status = cli_fail("serve", CLI_FAILED, "%s: the statistics cannot be written: %s", path,
+		                  strerror(errno));
 	if (file && file != stderr && fclose(file) != 0 && status == 0)
-		status = cli_fail("serve", CLI_FAILED, "%s: the statistics cannot be written: %s", path, strerror(errno));
+		status = cli_fail("serve", CLI_FAILED, "%s: the statistics cannot be written: %s", path,
+		                  strerror(errno));
 	json_decref(object);
 	return status;
 }
@@ -114,7 +122,8 @@ static int check_stats(const char *path)
 		return 0;
 	file = fopen(path, "a");
 	if (!file)
-		return cli_fail("serve", CLI_FAILED, "%s: the statistics cannot be written: %s", path, strerror(errno));
+		return cli_fail("serve", CLI_FAILED, "%s: the statistics cannot be written: %s", path,
+		                strerror(errno));
 	fclose(file);
 	return 0;
 }
@@ -148,14 +157,19 @@ int cli_serve(int argc, char **argv)
 	uint64_t grace = LH_SERVER_GRACE_MS, size = 0;
 	const char *key_file = NULL, *stats = NULL;
 	struct cli_option options[] = {
-		{ "listen", CLI_LISTEN, "URL", "listen on unix:PATH or tcp://HOST:PORT; may be repeated", &urls, false },
+		{ "listen", CLI_LISTEN, "URL", "listen on unix:PATH or tcp://HOST:PORT; may be repeated",
+		  &urls, false },
 		{ "size", CLI_SIZE, "SIZE", "hold at most SIZE of pages; more is refused", &size, false },
-		{ "key-file", CLI_TEXT, "FILE", "speak TLS over TCP, with the key in FILE", &key_file, false },
-		{ "grace", CLI_DURATION, "SECONDS", "keep a lost client's memory for SECONDS (10)", &grace, false },
-		{ "stats", CLI_TEXT, "FILE", "write what was done as JSON to FILE in the end; - is stderr", &stats, false },
+		{ "key-file", CLI_TEXT, "FILE", "speak TLS over TCP, with the key in FILE", &key_file,
+		  false },
+		{ "grace", CLI_DURATION, "SECONDS", "keep a lost client's memory for SECONDS (10)", &grace,
+		  false },
+		{ "stats", CLI_TEXT, "FILE", "write what was done as JSON to FILE in the end; - is stderr",
+		  &stats, false },
 		{ .name = NULL },
 	};
-	struct cli_usage usage = { "serve", NULL, "Lends this machine's memory to programs under linehome run.", options,
+	struct cli_usage usage = { "serve", NULL,
+		                   "Lends this machine's memory to programs under linehome run.", options,
 		                   false };
 	struct lh_server_options server = { .spin_us = LH_SERVER_SPIN_US };
 	int status = cli_parse(&usage, &argc, &argv);
@@ -163,7 +177,8 @@ int cli_serve(int argc, char **argv)
 	if (status != CLI_GO_ON)
 		return status;
 	if (urls.n == 0)
-		return cli_fail("serve", CLI_BAD_USAGE, "nowhere to listen: give --listen unix:PATH or --listen tcp://HOST:PORT");
+		return cli_fail("serve", CLI_BAD_USAGE,
+		                "nowhere to listen: give --listen unix:PATH or --listen tcp://HOST:PORT");
 	server.size = size;
 	server.key_file = key_file;
 	server.grace_ms = (unsigned)(grace < UINT32_MAX / 2 ? grace : UINT32_MAX / 2);

@@ -41,9 +41,18 @@ void lh__directory_close(struct lh_directory *directory)
 	lh__free(directory->sys, directory->root, FANOUT * sizeof *directory->root);
 }
 
-static unsigned index_root(uint64_t page) { return (unsigned)(page >> (2 * BITS)) & (FANOUT - 1); }
-static unsigned index_middle(uint64_t page) { return (unsigned)(page >> BITS) & (FANOUT - 1); }
-static unsigned index_leaf(uint64_t page) { return (unsigned)page & (FANOUT - 1); }
+static unsigned index_root(uint64_t page)
+{
+	return (unsigned)(page >> (2 * BITS)) & (FANOUT - 1);
+}
+static unsigned index_middle(uint64_t page)
+{
+	return (unsigned)(page >> BITS) & (FANOUT - 1);
+}
+static unsigned index_leaf(uint64_t page)
+{
+	return (unsigned)page & (FANOUT - 1);
+}
 
 /* The table that *slot points to, made if it is missing; two threads may make it at once, one's is kept. */
 static void *table(struct lh_directory *directory, void **slot, size_t size)
@@ -66,7 +75,8 @@ static void *table(struct lh_directory *directory, void **slot, size_t size)
 
 static struct lh_directory_leaf *find_leaf(const struct lh_directory *directory, uint64_t page)
 {
-	struct lh_directory_middle *middle = __atomic_load_n(&directory->root[index_root(page)], __ATOMIC_ACQUIRE);
+	struct lh_directory_middle *middle =
+		__atomic_load_n(&directory->root[index_root(page)], __ATOMIC_ACQUIRE);
 
 	return middle ? __atomic_load_n(&middle->leaf[index_middle(page)], __ATOMIC_ACQUIRE) : NULL;
 }
@@ -90,9 +100,13 @@ lh_entry *lh__directory_make(struct lh_directory *directory, uint64_t page)
 	return leaf ? &leaf->entry[index_leaf(page)] : NULL;
 }
 
-static uint64_t next_multiple(uint64_t page, unsigned bits) { return ((page >> bits) + 1) << bits; }
+static uint64_t next_multiple(uint64_t page, unsigned bits)
+{
+	return ((page >> bits) + 1) << bits;
+}
 
-uint64_t lh__directory_next(const struct lh_directory *directory, uint64_t page, uint64_t end, lh_entry **entry)
+uint64_t lh__directory_next(const struct lh_directory *directory, uint64_t page, uint64_t end,
+                            lh_entry **entry)
 {
 	while (page < end) {
 		struct lh_directory_leaf *leaf = find_leaf(directory, page);
@@ -117,7 +131,8 @@ bool lh__entry_try(lh_entry *entry, lh_entry *seen)
 {
 	*seen = __atomic_load_n(entry, __ATOMIC_RELAXED);
 	return !(*seen & LH_ENTRY_BUSY) &&
-	       __atomic_compare_exchange_n(entry, seen, *seen | LH_ENTRY_BUSY, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+	       __atomic_compare_exchange_n(entry, seen, *seen | LH_ENTRY_BUSY, false, __ATOMIC_ACQUIRE,
+	                                   __ATOMIC_RELAXED);
 }
 
 void lh__entry_wait(const struct lh_sys *sys, lh_entry *entry)
@@ -133,7 +148,8 @@ void lh__entry_wait(const struct lh_sys *sys, lh_entry *entry)
 	if (!(word & LH_ENTRY_BUSY))
 		return;
 	if (!(word & LH_ENTRY_WAITERS) &&
-	    !__atomic_compare_exchange_n(entry, &word, word | LH_ENTRY_WAITERS, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+	    !__atomic_compare_exchange_n(entry, &word, word | LH_ENTRY_WAITERS, false, __ATOMIC_ACQ_REL,
+	                                 __ATOMIC_RELAXED))
 		return;
 	/* The lower half of the word, where the flags are; the limit covers a wake-up between two holders. */
 	lh__futex_wait(sys, (uint32_t *)entry, (uint32_t)(word | LH_ENTRY_WAITERS), WAIT_LIMIT_NS);

@@ -34,8 +34,14 @@ enum lh_page_state { LH_PAGE_UNKNOWN = 0, LH_PAGE_RESIDENT = 1, LH_PAGE_STAGED =
 
 typedef uint64_t lh_entry;
 
-static inline enum lh_page_state lh__entry_state(lh_entry entry) { return (enum lh_page_state)(entry & LH_ENTRY_STATE); }
-static inline uint64_t lh__entry_value(lh_entry entry) { return entry >> LH_ENTRY_VALUE_SHIFT; }
+static inline enum lh_page_state lh__entry_state(lh_entry entry)
+{
+	return (enum lh_page_state)(entry & LH_ENTRY_STATE);
+}
+static inline uint64_t lh__entry_value(lh_entry entry)
+{
+	return entry >> LH_ENTRY_VALUE_SHIFT;
+}
 static inline lh_entry lh__entry(enum lh_page_state state, uint64_t value)
 {
 	return (lh_entry)state | value << LH_ENTRY_VALUE_SHIFT;
@@ -59,7 +65,8 @@ lh_entry *lh__directory_make(struct lh_directory *directory, uint64_t page);
  * The first page at or after `page`, before `end`, whose word is not zero, with its word in *entry; end where there is
  * none. Skips what has no tables, so its cost follows what is known, not the size of the range.
  */
-uint64_t lh__directory_next(const struct lh_directory *directory, uint64_t page, uint64_t end, lh_entry **entry);
+uint64_t lh__directory_next(const struct lh_directory *directory, uint64_t page, uint64_t end,
+                            lh_entry **entry);
 
 /* Sets BUSY if it is not set; false if it is. *seen: the word before (without BUSY and WAITERS where true). */
 bool lh__entry_try(lh_entry *entry, lh_entry *seen);

@@ -177,7 +177,8 @@ bool lh__frames_shrink(struct lh_home *home)
 	lh__lock(home->sys, &home->lock);
 	if (home->backed > home->limit && home->free_count) {
 		frame = pop_free(home);
-		LH_SYS(home->sys, SYS_madvise, lh__home_frame_memory(home, frame), LH_PAGE_SIZE, MADV_DONTNEED);
+		LH_SYS(home->sys, SYS_madvise, lh__home_frame_memory(home, frame), LH_PAGE_SIZE,
+		       MADV_DONTNEED);
 		home->frame[frame].backed = false;
 		home->backed--;
 		home->cold[home->cold_count++] = frame;

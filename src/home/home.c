@@ -3,12 +3,13 @@
 
 #include <sys/mman.h>
 
-#define PAGE(n) ((size_t)(n) * LH_PAGE_SIZE)
+#define PAGE(n) ((size_t)(n)*LH_PAGE_SIZE)
 
 /* Address space without memory, with an inaccessible page at each end so that the kernel joins it with nothing. */
 static void *reserve(const struct lh_sys *sys, size_t size)
 {
-	long base = LH_SYS(sys, SYS_mmap, NULL, size + PAGE(2), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	long base = LH_SYS(sys, SYS_mmap, NULL, size + PAGE(2), PROT_NONE,
+	                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	long inner = base + LH_PAGE_SIZE;
 
 	if (base < 0 && base > -4096)
@@ -28,9 +29,15 @@ static void unreserve(const struct lh_sys *sys, void *inner, size_t size)
 		LH_SYS(sys, SYS_munmap, (uintptr_t)inner - LH_PAGE_SIZE, size + PAGE(2));
 }
 
-static size_t hash_size(const struct lh_home *home) { return (size_t)home->options.frames * sizeof home->hash[0]; }
+static size_t hash_size(const struct lh_home *home)
+{
+	return (size_t)home->options.frames * sizeof home->hash[0];
+}
 
-static size_t round_page(size_t size) { return (size + LH_PAGE_SIZE - 1) & ~(size_t)(LH_PAGE_SIZE - 1); }
+static size_t round_page(size_t size)
+{
+	return (size + LH_PAGE_SIZE - 1) & ~(size_t)(LH_PAGE_SIZE - 1);
+}
 
 static int open_memory(struct lh_home *home)
 {
@@ -49,8 +56,9 @@ static int open_memory(struct lh_home *home)
 	home->zeroes = reserve(sys, PAGE(1));
 	home->free_keys.stack = reserve(sys, LH_NUMBERS_MAX * sizeof(uint64_t));
 	home->dead_keys.stack = reserve(sys, LH_NUMBERS_MAX * sizeof(uint64_t));
-	if (!home->frame || !home->free_ring || !home->cold || !home->regions.at || !home->keep || !home->flight || !home->hash ||
-	    !home->staging || !home->zeroes || !home->free_keys.stack || !home->dead_keys.stack)
+	if (!home->frame || !home->free_ring || !home->cold || !home->regions.at || !home->keep ||
+	    !home->flight || !home->hash || !home->staging || !home->zeroes || !home->free_keys.stack ||
+	    !home->dead_keys.stack)
 		return -ENOMEM;
 	return 0;
 }
@@ -85,7 +93,8 @@ static void set_up(struct lh_home *home)
 	home->limit = home->options.limit;
 	home->next_key = 1;
 	home->last_zero = LH_NO_PAGE - 1;
-	home->most_in_flight = home->store->caps.depth / 2 < LH_REQUESTS / 2 ? home->store->caps.depth / 2 : LH_REQUESTS / 2;
+	home->most_in_flight =
+		home->store->caps.depth / 2 < LH_REQUESTS / 2 ? home->store->caps.depth / 2 : LH_REQUESTS / 2;
 	for (unsigned i = 0; i < LH_REQUESTS; i++)
 		lh__flight_give(home, &home->flight[i]);
 	for (unsigned i = 0; i < LH_STREAMS; i++)
@@ -159,9 +168,15 @@ void lh__home_set_limit(struct lh_home *home, uint32_t limit)
 	lh__home_poke(home);
 }
 
-uint32_t lh__home_backed(const struct lh_home *home) { return __atomic_load_n(&home->backed, __ATOMIC_RELAXED); }
+uint32_t lh__home_backed(const struct lh_home *home)
+{
+	return __atomic_load_n(&home->backed, __ATOMIC_RELAXED);
+}
 
-uint32_t lh__home_limit(const struct lh_home *home) { return __atomic_load_n(&home->limit, __ATOMIC_RELAXED); }
+uint32_t lh__home_limit(const struct lh_home *home)
+{
+	return __atomic_load_n(&home->limit, __ATOMIC_RELAXED);
+}
 
 /* ---- fork ---- */
 
@@ -253,7 +268,8 @@ static int check_words(const struct lh_home *home, struct account *account)
 	lh_entry *entry = NULL;
 	uint64_t last = UINT64_C(1) << 36;
 
-	for (uint64_t page = 0; (page = lh__directory_next(&home->directory, page, last, &entry)) < last; page++) {
+	for (uint64_t page = 0; (page = lh__directory_next(&home->directory, page, last, &entry)) < last;
+	     page++) {
 		int broken = check_word(home, page, *entry, account);
 
 		if (broken)

@@ -53,17 +53,18 @@ struct lh_home_options {
 	struct lh_port *port;
 	struct lh_store *store;
 	const struct lh_policy_ops *policy;
-	uint32_t frames;           /* how many frames there can be; the limit below may move up to here */
-	uint32_t limit;            /* how many may have memory */
+	uint32_t frames; /* how many frames there can be; the limit below may move up to here */
+	uint32_t limit;  /* how many may have memory */
 	enum lh_prefetch prefetch;
 	struct lh_stats *stats;
-	uint64_t stall_limit_ns;   /* a fault that finds no frame for so long fails with -ENOMEM */
+	uint64_t stall_limit_ns; /* a fault that finds no frame for so long fails with -ENOMEM */
 };
 
 struct lh_home;
 
 /* Opens a home that watches nothing yet. Does not take over port and store. */
-int lh__home_open(const struct lh_sys *sys, const struct lh_home_options *options, struct lh_home **out) LH_MUST_CHECK;
+int lh__home_open(const struct lh_sys *sys, const struct lh_home_options *options,
+                  struct lh_home **out) LH_MUST_CHECK;
 void lh__home_close(struct lh_home *home);
 
 /* ---- faults ---- */

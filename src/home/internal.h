@@ -7,9 +7,9 @@
 #include "home/home.h"
 #include "sys/ranges.h"
 
-#define LH_BATCH 64        /* frames that one round of reclaim looks at */
-#define LH_REQUESTS 256    /* requests that can be in flight: puts, drops, prefetches */
-#define LH_AHEAD_MAX 32    /* pages that a prefetch runs ahead */
+#define LH_BATCH 64     /* frames that one round of reclaim looks at */
+#define LH_REQUESTS 256 /* requests that can be in flight: puts, drops, prefetches */
+#define LH_AHEAD_MAX 32 /* pages that a prefetch runs ahead */
 #define LH_ZERO_AHEAD_MAX 16
 #define LH_STREAMS 8
 #define LH_AGAIN 1024
@@ -77,7 +77,7 @@ struct lh_home {
 	uint32_t *cold; /* free frames without memory */
 	uint32_t cold_count;
 	uint32_t backed, limit;
-	struct lh_ranges regions; /* what is watched */
+	struct lh_ranges regions;    /* what is watched */
 	struct lh_numbers free_keys; /* to be used again */
 	struct lh_numbers dead_keys; /* to be dropped from the store first */
 	uint64_t next_key;
@@ -94,7 +94,8 @@ struct lh_home {
 	struct lh_lock io;         /* submit and poll of the store, and what follows */
 	struct lh_flight *flight, *free_flight;
 	uint32_t in_flight, most_in_flight;
-	struct lh_pick again[LH_AGAIN]; /* given up by the policy, but somebody held the page: under reclaiming and io */
+	struct lh_pick again
+		[LH_AGAIN]; /* given up by the policy, but somebody held the page: under reclaiming and io */
 	uint32_t again_count;
 	int broken; /* the store's error, once it has failed for good */
 	uint64_t broken_page;
@@ -113,7 +114,10 @@ static inline uintptr_t lh__home_frame_memory(const struct lh_home *home, uint32
 	return home->staging + (uintptr_t)frame * LH_PAGE_SIZE;
 }
 
-static inline uintptr_t lh__page_address(uint64_t page) { return (uintptr_t)page * LH_PAGE_SIZE; }
+static inline uintptr_t lh__page_address(uint64_t page)
+{
+	return (uintptr_t)page * LH_PAGE_SIZE;
+}
 
 /* frames.c: all but the first take home->lock themselves unless the name says locked. */
 uint32_t lh__frames_free(const struct lh_home *home);

@@ -55,7 +55,8 @@ int lh__install_backed(struct lh_home *home, uint64_t page, uint32_t frame)
 	int result;
 
 	do
-		result = home->port->ops->give(home->port, lh__home_frame_memory(home, frame), lh__page_address(page));
+		result = home->port->ops->give(home->port, lh__home_frame_memory(home, frame),
+		                               lh__page_address(page));
 	while (result == -EAGAIN);
 	return result;
 }
@@ -136,8 +137,8 @@ static void zero_ahead(struct lh_home *home, uint64_t page)
 			lh_entry *entry = lh__directory_make(&home->directory, page + done + 1);
 			lh_entry seen = 0;
 
-			if (!entry || !__atomic_compare_exchange_n(entry, &seen, LH_ENTRY_BUSY, false, __ATOMIC_ACQUIRE,
-			                                           __ATOMIC_RELAXED))
+			if (!entry || !__atomic_compare_exchange_n(entry, &seen, LH_ENTRY_BUSY, false,
+			                                           __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
 				break;
 			if (fill_zero(home, page + done + 1, entry) < 0)
 				break;
@@ -270,7 +271,8 @@ static bool back_frame(struct lh_home *home, uint32_t frame)
 {
 	struct lh_frame *f = &home->frame[frame];
 
-	if (f->empty && home->port->ops->supply(home->port, lh__home_frame_memory(home, frame), home->zeroes, LH_PAGE_SIZE) == 0)
+	if (f->empty && home->port->ops->supply(home->port, lh__home_frame_memory(home, frame), home->zeroes,
+	                                        LH_PAGE_SIZE) == 0)
 		f->empty = false;
 	return !f->empty;
 }
@@ -296,7 +298,10 @@ static struct lh_flight *ask(struct lh_home *home, uint64_t page)
 	}
 	__atomic_or_fetch(entry, LH_ENTRY_ASKED, __ATOMIC_RELEASE);
 	*flight = (struct lh_flight){
-		.request = { .op = LH_OP_GET, .page = lh__entry_value(seen), .mask = LH_MASK_ALL, .user = flight,
+		.request = { .op = LH_OP_GET,
+		             .page = lh__entry_value(seen),
+		             .mask = LH_MASK_ALL,
+		             .user = flight,
 		             .data = (void *)lh__home_frame_memory(home, frame) },
 		.frame = frame,
 		.page = page,
@@ -413,10 +418,8 @@ static int miss_page(struct lh_home *home, uint64_t page, lh_entry *entry)
 			lh__entry_wait(home->sys, entry);
 	}
 	switch (lh__entry_state(seen)) {
-	case LH_PAGE_UNKNOWN:
-		return miss_unknown(home, page, entry);
-	case LH_PAGE_STAGED:
-		return miss_staged(home, page, entry, (uint32_t)lh__entry_value(seen));
+	case LH_PAGE_UNKNOWN: return miss_unknown(home, page, entry);
+	case LH_PAGE_STAGED: return miss_staged(home, page, entry, (uint32_t)lh__entry_value(seen));
 	case LH_PAGE_STORED:
 		result = miss_stored(home, page, entry, lh__entry_value(seen));
 		if (result == 0)

@@ -93,7 +93,8 @@ static void put_done(struct lh_home *home, struct lh_flight *flight)
 		push_again(home, (struct lh_pick){ flight->frame, flight->generation });
 		return;
 	}
-	if (seen == lh__entry(LH_PAGE_STAGED, flight->frame) && f->generation == flight->generation && f->out) {
+	if (seen == lh__entry(LH_PAGE_STAGED, flight->frame) && f->generation == flight->generation &&
+	    f->out) {
 		seen = lh__entry(LH_PAGE_STORED, f->key);
 		lh__home_frame_release(home, flight->frame, true, false);
 		lh__count(&home->stats->pages_reclaimed, 1);
@@ -169,7 +170,8 @@ static lh_entry take_page(struct lh_home *home, const struct lh_pick *pick, uint
 	/* First said, then looked: whoever keeps the page after the look sees that it is being taken. */
 	__atomic_store_n(&home->taking, lh__page_address(page), __ATOMIC_SEQ_CST);
 	if (!lh__kept(home, page))
-		result = home->port->ops->take(home->port, lh__page_address(page), lh__home_frame_memory(home, pick->frame));
+		result = home->port->ops->take(home->port, lh__page_address(page),
+		                               lh__home_frame_memory(home, pick->frame));
 	__atomic_store_n(&home->taking, 0, __ATOMIC_SEQ_CST);
 
 	if (result == 0) {
@@ -197,7 +199,8 @@ static void deactivate_one(struct lh_home *home, const struct lh_pick *pick)
 		undo_pick(home, pick);
 		return;
 	}
-	if (seen == lh__entry(LH_PAGE_RESIDENT, pick->frame) && home->frame[pick->frame].generation == pick->generation)
+	if (seen == lh__entry(LH_PAGE_RESIDENT, pick->frame) &&
+	    home->frame[pick->frame].generation == pick->generation)
 		seen = take_page(home, pick, page);
 	lh__entry_unlock(home->sys, entry, seen);
 }
@@ -270,7 +273,10 @@ static struct lh_flight *prepare_put(struct lh_home *home, uint32_t frame, lh_en
 		return NULL;
 	f->base = true;
 	*flight = (struct lh_flight){
-		.request = { .op = base ? LH_OP_PUT : LH_OP_REPLACE, .page = f->key, .mask = mask, .data = content,
+		.request = { .op = base ? LH_OP_PUT : LH_OP_REPLACE,
+		             .page = f->key,
+		             .mask = mask,
+		             .data = content,
 		             .user = flight },
 		.frame = frame,
 		.generation = f->generation,
@@ -442,7 +448,9 @@ static size_t drop_dead(struct lh_home *home)
 		return 0;
 	n = take_dead_keys(home, keys, SUBMIT_BATCH);
 	for (struct lh_flight *flight; ready < n && (flight = lh__flight_take(home)); ready++) {
-		*flight = (struct lh_flight){ .request = { .op = LH_OP_DROP, .page = keys[ready], .user = flight } };
+		*flight = (struct lh_flight){
+			.request = { .op = LH_OP_DROP, .page = keys[ready], .user = flight }
+		};
 		requests[ready] = &flight->request;
 	}
 	if (ready && home->store->ops->submit(home->store, requests, ready) < 0) {
@@ -531,6 +539,7 @@ void lh__home_wait(struct lh_home *home, int64_t nanoseconds)
 
 void lh__home_poke(struct lh_home *home)
 {
-	if (__atomic_load_n(&home->need, __ATOMIC_RELAXED) == 0 && __atomic_exchange_n(&home->need, 1, __ATOMIC_ACQ_REL) == 0)
+	if (__atomic_load_n(&home->need, __ATOMIC_RELAXED) == 0 &&
+	    __atomic_exchange_n(&home->need, 1, __ATOMIC_ACQ_REL) == 0)
 		lh__futex_wake(home->sys, &home->need, 1);
 }

@@ -11,28 +11,28 @@
 #define LH_LATENCY_BUCKETS 320
 
 struct lh_stats {
-	uint64_t faults_zero;        /* pages answered with zeroes because nothing was known of them */
-	uint64_t faults_staging;     /* answered from staging, without the store (refaults) */
-	uint64_t faults_store;       /* answered by a fetch from the store */
-	uint64_t faults_present;     /* found present: another thread had been faster */
-	uint64_t faults_prefetched;  /* of faults that waited for, or found, a prefetch of their page in flight */
-	uint64_t pages_fetched;      /* by faults and by prefetch together */
-	uint64_t lines_fetched;      /* lines that the store held of them */
-	uint64_t pages_prefetched;   /* asked for before they were touched */
-	uint64_t pages_zero_ahead;   /* zero pages supplied before they were touched */
-	uint64_t pages_deactivated;  /* taken from the program's sight to staging */
-	uint64_t pages_reclaimed;    /* evictions: left local memory */
+	uint64_t faults_zero;         /* pages answered with zeroes because nothing was known of them */
+	uint64_t faults_staging;      /* answered from staging, without the store (refaults) */
+	uint64_t faults_store;        /* answered by a fetch from the store */
+	uint64_t faults_present;      /* found present: another thread had been faster */
+	uint64_t faults_prefetched;   /* of faults that waited for, or found, a prefetch in flight */
+	uint64_t pages_fetched;       /* by faults and by prefetch together */
+	uint64_t lines_fetched;       /* lines that the store held of them */
+	uint64_t pages_prefetched;    /* asked for before they were touched */
+	uint64_t pages_zero_ahead;    /* zero pages supplied before they were touched */
+	uint64_t pages_deactivated;   /* taken from the program's sight to staging */
+	uint64_t pages_reclaimed;     /* evictions: left local memory */
 	uint64_t pages_dropped_clean; /* of these: nothing had changed, nothing was sent */
-	uint64_t pages_dropped_zero; /* of these: all zero, nothing was sent */
-	uint64_t pages_written;      /* of these: lines were sent */
-	uint64_t lines_written;      /* lines sent to the store */
-	uint64_t regions_written;    /* 2 MiB regions that had a page written, counted once for each batch of reclaim */
-	uint64_t busy_retries;       /* pages that the kernel would not let go at that moment */
-	uint64_t stalls;             /* faults that found no free frame */
-	uint64_t stall_ns;           /* time that they waited for one */
-	uint64_t residence_ns;       /* sum over written pages of the time since they had come in */
-	uint64_t forks;              /* children that got a snapshot */
-	uint64_t latency_ns;         /* sum over fetches by faults of the store's answer time */
+	uint64_t pages_dropped_zero;  /* of these: all zero, nothing was sent */
+	uint64_t pages_written;       /* of these: lines were sent */
+	uint64_t lines_written;       /* lines sent to the store */
+	uint64_t regions_written; /* 2 MiB regions that had a page written, once for each batch of reclaim */
+	uint64_t busy_retries;    /* pages that the kernel would not let go at that moment */
+	uint64_t stalls;          /* faults that found no free frame */
+	uint64_t stall_ns;        /* time that they waited for one */
+	uint64_t residence_ns;    /* sum over written pages of the time since they had come in */
+	uint64_t forks;           /* children that got a snapshot */
+	uint64_t latency_ns;      /* sum over fetches by faults of the store's answer time */
 	uint64_t latency[LH_LATENCY_BUCKETS];
 };
 

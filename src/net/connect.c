@@ -48,11 +48,14 @@ static int secure(const struct attempt *attempt, struct channel *channel)
 	int result = lh__tls_open(attempt->tls, channel->fd, attempt->deadline_ms, &channel->tls, &why);
 
 	if (result == -EPROTO)
-		return fail(attempt, result, "the node does not speak TLS: start it with --key-file, or connect without a key");
+		return fail(
+			attempt, result,
+			"the node does not speak TLS: start it with --key-file, or connect without a key");
 	return result ? fail(attempt, result, why.text) : 0;
 }
 
-static int send_hello(const struct attempt *attempt, struct channel *channel, const struct lh_wire_hello *hello)
+static int send_hello(const struct attempt *attempt, struct channel *channel,
+                      const struct lh_wire_hello *hello)
 {
 	uint8_t bytes[LH_WIRE_HELLO];
 	long sent;
@@ -62,7 +65,8 @@ static int send_hello(const struct attempt *attempt, struct channel *channel, co
 		sent = lh__tls_write(channel->tls, bytes, sizeof bytes);
 	else
 		sent = send(channel->fd, bytes, sizeof bytes, MSG_NOSIGNAL);
-	return sent == (long)sizeof bytes ? 0 : fail(attempt, -ECONNRESET, "the node has ended the connection");
+	return sent == (long)sizeof bytes ? 0
+	                                  : fail(attempt, -ECONNRESET, "the node has ended the connection");
 }
 
 /* One receive; takes a descriptor that comes along. Bytes, 0 at the end, or a negative errno value. */
@@ -70,7 +74,9 @@ static long receive_some(struct channel *channel, uint8_t *to, size_t size)
 {
 	char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
 	struct iovec vector = { to, size };
-	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control };
+	struct msghdr message = {
+		.msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control
+	};
 	struct cmsghdr *head;
 	ssize_t got;
 
@@ -88,7 +94,8 @@ static long receive_some(struct channel *channel, uint8_t *to, size_t size)
 	return got;
 }
 
-static int receive_answer(const struct attempt *attempt, struct channel *channel, uint8_t bytes[LH_WIRE_HELLO])
+static int receive_answer(const struct attempt *attempt, struct channel *channel,
+                          uint8_t bytes[LH_WIRE_HELLO])
 {
 	size_t have = 0;
 
@@ -98,11 +105,13 @@ static int receive_answer(const struct attempt *attempt, struct channel *channel
 		if (got > 0)
 			have += (size_t)got;
 		else if (got != -EAGAIN && got != -EINTR)
-			return have ? fail(attempt, -EPROTO, "not a memory node: it speaks something else") :
-			              fail(attempt, -ECONNRESET, "the node has ended the connection; its log says why");
+			return have ? fail(attempt, -EPROTO, "not a memory node: it speaks something else")
+			            : fail(attempt, -ECONNRESET,
+			                   "the node has ended the connection; its log says why");
 		else if (lh__net_now_ms() >= attempt->deadline_ms)
-			return fail(attempt, -ETIMEDOUT, have ? "not a memory node: it speaks something else" :
-			                                       "the node does not answer");
+			return fail(attempt, -ETIMEDOUT,
+			            have ? "not a memory node: it speaks something else"
+			                 : "the node does not answer");
 		if (memcmp(bytes, "LINEHOME", have < 8 ? have : 8) != 0)
 			return fail(attempt, -EPROTO, "not a memory node: it speaks something else");
 	}
@@ -112,22 +121,19 @@ static int receive_answer(const struct attempt *attempt, struct channel *channel
 static int explain(const struct attempt *attempt, const struct lh_wire_hello *answer)
 {
 	switch (answer->what) {
-	case LH_WIRE_OK:
-		return 0;
+	case LH_WIRE_OK: return 0;
 	case LH_WIRE_NO_REGION:
-		return lh__fail(attempt->error, -ESTALE,
-		                "%s: the node does not have region %lx: it was started anew, or dropped the region",
-		                attempt->target->url.text, (unsigned long)answer->region);
+		return lh__fail(
+			attempt->error, -ESTALE,
+			"%s: the node does not have region %lx: it was started anew, or dropped the region",
+			attempt->target->url.text, (unsigned long)answer->region);
 	case LH_WIRE_OLD:
 		return fail(attempt, -EBUSY, "the region has been connected to by somebody else meanwhile");
-	case LH_WIRE_NEEDS_KEY:
-		return fail(attempt, -EACCES, "the node requires a key: give --key-file");
-	case LH_WIRE_CROWDED:
-		return fail(attempt, -EBUSY, "the node has as many connections as it takes");
+	case LH_WIRE_NEEDS_KEY: return fail(attempt, -EACCES, "the node requires a key: give --key-file");
+	case LH_WIRE_CROWDED: return fail(attempt, -EBUSY, "the node has as many connections as it takes");
 	case LH_WIRE_FAILED:
 		return fail(attempt, -EIO, "the node could not make the region: it is out of memory");
-	default:
-		return fail(attempt, -EPROTO, "the node has refused the connection");
+	default: return fail(attempt, -EPROTO, "the node has refused the connection");
 	}
 }
 
@@ -141,7 +147,8 @@ static int read_answer(const struct attempt *attempt, struct channel *channel)
 	result = lh__wire_hello_read(bytes, &channel->answer);
 	if (result == -EPROTONOSUPPORT)
 		return lh__fail(attempt->error, result,
-		                "%s: the node speaks version %u of the protocol, this is version %u: use the same release",
+		                "%s: the node speaks version %u of the protocol, this is version %u: use the "
+		                "same release",
 		                attempt->target->url.text, channel->answer.version, LH_WIRE_VERSION);
 	if (result)
 		return fail(attempt, -EPROTO, "not a memory node: its answer is damaged");
@@ -166,13 +173,14 @@ static int talk(const struct attempt *attempt, const struct lh_wire_hello *hello
 }
 
 /* Connects and says hello. On failure nothing is left open. */
-static int open_channel(const struct attempt *attempt, const struct lh_wire_hello *hello, struct channel *channel)
+static int open_channel(const struct attempt *attempt, const struct lh_wire_hello *hello,
+                        struct channel *channel)
 {
 	int result;
 
 	*channel = (struct channel){ .fd = -1, .memfd = -1 };
-	result = lh__socket_connect(&attempt->target->url, attempt->target->has_key, attempt->deadline_ms, &channel->fd,
-	                            attempt->error);
+	result = lh__socket_connect(&attempt->target->url, attempt->target->has_key, attempt->deadline_ms,
+	                            &channel->fd, attempt->error);
 	if (result == 0)
 		result = talk(attempt, hello, channel);
 	if (result)
@@ -196,7 +204,8 @@ static int finish_channel(const struct attempt *attempt, struct channel *channel
 }
 
 /* The second channel of a stream link. */
-static int attach_second(const struct attempt *attempt, const struct lh_wire_hello *first, struct lh_node_link *link)
+static int attach_second(const struct attempt *attempt, const struct lh_wire_hello *first,
+                         struct lh_node_link *link)
 {
 	struct lh_wire_hello hello = *first;
 	struct channel channel;
@@ -259,7 +268,8 @@ static int connect_link(const struct lh_node_target *target, int timeout_ms, str
 	return result;
 }
 
-int lh__node_target(const char *url, const char *key_file, struct lh_node_target *target, struct lh_error *error)
+int lh__node_target(const char *url, const char *key_file, struct lh_node_target *target,
+                    struct lh_error *error)
 {
 	int result;
 
@@ -272,7 +282,8 @@ int lh__node_target(const char *url, const char *key_file, struct lh_node_target
 	return result;
 }
 
-int lh__node_create(const struct lh_node_target *target, int timeout_ms, struct lh_node_link *link, struct lh_error *error)
+int lh__node_create(const struct lh_node_target *target, int timeout_ms, struct lh_node_link *link,
+                    struct lh_error *error)
 {
 	struct lh_wire_hello hello = { .what = LH_WIRE_CREATE };
 
@@ -281,7 +292,9 @@ int lh__node_create(const struct lh_node_target *target, int timeout_ms, struct 
 
 static struct lh_wire_hello hello_of(const struct lh_node_link *link, enum lh_wire_action action)
 {
-	struct lh_wire_hello hello = { .what = action, .region = link->region, .generation = link->generation };
+	struct lh_wire_hello hello = { .what = action,
+		                       .region = link->region,
+		                       .generation = link->generation };
 
 	memcpy(hello.token, link->token, sizeof hello.token);
 	return hello;
@@ -296,14 +309,13 @@ static bool may_pass(int error)
 	case -EACCES:
 	case -EPERM:
 	case -EPROTO:
-	case -EPROTONOSUPPORT:
-		return false;
-	default:
-		return true;
+	case -EPROTONOSUPPORT: return false;
+	default: return true;
 	}
 }
 
-int lh__node_again(const struct lh_node_target *target, int timeout_ms, struct lh_node_link *link, struct lh_error *error)
+int lh__node_again(const struct lh_node_target *target, int timeout_ms, struct lh_node_link *link,
+                   struct lh_error *error)
 {
 	struct timespec pause = { 0, 20000000 };
 	uint64_t deadline = lh__net_now_ms() + (unsigned)(timeout_ms > 0 ? timeout_ms : 30000);
@@ -314,7 +326,8 @@ int lh__node_again(const struct lh_node_target *target, int timeout_ms, struct l
 		int result;
 
 		hello.generation++;
-		result = connect_link(target, now < deadline ? (int)(deadline - now) : 1, &hello, link, error);
+		result =
+			connect_link(target, now < deadline ? (int)(deadline - now) : 1, &hello, link, error);
 		if (result == 0 || !may_pass(result) || lh__net_now_ms() >= deadline)
 			return result;
 		nanosleep(&pause, NULL);

@@ -23,7 +23,8 @@ static int digit(char c)
 }
 
 /* 64 digits and nothing else but the end of the line. */
-static int decode(const char *path, const char *text, size_t size, struct lh_node_key *key, struct lh_error *error)
+static int decode(const char *path, const char *text, size_t size, struct lh_node_key *key,
+                  struct lh_error *error)
 {
 	size_t i;
 
@@ -32,7 +33,9 @@ static int decode(const char *path, const char *text, size_t size, struct lh_nod
 	for (i = 0; i < DIGITS && i < size && digit(text[i]) >= 0; i++)
 		;
 	if (i != DIGITS || size != DIGITS)
-		return lh__fail(error, -EINVAL, "%s: not a key: 64 hexadecimal digits on one line; make one with: openssl rand -hex 32",
+		return lh__fail(error, -EINVAL,
+		                "%s: not a key: 64 hexadecimal digits on one line; make one with: openssl "
+		                "rand -hex 32",
 		                path);
 	for (i = 0; i < LH_NODE_KEY_SIZE; i++)
 		key->byte[i] = (unsigned char)(digit(text[2 * i]) << 4 | digit(text[2 * i + 1]));
@@ -48,7 +51,8 @@ static int check_file(const char *path, int fd, struct lh_error *error)
 	if (!S_ISREG(file.st_mode))
 		return lh__fail(error, -EINVAL, "%s: not a file", path);
 	if (file.st_mode & 077)
-		return lh__fail(error, -EPERM, "%s: others may use this key; make it yours alone with: chmod 600 %s", path,
+		return lh__fail(error, -EPERM,
+		                "%s: others may use this key; make it yours alone with: chmod 600 %s", path,
 		                path);
 	return 0;
 }

@@ -58,14 +58,16 @@ static int resolve(const struct lh_node_url *url, int flags, struct addrinfo **l
 	if (result == EAI_SYSTEM)
 		return fail(error, url, errno, "the host cannot be looked up");
 	if (result != 0)
-		return lh__fail(error, -EHOSTUNREACH, "%s: the host cannot be looked up: %s", url->text, gai_strerror(result));
+		return lh__fail(error, -EHOSTUNREACH, "%s: the host cannot be looked up: %s", url->text,
+		                gai_strerror(result));
 	return 0;
 }
 
 static int need_key(const struct lh_node_url *url, struct lh_error *error)
 {
 	return lh__fail(error, -EPERM,
-	                "%s: not a loopback address, and memory does not go over a network in the clear: give --key-file",
+	                "%s: not a loopback address, and memory does not go over a network in the clear: "
+	                "give --key-file",
 	                url->text);
 }
 
@@ -81,14 +83,17 @@ static int clear_path(const struct lh_node_url *url, struct lh_error *error)
 	if (lstat(url->path, &file) != 0)
 		return errno == ENOENT ? 0 : fail(error, url, errno, "cannot listen");
 	if (!S_ISSOCK(file.st_mode))
-		return lh__fail(error, -EEXIST, "%s: the path exists and is no socket: choose another, or remove it", url->text);
+		return lh__fail(error, -EEXIST,
+		                "%s: the path exists and is no socket: choose another, or remove it",
+		                url->text);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return fail(error, url, errno, "cannot listen");
 	result = connect(fd, (struct sockaddr *)&address, sizeof address) == 0 ? 0 : errno;
 	close(fd);
 	if (result != ECONNREFUSED)
-		return lh__fail(error, -EADDRINUSE, "%s: somebody listens there already: choose another path", url->text);
+		return lh__fail(error, -EADDRINUSE, "%s: somebody listens there already: choose another path",
+		                url->text);
 	if (unlink(url->path) != 0)
 		return fail(error, url, errno, "the socket of an ended node cannot be removed");
 	return 0;
@@ -114,7 +119,8 @@ static int listen_unix(const struct lh_node_url *url, int *out, struct lh_error 
 	return 0;
 }
 
-static int listen_on(const struct lh_node_url *url, const struct addrinfo *address, int *out, struct lh_error *error)
+static int listen_on(const struct lh_node_url *url, const struct addrinfo *address, int *out,
+                     struct lh_error *error)
 {
 	int one = 1, result, fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
@@ -126,7 +132,8 @@ static int listen_on(const struct lh_node_url *url, const struct addrinfo *addre
 		return 0;
 	}
 	if (errno == EADDRINUSE)
-		result = lh__fail(error, -EADDRINUSE, "%s: the port is in use: choose another, or 0", url->text);
+		result = lh__fail(error, -EADDRINUSE, "%s: the port is in use: choose another, or 0",
+		                  url->text);
 	else
 		result = fail(error, url, errno, "cannot listen");
 	close(fd);
@@ -144,7 +151,8 @@ static void name_bound(const struct lh_node_url *url, int fd, char bound[320])
 	snprintf(bound, 320, six ? "tcp://[%s]:%u" : "tcp://%s:%u", url->host, ntohs(address.sin6_port));
 }
 
-static int listen_tcp(const struct lh_node_url *url, bool has_key, int *fd, char bound[320], struct lh_error *error)
+static int listen_tcp(const struct lh_node_url *url, bool has_key, int *fd, char bound[320],
+                      struct lh_error *error)
 {
 	struct addrinfo *list;
 	int result = resolve(url, AI_PASSIVE, &list, error);
@@ -161,7 +169,8 @@ static int listen_tcp(const struct lh_node_url *url, bool has_key, int *fd, char
 	return result;
 }
 
-int lh__socket_listen(const struct lh_node_url *url, bool has_key, int *fd, char bound[320], struct lh_error *error)
+int lh__socket_listen(const struct lh_node_url *url, bool has_key, int *fd, char bound[320],
+                      struct lh_error *error)
 {
 	if (url->tcp)
 		return listen_tcp(url, has_key, fd, bound, error);
@@ -231,12 +240,14 @@ static int connect_to(const struct sockaddr *address, socklen_t size, uint64_t d
 static int say(const struct lh_node_url *url, int code, struct lh_error *error)
 {
 	if (code == ECONNREFUSED || code == ENOENT)
-		return lh__fail(error, -code, "%s: no memory node listens there: start one with linehome serve --listen %s",
+		return lh__fail(error, -code,
+		                "%s: no memory node listens there: start one with linehome serve --listen %s",
 		                url->text, url->text);
 	return code ? fail(error, url, code, "cannot connect") : 0;
 }
 
-static int connect_tcp(const struct lh_node_url *url, bool has_key, uint64_t deadline_ms, int *fd, struct lh_error *error)
+static int connect_tcp(const struct lh_node_url *url, bool has_key, uint64_t deadline_ms, int *fd,
+                       struct lh_error *error)
 {
 	struct addrinfo *list, *at;
 	int code = 0, result = resolve(url, 0, &list, error);
@@ -256,7 +267,8 @@ static int connect_tcp(const struct lh_node_url *url, bool has_key, uint64_t dea
 	return result ? result : say(url, code, error);
 }
 
-int lh__socket_connect(const struct lh_node_url *url, bool has_key, uint64_t deadline_ms, int *fd, struct lh_error *error)
+int lh__socket_connect(const struct lh_node_url *url, bool has_key, uint64_t deadline_ms, int *fd,
+                       struct lh_error *error)
 {
 	struct sockaddr_un address;
 

@@ -60,7 +60,10 @@ static int bio_read(BIO *bio, char *data, int size)
 	return (int)got;
 }
 
-static long bio_control(BIO *bio, int command, long number, void *pointer) { return command == BIO_CTRL_FLUSH; }
+static long bio_control(BIO *bio, int command, long number, void *pointer)
+{
+	return command == BIO_CTRL_FLUSH;
+}
 
 static BIO_METHOD *make_method(void)
 {
@@ -75,7 +78,10 @@ static BIO_METHOD *make_method(void)
 
 /* ---- the key ---- */
 
-static struct lh_tls_context *context_of(SSL *ssl) { return SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl)); }
+static struct lh_tls_context *context_of(SSL *ssl)
+{
+	return SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+}
 
 static SSL_SESSION *key_session(SSL *ssl)
 {
@@ -84,14 +90,17 @@ static SSL_SESSION *key_session(SSL *ssl)
 	const SSL_CIPHER *cipher = SSL_CIPHER_find(ssl, aes_128_gcm_sha256);
 	SSL_SESSION *session = SSL_SESSION_new();
 
-	if (session && cipher && SSL_SESSION_set1_master_key(session, context->key.byte, sizeof context->key.byte) &&
-	    SSL_SESSION_set_cipher(session, cipher) && SSL_SESSION_set_protocol_version(session, TLS1_3_VERSION))
+	if (session && cipher &&
+	    SSL_SESSION_set1_master_key(session, context->key.byte, sizeof context->key.byte) &&
+	    SSL_SESSION_set_cipher(session, cipher) &&
+	    SSL_SESSION_set_protocol_version(session, TLS1_3_VERSION))
 		return session;
 	SSL_SESSION_free(session);
 	return NULL;
 }
 
-static int use_key(SSL *ssl, const EVP_MD *digest, const unsigned char **id, size_t *size, SSL_SESSION **session)
+static int use_key(SSL *ssl, const EVP_MD *digest, const unsigned char **id, size_t *size,
+                   SSL_SESSION **session)
 {
 	*session = key_session(ssl);
 	*id = (const unsigned char *)IDENTITY;
@@ -107,7 +116,8 @@ static int find_key(SSL *ssl, const unsigned char *id, size_t size, SSL_SESSION 
 	return !known || *session != NULL;
 }
 
-int lh__tls_context_open(bool server, const struct lh_node_key *key, struct lh_tls_context **out, struct lh_error *error)
+int lh__tls_context_open(bool server, const struct lh_node_key *key, struct lh_tls_context **out,
+                         struct lh_error *error)
 {
 	struct lh_tls_context *context = calloc(1, sizeof *context);
 
@@ -116,8 +126,8 @@ int lh__tls_context_open(bool server, const struct lh_node_key *key, struct lh_t
 	context->key = *key;
 	context->ssl = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
 	if (!context->ssl || !SSL_CTX_set_min_proto_version(context->ssl, TLS1_3_VERSION) ||
-	    !SSL_CTX_set_ciphersuites(context->ssl, "TLS_AES_128_GCM_SHA256") || !SSL_CTX_set_num_tickets(context->ssl, 0) ||
-	    !SSL_CTX_set_app_data(context->ssl, context)) {
+	    !SSL_CTX_set_ciphersuites(context->ssl, "TLS_AES_128_GCM_SHA256") ||
+	    !SSL_CTX_set_num_tickets(context->ssl, 0) || !SSL_CTX_set_app_data(context->ssl, context)) {
 		lh__tls_context_close(context);
 		return lh__fail(error, -EIO, "OpenSSL cannot be set up for TLS 1.3 with a key");
 	}
@@ -127,7 +137,8 @@ int lh__tls_context_open(bool server, const struct lh_node_key *key, struct lh_t
 		SSL_CTX_set_psk_find_session_callback(context->ssl, find_key);
 	} else {
 		SSL_CTX_set_psk_use_session_callback(context->ssl, use_key);
-		SSL_CTX_set_verify(context->ssl, SSL_VERIFY_PEER, NULL); /* a certificate is not what we want */
+		SSL_CTX_set_verify(context->ssl, SSL_VERIFY_PEER,
+		                   NULL); /* a certificate is not what we want */
 	}
 	*out = context;
 	return 0;
@@ -153,12 +164,14 @@ static int say_failure(struct lh_error *error)
 	ERR_clear_error();
 	if (code == 0)
 		return lh__fail(error, -ECONNRESET, "the connection ended during the TLS handshake");
-	if (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST || reason == SSL_R_PACKET_LENGTH_TOO_LONG ||
-	    reason == SSL_R_UNEXPECTED_MESSAGE || reason == SSL_R_HTTPS_PROXY_REQUEST)
+	if (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST ||
+	    reason == SSL_R_PACKET_LENGTH_TOO_LONG || reason == SSL_R_UNEXPECTED_MESSAGE ||
+	    reason == SSL_R_HTTPS_PROXY_REQUEST)
 		return lh__fail(error, -EPROTO, "the other side does not speak TLS");
 	if (reason == SSL_R_UNEXPECTED_EOF_WHILE_READING)
 		return lh__fail(error, -ECONNRESET, "the connection ended during the TLS handshake");
-	return lh__fail(error, -EACCES, "the other side has another key, or none (%s)", text ? text : "TLS error");
+	return lh__fail(error, -EACCES, "the other side has another key, or none (%s)",
+	                text ? text : "TLS error");
 }
 
 static int shake_hands(struct lh_tls *tls, uint64_t deadline_ms, struct lh_error *error)
@@ -211,7 +224,8 @@ static struct lh_tls *make(struct lh_tls_context *context, int fd)
 	return tls;
 }
 
-int lh__tls_open(struct lh_tls_context *context, int fd, uint64_t deadline_ms, struct lh_tls **out, struct lh_error *error)
+int lh__tls_open(struct lh_tls_context *context, int fd, uint64_t deadline_ms, struct lh_tls **out,
+                 struct lh_error *error)
 {
 	struct lh_tls *tls = make(context, fd);
 	int result;
@@ -265,7 +279,10 @@ long lh__tls_write(struct lh_tls *tls, const void *buffer, size_t size)
 	return outcome(tls, SSL_write(tls->ssl, buffer, (int)(size < 1 << 30 ? size : 1 << 30)));
 }
 
-bool lh__tls_pending(const struct lh_tls *tls) { return SSL_pending(tls->ssl) > 0; }
+bool lh__tls_pending(const struct lh_tls *tls)
+{
+	return SSL_pending(tls->ssl) > 0;
+}
 
 /* ---- relay ---- */
 
@@ -317,7 +334,8 @@ static int move_in(struct relay *relay)
 			pipe->begin = 0;
 			pipe->end = (size_t)n;
 		}
-		n = send(relay->plain, pipe->bytes + pipe->begin, pipe->end - pipe->begin, MSG_DONTWAIT | MSG_NOSIGNAL);
+		n = send(relay->plain, pipe->bytes + pipe->begin, pipe->end - pipe->begin,
+		         MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n < 0)
 			return errno == EAGAIN || errno == EINTR ? 0 : -1;
 		pipe->begin += (size_t)n;

@@ -16,8 +16,8 @@ static int parse_unix(const char *word, const char *path, struct lh_node_url *ur
 	if (*path == '\0')
 		return bad(error, word, "no path");
 	if (strlen(path) >= sizeof url->path)
-		return lh__fail(error, -EINVAL, "the path of a Unix socket has at most %zu bytes: %s", sizeof url->path - 1,
-		                path);
+		return lh__fail(error, -EINVAL, "the path of a Unix socket has at most %zu bytes: %s",
+		                sizeof url->path - 1, path);
 	strcpy(url->path, path);
 	return 0;
 }
@@ -38,7 +38,8 @@ static bool parse_port(const char *digits, bool listen, struct lh_node_url *url)
 	return true;
 }
 
-static int parse_tcp(const char *word, const char *rest, bool listen, struct lh_node_url *url, struct lh_error *error)
+static int parse_tcp(const char *word, const char *rest, bool listen, struct lh_node_url *url,
+                     struct lh_error *error)
 {
 	const char *host = rest, *end, *port;
 

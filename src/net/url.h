@@ -17,6 +17,7 @@ struct lh_node_url {
 };
 
 /* -EINVAL with a text that names the word and says what to write; *url is then as it was. */
-int lh__node_url_parse(const char *word, bool listen, struct lh_node_url *url, struct lh_error *error) LH_MUST_CHECK;
+int lh__node_url_parse(const char *word, bool listen, struct lh_node_url *url,
+                       struct lh_error *error) LH_MUST_CHECK;
 
 #endif

@@ -39,7 +39,8 @@ struct lh_port_ops {
 	/* Makes absent pages present with this content (size bytes of it), and wakes who waits for them.
 	 * -EEXIST: the first page is present; it was left alone and waiters were woken. -ENOENT: nothing is
 	 * mapped there any more. -EAGAIN: the address space is being changed; try again. -ENOMEM. */
-	int (*supply)(struct lh_port *port, uintptr_t address, const void *content, size_t size) LH_MUST_CHECK;
+	int (*supply)(struct lh_port *port, uintptr_t address, const void *content,
+	              size_t size) LH_MUST_CHECK;
 	/* The same with zeroes; the memory is taken from the kernel at the first write. */
 	int (*supply_zero)(struct lh_port *port, uintptr_t address, size_t size) LH_MUST_CHECK;
 	/* Takes a present page out of the processors' sight, atomically with respect to their writes: it stands at

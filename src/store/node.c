@@ -54,11 +54,11 @@ struct node {
 	unsigned limit_ms;    /* no answer for this long: the link is taken for broken */
 	unsigned patience_ms; /* the same, or what is left of timeout_ms while in trouble */
 
-	uint32_t state;  /* futex */
-	uint32_t inside; /* futex; threads that use the link */
-	uint32_t epoch;  /* links so far */
-	int error;       /* of BROKEN */
-	uint64_t trouble_since; /* ms; 0: the last thing that came was a good reply */
+	uint32_t state;            /* futex */
+	uint32_t inside;           /* futex; threads that use the link */
+	uint32_t epoch;            /* links so far */
+	int error;                 /* of BROKEN */
+	uint64_t trouble_since;    /* ms; 0: the last thing that came was a good reply */
 	unsigned repairs, strikes; /* since then: new links, and impossible messages */
 	struct lh_node_counts counts;
 
@@ -75,11 +75,20 @@ struct node {
 	struct slot slots[DEPTH];
 };
 
-static struct node *node_of(struct lh_store *store) { return (struct node *)store; }
+static struct node *node_of(struct lh_store *store)
+{
+	return (struct node *)store;
+}
 
-static void count(uint64_t *counter, size_t bytes) { __atomic_fetch_add(counter, bytes, __ATOMIC_RELAXED); }
+static void count(uint64_t *counter, size_t bytes)
+{
+	__atomic_fetch_add(counter, bytes, __ATOMIC_RELAXED);
+}
 
-static struct slot *slot_at(struct node *node, uint64_t number) { return &node->slots[number % DEPTH]; }
+static struct slot *slot_at(struct node *node, uint64_t number)
+{
+	return &node->slots[number % DEPTH];
+}
 
 /* ---- the link's life ---- */
 
@@ -245,7 +254,8 @@ static void repair(struct node *node, uint32_t epoch, int why)
 {
 	uint32_t up = UP;
 
-	if (!__atomic_compare_exchange_n(&node->state, &up, REPAIRING, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+	if (!__atomic_compare_exchange_n(&node->state, &up, REPAIRING, false, __ATOMIC_SEQ_CST,
+	                                 __ATOMIC_SEQ_CST))
 		return;
 	if (node->epoch != epoch) {
 		set_state(node, UP);
@@ -292,7 +302,8 @@ static int fetch(struct node *node, uint64_t page, lh_mask want, void *data, lh_
 		leave(node);
 		if (error == 0) {
 			count(&node->counts.bytes_out, LH_WIRE_HEADER);
-			count(&node->counts.bytes_in, LH_WIRE_HEADER + (result ? 0 : lh__lineset_size(*held)));
+			count(&node->counts.bytes_in,
+			      LH_WIRE_HEADER + (result ? 0 : lh__lineset_size(*held)));
 			return result;
 		}
 		repair(node, epoch, error);
@@ -354,8 +365,9 @@ static void enqueue(struct node *node, struct lh_request *request)
 	struct slot *slot = slot_at(node, node->queued);
 
 	slot->request = request;
-	slot->size = (uint32_t)lh__wire_request_write(slot->message, (enum lh_wire_op)request->op, node->queued - node->first + 1,
-	                                              request->page, request->mask, request->data);
+	slot->size = (uint32_t)lh__wire_request_write(slot->message, (enum lh_wire_op)request->op,
+	                                              node->queued - node->first + 1, request->page,
+	                                              request->mask, request->data);
 	if (request->op == LH_OP_GET)
 		++*reading(node, request->page);
 	node->queued++;
@@ -376,8 +388,8 @@ static int take_reply(struct node *node, const uint8_t *message, size_t size)
 
 	if (node->answered == node->sent)
 		return -EPROTO;
-	if (lh__wire_reply_read(message, size, (enum lh_wire_op)request->op, node->answered - node->first + 1, request->page, request->mask,
-	                        request->data, &held, &result) < 0)
+	if (lh__wire_reply_read(message, size, (enum lh_wire_op)request->op, node->answered - node->first + 1,
+	                        request->page, request->mask, request->data, &held, &result) < 0)
 		return -EPROTO;
 	if (request->op == LH_OP_GET && result == 0)
 		request->mask = held;
@@ -420,7 +432,8 @@ static int flush_stream(struct node *node)
 
 	while (node->sent != node->queued) {
 		message.msg_iovlen = gather_unsent(node, vector);
-		sent = LH_SYS(node->base.sys, SYS_sendmsg, node->link.fd[1], &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+		sent = LH_SYS(node->base.sys, SYS_sendmsg, node->link.fd[1], &message,
+		              MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (sent == -EAGAIN)
 			return 0;
 		if (sent <= 0 && sent != -EINTR)
@@ -694,7 +707,8 @@ static int node_clone(struct lh_store *store, struct lh_store **out, struct lh_e
 		close_fds(store->sys, &link);
 		if (options.closed)
 			options.closed(options.context);
-		return lh__fail(error, result, "the clone on the memory node cannot be attached: %s", lh__errno_name(result));
+		return lh__fail(error, result, "the clone on the memory node cannot be attached: %s",
+		                lh__errno_name(result));
 	}
 	return 0;
 }
@@ -715,7 +729,10 @@ static void node_close(struct lh_store *store)
 		options.closed(options.context);
 }
 
-void lh__node_forget(struct lh_store *store) { end(node_of(store)); }
+void lh__node_forget(struct lh_store *store)
+{
+	end(node_of(store));
+}
 
 static const struct lh_store_ops ops = {
 	.name = "node",
@@ -727,8 +744,8 @@ static const struct lh_store_ops ops = {
 	.close = node_close,
 };
 
-int lh__node_attach(const struct lh_sys *sys, const struct lh_node_link *link, const struct lh_node_options *options,
-                    struct lh_store **out)
+int lh__node_attach(const struct lh_sys *sys, const struct lh_node_link *link,
+                    const struct lh_node_options *options, struct lh_store **out)
 {
 	struct node *node = lh__alloc(sys, sizeof *node);
 	int error;
@@ -763,6 +780,12 @@ void lh__node_counts(const struct lh_store *store, struct lh_node_counts *counts
 	counts->reconnects = __atomic_load_n(&node->counts.reconnects, __ATOMIC_RELAXED);
 }
 
-uint64_t lh__node_region(const struct lh_store *store) { return ((const struct node *)store)->link.region; }
+uint64_t lh__node_region(const struct lh_store *store)
+{
+	return ((const struct node *)store)->link.region;
+}
 
-void *lh__node_context(const struct lh_store *store) { return ((const struct node *)store)->options.context; }
+void *lh__node_context(const struct lh_store *store)
+{
+	return ((const struct node *)store)->options.context;
+}

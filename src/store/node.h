@@ -34,15 +34,16 @@ struct lh_node_options {
 	 * A link to a new region that is a copy of `of`, and the context of the store that will stand for it (it
 	 * has the same options otherwise). NULL: clone fails with -ENOTSUP.
 	 */
-	int (*clone)(void *context, const struct lh_node_link *of, struct lh_node_link *out, void **clone_context,
-	             struct lh_error *error);
+	int (*clone)(void *context, const struct lh_node_link *of, struct lh_node_link *out,
+	             void **clone_context, struct lh_error *error);
 	/* The store has been closed, and its descriptors: context is not used any more. May be NULL. */
 	void (*closed)(void *context);
 };
 
 /* What a store has done so far. */
 struct lh_node_counts {
-	uint64_t bytes_out, bytes_in; /* messages: headers and line sets, without the transport's own framing */
+	uint64_t bytes_out,
+		bytes_in; /* messages: headers and line sets, without the transport's own framing */
 	uint64_t reconnects;
 };
 
@@ -50,8 +51,8 @@ struct lh_node_counts {
  * Takes over the link's descriptors, on success only. options are copied. -EINVAL: not a usable link;
  * -EPROTO: the ring is not one.
  */
-int lh__node_attach(const struct lh_sys *sys, const struct lh_node_link *link, const struct lh_node_options *options,
-                    struct lh_store **out) LH_MUST_CHECK;
+int lh__node_attach(const struct lh_sys *sys, const struct lh_node_link *link,
+                    const struct lh_node_options *options, struct lh_store **out) LH_MUST_CHECK;
 
 void lh__node_counts(const struct lh_store *store, struct lh_node_counts *counts);
 /* The region that the store stands for. */

@@ -39,7 +39,10 @@ void lh__lock_slow(const struct lh_sys *sys, struct lh_lock *lock)
 		lh__futex_wait(sys, &lock->word, 2, -1);
 }
 
-void lh__unlock_slow(const struct lh_sys *sys, struct lh_lock *lock) { lh__futex_wake(sys, &lock->word, 1); }
+void lh__unlock_slow(const struct lh_sys *sys, struct lh_lock *lock)
+{
+	lh__futex_wake(sys, &lock->word, 1);
+}
 
 void lh__gate_enter(const struct lh_sys *sys, struct lh_gate *gate)
 {
@@ -48,7 +51,8 @@ void lh__gate_enter(const struct lh_sys *sys, struct lh_gate *gate)
 
 		if (word & GATE_CLOSED)
 			lh__futex_wait(sys, &gate->word, word, -1);
-		else if (__atomic_compare_exchange_n(&gate->word, &word, word + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+		else if (__atomic_compare_exchange_n(&gate->word, &word, word + 1, false, __ATOMIC_ACQUIRE,
+		                                     __ATOMIC_RELAXED))
 			return;
 	}
 }

@@ -25,7 +25,8 @@ static inline bool lh__trylock(struct lh_lock *lock)
 {
 	uint32_t free_word = 0;
 
-	return __atomic_compare_exchange_n(&lock->word, &free_word, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+	return __atomic_compare_exchange_n(&lock->word, &free_word, 1, false, __ATOMIC_ACQUIRE,
+	                                   __ATOMIC_RELAXED);
 }
 
 static inline void lh__lock(const struct lh_sys *sys, struct lh_lock *lock)

@@ -35,7 +35,8 @@ bool lh__ranges_touch(const struct lh_ranges *ranges, uintptr_t start, uintptr_t
 
 static void erase(struct lh_ranges *ranges, size_t first, size_t count)
 {
-	memmove(&ranges->at[first], &ranges->at[first + count], (ranges->count - first - count) * sizeof ranges->at[0]);
+	memmove(&ranges->at[first], &ranges->at[first + count],
+	        (ranges->count - first - count) * sizeof ranges->at[0]);
 	ranges->count -= count;
 }
 

@@ -5,7 +5,8 @@
 #include <string.h>
 
 /* In a section of its own: the one range that Syscall User Dispatch lets calls through from (port/page/intercept). */
-__attribute__((noinline, section("lh_syscall"))) long lh__raw_syscall(long nr, long a, long b, long c, long d, long e, long f)
+__attribute__((noinline, section("lh_syscall"))) long lh__raw_syscall(long nr, long a, long b, long c, long d,
+                                                                      long e, long f)
 {
 	register long r10 __asm__("r10") = d;
 	register long r8 __asm__("r8") = e;
@@ -22,7 +23,8 @@ __attribute__((noinline, section("lh_syscall"))) long lh__raw_syscall(long nr, l
 static long default_call(void *context, long nr, const long argument[6])
 {
 	(void)context;
-	return lh__raw_syscall(nr, argument[0], argument[1], argument[2], argument[3], argument[4], argument[5]);
+	return lh__raw_syscall(nr, argument[0], argument[1], argument[2], argument[3], argument[4],
+	                       argument[5]);
 }
 
 static void *default_alloc(void *context, size_t size)

@@ -38,11 +38,13 @@ long lh__raw_syscall(long nr, long a, long b, long c, long d, long e, long f);
 #define LH__ARG(x) ((long)(x))
 #define LH__SYS6(sys, nr, a, b, c, d, e, f)                                                                  \
 	((sys)->call((sys)->context, (nr),                                                                   \
-	             (const long[6]){ LH__ARG(a), LH__ARG(b), LH__ARG(c), LH__ARG(d), LH__ARG(e), LH__ARG(f) }))
+	             (const long[6]){ LH__ARG(a), LH__ARG(b), LH__ARG(c), LH__ARG(d), LH__ARG(e),            \
+	                              LH__ARG(f) }))
 #define LH__SYS_PICK(_0, _1, _2, _3, _4, _5, _6, n, ...) n
 /* LH_SYS(sys, SYS_read, fd, buffer, size): zero to six arguments after the number. */
 #define LH_SYS(sys, ...)                                                                                     \
-	LH__SYS_PICK(__VA_ARGS__, LH__SYSN6, LH__SYSN5, LH__SYSN4, LH__SYSN3, LH__SYSN2, LH__SYSN1, LH__SYSN0) \
+	LH__SYS_PICK(__VA_ARGS__, LH__SYSN6, LH__SYSN5, LH__SYSN4, LH__SYSN3, LH__SYSN2, LH__SYSN1,          \
+	             LH__SYSN0)                                                                              \
 	(sys, __VA_ARGS__)
 #define LH__SYSN0(s, n) LH__SYS6(s, n, 0, 0, 0, 0, 0, 0)
 #define LH__SYSN1(s, n, a) LH__SYS6(s, n, a, 0, 0, 0, 0, 0)
@@ -52,8 +54,14 @@ long lh__raw_syscall(long nr, long a, long b, long c, long d, long e, long f);
 #define LH__SYSN5(s, n, a, b, c, d, e) LH__SYS6(s, n, a, b, c, d, e, 0)
 #define LH__SYSN6(s, n, a, b, c, d, e, f) LH__SYS6(s, n, a, b, c, d, e, f)
 
-static inline void *lh__alloc(const struct lh_sys *sys, size_t size) { return sys->alloc(sys->context, size); }
-static inline void lh__free(const struct lh_sys *sys, void *pointer, size_t size) { sys->free(sys->context, pointer, size); }
+static inline void *lh__alloc(const struct lh_sys *sys, size_t size)
+{
+	return sys->alloc(sys->context, size);
+}
+static inline void lh__free(const struct lh_sys *sys, void *pointer, size_t size)
+{
+	sys->free(sys->context, pointer, size);
+}
 
 /*
  * Fills *error (which may be NULL) with code and formatted text, and returns code, so that a function

@@ -114,9 +114,9 @@ static void run(const char *pattern)
 
 int main(int argc, char **argv)
 {
-	static const struct option long_options[] = {
-		{ "pattern", 1, NULL, 'p' }, { "size", 1, NULL, 's' }, { NULL, 0, NULL, 0 }
-	};
+	static const struct option long_options[] = { { "pattern", 1, NULL, 'p' },
+		                                      { "size", 1, NULL, 's' },
+		                                      { NULL, 0, NULL, 0 } };
 	const char *pattern = "mmap";
 	int c;
 

@@ -37,8 +37,8 @@ static void verify_page(uint64_t page, uint64_t generation, const char *who)
 {
 	for (unsigned i = 0; i < WORDS; i++)
 		if (region[page * WORDS + i] != word_of(page, generation, i))
-			wrong("%s: page %lu word %u generation %lu: 0x%016lx instead of 0x%016lx", who, page, i,
-			      generation, region[page * WORDS + i], word_of(page, generation, i));
+			wrong("%s: page %lu word %u generation %lu: 0x%016lx instead of 0x%016lx", who, page,
+			      i, generation, region[page * WORDS + i], word_of(page, generation, i));
 }
 
 static void write_all(uint64_t generation)
@@ -181,7 +181,8 @@ static void *writer(void *argument)
 	for (uint64_t generation = 1; !__atomic_load_n(&stop_threads, __ATOMIC_RELAXED); generation++) {
 		for (uint64_t page = thread; page < pages; page += 3)
 			for (unsigned i = 0; i < WORDS; i++)
-				__atomic_store_n(&region[page * WORDS + i], generation << 32 | page, __ATOMIC_RELAXED);
+				__atomic_store_n(&region[page * WORDS + i], generation << 32 | page,
+				                 __ATOMIC_RELAXED);
 		if (generation == 1)
 			__atomic_add_fetch(&first_generations, 1, __ATOMIC_RELEASE);
 	}
@@ -198,7 +199,8 @@ static void verify_frozen_page(uint64_t page)
 		if ((uint32_t)word != page || word >> 32 == 0)
 			wrong("frozen page %lu word %u: 0x%016lx", page, i, word);
 		if (word >> 32 != last >> 32 && (word >> 32) + 1 != first >> 32)
-			wrong("frozen page %lu word %u is torn: 0x%016lx after 0x%016lx", page, i, word, last);
+			wrong("frozen page %lu word %u is torn: 0x%016lx after 0x%016lx", page, i, word,
+			      last);
 		last = word;
 	}
 }

@@ -168,15 +168,18 @@ static int case_file(void)
 		struct span s = some_span(LONGEST);
 
 		must(pwrite(fd, start_of(s), bytes_of(s), 0) == (ssize_t)bytes_of(s), "pwrite");
-		must(lseek(fd, 0, SEEK_SET) == 0 && read(fd, hot, bytes_of(s)) == (ssize_t)bytes_of(s), "read");
+		must(lseek(fd, 0, SEEK_SET) == 0 && read(fd, hot, bytes_of(s)) == (ssize_t)bytes_of(s),
+		     "read");
 		check_arrived(s);
 		s = some_span(LONGEST);
 		prepare(s);
-		must(lseek(fd, 0, SEEK_SET) == 0 && write(fd, hot, bytes_of(s)) == (ssize_t)bytes_of(s), "write");
+		must(lseek(fd, 0, SEEK_SET) == 0 && write(fd, hot, bytes_of(s)) == (ssize_t)bytes_of(s),
+		     "write");
 		if (i % 2)
 			must(pread(fd, start_of(s), bytes_of(s), 0) == (ssize_t)bytes_of(s), "pread");
 		else
-			must(lseek(fd, 0, SEEK_SET) == 0 && read(fd, start_of(s), bytes_of(s)) == (ssize_t)bytes_of(s),
+			must(lseek(fd, 0, SEEK_SET) == 0 &&
+			             read(fd, start_of(s), bytes_of(s)) == (ssize_t)bytes_of(s),
 			     "read");
 		check_written(s);
 	}
@@ -383,16 +386,19 @@ static int case_datagrams(void)
 		socklen_t *length = scratch(sizeof *length);
 
 		must(sendto(fd, start_of(s), bytes_of(s), 0, (struct sockaddr *)address, sizeof *address) ==
-			     (ssize_t)bytes_of(s), "sendto");
+		             (ssize_t)bytes_of(s),
+		     "sendto");
 		must(recv(fd, hot, sizeof hot, 0) == (ssize_t)bytes_of(s), "recv");
 		check_arrived(s);
 		prepare(t);
 		must(sendto(fd, hot, bytes_of(t), 0, (struct sockaddr *)address, sizeof *address) ==
-			     (ssize_t)bytes_of(t), "sendto");
+		             (ssize_t)bytes_of(t),
+		     "sendto");
 		from = scratch(sizeof *from);
 		*length = sizeof *from;
 		must(recvfrom(fd, start_of(t), bytes_of(t), 0, (struct sockaddr *)from, length) ==
-			     (ssize_t)bytes_of(t), "recvfrom");
+		             (ssize_t)bytes_of(t),
+		     "recvfrom");
 		check_written(t);
 		must(from->sin_port == address->sin_port && *length == sizeof *from, "the sender's address");
 	}
@@ -409,9 +415,13 @@ static void pass_descriptor(int via, struct span s, int fd)
 	struct cmsghdr *c = (struct cmsghdr *)control;
 
 	memset(control, 0, CMSG_SPACE(sizeof(int)));
-	*m = (struct msghdr){ .msg_iov = v, .msg_iovlen = (size_t)pieces(s, v), .msg_control = control,
-			      .msg_controllen = CMSG_SPACE(sizeof(int)) };
-	*c = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
+	*m = (struct msghdr){ .msg_iov = v,
+		              .msg_iovlen = (size_t)pieces(s, v),
+		              .msg_control = control,
+		              .msg_controllen = CMSG_SPACE(sizeof(int)) };
+	*c = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int)),
+		               .cmsg_level = SOL_SOCKET,
+		               .cmsg_type = SCM_RIGHTS };
 	memcpy(CMSG_DATA(c), &fd, sizeof fd);
 	must(sendmsg(via, m, 0) == (ssize_t)bytes_of(s), "sendmsg");
 }
@@ -424,8 +434,10 @@ static int take_descriptor(int via, char *to, size_t bytes)
 	int fd = -1;
 
 	*v = (struct iovec){ to, bytes };
-	*m = (struct msghdr){ .msg_iov = v, .msg_iovlen = 1, .msg_control = control,
-			      .msg_controllen = CMSG_SPACE(sizeof(int)) };
+	*m = (struct msghdr){ .msg_iov = v,
+		              .msg_iovlen = 1,
+		              .msg_control = control,
+		              .msg_controllen = CMSG_SPACE(sizeof(int)) };
 	must(recvmsg(via, m, 0) == (ssize_t)bytes, "recvmsg");
 	must(CMSG_FIRSTHDR(m) && CMSG_FIRSTHDR(m)->cmsg_type == SCM_RIGHTS, "the control message");
 	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(m)), sizeof fd);
@@ -447,7 +459,8 @@ static int case_messages(void)
 		fd = take_descriptor(ends[1], hot, bytes_of(s));
 		check_arrived(s);
 		after = scratch(sizeof *after);
-		must(fstat(fd, after) == 0 && after->st_ino == before->st_ino, "the descriptor that travelled");
+		must(fstat(fd, after) == 0 && after->st_ino == before->st_ino,
+		     "the descriptor that travelled");
 		close(fd);
 	}
 	close(file);
@@ -493,7 +506,8 @@ static int case_many_messages(void)
 static int case_vm(void)
 {
 	for (uint64_t i = 0; i < rounds; i++) {
-		struct iovec *local = scratch(PIECES * sizeof *local), *remote = scratch(PIECES * sizeof *remote);
+		struct iovec *local = scratch(PIECES * sizeof *local),
+			     *remote = scratch(PIECES * sizeof *remote);
 		struct span s = some_span(LONGEST);
 		ssize_t n;
 
@@ -524,11 +538,13 @@ static int case_own_mem(void)
 	for (uint64_t i = 0; i < rounds; i++) {
 		struct span s = some_span(LONGEST);
 
-		must(pread(fd, hot, bytes_of(s), (off_t)(uintptr_t)start_of(s)) == (ssize_t)bytes_of(s), "read mem");
+		must(pread(fd, hot, bytes_of(s), (off_t)(uintptr_t)start_of(s)) == (ssize_t)bytes_of(s),
+		     "read mem");
 		check_arrived(s);
 		s = some_span(LONGEST);
 		prepare(s);
-		must(pwrite(fd, hot, bytes_of(s), (off_t)(uintptr_t)start_of(s)) == (ssize_t)bytes_of(s), "write mem");
+		must(pwrite(fd, hot, bytes_of(s), (off_t)(uintptr_t)start_of(s)) == (ssize_t)bytes_of(s),
+		     "write mem");
 		check_written(s);
 	}
 	close(fd);
@@ -598,7 +614,8 @@ static void structs_once(void)
 	sigemptyset(set);
 	sigaddset(set, SIGUSR1);
 	must(sigprocmask(SIG_BLOCK, set, old) == 0 && sigprocmask(SIG_SETMASK, old, set) == 0 &&
-		     sigismember(set, SIGUSR1), "sigprocmask");
+	             sigismember(set, SIGUSR1),
+	     "sigprocmask");
 	must(sigaction(SIGUSR2, NULL, action) == 0 && action->sa_handler == SIG_DFL, "sigaction");
 	memset(bytes, 0, 64);
 	must(getrandom(bytes, 64, 0) == 64 && (bytes[0] | bytes[3]) && (bytes[6] | bytes[7]), "getrandom");
@@ -649,7 +666,8 @@ static int case_futex(void)
 		uint64_t sum = 0;
 
 		*word = 0;
-		must(pthread_create(&a, NULL, ping, &one) == 0 && pthread_create(&b, NULL, ping, &two) == 0, "thread");
+		must(pthread_create(&a, NULL, ping, &one) == 0 && pthread_create(&b, NULL, ping, &two) == 0,
+		     "thread");
 		for (uint64_t s = 0; s < slots; s += 8 * 7)
 			sum += *(volatile uint64_t *)(region + s * SLOT);
 		__atomic_store_n(word, 1, __ATOMIC_RELEASE);
@@ -786,8 +804,10 @@ static int case_aio(void)
 		struct io_event *event = scratch(sizeof *event);
 		struct span s = some_span(LONGEST);
 
-		*block = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (uint32_t)fd,
-					.aio_buf = (uintptr_t)start_of(s), .aio_nbytes = bytes_of(s) };
+		*block = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE,
+			                .aio_fildes = (uint32_t)fd,
+			                .aio_buf = (uintptr_t)start_of(s),
+			                .aio_nbytes = bytes_of(s) };
 		list[0] = block;
 		must(syscall(SYS_io_submit, context, 1, list) == 1, "io_submit");
 		must(syscall(SYS_io_getevents, context, 1, 1, event, NULL) == 1, "io_getevents");
@@ -797,8 +817,10 @@ static int case_aio(void)
 		s = some_span(LONGEST);
 		prepare(s);
 		must(pwrite(fd, hot, bytes_of(s), 0) == (ssize_t)bytes_of(s), "pwrite");
-		*block = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PREAD, .aio_fildes = (uint32_t)fd,
-					.aio_buf = (uintptr_t)start_of(s), .aio_nbytes = bytes_of(s) };
+		*block = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PREAD,
+			                .aio_fildes = (uint32_t)fd,
+			                .aio_buf = (uintptr_t)start_of(s),
+			                .aio_nbytes = bytes_of(s) };
 		must(syscall(SYS_io_submit, context, 1, list) == 1, "io_submit");
 		must(syscall(SYS_io_getevents, context, 1, 1, event, NULL) == 1, "io_getevents");
 		must(event->res == (int64_t)bytes_of(s), "the event's result");
@@ -826,11 +848,11 @@ static bool ring_open(struct ring *r)
 	if (r->fd < 0)
 		return false;
 	r->sq = mmap(NULL, p->sq_off.array + p->sq_entries * 4, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd,
-		     IORING_OFF_SQ_RING);
-	r->cq = mmap(NULL, p->cq_off.cqes + p->cq_entries * sizeof(struct io_uring_cqe), PROT_READ | PROT_WRITE,
-		     MAP_SHARED, r->fd, IORING_OFF_CQ_RING);
+	             IORING_OFF_SQ_RING);
+	r->cq = mmap(NULL, p->cq_off.cqes + p->cq_entries * sizeof(struct io_uring_cqe),
+	             PROT_READ | PROT_WRITE, MAP_SHARED, r->fd, IORING_OFF_CQ_RING);
 	r->entries = mmap(NULL, p->sq_entries * sizeof *r->entries, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd,
-			  IORING_OFF_SQES);
+	                  IORING_OFF_SQES);
 	must(r->sq != MAP_FAILED && r->cq != MAP_FAILED && r->entries != MAP_FAILED, "map the ring");
 	return true;
 }
@@ -838,13 +860,15 @@ static bool ring_open(struct ring *r)
 static int ring_do(struct ring *r, const struct io_uring_sqe *entry)
 {
 	uint32_t *tail = (uint32_t *)(r->sq + r->params.sq_off.tail);
-	uint32_t *head = (uint32_t *)(r->cq + r->params.cq_off.head), slot = *tail & (r->params.sq_entries - 1);
+	uint32_t *head = (uint32_t *)(r->cq + r->params.cq_off.head),
+		 slot = *tail & (r->params.sq_entries - 1);
 	struct io_uring_cqe *done;
 
 	r->entries[slot] = *entry;
 	((uint32_t *)(r->sq + r->params.sq_off.array))[slot] = slot;
 	__atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
-	must(syscall(SYS_io_uring_enter, r->fd, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) == 1, "io_uring_enter");
+	must(syscall(SYS_io_uring_enter, r->fd, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) == 1,
+	     "io_uring_enter");
 	done = (struct io_uring_cqe *)(r->cq + r->params.cq_off.cqes) + (*head & (r->params.cq_entries - 1));
 	__atomic_store_n(head, *head + 1, __ATOMIC_RELEASE);
 	return done->res;
@@ -852,8 +876,9 @@ static int ring_do(struct ring *r, const struct io_uring_sqe *entry)
 
 static struct io_uring_sqe transfer(uint8_t op, int fd, void *at, size_t bytes, uint8_t flags)
 {
-	return (struct io_uring_sqe){ .opcode = op, .fd = fd, .addr = (uintptr_t)at, .len = (uint32_t)bytes,
-				      .flags = flags };
+	return (struct io_uring_sqe){
+		.opcode = op, .fd = fd, .addr = (uintptr_t)at, .len = (uint32_t)bytes, .flags = flags
+	};
 }
 
 /* One write and one read; flags may ask for a worker thread of the kernel to do it (IOSQE_ASYNC). */
@@ -903,7 +928,8 @@ static int case_io_uring_fixed(void)
 		return UNAVAILABLE;
 	for (uint64_t i = 0; i < rounds; i++) {
 		struct span part = { s.slot + pick(LONGEST), 1 + pick(LONGEST) };
-		struct io_uring_sqe e = transfer(IORING_OP_WRITE_FIXED, fd, start_of(part), bytes_of(part), 0);
+		struct io_uring_sqe e =
+			transfer(IORING_OP_WRITE_FIXED, fd, start_of(part), bytes_of(part), 0);
 
 		must(ring_do(&r, &e) == (int)bytes_of(part), "io_uring fixed write");
 		must(pread(fd, hot, bytes_of(part), 0) == (ssize_t)bytes_of(part), "pread");
@@ -937,7 +963,8 @@ static int case_exec(void)
 			execv(arguments[0], arguments);
 			_exit(1);
 		}
-		must(pid > 0 && waitpid(pid, &status, 0) == pid && status == 9 << 8, "exec with cold arguments");
+		must(pid > 0 && waitpid(pid, &status, 0) == pid && status == 9 << 8,
+		     "exec with cold arguments");
 	}
 	return OK;
 }
@@ -946,14 +973,30 @@ static const struct {
 	const char *name;
 	int (*run)(void);
 } cases[] = {
-	{ "file", case_file },           { "vectors", case_vectors },         { "direct", case_direct },
-	{ "pipe", case_pipe },           { "splice", case_splice },           { "stream", case_stream },
-	{ "blocking", case_blocking },   { "datagrams", case_datagrams },     { "messages", case_messages },
-	{ "vm", case_vm },               { "many-messages", case_many_messages }, { "own-mem", case_own_mem },
-	{ "directory", case_directory }, { "paths", case_paths },             { "structs", case_structs },
-	{ "futex", case_futex },         { "events", case_events },           { "ioctl", case_ioctl },
-	{ "sendfile", case_sendfile },   { "mistakes", case_mistakes },       { "aio", case_aio },
-	{ "io_uring", case_io_uring },   { "exec", case_exec },               { "io_uring-fixed", case_io_uring_fixed },
+	{ "file", case_file },
+	{ "vectors", case_vectors },
+	{ "direct", case_direct },
+	{ "pipe", case_pipe },
+	{ "splice", case_splice },
+	{ "stream", case_stream },
+	{ "blocking", case_blocking },
+	{ "datagrams", case_datagrams },
+	{ "messages", case_messages },
+	{ "vm", case_vm },
+	{ "many-messages", case_many_messages },
+	{ "own-mem", case_own_mem },
+	{ "directory", case_directory },
+	{ "paths", case_paths },
+	{ "structs", case_structs },
+	{ "futex", case_futex },
+	{ "events", case_events },
+	{ "ioctl", case_ioctl },
+	{ "sendfile", case_sendfile },
+	{ "mistakes", case_mistakes },
+	{ "aio", case_aio },
+	{ "io_uring", case_io_uring },
+	{ "exec", case_exec },
+	{ "io_uring-fixed", case_io_uring_fixed },
 };
 
 static void fill_all(uint64_t mib)

@@ -44,9 +44,9 @@ struct page {
 };
 
 struct block {
-	char *at;      /* NULL: no such block */
+	char *at; /* NULL: no such block */
 	uint32_t pages;
-	bool split;    /* parts of it may be mappings of their own */
+	bool split; /* parts of it may be mappings of their own */
 };
 
 static struct block blocks[BLOCKS];
@@ -75,7 +75,8 @@ static void expected(const struct page *p, uint64_t *words)
 	for (unsigned i = 0; i < WORDS; i++)
 		words[i] = base_word(p->generation, i);
 	for (unsigned k = 1; k <= p->patches; k++)
-		words[mix((uint64_t)p->generation << 20 | k) % WORDS] = mix((uint64_t)k << 32 | p->generation);
+		words[mix((uint64_t)p->generation << 20 | k) % WORDS] =
+			mix((uint64_t)k << 32 | p->generation);
 }
 
 static uint64_t *page_at(unsigned b, uint32_t i)
@@ -104,8 +105,9 @@ static uint64_t verify_page(unsigned b, uint32_t i, const char *when)
 	expected(p, words);
 	for (unsigned w = 0; w < WORDS; w++)
 		if (got[w] != words[w])
-			wrong("%s: block %u page %u word %u: 0x%016lx instead of 0x%016lx (generation %u, patches %u)", when,
-			      b, i, w, got[w], words[w], p->generation, p->patches);
+			wrong("%s: block %u page %u word %u: 0x%016lx instead of 0x%016lx (generation %u, "
+			      "patches %u)",
+			      when, b, i, w, got[w], words[w], p->generation, p->patches);
 	return p->maybe_freed ? 1 : mix(words[0] ^ words[511] ^ p->generation ^ (uint64_t)i << 40);
 }
 
@@ -275,8 +277,8 @@ static void op_map_over(void)
 
 	if (!some_range(&r, 400, false) || has_hole(&r))
 		return;
-	if (mmap(start_of(&r), bytes_of(&r), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) !=
-	    start_of(&r))
+	if (mmap(start_of(&r), bytes_of(&r), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+	         -1, 0) != start_of(&r))
 		cannot("map over a range");
 	new_pages(r.block, r.from, r.to);
 	blocks[r.block].split = true;
@@ -367,14 +369,15 @@ static void op_move_over(void)
 	uint32_t n, rest;
 	char *at;
 
-	if (r.block == BLOCKS || has_hole(&all_of_victim) || victim == r.block || blocks[victim].pages < blocks[r.block].pages)
+	if (r.block == BLOCKS || has_hole(&all_of_victim) || victim == r.block ||
+	    blocks[victim].pages < blocks[r.block].pages)
 		return;
 	r.to = n = blocks[r.block].pages;
 	rest = blocks[victim].pages - n;
 	if (has_hole(&r) || blocks[r.block].split)
 		return;
 	at = mremap(blocks[r.block].at, (size_t)n * PAGE, (size_t)n * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
-		    blocks[victim].at);
+	            blocks[victim].at);
 	if (at != blocks[victim].at)
 		cannot("move over a block");
 	if (rest && munmap(at + (size_t)n * PAGE, (size_t)rest * PAGE))
@@ -424,8 +427,8 @@ static void op_break(void)
 
 static void op_advise(void)
 {
-	static const int advice[] = { MADV_WILLNEED, MADV_COLD, MADV_PAGEOUT, MADV_HUGEPAGE, MADV_NOHUGEPAGE,
-				      MADV_POPULATE_READ, MADV_POPULATE_WRITE };
+	static const int advice[] = { MADV_WILLNEED,   MADV_COLD,          MADV_PAGEOUT,       MADV_HUGEPAGE,
+		                      MADV_NOHUGEPAGE, MADV_POPULATE_READ, MADV_POPULATE_WRITE };
 	struct range r;
 
 	if (!some_range(&r, 64, true) || has_hole(&r))
@@ -490,10 +493,14 @@ static const struct operation {
 	void (*run)(void);
 	unsigned weight;
 } operations[] = {
-	{ op_map, 8 },           { op_unmap_block, 6 },      { op_write, 20 },   { op_patch, 16 },
-	{ op_unmap_range, 4 },   { op_map_over, 4 },         { op_dontneed, 6 }, { op_free, 4 },
-	{ op_protect, 6 },       { op_unprotect_block, 8 },  { op_resize, 16 },  { op_move_over, 12 },
-	{ op_move_and_stay, 8 }, { op_break, 3 },            { op_advise, 4 },   { op_lock, 2 },
+	{ op_map, 8 },           { op_unmap_block, 6 },
+	{ op_write, 20 },        { op_patch, 16 },
+	{ op_unmap_range, 4 },   { op_map_over, 4 },
+	{ op_dontneed, 6 },      { op_free, 4 },
+	{ op_protect, 6 },       { op_unprotect_block, 8 },
+	{ op_resize, 16 },       { op_move_over, 12 },
+	{ op_move_and_stay, 8 }, { op_break, 3 },
+	{ op_advise, 4 },        { op_lock, 2 },
 	{ op_verify_block, 6 },  { op_fork, 1 },
 };
 #define OPERATIONS (sizeof operations / sizeof *operations)

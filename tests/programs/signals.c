@@ -81,7 +81,8 @@ static void jump_back(int number, siginfo_t *info, void *context)
 static void make_writable(int number, siginfo_t *info, void *context)
 {
 	record(number, info);
-	if (mprotect((void *)((uintptr_t)info->si_addr & ~(uintptr_t)(PAGE - 1)), PAGE, PROT_READ | PROT_WRITE))
+	if (mprotect((void *)((uintptr_t)info->si_addr & ~(uintptr_t)(PAGE - 1)), PAGE,
+	             PROT_READ | PROT_WRITE))
 		_exit(4);
 }
 
@@ -101,7 +102,8 @@ static void scene_barrier(void)
 	for (uint64_t p = 0; p < pages; p += 7, opened++) {
 		caught = 0;
 		region[p * WORDS + 8] = word_of(p, 8);
-		must(caught == 1 && caught_code == SEGV_ACCERR && on_alternate, "one fault for the first write");
+		must(caught == 1 && caught_code == SEGV_ACCERR && on_alternate,
+		     "one fault for the first write");
 		must(caught_at == &region[p * WORDS + 8], "the fault's address");
 		region[p * WORDS + 16] = word_of(p, 16);
 		must(caught == 1, "no fault for the second write");
@@ -160,7 +162,8 @@ static void scene_bus(void)
 	must(caught == 1 && caught_code == BUS_ADRERR && caught_at == map + 2 * PAGE, "the cut file's fault");
 	set_handler(SIGBUS, put_memory, 0);
 	map[3 * PAGE + 5] = 'z';
-	must(caught == 2 && map[3 * PAGE + 5] == 'z' && map[3 * PAGE] == 0 && map[0] == 'x', "memory put in its place");
+	must(caught == 2 && map[3 * PAGE + 5] == 'z' && map[3 * PAGE] == 0 && map[0] == 'x',
+	     "memory put in its place");
 	verify("with a SIGBUS handler");
 	munmap((char *)map, 4 * PAGE);
 	close(fd);
@@ -240,7 +243,8 @@ static void *touch_with_all_blocked(void *argument)
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	verify("with all signals blocked");
 	pthread_sigmask(SIG_SETMASK, NULL, &all);
-	must(sigismember(&all, SIGSEGV) && sigismember(&all, SIGBUS) && sigismember(&all, SIGTERM), "the mask read back");
+	must(sigismember(&all, SIGSEGV) && sigismember(&all, SIGBUS) && sigismember(&all, SIGTERM),
+	     "the mask read back");
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return NULL;
 }
@@ -284,7 +288,8 @@ static void scene_sent(void)
 
 	set_handler(SIGSEGV, count_only, SA_RESTART);
 	set_handler(SIGBUS, count_only, SA_RESETHAND);
-	must(sigaction(SIGSEGV, NULL, &seen) == 0 && seen.sa_sigaction == count_only, "the handler read back");
+	must(sigaction(SIGSEGV, NULL, &seen) == 0 && seen.sa_sigaction == count_only,
+	     "the handler read back");
 	must((seen.sa_flags & SA_RESTART) && (seen.sa_flags & SA_SIGINFO), "the flags read back");
 	caught = 0;
 	kill(getpid(), SIGSEGV);
@@ -372,7 +377,8 @@ int main(int argc, char **argv)
 	scene_walk();
 	scene_sent();
 	scene_default();
-	must(sigaltstack(NULL, &seen) == 0 && seen.ss_sp == alternate && seen.ss_size == ALTERNATE_SIZE, "the stack");
+	must(sigaltstack(NULL, &seen) == 0 && seen.ss_sp == alternate && seen.ss_size == ALTERNATE_SIZE,
+	     "the stack");
 	verify("end");
 	printf("signals ok\n");
 	return 0;

@@ -183,7 +183,7 @@ static void report(const char *path)
 			other = all[i].peak_kib;
 	}
 	fprintf(f, "main_peak_kib=%lu\nmain_shared_kib=%lu\nother_peak_kib=%lu\nsamples=%lu\nprocesses=%u\n",
-		all[0].peak_kib, all[0].shared_kib, other, samples, count);
+	        all[0].peak_kib, all[0].shared_kib, other, samples, count);
 	fprintf(f, "longest_gap_us=%lu\n", all[0].gap_ns / 1000);
 	if (fclose(f))
 		cannot("write %s", path ? path : "the report");
@@ -221,9 +221,9 @@ static void pass_on(int number)
 int main(int argc, char **argv)
 {
 	static const struct option long_options[] = { { "program", 1, NULL, 'p' },
-						      { "report", 1, NULL, 'r' },
-						      { "interval", 1, NULL, 'i' },
-						      { NULL, 0, NULL, 0 } };
+		                                      { "report", 1, NULL, 'r' },
+		                                      { "interval", 1, NULL, 'i' },
+		                                      { NULL, 0, NULL, 0 } };
 	const char *wanted = NULL, *path = NULL;
 	uint64_t interval_us = 1000;
 	int c, status;

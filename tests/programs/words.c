@@ -52,8 +52,8 @@ static uint64_t verify_page(uint64_t page, unsigned round, uint64_t *touched)
 		uint64_t got = g.region[i], wanted = word_of(i, round);
 
 		if ((got & ~COUNT_MASK) != wanted)
-			wrong("round %u page %lu word %lu: 0x%016lx instead of 0x%016lx", round, page, i % WORDS, got,
-			      wanted);
+			wrong("round %u page %lu word %lu: 0x%016lx instead of 0x%016lx", round, page,
+			      i % WORDS, got, wanted);
 		*touched += got & COUNT_MASK;
 		sum += mix(got ^ i);
 	}

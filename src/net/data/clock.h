@@ -8,7 +8,10 @@
 
 #define LH_MS INT64_C(1000000)
 
-static inline uint64_t lh__clock_ms(const struct lh_sys *sys) { return lh__now(sys) / LH_MS; }
+static inline uint64_t lh__clock_ms(const struct lh_sys *sys)
+{
+	return lh__now(sys) / LH_MS;
+}
 
 /* Sleeps ms milliseconds; may return early. */
 void lh__sleep_ms(const struct lh_sys *sys, unsigned ms);

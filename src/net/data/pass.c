@@ -12,7 +12,8 @@ union control {
 	struct cmsghdr header; /* for its alignment */
 };
 
-int lh__pass_send(const struct lh_sys *sys, int socket, const void *data, size_t size, const int *descriptors, size_t n)
+int lh__pass_send(const struct lh_sys *sys, int socket, const void *data, size_t size, const int *descriptors,
+                  size_t n)
 {
 	struct iovec part = { (void *)data, size };
 	union control control = { { 0 } };
@@ -24,7 +25,8 @@ int lh__pass_send(const struct lh_sys *sys, int socket, const void *data, size_t
 	if (n) {
 		message.msg_control = control.bytes;
 		message.msg_controllen = CMSG_SPACE(n * sizeof(int));
-		control.header = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
+		control.header = (struct cmsghdr){ .cmsg_level = SOL_SOCKET,
+			                           .cmsg_type = SCM_RIGHTS,
 			                           .cmsg_len = CMSG_LEN(n * sizeof(int)) };
 		memcpy(CMSG_DATA(&control.header), descriptors, n * sizeof(int));
 	}
@@ -39,18 +41,22 @@ static size_t unpack(const union control *control, size_t length, int descriptor
 {
 	size_t n;
 
-	if (length < CMSG_LEN(0) || control->header.cmsg_level != SOL_SOCKET || control->header.cmsg_type != SCM_RIGHTS)
+	if (length < CMSG_LEN(0) || control->header.cmsg_level != SOL_SOCKET ||
+	    control->header.cmsg_type != SCM_RIGHTS)
 		return 0;
 	n = (control->header.cmsg_len - CMSG_LEN(0)) / sizeof(int);
 	memcpy(descriptors, CMSG_DATA(&control->header), n * sizeof(int));
 	return n;
 }
 
-int lh__pass_receive(const struct lh_sys *sys, int socket, void *data, size_t size, int *descriptors, size_t *n)
+int lh__pass_receive(const struct lh_sys *sys, int socket, void *data, size_t size, int *descriptors,
+                     size_t *n)
 {
 	struct iovec part = { data, size };
 	union control control = { { 0 } };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes,
+	struct msghdr message = { .msg_iov = &part,
+		                  .msg_iovlen = 1,
+		                  .msg_control = control.bytes,
 		                  .msg_controllen = CONTROL_SIZE };
 	int came[LH_PASS_MAX];
 	size_t count;

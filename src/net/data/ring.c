@@ -53,8 +53,9 @@ int lh__ring_map(const struct lh_sys *sys, int fd, struct lh_ring **out)
 		result = lh__ring_map_own(sys, fd, &ring);
 	if (result != 0)
 		return result;
-	if (ring->magic != LH_RING_MAGIC || ring->version != LH_WIRE_VERSION || ring->fetch_slots != LH_RING_FETCH ||
-	    ring->bulk_slots != LH_RING_BULK || ring->stride != LH_RING_STRIDE || ring->size != LH_RING_SIZE) {
+	if (ring->magic != LH_RING_MAGIC || ring->version != LH_WIRE_VERSION ||
+	    ring->fetch_slots != LH_RING_FETCH || ring->bulk_slots != LH_RING_BULK ||
+	    ring->stride != LH_RING_STRIDE || ring->size != LH_RING_SIZE) {
 		lh__ring_unmap(sys, ring);
 		return -EPROTO;
 	}

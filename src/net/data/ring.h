@@ -58,7 +58,10 @@ struct lh_ring {
 	struct lh_ring_slot slot[LH_RING_FETCH + LH_RING_BULK] __attribute__((aligned(4096)));
 };
 
-static inline void lh__ring_pause(void) { __builtin_ia32_pause(); }
+static inline void lh__ring_pause(void)
+{
+	__builtin_ia32_pause();
+}
 /* The CPU this thread runs on, without a system call (RDPID's older sibling reads the same register). */
 unsigned lh__ring_cpu(void);
 

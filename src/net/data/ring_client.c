@@ -17,7 +17,8 @@
 #define YIELDS 16u
 #define SLICE_MS 100u
 
-int lh__ring_client_begin(const struct lh_sys *sys, struct lh_ring_client *client, int fd, int memfd, unsigned limit_ms)
+int lh__ring_client_begin(const struct lh_sys *sys, struct lh_ring_client *client, int fd, int memfd,
+                          unsigned limit_ms)
 {
 	memset(client, 0, sizeof *client);
 	client->fd = fd;
@@ -50,8 +51,9 @@ static int claim(const struct lh_sys *sys, struct lh_ring_client *client)
 		while (~claimed != 0) {
 			unsigned slot = (unsigned)__builtin_ctzll(~claimed);
 
-			if (__atomic_compare_exchange_n(&client->claimed, &claimed, claimed | UINT64_C(1) << slot, true,
-			                                __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+			if (__atomic_compare_exchange_n(&client->claimed, &claimed,
+			                                claimed | UINT64_C(1) << slot, true, __ATOMIC_ACQUIRE,
+			                                __ATOMIC_RELAXED))
 				return (int)slot;
 		}
 		lh__futex_wait(sys, &client->crowd, crowd, SLICE_MS * LH_MS);
@@ -100,8 +102,8 @@ static bool poll_slot(const struct lh_sys *sys, const struct lh_ring *ring, cons
 }
 
 /* Before sleeping, and after: the node may have ended without answering. 0, or why there is no use in waiting. */
-static int check_node(const struct lh_sys *sys, const struct lh_ring_client *client, const struct lh_ring_slot *slot,
-                      uint64_t since)
+static int check_node(const struct lh_sys *sys, const struct lh_ring_client *client,
+                      const struct lh_ring_slot *slot, uint64_t since)
 {
 	if (__atomic_load_n(&client->dead, __ATOMIC_RELAXED) || node_ended(sys, client))
 		return answered(slot) ? 0 : -ECONNRESET;
@@ -120,7 +122,8 @@ static int await(const struct lh_sys *sys, struct lh_ring_client *client, struct
 	while (error == 0) {
 		uint32_t state = LH_RING_ASKED;
 
-		__atomic_compare_exchange_n(&slot->state, &state, LH_RING_AWAITED, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+		__atomic_compare_exchange_n(&slot->state, &state, LH_RING_AWAITED, false, __ATOMIC_ACQ_REL,
+		                            __ATOMIC_ACQUIRE);
 		if (state == LH_RING_ANSWERED)
 			break;
 		if (state != LH_RING_ASKED && state != LH_RING_AWAITED)
@@ -136,19 +139,20 @@ static int await(const struct lh_sys *sys, struct lh_ring_client *client, struct
  * Reads an answer in place: the size once. A node that changes it meanwhile could as well have written something
  * else at first: content is its word in any case, and lh__wire_reply_read reads lengths once only.
  */
-static int read_in_place(const struct lh_ring_slot *slot, uint64_t sequence, uint64_t page,
-                         lh_mask want, void *data, lh_mask *held, int *result)
+static int read_in_place(const struct lh_ring_slot *slot, uint64_t sequence, uint64_t page, lh_mask want,
+                         void *data, lh_mask *held, int *result)
 {
 	long size = lh__wire_size(slot->message, sizeof slot->message);
 
 	if (size <= 0)
 		return -EPROTO;
-	return lh__wire_reply_read(slot->message, (size_t)size, LH_WIRE_GET, sequence, page, want, data, held, result);
+	return lh__wire_reply_read(slot->message, (size_t)size, LH_WIRE_GET, sequence, page, want, data, held,
+	                           result);
 }
 
 /* On an error the slot stays claimed: the ring is not used again. */
-int lh__ring_fetch(const struct lh_sys *sys, struct lh_ring_client *client, uint64_t page, lh_mask want, void *data,
-                   lh_mask *held, int *result)
+int lh__ring_fetch(const struct lh_sys *sys, struct lh_ring_client *client, uint64_t page, lh_mask want,
+                   void *data, lh_mask *held, int *result)
 {
 	int error, index = claim(sys, client);
 	struct lh_ring_slot *slot;
@@ -234,7 +238,8 @@ int lh__ring_wait(const struct lh_sys *sys, struct lh_ring_client *client, unsig
 		return bulk_moved(client) ? 0 : -ECONNRESET;
 	__atomic_store_n(&ring->bulk_waits, 1, __ATOMIC_SEQ_CST);
 	if (!bulk_moved(client))
-		lh__shared_wait(sys, (uint32_t *)&ring->tail, (uint32_t)client->tail, ms < SLICE_MS ? ms : SLICE_MS);
+		lh__shared_wait(sys, (uint32_t *)&ring->tail, (uint32_t)client->tail,
+		                ms < SLICE_MS ? ms : SLICE_MS);
 	__atomic_store_n(&ring->bulk_waits, 0, __ATOMIC_SEQ_CST);
 	return 0;
 }

@@ -9,13 +9,13 @@
 
 struct lh_ring_client {
 	struct lh_ring *ring;
-	int fd;                          /* the socket that ends when the node ends */
-	unsigned limit_ms;               /* no answer for this long: the node hangs */
-	bool dead;                       /* set to make every thread leave */
-	uint64_t claimed;                /* fetch slots in use, one bit each */
-	uint32_t crowd;                  /* futex: threads that wait for a slot sleep on it */
+	int fd;            /* the socket that ends when the node ends */
+	unsigned limit_ms; /* no answer for this long: the node hangs */
+	bool dead;         /* set to make every thread leave */
+	uint64_t claimed;  /* fetch slots in use, one bit each */
+	uint32_t crowd;    /* futex: threads that wait for a slot sleep on it */
 	uint64_t sequence[LH_RING_FETCH];
-	uint64_t head, tail;             /* this side's own counters of the bulk lane */
+	uint64_t head, tail; /* this side's own counters of the bulk lane */
 };
 
 /* Maps the ring; fd and memfd stay the caller's. */
@@ -24,8 +24,8 @@ int lh__ring_client_begin(const struct lh_sys *sys, struct lh_ring_client *clien
 void lh__ring_client_end(const struct lh_sys *sys, struct lh_ring_client *client);
 
 /* One page; any number of threads at once. As lh__fetch. */
-int lh__ring_fetch(const struct lh_sys *sys, struct lh_ring_client *client, uint64_t page, lh_mask want, void *data,
-                   lh_mask *held, int *result) LH_MUST_CHECK;
+int lh__ring_fetch(const struct lh_sys *sys, struct lh_ring_client *client, uint64_t page, lh_mask want,
+                   void *data, lh_mask *held, int *result) LH_MUST_CHECK;
 
 /* The bulk lane, one thread. Places a message; false where the lane is full. */
 bool lh__ring_place(struct lh_ring_client *client, const uint8_t *message, size_t size);

@@ -89,7 +89,8 @@ static int give_up(const struct lh_sys *sys, long error, unsigned limit_ms, uint
 	return now - *since < limit_ms ? 0 : -ETIMEDOUT;
 }
 
-static int send_whole(const struct lh_sys *sys, struct lh_fetch_channel *channel, const uint8_t *bytes, size_t size)
+static int send_whole(const struct lh_sys *sys, struct lh_fetch_channel *channel, const uint8_t *bytes,
+                      size_t size)
 {
 	uint64_t since = 0;
 	int error = 0;
@@ -143,13 +144,14 @@ static struct lh_waiter *take_first(struct lh_fetch_channel *channel)
  * One reply is for the first in line, or the channel is broken. Nobody else takes from the line, and it is not
  * empty while there is a leader, so `first` may be read without the lock.
  */
-static int deliver(const struct lh_sys *sys, struct lh_fetch_channel *channel, const uint8_t *message, size_t size)
+static int deliver(const struct lh_sys *sys, struct lh_fetch_channel *channel, const uint8_t *message,
+                   size_t size)
 {
 	struct lh_waiter *first = channel->first;
 	int result;
 
-	if (!first || lh__wire_reply_read(message, size, LH_WIRE_GET, first->sequence, first->page, first->want, first->data,
-	                                  &first->held, &result) < 0)
+	if (!first || lh__wire_reply_read(message, size, LH_WIRE_GET, first->sequence, first->page,
+	                                  first->want, first->data, &first->held, &result) < 0)
 		return -EPROTO;
 	lh__lock(sys, &channel->lock);
 	take_first(channel);
@@ -226,7 +228,8 @@ static int ask(const struct lh_sys *sys, struct lh_fetch_channel *channel, struc
 		lh__wire_request_write(message, LH_WIRE_GET, self->sequence, self->page, self->want, NULL);
 		error = send_whole(sys, channel, message, sizeof message);
 		if (error)
-			mark_broken(sys, channel, error); /* the leader, if any, sees the end of the connection */
+			mark_broken(sys, channel,
+			            error); /* the leader, if any, sees the end of the connection */
 	}
 	if (error == 0) {
 		*channel->last = self;
@@ -243,7 +246,8 @@ static uint32_t sleep_in_line(const struct lh_sys *sys, struct lh_waiter *self)
 {
 	uint32_t state = WAITING;
 
-	__atomic_compare_exchange_n(&self->state, &state, SLEEPING, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+	__atomic_compare_exchange_n(&self->state, &state, SLEEPING, false, __ATOMIC_ACQ_REL,
+	                            __ATOMIC_ACQUIRE);
 	while (state == WAITING || state == SLEEPING) {
 		lh__futex_wait(sys, &self->state, SLEEPING, 1000 * LH_MS);
 		state = __atomic_load_n(&self->state, __ATOMIC_ACQUIRE);
@@ -251,8 +255,8 @@ static uint32_t sleep_in_line(const struct lh_sys *sys, struct lh_waiter *self)
 	return state;
 }
 
-int lh__fetch(const struct lh_sys *sys, struct lh_fetch_channel *channel, uint64_t page, lh_mask want, void *data,
-              lh_mask *held, int *result)
+int lh__fetch(const struct lh_sys *sys, struct lh_fetch_channel *channel, uint64_t page, lh_mask want,
+              void *data, lh_mask *held, int *result)
 {
 	struct lh_waiter self = { .page = page, .want = want, .data = data };
 	int error = ask(sys, channel, &self);

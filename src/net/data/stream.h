@@ -30,7 +30,10 @@ size_t lh__inbox_room(struct lh_inbox *inbox, uint8_t **at);
 long lh__inbox_receive(const struct lh_sys *sys, int fd, struct lh_inbox *inbox, int flags);
 
 /* How long one blocking call may take where limit_ms is the whole patience. */
-static inline unsigned lh__stream_slice_ms(unsigned limit_ms) { return limit_ms < 100 ? limit_ms : 100; }
+static inline unsigned lh__stream_slice_ms(unsigned limit_ms)
+{
+	return limit_ms < 100 ? limit_ms : 100;
+}
 /* Sets how long one blocking call may take on the socket; the callers look at the clock between them. */
 int lh__stream_slice(const struct lh_sys *sys, int fd, unsigned ms) LH_MUST_CHECK;
 
@@ -39,9 +42,9 @@ struct lh_waiter {
 	uint64_t sequence, page;
 	lh_mask want, held;
 	void *data;
-	int result;      /* the node's answer */
-	int broken;      /* why there is none, or 0 */
-	uint32_t state;  /* futex */
+	int result;     /* the node's answer */
+	int broken;     /* why there is none, or 0 */
+	uint32_t state; /* futex */
 };
 
 struct lh_fetch_channel {
@@ -62,7 +65,7 @@ void lh__fetch_begin(struct lh_fetch_channel *channel, int fd, unsigned limit_ms
  * One page; any number of threads at once, each with all signals blocked. 0 and *result is the node's
  * answer, or one of the three errors.
  */
-int lh__fetch(const struct lh_sys *sys, struct lh_fetch_channel *channel, uint64_t page, lh_mask want, void *data,
-              lh_mask *held, int *result) LH_MUST_CHECK;
+int lh__fetch(const struct lh_sys *sys, struct lh_fetch_channel *channel, uint64_t page, lh_mask want,
+              void *data, lh_mask *held, int *result) LH_MUST_CHECK;
 
 #endif

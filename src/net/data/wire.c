@@ -98,8 +98,8 @@ static size_t seal(uint8_t *out, struct header *header, size_t body)
 	return header->size;
 }
 
-size_t lh__wire_request_write(uint8_t *out, enum lh_wire_op op, uint64_t sequence, uint64_t page, lh_mask mask,
-                              const void *data)
+size_t lh__wire_request_write(uint8_t *out, enum lh_wire_op op, uint64_t sequence, uint64_t page,
+                              lh_mask mask, const void *data)
 {
 	struct header header = { .type = (uint8_t)op, .sequence = sequence, .page = page };
 	size_t body = 0;
@@ -107,8 +107,8 @@ size_t lh__wire_request_write(uint8_t *out, enum lh_wire_op op, uint64_t sequenc
 	if (op == LH_WIRE_GET)
 		header.mask = mask;
 	if (op == LH_WIRE_PUT || op == LH_WIRE_REPLACE)
-		body = lh__lineset_encode(out + LH_WIRE_HEADER, page, mask, op == LH_WIRE_REPLACE ? LH_LINESET_REPLACE : 0,
-		                          data);
+		body = lh__lineset_encode(out + LH_WIRE_HEADER, page, mask,
+		                          op == LH_WIRE_REPLACE ? LH_LINESET_REPLACE : 0, data);
 	return seal(out, &header, body);
 }
 
@@ -123,7 +123,8 @@ void lh__wire_renumber(uint8_t *message, uint64_t sequence)
 }
 
 /* The header, and the line set that must fill the rest where there is a rest; NULL, or what is wrong. */
-static const char *read_message(const uint8_t *message, size_t size, struct header *header, struct lh_lineset *set)
+static const char *read_message(const uint8_t *message, size_t size, struct header *header,
+                                struct lh_lineset *set)
 {
 	if (size < LH_WIRE_HEADER)
 		return "a truncated message";
@@ -138,7 +139,8 @@ static const char *read_message(const uint8_t *message, size_t size, struct head
 		set->lines = NULL;
 		return NULL;
 	}
-	if (lh__lineset_decode(set, message + LH_WIRE_HEADER, size - LH_WIRE_HEADER) != (long)(size - LH_WIRE_HEADER))
+	if (lh__lineset_decode(set, message + LH_WIRE_HEADER, size - LH_WIRE_HEADER) !=
+	    (long)(size - LH_WIRE_HEADER))
 		return "a malformed line set";
 	return set->page == header->page ? NULL : "a line set for another page";
 }
@@ -149,15 +151,16 @@ static const char *check_request(const struct header *header, const struct lh_li
 
 	if (header->type < LH_WIRE_GET || header->type > LH_WIRE_DROP)
 		return "a request of unknown type";
-	if (header->status != 0 || (header->type != LH_WIRE_GET && header->mask != 0) || carries != (set->lines != NULL))
+	if (header->status != 0 || (header->type != LH_WIRE_GET && header->mask != 0) ||
+	    carries != (set->lines != NULL))
 		return "a malformed request";
 	if (carries && set->flags != (header->type == LH_WIRE_REPLACE ? LH_LINESET_REPLACE : 0))
 		return "a line set of the wrong kind";
 	return NULL;
 }
 
-int lh__wire_request_read(const uint8_t *message, size_t size, uint64_t sequence, struct lh_wire_request *request,
-                          const char **why)
+int lh__wire_request_read(const uint8_t *message, size_t size, uint64_t sequence,
+                          struct lh_wire_request *request, const char **why)
 {
 	struct header header;
 	struct lh_lineset set;
@@ -203,14 +206,15 @@ static int outcome(unsigned status)
 	return status == LH_WIRE_OK ? 0 : status == LH_WIRE_FULL ? -ENOSPC : -EIO;
 }
 
-int lh__wire_reply_read(const uint8_t *message, size_t size, enum lh_wire_op op, uint64_t sequence, uint64_t page,
-                        lh_mask want, void *data, lh_mask *held, int *result)
+int lh__wire_reply_read(const uint8_t *message, size_t size, enum lh_wire_op op, uint64_t sequence,
+                        uint64_t page, lh_mask want, void *data, lh_mask *held, int *result)
 {
 	struct header header;
 	struct lh_lineset set;
 
-	if (read_message(message, size, &header, &set) || header.type != (op | LH_WIRE_REPLY) || header.mask != 0 ||
-	    header.sequence != sequence || header.page != page || header.status > LH_WIRE_FAILED)
+	if (read_message(message, size, &header, &set) || header.type != (op | LH_WIRE_REPLY) ||
+	    header.mask != 0 || header.sequence != sequence || header.page != page ||
+	    header.status > LH_WIRE_FAILED)
 		return -EPROTO;
 	if ((set.lines != NULL) != (op == LH_WIRE_GET && header.status == LH_WIRE_OK))
 		return -EPROTO;

@@ -79,8 +79,8 @@ int lh__wire_hello_read(const uint8_t in[LH_WIRE_HELLO], struct lh_wire_hello *h
 long lh__wire_size(const uint8_t *in, size_t have) LH_MUST_CHECK;
 
 /* Writes a request; data is page-shaped and read for PUT and REPLACE only. Returns its size. */
-size_t lh__wire_request_write(uint8_t *out, enum lh_wire_op op, uint64_t sequence, uint64_t page, lh_mask mask,
-                              const void *data);
+size_t lh__wire_request_write(uint8_t *out, enum lh_wire_op op, uint64_t sequence, uint64_t page,
+                              lh_mask mask, const void *data);
 /* Gives a written request another sequence number. */
 void lh__wire_renumber(uint8_t *message, uint64_t sequence);
 
@@ -93,8 +93,8 @@ struct lh_wire_request {
 	const uint8_t *lines;
 };
 /* Checks everything; -EPROTO, with *why a static text. size is the message's own. */
-int lh__wire_request_read(const uint8_t *message, size_t size, uint64_t sequence, struct lh_wire_request *request,
-                          const char **why) LH_MUST_CHECK;
+int lh__wire_request_read(const uint8_t *message, size_t size, uint64_t sequence,
+                          struct lh_wire_request *request, const char **why) LH_MUST_CHECK;
 
 /*
  * Writes a reply. data is page-shaped: the lines of held follow for a GET that went well. It may be
@@ -113,7 +113,7 @@ static inline uint8_t *lh__wire_reply_page(uint8_t *out)
  * *held. Returns 0, and the request's own outcome in *result (0, -ENOSPC, -EIO); or -EPROTO, and then
  * data is unchanged.
  */
-int lh__wire_reply_read(const uint8_t *message, size_t size, enum lh_wire_op op, uint64_t sequence, uint64_t page,
-                        lh_mask want, void *data, lh_mask *held, int *result) LH_MUST_CHECK;
+int lh__wire_reply_read(const uint8_t *message, size_t size, enum lh_wire_op op, uint64_t sequence,
+                        uint64_t page, lh_mask want, void *data, lh_mask *held, int *result) LH_MUST_CHECK;
 
 #endif

@@ -22,7 +22,10 @@ struct page_port {
 	int pagemap;
 };
 
-static struct page_port *page_port_of(struct lh_port *port) { return (struct page_port *)port; }
+static struct page_port *page_port_of(struct lh_port *port)
+{
+	return (struct page_port *)port;
+}
 
 static long uffd_ioctl(struct page_port *self, unsigned long request, void *argument)
 {
@@ -121,7 +124,8 @@ static int page_give(struct lh_port *port, uintptr_t staging, uintptr_t address)
 	return wake_if_present(port, address, result);
 }
 
-static int page_present(struct lh_port *port, uintptr_t start, uintptr_t end, lh_port_present *report, void *context)
+static int page_present(struct lh_port *port, uintptr_t start, uintptr_t end, lh_port_present *report,
+                        void *context)
 {
 	struct page_region regions[BATCH];
 	struct pm_scan_arg scan = {
@@ -172,7 +176,8 @@ static int raise_descriptor(struct page_port *self, int descriptor)
 
 	if (descriptor < 0 || descriptor >= self->options.descriptor_floor)
 		return descriptor;
-	raised = (int)LH_SYS(self->port.sys, SYS_fcntl, descriptor, F_DUPFD_CLOEXEC, self->options.descriptor_floor);
+	raised = (int)LH_SYS(self->port.sys, SYS_fcntl, descriptor, F_DUPFD_CLOEXEC,
+	                     self->options.descriptor_floor);
 	LH_SYS(self->port.sys, SYS_close, descriptor);
 	return raised;
 }
@@ -184,7 +189,8 @@ static int new_uffd(struct page_port *self)
 	int descriptor;
 
 	if (self->options.device >= 0)
-		return (int)LH_SYS(self->port.sys, SYS_ioctl, self->options.device, USERFAULTFD_IOC_NEW, flags);
+		return (int)LH_SYS(self->port.sys, SYS_ioctl, self->options.device, USERFAULTFD_IOC_NEW,
+		                   flags);
 	descriptor = (int)LH_SYS(self->port.sys, SYS_userfaultfd, flags);
 	if (descriptor == -EPERM && user_only)
 		descriptor = (int)LH_SYS(self->port.sys, SYS_userfaultfd, flags | UFFD_USER_MODE_ONLY);
@@ -206,10 +212,12 @@ static int open_uffd(struct page_port *self, struct lh_error *error)
 		                "userfaultfd is not allowed for this user: run as root, give access to "
 		                "/dev/userfaultfd, or set sysctl vm.unprivileged_userfaultfd=1");
 	if (self->uffd < 0)
-		return lh__fail(error, self->uffd, "this kernel has no userfaultfd (%s)", lh__errno_name(self->uffd));
+		return lh__fail(error, self->uffd, "this kernel has no userfaultfd (%s)",
+		                lh__errno_name(self->uffd));
 	result = (int)uffd_ioctl(self, UFFDIO_API, &api);
 	if (result < 0)
-		return lh__fail(error, result, "this kernel's userfaultfd lacks UFFD_FEATURE_MOVE: Linux 6.8 is needed");
+		return lh__fail(error, result,
+		                "this kernel's userfaultfd lacks UFFD_FEATURE_MOVE: Linux 6.8 is needed");
 	return 0;
 }
 
@@ -217,10 +225,12 @@ static int open_pagemap(struct page_port *self, struct lh_error *error)
 {
 	int result;
 
-	self->pagemap = (int)LH_SYS(self->port.sys, SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	self->pagemap =
+		(int)LH_SYS(self->port.sys, SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	self->pagemap = raise_descriptor(self, self->pagemap);
 	if (self->pagemap < 0)
-		return lh__fail(error, self->pagemap, "/proc/self/pagemap: %s", lh__errno_name(self->pagemap));
+		return lh__fail(error, self->pagemap, "/proc/self/pagemap: %s",
+		                lh__errno_name(self->pagemap));
 	result = (int)LH_SYS(self->port.sys, SYS_ioctl, self->pagemap, PAGEMAP_SCAN, NULL);
 	if (result == -ENOTTY)
 		return lh__fail(error, -ENOSYS, "this kernel has no PAGEMAP_SCAN: Linux 6.7 is needed");
@@ -291,18 +301,21 @@ int lh__page_wait(struct lh_port *port, uintptr_t *addresses, size_t max, int ti
 	int count = 0;
 	long n;
 
-	n = LH_SYS(port->sys, SYS_read, self->uffd, messages, (max < BATCH ? max : BATCH) * sizeof messages[0]);
+	n = LH_SYS(port->sys, SYS_read, self->uffd, messages,
+	           (max < BATCH ? max : BATCH) * sizeof messages[0]);
 	if (n == -EAGAIN && timeout_ms != 0) {
 		n = LH_SYS(port->sys, SYS_poll, &ready, 1, timeout_ms);
 		if (n <= 0)
 			return n == -EINTR ? 0 : (int)n;
-		n = LH_SYS(port->sys, SYS_read, self->uffd, messages, (max < BATCH ? max : BATCH) * sizeof messages[0]);
+		n = LH_SYS(port->sys, SYS_read, self->uffd, messages,
+		           (max < BATCH ? max : BATCH) * sizeof messages[0]);
 	}
 	if (n < 0)
 		return n == -EAGAIN || n == -EINTR ? 0 : (int)n;
 	for (long i = 0; i < n / (long)sizeof messages[0]; i++)
 		if (messages[i].event == UFFD_EVENT_PAGEFAULT)
-			addresses[count++] = messages[i].arg.pagefault.address & ~(uintptr_t)(LH_PAGE_SIZE - 1);
+			addresses[count++] =
+				messages[i].arg.pagefault.address & ~(uintptr_t)(LH_PAGE_SIZE - 1);
 	return count;
 }
 

@@ -33,8 +33,8 @@ struct visit {
 
 /* ---- answers ---- */
 
-static void answer_link(struct lh_run_message *message, struct lh_node_link *link, int result, int descriptors[2], size_t *n,
-                        const struct lh_error *error)
+static void answer_link(struct lh_run_message *message, struct lh_node_link *link, int result,
+                        int descriptors[2], size_t *n, const struct lh_error *error)
 {
 	if (result < 0) {
 		message->kind = LH_RUN_ERROR;
@@ -62,18 +62,12 @@ static void answer(struct lh_broker *broker, struct lh_run_message *message, int
 		if (broker->device >= 0)
 			descriptors[(*n)++] = broker->device;
 		return;
-	case LH_RUN_CREATE:
-		result = lh__node_create(&broker->target, milliseconds, &link, &error);
-		break;
-	case LH_RUN_AGAIN:
-		result = lh__node_again(&broker->target, milliseconds, &link, &error);
-		break;
+	case LH_RUN_CREATE: result = lh__node_create(&broker->target, milliseconds, &link, &error); break;
+	case LH_RUN_AGAIN: result = lh__node_again(&broker->target, milliseconds, &link, &error); break;
 	case LH_RUN_CLONE:
 		result = lh__node_clone(&broker->target, milliseconds, &message->link, &link, &error);
 		break;
-	default:
-		result = lh__fail(&error, -EPROTO, "the launcher does not know this question");
-		break;
+	default: result = lh__fail(&error, -EPROTO, "the launcher does not know this question"); break;
 	}
 	answer_link(message, &link, result, descriptors, n, &error);
 }
@@ -127,7 +121,8 @@ static bool is_welcome(int socket)
 	struct ucred peer = { 0, (uid_t)-1, (gid_t)-1 };
 	socklen_t size = sizeof peer;
 
-	return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && (peer.uid == geteuid() || peer.uid == 0 || geteuid() == 0);
+	return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
+	       (peer.uid == geteuid() || peer.uid == 0 || geteuid() == 0);
 }
 
 static void receive(struct lh_broker *broker, int socket)
@@ -176,17 +171,20 @@ static int listen_abstract(struct lh_broker *broker, struct lh_error *error)
 
 	if (getrandom(&number, sizeof number, 0) != (ssize_t)sizeof number)
 		return lh__fail(error, -EIO, "no random numbers");
-	length = (size_t)snprintf(broker->name, sizeof broker->name, "linehome-%d-%016lx", (int)getpid(), (unsigned long)number);
+	length = (size_t)snprintf(broker->name, sizeof broker->name, "linehome-%d-%016lx", (int)getpid(),
+	                          (unsigned long)number);
 	memcpy(address.sun_path + 1, broker->name, length);
 	broker->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (broker->listener < 0 ||
-	    bind(broker->listener, (struct sockaddr *)&address, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + length)) < 0 ||
+	    bind(broker->listener, (struct sockaddr *)&address,
+	         (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + length)) < 0 ||
 	    listen(broker->listener, 128) < 0)
 		return lh__fail(error, -errno, "cannot listen for agents: %s", lh__errno_name(errno));
 	return 0;
 }
 
-int lh__broker_open(const struct lh_node_target *target, int control_fd, struct lh_broker **out, struct lh_error *error)
+int lh__broker_open(const struct lh_node_target *target, int control_fd, struct lh_broker **out,
+                    struct lh_error *error)
 {
 	struct lh_broker *broker = calloc(1, sizeof *broker);
 	int result;
@@ -196,7 +194,8 @@ int lh__broker_open(const struct lh_node_target *target, int control_fd, struct 
 	broker->target = *target;
 	broker->control_fd = control_fd;
 	broker->listener = -1;
-	broker->device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC); /* an agent without it asks the kernel itself */
+	broker->device =
+		open("/dev/userfaultfd", O_RDWR | O_CLOEXEC); /* an agent without it asks the kernel itself */
 	pthread_mutex_init(&broker->lock, NULL);
 	pthread_cond_init(&broker->gone, NULL);
 	result = listen_abstract(broker, error);
@@ -212,9 +211,15 @@ int lh__broker_open(const struct lh_node_target *target, int control_fd, struct 
 	return 0;
 }
 
-const char *lh__broker_name(const struct lh_broker *broker) { return broker->name; }
+const char *lh__broker_name(const struct lh_broker *broker)
+{
+	return broker->name;
+}
 
-bool lh__broker_failed(const struct lh_broker *broker) { return atomic_load(&broker->failed); }
+bool lh__broker_failed(const struct lh_broker *broker)
+{
+	return atomic_load(&broker->failed);
+}
 
 void lh__broker_close(struct lh_broker *broker)
 {

@@ -29,10 +29,12 @@ static int resolve(const char *name, char path[PATH_MAX])
 			return -ENAMETOOLONG;
 		return access(path, F_OK) ? -errno : access(path, X_OK) ? -EACCES : 0;
 	}
-	for (list = list ? list : "/usr/local/bin:/usr/bin:/bin"; list; list = strchr(list, ':') ? strchr(list, ':') + 1 : NULL) {
+	for (list = list ? list : "/usr/local/bin:/usr/bin:/bin"; list;
+	     list = strchr(list, ':') ? strchr(list, ':') + 1 : NULL) {
 		int length = (int)strcspn(list, ":");
 
-		if (snprintf(path, PATH_MAX, "%.*s/%s", length, length ? list : ".", name) >= PATH_MAX || access(path, F_OK))
+		if (snprintf(path, PATH_MAX, "%.*s/%s", length, length ? list : ".", name) >= PATH_MAX ||
+		    access(path, F_OK))
 			continue;
 		if (access(path, X_OK) == 0)
 			return 0;
@@ -47,7 +49,8 @@ static int check_rights(const char *path, const struct stat *status, struct lh_e
 	    (status->st_mode & S_ISGID && status->st_gid != getegid()) ||
 	    (geteuid() != 0 && getxattr(path, "security.capability", NULL, 0) > 0))
 		return lh__fail(error, -EINVAL,
-		                "%s: runs with more rights than you have (setuid, setgid or capabilities); nothing can be "
+		                "%s: runs with more rights than you have (setuid, setgid or capabilities); "
+		                "nothing can be "
 		                "loaded into it: run it from an account that has the rights",
 		                path);
 	return 0;
@@ -66,7 +69,9 @@ static int check_headers(const char *path, int file, const Elf64_Ehdr *head, str
 			return 0;
 	}
 	return lh__fail(error, -EINVAL,
-	                "%s: statically linked, so that nothing can be loaded into it: run a dynamically linked build", path);
+	                "%s: statically linked, so that nothing can be loaded into it: run a dynamically "
+	                "linked build",
+	                path);
 }
 
 /* The interpreter of a script goes to path; 1: it is one. */
@@ -97,7 +102,8 @@ static int check_file(char path[PATH_MAX], struct lh_error *error)
 	ssize_t n;
 
 	if (file < 0)
-		return errno == EACCES ? 0 : -errno; /* it can be executed and not read: it has to be believed */
+		return errno == EACCES ? 0
+		                       : -errno; /* it can be executed and not read: it has to be believed */
 	n = fstat(file, &status) == 0 ? pread(file, &head, sizeof head, 0) : -1;
 	if (n < 0 || S_ISDIR(status.st_mode))
 		result = lh__fail(error, -EACCES, "%s: not a program", path);

@@ -46,22 +46,22 @@ struct lh_run_message {
 /* Shared by the launcher and all agents. The launcher writes the first part before any agent sees it. */
 struct lh_run_control {
 	uint32_t version;
-	uint32_t size; /* of this structure */
-	uint64_t local; /* bytes of local memory for each process; 0: no limit */
-	uint32_t engine;     /* enum lh_engine */
-	uint32_t prefetch;   /* enum lh_prefetch */
+	uint32_t size;     /* of this structure */
+	uint64_t local;    /* bytes of local memory for each process; 0: no limit */
+	uint32_t engine;   /* enum lh_engine */
+	uint32_t prefetch; /* enum lh_prefetch */
 	uint32_t timeout_ms;
-	char policy[16];   /* the eviction policy's name; empty: the default */
-	char store[320];   /* the store's URL, for messages */
+	char policy[16]; /* the eviction policy's name; empty: the default */
+	char store[320]; /* the store's URL, for messages */
 
 	/* Counted by the agents, with atomic additions. */
 	struct lh_stats stats;
 	uint64_t bytes_out, bytes_in; /* on the wire */
 	uint64_t reconnects;
-	uint64_t processes;           /* that an agent has lived in */
-	uint64_t processes_paged;     /* of these, how many outgrew local memory */
-	uint64_t peak_local;          /* the most anonymous memory that one of them had, in bytes */
-	uint64_t peak_homed;          /* the most frames with memory, in bytes */
+	uint64_t processes;       /* that an agent has lived in */
+	uint64_t processes_paged; /* of these, how many outgrew local memory */
+	uint64_t peak_local;      /* the most anonymous memory that one of them had, in bytes */
+	uint64_t peak_homed;      /* the most frames with memory, in bytes */
 };
 
 #endif

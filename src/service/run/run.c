@@ -68,8 +68,11 @@ static void *serve(void *argument)
 static int open_embedded(struct embedded *embedded, struct lh_error *error)
 {
 	const char *listen[1] = { embedded->url };
-	struct lh_server_options options = { .listen = listen, .listen_count = 1, .grace_ms = LH_SERVER_GRACE_MS,
-		                             .spin_us = LH_SERVER_SPIN_US, .log = log_line };
+	struct lh_server_options options = { .listen = listen,
+		                             .listen_count = 1,
+		                             .grace_ms = LH_SERVER_GRACE_MS,
+		                             .spin_us = LH_SERVER_SPIN_US,
+		                             .log = log_line };
 	int result;
 
 	strcpy(embedded->folder, "/tmp/linehome-XXXXXX");
@@ -118,7 +121,8 @@ static int find_agent(struct run *run, struct lh_error *error)
 			snprintf(run->agent, sizeof run->agent, "%s", LH_AGENT_PATH);
 	}
 	if (access(run->agent, R_OK) != 0)
-		return lh__fail(error, -ENOENT, "%s: the agent is missing; build or install it with linehome", run->agent);
+		return lh__fail(error, -ENOENT, "%s: the agent is missing; build or install it with linehome",
+		                run->agent);
 	return 0;
 }
 
@@ -141,7 +145,8 @@ static int open_control(struct run *run, struct lh_error *error)
 	control->timeout_ms = options->timeout_ms;
 	if (options->policy)
 		snprintf(control->policy, sizeof control->policy, "%s", options->policy);
-	snprintf(control->store, sizeof control->store, "%s", options->store ? options->store : "the embedded node");
+	snprintf(control->store, sizeof control->store, "%s",
+	         options->store ? options->store : "the embedded node");
 	run->control = control;
 	return 0;
 }
@@ -197,7 +202,8 @@ static int set_environment(const struct run *run, struct lh_error *error)
 	char preload[2 * PATH_MAX];
 
 	snprintf(preload, sizeof preload, "%s%s%s", run->agent, old && *old ? ":" : "", old ? old : "");
-	if (setenv("LD_PRELOAD", preload, 1) < 0 || setenv(LH_RUN_ENVIRONMENT, lh__broker_name(run->broker), 1) < 0)
+	if (setenv("LD_PRELOAD", preload, 1) < 0 ||
+	    setenv(LH_RUN_ENVIRONMENT, lh__broker_name(run->broker), 1) < 0)
 		return lh__fail(error, -ENOMEM, "no memory for the program's environment");
 	return 0;
 }
@@ -236,7 +242,9 @@ static int start(const struct run *run, char *const *argv, pid_t *child, struct 
 	else
 		failure = 0;
 	close(report[0]);
-	return failure ? lh__fail(error, -failure, "%s: cannot be executed: %s", argv[0], lh__errno_name(failure)) : 0;
+	return failure ? lh__fail(error, -failure, "%s: cannot be executed: %s", argv[0],
+	                          lh__errno_name(failure))
+	               : 0;
 }
 
 static void show_progress(const struct run *run, uint64_t began)
@@ -294,8 +302,8 @@ static void take_signals(sigset_t *signals, sigset_t *old)
 	pthread_sigmask(SIG_BLOCK, signals, old);
 }
 
-static int run_program(struct run *run, char *const *argv, struct lh_run_result *result, const sigset_t *signals,
-                       struct lh_error *error)
+static int run_program(struct run *run, char *const *argv, struct lh_run_result *result,
+                       const sigset_t *signals, struct lh_error *error)
 {
 	uint64_t began = now_ms();
 	pid_t child;

@@ -29,8 +29,8 @@ static int reconnect(void *context, struct lh_node_link *link, int ms)
 	return result;
 }
 
-static int clone_link(void *context, const struct lh_node_link *of, struct lh_node_link *out, void **clone_context,
-                      struct lh_error *error)
+static int clone_link(void *context, const struct lh_node_link *of, struct lh_node_link *out,
+                      void **clone_context, struct lh_error *error)
 {
 	struct keeper *keeper = context;
 	int result = lh__node_clone(&keeper->target, keeper->timeout_ms, of, out, error);
@@ -56,8 +56,11 @@ int lh__node_open(const struct lh_sys *sys, const struct lh_node_target *target,
                   struct lh_store **out, struct lh_error *error)
 {
 	struct keeper *keeper = calloc(1, sizeof *keeper);
-	struct lh_node_options options = { .timeout_ms = timeout_ms, .context = keeper, .reconnect = reconnect,
-		                           .clone = clone_link, .closed = closed };
+	struct lh_node_options options = { .timeout_ms = timeout_ms,
+		                           .context = keeper,
+		                           .reconnect = reconnect,
+		                           .clone = clone_link,
+		                           .closed = closed };
 	struct lh_node_link link;
 	int result;
 
@@ -72,7 +75,8 @@ int lh__node_open(const struct lh_sys *sys, const struct lh_node_target *target,
 		result = lh__node_attach(sys, &link, &options, out);
 		if (result) {
 			lh__node_link_close(&link);
-			(void)lh__fail(error, result, "%s: the link cannot be used: %s", target->url.text, lh__errno_name(result));
+			(void)lh__fail(error, result, "%s: the link cannot be used: %s", target->url.text,
+			               lh__errno_name(result));
 		}
 	}
 	if (result)

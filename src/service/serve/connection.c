@@ -68,12 +68,17 @@ static bool send_all(struct connection *connection, const uint8_t *bytes, size_t
 
 static bool send_answer(struct connection *connection, enum lh_wire_status status, uint64_t region, int memfd)
 {
-	struct lh_wire_hello hello = { .version = LH_WIRE_VERSION, .what = status, .channel = connection->channel,
-		                       .region = region, .generation = connection->generation };
+	struct lh_wire_hello hello = { .version = LH_WIRE_VERSION,
+		                       .what = status,
+		                       .channel = connection->channel,
+		                       .region = region,
+		                       .generation = connection->generation };
 	char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = { 0 };
 	uint8_t bytes[LH_WIRE_HELLO];
 	struct iovec vector = { bytes, sizeof bytes };
-	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control };
+	struct msghdr message = {
+		.msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control
+	};
 	struct cmsghdr *head = CMSG_FIRSTHDR(&message);
 
 	if (connection->region)
@@ -127,14 +132,10 @@ static bool receive_hello(struct connection *connection, uint8_t bytes[LH_WIRE_H
 static enum lh_wire_status enter_region(struct connection *connection, const struct lh_wire_hello *hello)
 {
 	switch (hello->what) {
-	case LH_WIRE_CREATE:
-		return lh__serve_create(connection);
-	case LH_WIRE_ATTACH:
-		return lh__serve_attach(connection, hello);
-	case LH_WIRE_CLONE:
-		return lh__serve_clone(connection, hello);
-	default:
-		return LH_WIRE_FAILED;
+	case LH_WIRE_CREATE: return lh__serve_create(connection);
+	case LH_WIRE_ATTACH: return lh__serve_attach(connection, hello);
+	case LH_WIRE_CLONE: return lh__serve_clone(connection, hello);
+	default: return LH_WIRE_FAILED;
 	}
 }
 
@@ -175,11 +176,12 @@ static bool say_hello(struct connection *connection)
 	if (result == -EPROTONOSUPPORT) {
 		(void)send_answer(connection, LH_WIRE_VERSION_IS, 0, -1);
 		lh__serve_count(&connection->server->counts.refused, 1);
-		lh__serve_log(connection, "refused: it speaks version %u, this is version %u", hello.version, LH_WIRE_VERSION);
+		lh__serve_log(connection, "refused: it speaks version %u, this is version %u", hello.version,
+		              LH_WIRE_VERSION);
 		return false;
 	}
-	if (result || (hello.channel != LH_WIRE_STREAM && hello.channel != LH_WIRE_RING) || hello.what < LH_WIRE_CREATE ||
-	    hello.what > LH_WIRE_CLONE)
+	if (result || (hello.channel != LH_WIRE_STREAM && hello.channel != LH_WIRE_RING) ||
+	    hello.what < LH_WIRE_CREATE || hello.what > LH_WIRE_CLONE)
 		return refuse(connection, "a malformed hello");
 	connection->channel = hello.channel;
 	if (hello.channel == LH_WIRE_RING && strncmp(connection->peer, "unix", 4) != 0)
@@ -214,7 +216,8 @@ static bool secure(struct connection *connection)
 		(void)send_answer(connection, LH_WIRE_NEEDS_KEY, 0, -1);
 		return refuse(connection, "it has no key");
 	}
-	if (lh__tls_open(connection->server->tls, connection->fd, lh__net_now_ms() + HELLO_MS, &connection->tls, &error) < 0)
+	if (lh__tls_open(connection->server->tls, connection->fd, lh__net_now_ms() + HELLO_MS,
+	                 &connection->tls, &error) < 0)
 		return refuse(connection, error.text);
 	return true;
 }
@@ -254,7 +257,8 @@ static const char *serve_inbox(struct connection *connection, struct stream *str
 			*gone = true;
 			return NULL;
 		}
-		written = lh__serve_message(connection, message, size, stream->sequence + 1, stream->outbox + stream->out, &why);
+		written = lh__serve_message(connection, message, size, stream->sequence + 1,
+		                            stream->outbox + stream->out, &why);
 		if (written == 0)
 			return why;
 		stream->sequence++;
@@ -283,7 +287,9 @@ static const char *serve_stream(struct connection *connection, struct stream *st
 		if (got == -EINTR || got == -EAGAIN)
 			continue;
 		if (got <= 0)
-			return stream->inbox.begin == stream->inbox.end || fenced(connection) ? NULL : "a truncated message";
+			return stream->inbox.begin == stream->inbox.end || fenced(connection)
+			               ? NULL
+			               : "a truncated message";
 		stream->inbox.end += (size_t)got;
 		why = serve_inbox(connection, stream, &gone);
 		if (why || gone)

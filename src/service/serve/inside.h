@@ -59,8 +59,8 @@ struct lh_server {
 	struct lh_tls_context *tls;
 	struct listener listener[LISTENERS_MAX];
 	size_t listeners;
-	int wake_fd;       /* eventfd: the running thread has something to look at */
-	bool stopping;     /* atomic */
+	int wake_fd;   /* eventfd: the running thread has something to look at */
+	bool stopping; /* atomic */
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* a connection has ended */
 	struct region *regions;
@@ -70,9 +70,13 @@ struct lh_server {
 };
 
 uint64_t lh__serve_now_ms(void);
-static inline void lh__serve_count(uint64_t *counter, uint64_t n) { __atomic_fetch_add(counter, n, __ATOMIC_RELAXED); }
+static inline void lh__serve_count(uint64_t *counter, uint64_t n)
+{
+	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
 /* One line to the log: "PEER: text". */
-void lh__serve_log(const struct connection *connection, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void lh__serve_log(const struct connection *connection, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
 
 /* Regions. The result is a wire status. On OK the connection is a user of connection->region. */
 enum lh_wire_status lh__serve_create(struct connection *connection);
@@ -88,8 +92,8 @@ void lh__serve_drop_all(struct lh_server *server);
  * Carries out one message and writes its reply, or says why the connection must end: 0 and *why. message is
  * private to the caller.
  */
-size_t lh__serve_message(struct connection *connection, const uint8_t *message, size_t size, uint64_t sequence,
-                         uint8_t *reply, const char **why);
+size_t lh__serve_message(struct connection *connection, const uint8_t *message, size_t size,
+                         uint64_t sequence, uint8_t *reply, const char **why);
 
 /* The whole life of a connection after accept. */
 void lh__serve_connection(struct connection *connection);

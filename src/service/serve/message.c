@@ -26,7 +26,9 @@ static size_t serve_get(struct connection *connection, const struct lh_wire_requ
 static int change(struct region *region, const struct lh_wire_request *wire)
 {
 	uint8_t page[LH_PAGE_SIZE] __attribute__((aligned(64)));
-	struct lh_request request = { .op = (enum lh_op)wire->op, .page = wire->page, .mask = wire->mask, .data = page };
+	struct lh_request request = {
+		.op = (enum lh_op)wire->op, .page = wire->page, .mask = wire->mask, .data = page
+	};
 	int result;
 
 	if (wire->lines && wire->mask == LH_MASK_ALL)
@@ -39,21 +41,24 @@ static int change(struct region *region, const struct lh_wire_request *wire)
 	return result;
 }
 
-static size_t serve_change(struct connection *connection, const struct lh_wire_request *request, uint8_t *reply)
+static size_t serve_change(struct connection *connection, const struct lh_wire_request *request,
+                           uint8_t *reply)
 {
 	struct lh_server_counts *counts = &connection->server->counts;
 	int result = change(connection->region, request);
 
-	lh__serve_count(request->op == LH_WIRE_PUT ? &counts->puts : request->op == LH_WIRE_REPLACE ? &counts->replaces :
-	                                                                                          &counts->drops, 1);
+	lh__serve_count(request->op == LH_WIRE_PUT       ? &counts->puts
+	                : request->op == LH_WIRE_REPLACE ? &counts->replaces
+	                                                 : &counts->drops,
+	                1);
 	lh__serve_count(&counts->lines_in, lh__mask_count(request->mask));
 	if (result == -ENOSPC)
 		lh__serve_count(&counts->full, 1);
 	return lh__wire_reply_write(reply, request, status_of(result), 0, NULL);
 }
 
-size_t lh__serve_message(struct connection *connection, const uint8_t *message, size_t size, uint64_t sequence,
-                         uint8_t *reply, const char **why)
+size_t lh__serve_message(struct connection *connection, const uint8_t *message, size_t size,
+                         uint64_t sequence, uint8_t *reply, const char **why)
 {
 	struct lh_server_counts *counts = &connection->server->counts;
 	struct lh_wire_request request;

@@ -14,7 +14,6 @@
 
 #include <openssl/crypto.h>
 
-
 static struct region *find(struct lh_server *server, uint64_t id, const uint8_t *token)
 {
 	struct region *region;
@@ -25,7 +24,10 @@ static struct region *find(struct lh_server *server, uint64_t id, const uint8_t 
 	return NULL;
 }
 
-static bool random_bytes(void *out, size_t size) { return getrandom(out, size, 0) == (ssize_t)size; }
+static bool random_bytes(void *out, size_t size)
+{
+	return getrandom(out, size, 0) == (ssize_t)size;
+}
 
 /* A region with the connection as its user; takes over store. */
 static enum lh_wire_status add(struct connection *connection, struct lh_store *store)

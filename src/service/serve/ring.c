@@ -25,7 +25,7 @@
 struct server {
 	struct connection *connection;
 	struct lh_ring *ring;
-	bool ending; /* atomic: the socket has ended; carry out what is there and stop */
+	bool ending;                     /* atomic: the socket has ended; carry out what is there and stop */
 	uint64_t fetched[LH_RING_FETCH]; /* the last sequence number of each slot */
 	uint64_t tail;
 	const char *why;
@@ -41,7 +41,8 @@ int lh__serve_ring_make(struct lh_ring **out)
 
 	if (fd < 0)
 		return -errno;
-	if (ftruncate(fd, LH_RING_SIZE) != 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+	if (ftruncate(fd, LH_RING_SIZE) != 0 ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
 		result = -errno;
 	else
 		result = lh__ring_map_own(sys, fd, &ring);
@@ -70,7 +71,8 @@ static bool serve_slot(struct server *server, struct lh_ring_slot *slot, uint64_
 		return false;
 	}
 	memcpy(server->request, slot->message, (size_t)size);
-	written = lh__serve_message(server->connection, server->request, (size_t)size, sequence, slot->message, &server->why);
+	written = lh__serve_message(server->connection, server->request, (size_t)size, sequence,
+	                            slot->message, &server->why);
 	return written != 0;
 }
 
@@ -114,9 +116,11 @@ static int serve_bulk(struct server *server)
 		return -1;
 	}
 	while (server->tail != head) {
-		if (__atomic_load_n(&server->connection->fenced, __ATOMIC_SEQ_CST) || serve_fetches(server) < 0)
+		if (__atomic_load_n(&server->connection->fenced, __ATOMIC_SEQ_CST) ||
+		    serve_fetches(server) < 0)
 			return -1;
-		if (!serve_slot(server, &ring->slot[LH_RING_FETCH + server->tail % LH_RING_BULK], server->tail + 1))
+		if (!serve_slot(server, &ring->slot[LH_RING_FETCH + server->tail % LH_RING_BULK],
+		                server->tail + 1))
 			return -1;
 		server->tail++;
 		__atomic_store_n(&ring->tail, server->tail, __ATOMIC_SEQ_CST);

@@ -18,7 +18,10 @@
 
 #define DRAIN_MS 5000u /* after a stop: how long a connection may take to finish what has arrived */
 
-uint64_t lh__serve_now_ms(void) { return lh__net_now_ms(); }
+uint64_t lh__serve_now_ms(void)
+{
+	return lh__net_now_ms();
+}
 
 /* ---- opening and closing ---- */
 
@@ -283,7 +286,8 @@ int lh__server_run(struct lh_server *server, struct lh_error *error)
 		if (poll(fds, n + 1, wait) < 0) {
 			if (errno == EINTR)
 				continue;
-			result = lh__fail(error, -errno, "waiting for connections failed: %s", strerror(errno));
+			result = lh__fail(error, -errno, "waiting for connections failed: %s",
+			                  strerror(errno));
 			break;
 		}
 		if (fds[0].revents)

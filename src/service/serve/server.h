@@ -16,7 +16,7 @@ struct lh_server_options {
 	const char *const *listen; /* URLs: unix:PATH, tcp://HOST:PORT */
 	size_t listen_count;
 	uint64_t size;        /* bytes of pages that it holds at most; 0: no limit */
-	const char *key_file; /* TCP then speaks TLS with this key; NULL: TCP on loopback only, in the clear */
+	const char *key_file; /* TCP speaks TLS with this key; NULL: TCP on loopback only, in the clear */
 	unsigned grace_ms;
 	unsigned spin_us;     /* how long a ring that has nothing to do polls before it sleeps */
 	unsigned connections; /* at most so many at once; 0: 4096 */
@@ -33,17 +33,18 @@ struct lh_server_counts {
 	uint64_t refused;                      /* connections that ended before they had a region */
 	uint64_t violations;                   /* connections that were ended for what they sent */
 	uint64_t regions, regions_now, clones;
-	uint64_t gets, puts, replaces, drops;  /* requests carried out, full ones included */
-	uint64_t full;                         /* changes refused with ENOSPC */
+	uint64_t gets, puts, replaces, drops; /* requests carried out, full ones included */
+	uint64_t full;                        /* changes refused with ENOSPC */
 	uint64_t lines_in, lines_out;
-	uint64_t bytes_in, bytes_out;          /* messages */
+	uint64_t bytes_in, bytes_out; /* messages */
 	uint64_t bytes_used, bytes_limit;
 };
 
 struct lh_server;
 
 /* Listens. On success *out must be run or closed. */
-int lh__server_open(const struct lh_server_options *options, struct lh_server **out, struct lh_error *error) LH_MUST_CHECK;
+int lh__server_open(const struct lh_server_options *options, struct lh_server **out,
+                    struct lh_error *error) LH_MUST_CHECK;
 /* The URL of the listener number index, with the port that the kernel chose; NULL beyond the last. */
 const char *lh__server_url(const struct lh_server *server, size_t index);
 /*

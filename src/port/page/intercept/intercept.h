@@ -77,12 +77,13 @@ struct lh_intercept_config {
 	lh_intercept_hook *hook;
 	/* The hook is called for number n where bit n % 64 of bitmap[n / 64] is set. */
 	uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64];
-	unsigned threads; /* the most threads at one time; 0: 4096. Costs address space (128 KiB each), not memory */
+	unsigned threads; /* the most at one time; 0: 4096. Costs address space, 128 KiB each, not memory */
 	int no_rewrite;   /* 1: leave all code as it is and rely on the net */
 	int no_dispatch;  /* 1: no net; only rewritten code is seen */
 	int count_all;    /* 1: count calls that nobody wants too, for about 5 ns each */
 	/* All may be NULL. They run in the thread in question, under the rules of the hook. */
-	void (*owns)(void *context, void *address, size_t size); /* memory that the module has mapped for itself */
+	void (*owns)(void *context, void *address,
+	             size_t size); /* memory that the module has mapped for itself */
 	void (*on_start)(void *context, enum lh_intercept_start how);
 	void (*on_thread_exit)(void *context);
 	void (*on_process_exit)(void *context, int status); /* exit_group */
@@ -124,7 +125,8 @@ long lh__intercept_proceed(struct lh_trap *trap);
  * SIGBUS, SIGSEGV and SIGSYS. handler NULL gives the claim up. -EINVAL for another signal.
  */
 typedef int lh_intercept_claim(void *context, int sig, siginfo_t *info, void *ucontext);
-int lh__intercept_signal(int sig, lh_intercept_claim *handler, void *context) __attribute__((warn_unused_result));
+int lh__intercept_signal(int sig, lh_intercept_claim *handler, void *context)
+	__attribute__((warn_unused_result));
 
 /* Copies between memory that may be the program's; -EFAULT where it is not there, and then in part. */
 int lh__intercept_copy(void *to, const void *from, size_t size) __attribute__((warn_unused_result));

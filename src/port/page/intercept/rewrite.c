@@ -57,7 +57,8 @@ struct job {
 
 static long get_memory(size_t size)
 {
-	return LH_THREAD_CALL(SYS_mmap, NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	return LH_THREAD_CALL(SYS_mmap, NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+	                      0);
 }
 
 static int open_maps(struct maps *maps)
@@ -213,15 +214,16 @@ static uint8_t *put_moved(uint8_t *to, uint64_t window, const struct lh_site *si
 			continue;
 		memcpy(&old, to + at, 4);
 		new = old + (int64_t)(window + (uint64_t)from) - (int64_t)to;
-		if (new != (int32_t)new)
+		if (new != (int32_t) new)
 			return NULL;
-		memcpy(to + at, &(int32_t){ (int32_t)new }, 4);
+		memcpy(to + at, &(int32_t){ (int32_t) new }, 4);
 	}
 	return to + size;
 }
 
 /* The trampoline at job->next; returns its end. *gone is where its own `syscall` stands, or 0. */
-static uint8_t *put_trampoline(const struct job *job, uint64_t window, const struct lh_site *site, uint64_t *gone)
+static uint8_t *put_trampoline(const struct job *job, uint64_t window, const struct lh_site *site,
+                               uint64_t *gone)
 {
 	struct lh_interception *state = lh__intercept_state;
 	uint64_t entry = site->nr < 0 ? (uint64_t)&state->any : (uint64_t)&state->table[site->nr];

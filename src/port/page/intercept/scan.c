@@ -96,13 +96,10 @@ static int pointer_size(unsigned encoding)
 {
 	switch (encoding & 0x0f) {
 	case 0x02:
-	case 0x0a:
-		return 2;
+	case 0x0a: return 2;
 	case 0x03:
-	case 0x0b:
-		return 4;
-	default:
-		return 8;
+	case 0x0b: return 4;
+	default: return 8;
 	}
 }
 
@@ -149,9 +146,9 @@ static const Elf64_Phdr *headers(const struct scan *scan, int *count)
 {
 	const Elf64_Ehdr *elf = (const Elf64_Ehdr *)scan->file;
 
-	if (scan->size < sizeof *elf || memcmp(elf->e_ident, ELFMAG "\2", 5) != 0 || elf->e_machine != EM_X86_64 ||
-	    elf->e_phentsize != sizeof(Elf64_Phdr) || elf->e_phoff % 8 || elf->e_phoff > scan->size ||
-	    (scan->size - elf->e_phoff) / sizeof(Elf64_Phdr) < elf->e_phnum)
+	if (scan->size < sizeof *elf || memcmp(elf->e_ident, ELFMAG "\2", 5) != 0 ||
+	    elf->e_machine != EM_X86_64 || elf->e_phentsize != sizeof(Elf64_Phdr) || elf->e_phoff % 8 ||
+	    elf->e_phoff > scan->size || (scan->size - elf->e_phoff) / sizeof(Elf64_Phdr) < elf->e_phnum)
 		return NULL;
 	*count = elf->e_phnum;
 	return (const Elf64_Phdr *)(scan->file + elf->e_phoff);
@@ -195,7 +192,8 @@ static int read_function(const struct scan *scan, uint64_t fde, uint64_t start, 
 		uleb(&reader);
 		function->has_pads = take(&reader, pointer_size(common.pads)) != 0;
 	}
-	return !reader.bad && function->offset >= scan->text && function->offset - scan->text < scan->text_size &&
+	return !reader.bad && function->offset >= scan->text &&
+	       function->offset - scan->text < scan->text_size &&
 	       function->size <= scan->text_size - (function->offset - scan->text);
 }
 
@@ -210,10 +208,10 @@ static int is_stop(const ZydisDecodedInstruction *decoded)
 	case ZYDIS_CATEGORY_SYSCALL:
 	case ZYDIS_CATEGORY_SYSRET:
 	case ZYDIS_CATEGORY_SYSTEM:
-	case ZYDIS_CATEGORY_CET:
-		return 1;
+	case ZYDIS_CATEGORY_CET: return 1;
 	default:
-		return decoded->mnemonic == ZYDIS_MNEMONIC_XBEGIN || decoded->mnemonic == ZYDIS_MNEMONIC_INT3 ||
+		return decoded->mnemonic == ZYDIS_MNEMONIC_XBEGIN ||
+		       decoded->mnemonic == ZYDIS_MNEMONIC_INT3 ||
 		       decoded->mnemonic == ZYDIS_MNEMONIC_ENDBR64 || decoded->mnemonic == ZYDIS_MNEMONIC_UD2;
 	}
 }
@@ -227,7 +225,8 @@ static uint8_t classify(const ZydisDecodedInstruction *decoded, uint8_t *displac
 		return SYSCALL;
 	if (decoded->mnemonic == ZYDIS_MNEMONIC_JMP && !relative)
 		return INDIRECT;
-	if (decoded->meta.category == ZYDIS_CATEGORY_UNCOND_BR && decoded->attributes & ZYDIS_ATTRIB_HAS_MODRM)
+	if (decoded->meta.category == ZYDIS_CATEGORY_UNCOND_BR &&
+	    decoded->attributes & ZYDIS_ATTRIB_HAS_MODRM)
 		return INDIRECT;
 	if (is_stop(decoded))
 		return 0;
@@ -272,8 +271,10 @@ static int decode(struct scan *scan, const struct function *function, int *indir
 		count++;
 	}
 	/* glibc ends the description of clone just before its syscall, which is reached all the same. */
-	if (count && count < INSTRUCTIONS && scan->list[count - 1].flags & MOVABLE && syscall_at(scan, function, at))
-		scan->list[count++] = (struct instruction){ .at = (uint32_t)at, .length = 2, .flags = SYSCALL };
+	if (count && count < INSTRUCTIONS && scan->list[count - 1].flags & MOVABLE &&
+	    syscall_at(scan, function, at))
+		scan->list[count++] =
+			(struct instruction){ .at = (uint32_t)at, .length = 2, .flags = SYSCALL };
 	return count;
 }
 
@@ -301,14 +302,14 @@ static int effect_on_eax(const struct scan *scan, const uint8_t *code, size_t le
 		if (operand[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
 		    operand[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE &&
 		    ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, operand[i].reg.value) ==
-			    ZYDIS_REGISTER_RAX)
+		            ZYDIS_REGISTER_RAX)
 			return 2;
 	return 0;
 }
 
 /* The window of instructions first..last around the syscall at index; 0 where it will not do. */
-static int make_window(const struct scan *scan, const struct function *function, int first, int index, int last,
-                       struct candidate *made)
+static int make_window(const struct scan *scan, const struct function *function, int first, int index,
+                       int last, struct candidate *made)
 {
 	const struct instruction *list = scan->list;
 	struct lh_site *site = &made->site;
@@ -342,7 +343,8 @@ static int make_window(const struct scan *scan, const struct function *function,
 		}
 	}
 	for (int i = first; i < index; i++) {
-		int effect = effect_on_eax(scan, scan->file + function->offset + list[i].at, list[i].length, &value);
+		int effect = effect_on_eax(scan, scan->file + function->offset + list[i].at, list[i].length,
+		                           &value);
 
 		site->nr = effect == 1 ? value : effect == 2 ? -1 : site->nr;
 	}
@@ -352,7 +354,8 @@ static int make_window(const struct scan *scan, const struct function *function,
 }
 
 /* Instructions that all lie before the syscall, as few as give five bytes. */
-static int window_before(const struct scan *scan, const struct function *function, int index, struct candidate *made)
+static int window_before(const struct scan *scan, const struct function *function, int index,
+                         struct candidate *made)
 {
 	for (int first = index - 1; first >= 0 && first >= index - INSIDES; first--)
 		if (scan->list[index].at - scan->list[first].at >= 5)
@@ -368,7 +371,8 @@ static int window_around(const struct scan *scan, const struct function *functio
 		for (int last = index + 1; last < count && last <= index + 2; last++) {
 			int first = index - before;
 
-			if (first < 0 || scan->list[last].at + scan->list[last].length - scan->list[first].at < 5)
+			if (first < 0 ||
+			    scan->list[last].at + scan->list[last].length - scan->list[first].at < 5)
 				continue;
 			if (make_window(scan, function, first, index, last, made))
 				return 1;
@@ -409,7 +413,8 @@ static void one_function(struct scan *scan, const struct function *function)
 {
 	int count, indirect, closed;
 
-	if (!has_syscall(scan->file + function->offset, function->size) && !syscall_at(scan, function, function->size))
+	if (!has_syscall(scan->file + function->offset, function->size) &&
+	    !syscall_at(scan, function, function->size))
 		return;
 	count = decode(scan, function, &indirect);
 	closed = !indirect && !function->has_pads;
@@ -454,7 +459,8 @@ static void drop_jumped_to(struct scan *scan, uint8_t *inside)
 static void check_insides(struct scan *scan)
 {
 	uint64_t size = scan->text_size / 8 + 1;
-	long mapped = LH_THREAD_CALL(SYS_mmap, NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	long mapped = LH_THREAD_CALL(SYS_mmap, NULL, size, PROT_READ | PROT_WRITE,
+	                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	uint8_t *inside = (uint8_t *)mapped;
 
 	for (int i = 0; i < scan->count; i++) {
@@ -487,7 +493,8 @@ static long functions(struct scan *scan)
 			base = header[i].p_vaddr;
 			offset = header[i].p_offset;
 		}
-	if (offset >= scan->size || scan->size - offset < 12 || memcmp(scan->file + offset, "\1\x1b\x03\x3b", 4) != 0)
+	if (offset >= scan->size || scan->size - offset < 12 ||
+	    memcmp(scan->file + offset, "\1\x1b\x03\x3b", 4) != 0)
 		return -ENOENT;
 	reader = (struct reader){ scan->file + offset + 8, scan->file + scan->size, 0 };
 	entries = take(&reader, 4);
@@ -515,7 +522,9 @@ long lh__scan(const uint8_t *file, size_t size, uint64_t text_offset, uint64_t t
 	scan->file = file;
 	scan->size = size;
 	scan->text = text_offset;
-	scan->text_size = text_offset >= size ? 0 : text_size < size - text_offset ? text_size : size - text_offset;
+	scan->text_size = text_offset >= size              ? 0
+	                  : text_size < size - text_offset ? text_size
+	                                                   : size - text_offset;
 	ZydisDecoderInit(&scan->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	result = functions(scan);
 	if (result == 0 && scan->count)

@@ -12,16 +12,17 @@
 #endif
 
 /* The flags that a kernel of today knows for rt_sigaction; it drops the others. */
-#define ACTION_FLAGS                                                                                                   \
-	(SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_NODEFER | SA_RESETHAND | 0x800 |      \
-	 0x04000000)
+#define ACTION_FLAGS                                                                                         \
+	(SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_NODEFER | SA_RESETHAND |    \
+	 0x800 | 0x04000000)
 
 static int is_special(int sig)
 {
 	return (LH_BIT(sig) & LH_SPECIAL) != 0;
 }
 
-static long change_action(struct lh_thread *thread, int sig, const struct lh_action *new, struct lh_action *old)
+static long change_action(struct lh_thread *thread, int sig, const struct lh_action *new,
+                          struct lh_action *old)
 {
 	struct lh_action *now = &thread->actions->of[sig];
 
@@ -73,7 +74,8 @@ static long sigprocmask_(struct lh_thread *thread, const long *argument)
 		return -EFAULT;
 	clean = set & ~LH_SPECIAL;
 	result = lh__program_syscall(thread, SYS_rt_sigprocmask,
-	                             (const long[6]){ argument[0], argument[1] ? (long)&clean : 0, (long)&old, 8 });
+	                             (const long[6]){ argument[0], argument[1] ? (long)&clean : 0, (long)&old,
+	                                              8 });
 	if (result)
 		return result;
 	if (argument[1])
@@ -158,12 +160,13 @@ static long sigtimedwait_(struct lh_thread *thread, const long *argument)
 	static const int special[3] = { SIGBUS, SIGSEGV, SIGSYS };
 	uint64_t set = 0;
 
-	if (argument[3] == 8 && thread->special_pending && !lh__intercept_copy(&set, (const void *)argument[0], 8))
+	if (argument[3] == 8 && thread->special_pending &&
+	    !lh__intercept_copy(&set, (const void *)argument[0], 8))
 		for (int i = 0; i < 3; i++) {
 			if (!(set & thread->special_pending & LH_BIT(special[i])))
 				continue;
-			if (argument[1] &&
-			    lh__intercept_copy((void *)argument[1], &thread->special_info[i], sizeof(siginfo_t)))
+			if (argument[1] && lh__intercept_copy((void *)argument[1], &thread->special_info[i],
+			                                      sizeof(siginfo_t)))
 				return -EFAULT;
 			thread->special_pending &= ~LH_BIT(special[i]);
 			return special[i];
@@ -204,9 +207,9 @@ static long sigaltstack_(struct lh_thread *thread, const long *argument)
 
 	if (argument[0] && lh__intercept_copy(&new, (const void *)argument[0], sizeof new))
 		return -EFAULT;
-	old.ss_flags = (old.ss_size == 0                              ? SS_DISABLE
+	old.ss_flags = (old.ss_size == 0                         ? SS_DISABLE
 	                : lh__on_stack(thread, thread->regs.rsp) ? SS_ONSTACK
-	                                                              : 0) |
+	                                                         : 0) |
 	               (old.ss_flags & LH_AUTODISARM);
 	if (argument[0])
 		result = lh__stack_change(thread, &new, thread->regs.rsp);
@@ -220,27 +223,17 @@ long lh__signal_call(struct lh_thread *thread, struct lh_trap *trap)
 	const long *argument = trap->argument;
 
 	switch (trap->nr) {
-	case SYS_rt_sigaction:
-		return sigaction_(thread, argument);
-	case SYS_rt_sigprocmask:
-		return sigprocmask_(thread, argument);
-	case SYS_rt_sigpending:
-		return sigpending_(thread, argument);
-	case SYS_rt_sigtimedwait:
-		return sigtimedwait_(thread, argument);
-	case SYS_sigaltstack:
-		return sigaltstack_(thread, argument);
-	case SYS_rt_sigsuspend:
-		return argument[1] == 8 ? masked(thread, trap->nr, argument, 0) : -EINVAL;
-	case SYS_ppoll:
-		return masked(thread, trap->nr, argument, 3);
+	case SYS_rt_sigaction: return sigaction_(thread, argument);
+	case SYS_rt_sigprocmask: return sigprocmask_(thread, argument);
+	case SYS_rt_sigpending: return sigpending_(thread, argument);
+	case SYS_rt_sigtimedwait: return sigtimedwait_(thread, argument);
+	case SYS_sigaltstack: return sigaltstack_(thread, argument);
+	case SYS_rt_sigsuspend: return argument[1] == 8 ? masked(thread, trap->nr, argument, 0) : -EINVAL;
+	case SYS_ppoll: return masked(thread, trap->nr, argument, 3);
 	case SYS_epoll_pwait:
-	case SYS_epoll_pwait2:
-		return masked(thread, trap->nr, argument, 4);
-	case SYS_io_uring_enter:
-		return io_uring_enter_(thread, argument);
-	case SYS_pselect6:
-		return pselect6(thread, argument);
+	case SYS_epoll_pwait2: return masked(thread, trap->nr, argument, 4);
+	case SYS_io_uring_enter: return io_uring_enter_(thread, argument);
+	case SYS_pselect6: return pselect6(thread, argument);
 	}
 	return LH_NOT_MINE;
 }

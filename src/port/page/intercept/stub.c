@@ -20,6 +20,8 @@
  */
 #include "port/page/intercept/internal.h"
 
+/* Laid out as an assembler would have it. */
+/* clang-format off */
 #define O(name) LH_STRING(name)
 #define SAVE(reg, offset) "	mov %" #reg ", " offset "(%rcx)\n"
 #define LOAD(reg, offset) "	mov " offset "(%r11), %" #reg "\n"
@@ -311,7 +313,7 @@ __asm__("	.pushsection lh_syscall, \"ax\", @progbits\n"
 	"	movl $1, " O(LH_T_IN_AGENT) "(%rdi)\n"
 	"	cld\n"
 	"	lea " O(LH_T_HOOK_TOP) "(%rdi), %rsp\n"
-	"	call lh__sigreturn\n"
+	"	call lh__restored\n"
 	"	hlt\n"
 	"2:	mov %rsp, %rbx\n"
 	"	and $-16, %rsp\n"
@@ -342,8 +344,9 @@ AT(exit_out) AT(exit_bell) AT(exit_end) AT(foreign1) AT(foreign2) AT(foreign3) A
 AT(foreign_end) AT(call_begin) AT(call) AT(call_end) AT(final_begin) AT(final_out) AT(final_bell) AT(final_end)
 AT(copy) AT(copied) AT(copy_fault)
 #undef AT
+	/* clang-format on */
 
-int lh__copy_raw(void *to, const void *from, size_t size);
+	int lh__copy_raw(void *to, const void *from, size_t size);
 
 int lh__intercept_copy(void *to, const void *from, size_t size)
 {

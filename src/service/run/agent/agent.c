@@ -60,7 +60,10 @@ static void on_process_exit(void *context, int status)
 	lh__agent_count(context);
 }
 
-static void before_fork(void *context) { lh__agent_before_fork(context); }
+static void before_fork(void *context)
+{
+	lh__agent_before_fork(context);
+}
 
 static void after_fork(void *context, long child)
 {
@@ -149,7 +152,9 @@ static int begin(struct lh_agent *agent, struct lh_error *error)
 	agent->buffers = (struct lh_buffers){
 		.sys = &agent->sys,
 		.home = agent->home,
-		.hold_limit = agent->control->local / HOLD_SHARE > HOLD_LEAST ? agent->control->local / HOLD_SHARE : HOLD_LEAST,
+		.hold_limit = agent->control->local / HOLD_SHARE > HOLD_LEAST
+		                      ? agent->control->local / HOLD_SHARE
+		                      : HOLD_LEAST,
 		.proceed = lh__intercept_proceed,
 		.copy = lh__intercept_copy,
 	};

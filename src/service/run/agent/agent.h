@@ -30,9 +30,9 @@ struct lh_agent {
 	struct lh_sys sys;
 	char name[100]; /* the launcher's socket */
 	struct lh_run_control *control;
-	int channel;          /* to the launcher */
+	int channel;           /* to the launcher */
 	struct lh_lock asking; /* one question at a time on the channel */
-	int descriptor_floor; /* the agent's descriptors have numbers from here on */
+	int descriptor_floor;  /* the agent's descriptors have numbers from here on */
 	int statm;
 	int device; /* /dev/userfaultfd, or -1 */
 	struct lh_port *port;
@@ -65,10 +65,12 @@ uintptr_t lh__included(struct lh_agent *agent, uintptr_t *start, uintptr_t end);
 
 /* Connects and reads the control page. */
 int lh__agent_hello(struct lh_agent *agent, const char *name, struct lh_error *error) LH_MUST_CHECK;
-int lh__agent_ask(struct lh_agent *agent, enum lh_run_kind kind, int milliseconds, const struct lh_node_link *about,
-                  struct lh_node_link *link, struct lh_error *error) LH_MUST_CHECK;
+int lh__agent_ask(struct lh_agent *agent, enum lh_run_kind kind, int milliseconds,
+                  const struct lh_node_link *about, struct lh_node_link *link,
+                  struct lh_error *error) LH_MUST_CHECK;
 /* Attaches the store to a link. */
-int lh__agent_attach(struct lh_agent *agent, const struct lh_node_link *link, struct lh_error *error) LH_MUST_CHECK;
+int lh__agent_attach(struct lh_agent *agent, const struct lh_node_link *link,
+                     struct lh_error *error) LH_MUST_CHECK;
 /* Tells the launcher why, and ends this process with status 125. */
 _Noreturn void lh__agent_fail(struct lh_agent *agent, const char *text);
 /* The same for a page whose content cannot be had, or given away. */

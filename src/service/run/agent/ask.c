@@ -23,7 +23,8 @@ static int connect_abstract(struct lh_agent *agent, const char *name, struct lh_
 	socket = lh__descriptor_raise(agent, socket);
 	if (socket < 0)
 		return lh__fail(error, socket, "cannot make a socket: %s", lh__errno_name(socket));
-	result = (int)LH_SYS(&agent->sys, SYS_connect, socket, &address, offsetof(struct sockaddr_un, sun_path) + 1 + length);
+	result = (int)LH_SYS(&agent->sys, SYS_connect, socket, &address,
+	                     offsetof(struct sockaddr_un, sun_path) + 1 + length);
 	if (result < 0) {
 		LH_SYS(&agent->sys, SYS_close, socket);
 		return lh__fail(error, result, "cannot reach the launcher: %s", lh__errno_name(result));
@@ -40,7 +41,8 @@ static int exchange(struct lh_agent *agent, struct lh_run_message *message, int 
 	message->version = LH_RUN_VERSION;
 	result = lh__pass_send(&agent->sys, agent->channel, message, sizeof *message, NULL, 0);
 	if (result == 0)
-		result = lh__pass_receive(&agent->sys, agent->channel, message, sizeof *message, descriptors, n);
+		result = lh__pass_receive(&agent->sys, agent->channel, message, sizeof *message, descriptors,
+		                          n);
 	if (result < 0)
 		return lh__fail(error, result, "the launcher has gone (%s)", lh__errno_name(result));
 	if (message->version != LH_RUN_VERSION)
@@ -52,11 +54,13 @@ static int exchange(struct lh_agent *agent, struct lh_run_message *message, int 
 
 static int map_control(struct lh_agent *agent, int descriptor, struct lh_error *error)
 {
-	long mapped = LH_SYS(&agent->sys, SYS_mmap, 0, sizeof *agent->control, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+	long mapped = LH_SYS(&agent->sys, SYS_mmap, 0, sizeof *agent->control, PROT_READ | PROT_WRITE,
+	                     MAP_SHARED, descriptor, 0);
 
 	LH_SYS(&agent->sys, SYS_close, descriptor);
 	if (mapped < 0 && mapped > -4096)
-		return lh__fail(error, (int)mapped, "cannot map the control page: %s", lh__errno_name((int)mapped));
+		return lh__fail(error, (int)mapped, "cannot map the control page: %s",
+		                lh__errno_name((int)mapped));
 	agent->control = (struct lh_run_control *)mapped;
 	if (agent->control->version != LH_RUN_VERSION || agent->control->size != sizeof *agent->control)
 		return lh__fail(error, -EPROTO, "the launcher is of another version");
@@ -88,8 +92,8 @@ int lh__agent_hello(struct lh_agent *agent, const char *name, struct lh_error *e
 	return map_control(agent, descriptors[0], error);
 }
 
-int lh__agent_ask(struct lh_agent *agent, enum lh_run_kind kind, int milliseconds, const struct lh_node_link *about,
-                  struct lh_node_link *link, struct lh_error *error)
+int lh__agent_ask(struct lh_agent *agent, enum lh_run_kind kind, int milliseconds,
+                  const struct lh_node_link *about, struct lh_node_link *link, struct lh_error *error)
 {
 	struct lh_run_message message = { .kind = kind, .code = milliseconds };
 	int descriptors[2];
@@ -138,7 +142,9 @@ int lh__agent_attach(struct lh_agent *agent, const struct lh_node_link *link, st
 
 	memset(&agent->counted, 0, sizeof agent->counted);
 	agent->link = *link;
-	return result < 0 ? lh__fail(error, result, "cannot use the link to the node: %s", lh__errno_name(result)) : 0;
+	return result < 0 ? lh__fail(error, result, "cannot use the link to the node: %s",
+	                             lh__errno_name(result))
+	                  : 0;
 }
 
 void lh__agent_count(struct lh_agent *agent)
@@ -159,7 +165,8 @@ void lh__agent_fail(struct lh_agent *agent, const char *text)
 	struct lh_run_message message = { .version = LH_RUN_VERSION, .kind = LH_RUN_FAIL };
 
 	lh__format(message.text, sizeof message.text, "%s", text);
-	if (agent->channel < 0 || lh__pass_send(&agent->sys, agent->channel, &message, sizeof message, NULL, 0) < 0) {
+	if (agent->channel < 0 ||
+	    lh__pass_send(&agent->sys, agent->channel, &message, sizeof message, NULL, 0) < 0) {
 		char line[300];
 		size_t length = lh__format(line, sizeof line, "linehome: %s\n", text);
 

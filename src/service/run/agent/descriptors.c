@@ -53,7 +53,8 @@ int lh__descriptor_raise(struct lh_agent *agent, int descriptor)
 
 static bool is_ours(const struct lh_agent *agent, unsigned descriptor)
 {
-	return descriptor >= (unsigned)agent->descriptor_floor && descriptor < (unsigned)agent->descriptor_floor + ROOM;
+	return descriptor >= (unsigned)agent->descriptor_floor &&
+	       descriptor < (unsigned)agent->descriptor_floor + ROOM;
 }
 
 /* Closes what lies below and above the agent's numbers. */

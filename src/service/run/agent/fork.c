@@ -16,8 +16,8 @@ void lh__agent_before_fork(struct lh_agent *agent)
 		lh__agent_fail(agent, "the node failed before a fork");
 	/* Only now: until the home stands still it may be on the way to being activated. */
 	agent->cloned = agent->active;
-	if (agent->cloned &&
-	    lh__agent_ask(agent, LH_RUN_CLONE, (int)agent->control->timeout_ms, &agent->link, &agent->clone, &error) < 0)
+	if (agent->cloned && lh__agent_ask(agent, LH_RUN_CLONE, (int)agent->control->timeout_ms, &agent->link,
+	                                   &agent->clone, &error) < 0)
 		lh__agent_fail(agent, error.text);
 }
 
@@ -47,7 +47,8 @@ static int begin_child(struct lh_agent *agent, struct lh_error *error)
 	int result = lh__agent_hello(agent, agent->name, error);
 
 	if (result == 0 && !agent->cloned)
-		result = lh__agent_ask(agent, LH_RUN_CREATE, (int)agent->control->timeout_ms, NULL, &link, error);
+		result = lh__agent_ask(agent, LH_RUN_CREATE, (int)agent->control->timeout_ms, NULL, &link,
+		                       error);
 	if (result == 0)
 		result = lh__agent_attach(agent, &link, error);
 	if (result == 0)

@@ -49,8 +49,8 @@ static void parse(const char *line, struct lh_mapping *mapping)
 }
 
 /* Visits the whole lines at the front of the buffer; returns how many bytes they take. */
-static size_t visit_lines(char *buffer, size_t size, int (*visit)(void *, const struct lh_mapping *), void *context,
-                          int *result)
+static size_t visit_lines(char *buffer, size_t size, int (*visit)(void *, const struct lh_mapping *),
+                          void *context, int *result)
 {
 	struct lh_mapping mapping;
 	size_t used = 0;

@@ -19,12 +19,15 @@ static struct {
 	uintptr_t next, end;
 } chunk; /* of the process, as the agent is; see agent.h */
 
-static size_t round_up(size_t size, size_t to) { return (size + to - 1) / to * to; }
+static size_t round_up(size_t size, size_t to)
+{
+	return (size + to - 1) / to * to;
+}
 
 static uintptr_t map_guarded(struct lh_agent *agent, size_t size)
 {
-	long base = lh__raw_syscall(SYS_mmap, 0, (long)(size + 2 * GUARD), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-	                            -1, 0);
+	long base = lh__raw_syscall(SYS_mmap, 0, (long)(size + 2 * GUARD), PROT_NONE,
+	                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	uintptr_t inner = (uintptr_t)base + GUARD;
 
 	if (base < 0 && base > -4096)
@@ -80,7 +83,8 @@ static long agent_call(void *context, long nr, const long a[6])
 
 	/* The home reserves its staging range and tables itself: they are the agent's too. */
 	if (nr == SYS_mmap && a[4] == -1 && (result > 0 || result < -4095) &&
-	    lh__exclude(context, (uintptr_t)result, (uintptr_t)result + round_up((size_t)a[1], LH_PAGE_SIZE)) < 0)
+	    lh__exclude(context, (uintptr_t)result,
+	                (uintptr_t)result + round_up((size_t)a[1], LH_PAGE_SIZE)) < 0)
 		return -ENOMEM;
 	if (nr == SYS_munmap && result == 0)
 		lh__include(context, (uintptr_t)a[0], (uintptr_t)a[0] + round_up((size_t)a[1], LH_PAGE_SIZE));
@@ -90,10 +94,15 @@ static long agent_call(void *context, long nr, const long a[6])
 void lh__agent_memory(struct lh_agent *agent)
 {
 	agent->excluded = (struct lh_ranges){ .at = agent->excluded_at, .capacity = LH_EXCLUDED_MAX };
-	agent->sys = (struct lh_sys){ .context = agent, .call = agent_call, .alloc = agent_alloc, .free = agent_free };
+	agent->sys = (struct lh_sys){
+		.context = agent, .call = agent_call, .alloc = agent_alloc, .free = agent_free
+	};
 }
 
-void lh__agent_memory_in_child(void) { chunk.lock.word = 0; }
+void lh__agent_memory_in_child(void)
+{
+	chunk.lock.word = 0;
+}
 
 /* ---- excluded ranges ---- */
 
@@ -104,7 +113,10 @@ static void lock_excluded(struct lh_agent *agent)
 		lh__raw_syscall(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
 }
 
-static void unlock_excluded(struct lh_agent *agent) { __atomic_store_n(&agent->excluded_lock.word, 0, __ATOMIC_RELEASE); }
+static void unlock_excluded(struct lh_agent *agent)
+{
+	__atomic_store_n(&agent->excluded_lock.word, 0, __ATOMIC_RELEASE);
+}
 
 int lh__exclude(struct lh_agent *agent, uintptr_t start, uintptr_t end)
 {

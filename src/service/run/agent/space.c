@@ -32,8 +32,8 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-static const long wanted[] = { SYS_mmap,    SYS_munmap,  SYS_mremap,   SYS_madvise,    SYS_brk,
-	                       SYS_mlock,   SYS_mlock2,  SYS_mlockall, SYS_munlockall, SYS_munlock };
+static const long wanted[] = { SYS_mmap,  SYS_munmap, SYS_mremap,   SYS_madvise,    SYS_brk,
+	                       SYS_mlock, SYS_mlock2, SYS_mlockall, SYS_munlockall, SYS_munlock };
 
 void lh__space_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64])
 {
@@ -49,9 +49,15 @@ bool lh__space_wanted(long nr)
 	return false;
 }
 
-static uintptr_t round_up(uintptr_t address) { return (address + PAGE_MASK) & ~PAGE_MASK; }
+static uintptr_t round_up(uintptr_t address)
+{
+	return (address + PAGE_MASK) & ~PAGE_MASK;
+}
 
-static bool failed(long result) { return result < 0 && result >= -4095; }
+static bool failed(long result)
+{
+	return result < 0 && result >= -4095;
+}
 
 /* ---- what is there before the program begins ---- */
 
@@ -64,7 +70,8 @@ struct begin {
 static bool is_anonymous(const struct lh_mapping *mapping)
 {
 	return mapping->inode == 0 && mapping->protection[3] == 'p' &&
-	       (mapping->name[0] == 0 || strncmp(mapping->name, "[anon", 5) == 0 || strcmp(mapping->name, "[heap]") == 0);
+	       (mapping->name[0] == 0 || strncmp(mapping->name, "[anon", 5) == 0 ||
+	        strcmp(mapping->name, "[heap]") == 0);
 }
 
 /* Before main: everything anonymous except the heap, and except large uninitialised data of the program. */
@@ -149,7 +156,10 @@ void lh__space_activate(struct lh_agent *agent)
 		lh__agent_fail(agent, "/proc/self/maps cannot be read");
 }
 
-void lh__space_rescan(struct lh_agent *agent) { lh__home_rescan(agent->home); }
+void lh__space_rescan(struct lh_agent *agent)
+{
+	lh__home_rescan(agent->home);
+}
 
 /* ---- calls ---- */
 
@@ -162,7 +172,8 @@ static bool hold(struct lh_agent *agent, uintptr_t start, uintptr_t end)
 	return true;
 }
 
-static void settle(struct lh_agent *agent, bool held, uintptr_t start, uintptr_t end, bool gone, bool unmapped)
+static void settle(struct lh_agent *agent, bool held, uintptr_t start, uintptr_t end, bool gone,
+                   bool unmapped)
 {
 	if (held && gone)
 		lh__home_forget(agent->home, start, end, unmapped);
@@ -241,8 +252,8 @@ static bool drops_content(long advice)
 /* Advice about where memory should be: that is the home's business now. */
 static bool is_placement(long advice)
 {
-	return advice == MADV_HUGEPAGE || advice == MADV_COLD || advice == MADV_PAGEOUT || advice == MADV_WILLNEED ||
-	       advice == MADV_POPULATE_READ || advice == MADV_POPULATE_WRITE;
+	return advice == MADV_HUGEPAGE || advice == MADV_COLD || advice == MADV_PAGEOUT ||
+	       advice == MADV_WILLNEED || advice == MADV_POPULATE_READ || advice == MADV_POPULATE_WRITE;
 }
 
 static long call_madvise(struct lh_agent *agent, struct lh_trap *trap)
@@ -257,14 +268,16 @@ static long call_madvise(struct lh_agent *agent, struct lh_trap *trap)
 		return 0;
 	held = drops_content(advice) && start < end && hold(agent, start, end);
 	if (held)
-		trap->argument[2] = MADV_DONTNEED; /* MADV_FREE allows it, and the home then knows what is left */
+		trap->argument[2] =
+			MADV_DONTNEED; /* MADV_FREE allows it, and the home then knows what is left */
 	result = lh__intercept_proceed(trap);
 	settle(agent, held, start, end, result == 0, false);
 	return result;
 }
 
 /* Moved: what was known of the old place is known of the new one. */
-static void rename_moved(struct lh_agent *agent, uintptr_t from, size_t old_size, uintptr_t to, size_t new_size, bool keeps_old)
+static void rename_moved(struct lh_agent *agent, uintptr_t from, size_t old_size, uintptr_t to,
+                         size_t new_size, bool keeps_old)
 {
 	size_t common = old_size < new_size ? old_size : new_size;
 
@@ -277,7 +290,8 @@ static void rename_moved(struct lh_agent *agent, uintptr_t from, size_t old_size
 static void settle_mremap(struct lh_agent *agent, const struct lh_trap *trap, uintptr_t to)
 {
 	uintptr_t from = (uintptr_t)trap->argument[0];
-	size_t old_size = round_up((uintptr_t)trap->argument[1]), new_size = round_up((uintptr_t)trap->argument[2]);
+	size_t old_size = round_up((uintptr_t)trap->argument[1]),
+	       new_size = round_up((uintptr_t)trap->argument[2]);
 
 	if (to != from) {
 		rename_moved(agent, from, old_size, to, new_size, trap->argument[3] & MREMAP_DONTUNMAP);
@@ -291,7 +305,8 @@ static void settle_mremap(struct lh_agent *agent, const struct lh_trap *trap, ui
 
 static long call_mremap(struct lh_agent *agent, struct lh_trap *trap)
 {
-	uintptr_t from = (uintptr_t)trap->argument[0], from_end = from + round_up((uintptr_t)trap->argument[1]);
+	uintptr_t from = (uintptr_t)trap->argument[0],
+		  from_end = from + round_up((uintptr_t)trap->argument[1]);
 	uintptr_t to = (uintptr_t)trap->argument[4], to_end = to + round_up((uintptr_t)trap->argument[2]);
 	bool fixed = trap->argument[3] & MREMAP_FIXED, held, held_target = false;
 	long result;
@@ -320,18 +335,12 @@ static long call_mlock(struct lh_agent *agent, struct lh_trap *trap)
 static long dispatch(struct lh_agent *agent, struct lh_trap *trap)
 {
 	switch (trap->nr) {
-	case SYS_mmap:
-		return call_mmap(agent, trap);
-	case SYS_munmap:
-		return call_munmap(agent, trap);
-	case SYS_mremap:
-		return call_mremap(agent, trap);
-	case SYS_madvise:
-		return call_madvise(agent, trap);
-	case SYS_brk:
-		return call_brk(agent, trap);
-	default:
-		return call_mlock(agent, trap);
+	case SYS_mmap: return call_mmap(agent, trap);
+	case SYS_munmap: return call_munmap(agent, trap);
+	case SYS_mremap: return call_mremap(agent, trap);
+	case SYS_madvise: return call_madvise(agent, trap);
+	case SYS_brk: return call_brk(agent, trap);
+	default: return call_mlock(agent, trap);
 	}
 }
 

@@ -22,7 +22,8 @@
 #define FAULTS 64
 
 /* In the section from which the kernel lets system calls through: see lh__raw_syscall. */
-__attribute__((section("lh_syscall"), noinline)) static int start_thread(struct lh_agent *agent, void (*body)(struct lh_agent *))
+__attribute__((section("lh_syscall"), noinline)) static int start_thread(struct lh_agent *agent,
+                                                                         void (*body)(struct lh_agent *))
 {
 	unsigned char *stack = lh__alloc(&agent->sys, STACK);
 	long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
@@ -47,7 +48,8 @@ __attribute__((section("lh_syscall"), noinline)) static int start_thread(struct 
 	                 "ud2\n"
 	                 "1:"
 	                 : "=a"(result)
-	                 : "a"(SYS_clone), "D"(flags), "S"(stack + STACK), "d"(0), "r"(r10), "r"(r8), "r"(r12), "r"(r13)
+	                 : "a"(SYS_clone), "D"(flags), "S"(stack + STACK), "d"(0), "r"(r10), "r"(r8),
+	                   "r"(r12), "r"(r13)
 	                 : "rcx", "r11", "memory");
 	return result < 0 ? (int)result : 0;
 }
@@ -75,7 +77,8 @@ static void note_peak(uint64_t *peak, uint64_t value)
 {
 	uint64_t old = __atomic_load_n(peak, __ATOMIC_RELAXED);
 
-	while (value > old && !__atomic_compare_exchange_n(peak, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+	while (value > old &&
+	       !__atomic_compare_exchange_n(peak, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
 		;
 }
 
@@ -191,7 +194,8 @@ int lh__agent_threads(struct lh_agent *agent, struct lh_error *error)
 
 	if (agent->control->local == 0)
 		return 0;
-	agent->statm = (int)LH_SYS(&agent->sys, SYS_openat, AT_FDCWD, "/proc/self/statm", O_RDONLY | O_CLOEXEC);
+	agent->statm =
+		(int)LH_SYS(&agent->sys, SYS_openat, AT_FDCWD, "/proc/self/statm", O_RDONLY | O_CLOEXEC);
 	agent->statm = lh__descriptor_raise(agent, agent->statm);
 	if (agent->statm < 0)
 		return lh__fail(error, agent->statm, "/proc/self/statm: %s", lh__errno_name(agent->statm));
@@ -200,5 +204,7 @@ int lh__agent_threads(struct lh_agent *agent, struct lh_error *error)
 	if (result == 0 && agent->control->engine == LH_ENGINE_THREAD)
 		result = start_thread(agent, fault_thread);
 	LH_SYS(&agent->sys, SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, sizeof all);
-	return result < 0 ? lh__fail(error, result, "cannot start the agent's threads: %s", lh__errno_name(result)) : 0;
+	return result < 0 ? lh__fail(error, result, "cannot start the agent's threads: %s",
+	                             lh__errno_name(result))
+	                  : 0;
 }
