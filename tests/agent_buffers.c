@@ -758,6 +758,24 @@ static void case_other_memory(void)
 	NOTE(SYS_process_vm_writev, getpid(), remote, 1, local, 1, 0);
 }
 
+static void case_own_memory(void)
+{
+	int fd = open("/proc/self/mem", O_RDWR);
+
+	note(fd >= 0);
+	fill(place(0), 9000, 15);
+	NOTE(SYS_pread64, fd, place(6), 9000, place(0));
+	note_bytes(place(6), 9000);
+	fill(place(6), 9000, 16);
+	NOTE(SYS_pwrite64, fd, place(6), 9000, place(0));
+	note_bytes(place(0), 9000);
+	note(lseek(fd, (off_t)place(0), SEEK_SET) == (off_t)place(0));
+	NOTE(SYS_read, fd, place(12), 8);
+	note_bytes(place(12), 8);
+	NOTE(SYS_pread64, fd, place(6), 9000, 8);
+	close(fd);
+}
+
 static void case_aio(void)
 {
 	aio_context_t *context = place(0);
@@ -1069,6 +1087,7 @@ static const struct {
 	{ "information", case_information },
 	{ "queues", case_queues },
 	{ "process_vm_readv", case_other_memory },
+	{ "/proc/self/mem", case_own_memory },
 	{ "asynchronous I/O", case_aio },
 	{ "ioctl and fcntl", case_control },
 	{ "wrong addresses", case_faults },

@@ -3,6 +3,7 @@
 
 #include <asm/socket.h>
 #include <errno.h>
+#include <unistd.h>
 
 #define KEEP_TRIES 64   /* with a yield between them, before a call goes on unkept */
 #define REPEAT_TRIES 16 /* of a call that is not kept, while its operands are found to be there */
@@ -196,12 +197,32 @@ static long repeat_while_absent(struct lh_buffers *self, struct lh_trap *trap, c
 	return result;
 }
 
+/*
+ * read and write at an absent place of /proc/self/mem, which is where the file stands: as pread and pwrite, whose rows
+ * know of that. The kernel takes no notice of the fourth argument. Nothing has been done, so repeating is harmless.
+ */
+static long repeat_in_place(struct lh_buffers *self, struct lh_trap *trap)
+{
+	long asked = trap->argument[3],
+	     position = LH_SYS(self->sys, SYS_lseek, trap->argument[0], 0, SEEK_CUR);
+	long result = -EIO;
+
+	if (position <= 0 || !lh__home_watches(self->home, (uintptr_t)position, (uintptr_t)position + 1))
+		return result;
+	trap->argument[3] = position;
+	result = call_kept(self, trap, lh__buffers_row(SYS_pread64));
+	trap->argument[3] = asked;
+	return result;
+}
+
 long lh__buffers_whole(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call)
 {
 	bool late = call->class == LH_CALL_LATE || call->class == LH_CALL_LOOSE ||
 	            call->class == LH_CALL_SOCKET_OPTION;
 	long result = late ? self->proceed(trap) : call_kept(self, trap, call);
 
+	if (result == -EIO && (trap->nr == SYS_read || trap->nr == SYS_write))
+		return repeat_in_place(self, trap);
 	if (result != -EFAULT || call->class == LH_CALL_ONCE || call->class == LH_CALL_PIN)
 		return result;
 	return repeat_while_absent(self, trap, call);

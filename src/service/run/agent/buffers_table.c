@@ -40,14 +40,15 @@
 #define SIGMASK(argument) OPERAND(SIGMASK, argument, 0, 0)
 #define FILTER(argument) OPERAND(FILTER, argument, 0, 0)
 #define IOCTL(argument) OPERAND(IOCTL, argument, 0, 0)
+#define PLACE(argument, other) OPERAND(PLACE, argument, other, 0)
 #define ANY(argument) OPERAND(ANY, argument, 0, 0)
 
 static const struct lh_call table[LH_INTERCEPT_NUMBERS] = {
 	/* data in and out */
 	[SYS_read] = { LH_CALL_PARTS, { SIZED(1, 2, 1) } },
 	[SYS_write] = { LH_CALL_PARTS, { SIZED(1, 2, 1) } },
-	[SYS_pread64] = { LH_CALL_PARTS, { SIZED(1, 2, 1) } },
-	[SYS_pwrite64] = { LH_CALL_PARTS, { SIZED(1, 2, 1) } },
+	[SYS_pread64] = { LH_CALL_PARTS, { SIZED(1, 2, 1), PLACE(3, 2) } },
+	[SYS_pwrite64] = { LH_CALL_PARTS, { SIZED(1, 2, 1), PLACE(3, 2) } },
 	[SYS_readv] = { LH_CALL_PARTS, { IOVEC(1, 2) } },
 	[SYS_writev] = { LH_CALL_PARTS, { IOVEC(1, 2) } },
 	[SYS_preadv] = { LH_CALL_PARTS, { IOVEC(1, 2) } },

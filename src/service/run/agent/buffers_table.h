@@ -24,6 +24,7 @@ enum lh_operand_kind {
 	LH_OPERAND_IOCBS,   /* argument[other] pointers to iocbs, with their buffers */
 	LH_OPERAND_SIGMASK, /* a pointer to a mask of signals, and its size */
 	LH_OPERAND_FILTER,  /* a sock_fprog */
+	LH_OPERAND_PLACE,   /* argument[other] bytes from an offset on, should the file be /proc/self/mem */
 	LH_OPERAND_IOCTL,   /* as large as the number in argument[1] says */
 	LH_OPERAND_ANY      /* nothing is known: some memory from the address on, if it is one */
 };

@@ -15,6 +15,7 @@
 #define VECTOR_MAX 1024u
 #define IOCTL_LEAST 4096u
 #define IOCTL_WORDS 64u
+#define LOWEST_PLACE (UINT64_C(1) << 32)
 #define PIECE 256u
 
 static bool look(struct lh_hold *hold, void *to, uintptr_t from, size_t size)
@@ -178,6 +179,17 @@ static void with_length(struct lh_hold *hold, uintptr_t address, uintptr_t lengt
 	lh__buffers_reach(hold, address, length);
 }
 
+/* Offsets that are addresses as well are rare enough to spare a look at what the descriptor is. */
+static void place(struct lh_hold *hold, uintptr_t address, size_t size)
+{
+	if (address < LOWEST_PLACE || address >= LH_HIGHEST ||
+	    !lh__home_watches(hold->self->home, address, address + 1))
+		return;
+	hold->guess = true;
+	lh__buffers_reach(hold, address, size);
+	hold->guess = false;
+}
+
 static size_t product(uint64_t count, size_t size)
 {
 	return count > SIZE_MAX / 65536 ? SIZE_MAX : count * size;
@@ -218,6 +230,7 @@ static void other_kinds(struct lh_hold *hold, const struct lh_operand *operand, 
 	case LH_OPERAND_SIGMASK: signal_mask(hold, address); break;
 	case LH_OPERAND_FILTER: filter(hold, address); break;
 	case LH_OPERAND_IOCTL: io_control(hold, address, (unsigned long)hold->trap->argument[1]); break;
+	case LH_OPERAND_PLACE: place(hold, address, count); break;
 	case LH_OPERAND_ANY: any(hold, address); break;
 	default: vector_kinds(hold, operand, address, count); break;
 	}
