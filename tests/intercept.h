@@ -6,6 +6,7 @@
 #define INTERCEPT_H
 
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <time.h>
@@ -18,15 +19,16 @@ struct result {
 };
 
 /* Agent and programs are never sanitized, so they stand beside or above this program's folder. */
-static char plain_folder[4096];
+static char plain_folder[PATH_MAX];
 
 __attribute__((unused)) static void find_folder(const char *self)
 {
-	char path[4200];
+	char path[PATH_MAX + 100], folder[PATH_MAX];
 
 	for (int up = 0; up < 2; up++) {
-		snprintf(plain_folder, sizeof plain_folder, "%.*s%s", (int)(strrchr(self, '/') - self), self,
-		         up ? "/../.." : "/..");
+		snprintf(folder, sizeof folder, "%.*s%s", (int)(strrchr(self, '/') - self), self, up ? "/../.." : "/..");
+		if (!realpath(folder, plain_folder))
+			continue;
 		snprintf(path, sizeof path, "%s/tests/agents/intercept.so", plain_folder);
 		if (access(path, R_OK) == 0)
 			return;
@@ -35,9 +37,9 @@ __attribute__((unused)) static void find_folder(const char *self)
 	exit(1);
 }
 
-__attribute__((unused)) static char *plain_path(char path[4200], const char *name)
+__attribute__((unused)) static char *plain_path(char path[PATH_MAX + 100], const char *name)
 {
-	snprintf(path, 4200, "%s/tests/%s", plain_folder, name);
+	snprintf(path, PATH_MAX + 100, "%s/tests/%s", plain_folder, name);
 	return path;
 }
 
@@ -51,7 +53,7 @@ static long now_ms(void)
 
 static void become(const char *words, char *const argv[], int out)
 {
-	char agent[4200];
+	char agent[PATH_MAX + 100];
 	int nothing = open("/dev/null", O_RDONLY);
 
 	dup2(nothing, 0);
@@ -127,7 +129,7 @@ __attribute__((unused)) static void compare(const char *what, char *const argv[]
 /* Each case of one of the seen programs, in each way. */
 __attribute__((unused)) static void compare_cases(const char *program, const char *const *names, const char *const *ways)
 {
-	char path[4200];
+	char path[PATH_MAX + 100];
 
 	for (; *names; names++)
 		compare(*names, (char *[]){ plain_path(path, program), (char *)*names, NULL }, ways);

@@ -4,6 +4,8 @@
  * LH_INTERCEPT, words: none (the hook wants no call), net (rewrite nothing), rewrite (no net), count (count
  * calls that nobody wants), hostile (the hook destroys all vector registers and flags), report (counters on
  * stderr at the end).
+ * Words that plant faults, for the tests of the tests: torn (getpid changes rbx), lose (every tenth
+ * call is not counted).
  * LH_INTERCEPT_OUT: a file to which each process appends "number count" for the calls that it made between
  * getpgid(-12345) and getpgid(-12346).
  */
@@ -18,7 +20,7 @@
 
 static struct {
 	long count[LH_INTERCEPT_NUMBERS];
-	int marked, hostile, report;
+	int marked, hostile, report, torn, lose, seen;
 	const char *out;
 	long faults;
 } agent;
@@ -64,7 +66,7 @@ static void count(const struct lh_trap *trap)
 		agent.marked = 1;
 	else if (trap->nr == SYS_getpgid && (int)trap->argument[0] == END)
 		agent.marked = 0;
-	else if (agent.marked)
+	else if (agent.marked && !(agent.lose && ++agent.seen % 10 == 0))
 		__atomic_add_fetch(&agent.count[trap->nr], 1, __ATOMIC_RELAXED);
 }
 
@@ -81,6 +83,8 @@ static long hook(void *context, struct lh_trap *trap)
 		__atomic_sub_fetch(&agent.count[trap->nr], 1, __ATOMIC_RELAXED);
 	if (agent.hostile)
 		destroy();
+	if (agent.torn && trap->nr == SYS_getpid)
+		((uint64_t *)trap->thread)[3] ^= 1; /* where the record keeps rbx */
 	return result;
 }
 
@@ -153,6 +157,8 @@ __attribute__((constructor)) static void start(void)
 	table = lh__sys_default;
 	agent.out = getenv("LH_INTERCEPT_OUT");
 	agent.hostile = strstr(words, "hostile") != NULL;
+	agent.torn = strstr(words, "torn") != NULL;
+	agent.lose = strstr(words, "lose") != NULL;
 	agent.report = strstr(words, "report") != NULL;
 	if (!strstr(words, "none"))
 		memset(config.bitmap, 0xff, sizeof config.bitmap);

@@ -192,6 +192,7 @@ void lh__actions_lock(struct lh_actions *actions);
 void lh__actions_unlock(struct lh_actions *actions);
 void lh__signal_real(int sig, const struct lh_action *action);
 void lh__stack_reset(struct lh_thread *thread);
+_Noreturn void lh__restored(struct lh_thread *thread, struct lh_ucontext *from);
 _Noreturn void lh__sigreturn(struct lh_thread *thread, struct lh_ucontext *from);
 
 /* sigcall.c: the calls about signals, as the program sees them; -ENOSYS - 1 for another number */

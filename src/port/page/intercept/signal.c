@@ -351,7 +351,23 @@ static int take_frame(struct lh_thread *thread, const struct lh_ucontext *from)
 	return size == 512 || !lh__intercept_copy(state + 512, old + 512, size - 512);
 }
 
-/* rt_sigreturn of a frame of the program's; on the record's stack, in_agent. */
+/* The program's handler has returned, to lh__restorer; on the record's stack, in_agent. */
+_Noreturn void lh__restored(struct lh_thread *thread, struct lh_ucontext *from)
+{
+	const struct lh_interception *state = lh__intercept_state;
+
+	thread->calls_site++;
+	thread->regs.rsp = (uint64_t)from;
+	thread->trap = (struct lh_trap){ .nr = SYS_rt_sigreturn,
+		                         .return_address = (uint64_t)lh__restorer,
+		                         .stack_pointer = (uint64_t)from,
+		                         .thread = thread };
+	if (state->hooked[0] >> SYS_rt_sigreturn & 1)
+		state->config.hook(state->config.context, &thread->trap);
+	lh__sigreturn(thread, from);
+}
+
+/* rt_sigreturn of a frame of the program's. */
 void lh__sigreturn(struct lh_thread *thread, struct lh_ucontext *from)
 {
 	struct lh_ucontext *context = &((struct lh_frame *)((char *)thread + LH_T_FRAME))->context;
