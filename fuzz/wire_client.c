@@ -48,14 +48,17 @@ static void fetch(struct lh_store *store)
 
 static void ask(struct lh_store *store)
 {
-	static const enum lh_op ops[REQUESTS] = { LH_OP_PUT, LH_OP_GET, LH_OP_REPLACE, LH_OP_DROP, LH_OP_GET, LH_OP_PUT };
+	static const enum lh_op ops[REQUESTS] = { LH_OP_PUT,  LH_OP_GET, LH_OP_REPLACE,
+		                                  LH_OP_DROP, LH_OP_GET, LH_OP_PUT };
 	static unsigned char page[REQUESTS][LH_PAGE_SIZE];
 	struct lh_request request[REQUESTS], *list[REQUESTS], *done[REQUESTS];
 	size_t i, n = 0, more;
 
 	memset(page, 0xee, sizeof page);
 	for (i = 0; i < REQUESTS; i++) {
-		request[i] = (struct lh_request){ .op = ops[i], .page = 3, .mask = WANT, .data = page[i], .result = 1 };
+		request[i] = (struct lh_request){
+			.op = ops[i], .page = 3, .mask = WANT, .data = page[i], .result = 1
+		};
 		list[i] = &request[i];
 	}
 	if (store->ops->submit(store, list, REQUESTS) != 0)

@@ -24,7 +24,8 @@ static void serve_one(struct connection *connection, const uint8_t *message, siz
 	if (written == 0)
 		return;
 	MUST(lh__wire_request_read(message, size, ++*sequence, &request, &why) == 0);
-	MUST(lh__wire_reply_read(reply, written, request.op, *sequence, request.page, request.mask, page, &held, &result) == 0);
+	MUST(lh__wire_reply_read(reply, written, request.op, *sequence, request.page, request.mask, page,
+	                         &held, &result) == 0);
 	MUST(lh__memory_pool_used(connection->server->pool) <= LIMIT);
 }
 
