@@ -344,9 +344,9 @@ AT(exit_out) AT(exit_bell) AT(exit_end) AT(foreign1) AT(foreign2) AT(foreign3) A
 AT(foreign_end) AT(call_begin) AT(call) AT(call_end) AT(final_begin) AT(final_out) AT(final_bell) AT(final_end)
 AT(copy) AT(copied) AT(copy_fault)
 #undef AT
-	/* clang-format on */
 
-	int lh__copy_raw(void *to, const void *from, size_t size);
+int lh__copy_raw(void *to, const void *from, size_t size);
+/* clang-format on */
 
 int lh__intercept_copy(void *to, const void *from, size_t size)
 {
