@@ -6,6 +6,7 @@
 #include "program.h"
 
 #include <fcntl.h>
+#include <sched.h>
 
 static size_t size = (size_t)48 << 20;
 static unsigned rounds = 4;
@@ -75,10 +76,21 @@ static uint64_t calls(char *buffer)
 	return sum;
 }
 
+static void pin(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof set, &set))
+		cannot("pin to CPU %d", cpu);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option long_options[] = {
-		{ "size", 1, NULL, 's' }, { "rounds", 1, NULL, 'r' }, { "time", 0, NULL, 't' }, { NULL, 0, NULL, 0 }
+		{ "size", 1, NULL, 's' }, { "rounds", 1, NULL, 'r' }, { "time", 0, NULL, 't' },
+		{ "cpu", 1, NULL, 'c' },  { NULL, 0, NULL, 0 },
 	};
 	uint64_t t[5], digest;
 	bool timed = false;
@@ -90,6 +102,7 @@ int main(int argc, char **argv)
 		case 's': size = number(optarg) << 20; break;
 		case 'r': rounds = (unsigned)number(optarg); break;
 		case 't': timed = true; break;
+		case 'c': pin((int)number(optarg)); break;
 		default: return 2;
 		}
 	region = anonymous(size);
@@ -103,8 +116,8 @@ int main(int argc, char **argv)
 	digest = mix(digest ^ calls(region));
 	t[4] = now_ns();
 	if (timed)
-		fprintf(stderr, "chase %lu stream %lu heap %lu calls %lu\n", t[1] - t[0], t[2] - t[1], t[3] - t[2],
-			t[4] - t[3]);
+		fprintf(stderr, "chase %lu stream %lu heap %lu calls %lu\n", t[1] - t[0], t[2] - t[1],
+		        t[3] - t[2], t[4] - t[3]);
 	printf("small %016lx\n", digest);
 	return 0;
 }
