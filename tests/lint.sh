@@ -144,7 +144,9 @@ check_documents() {
 		rendered "$1/docs/man/linehome.1" | grep -q -E "linehome[ -]$command\>" || echo "linehome.1: does not name $command"
 		grep -q "\<$command\>" "$1/src/cli/completion.bash" || echo "completion.bash: lacks $command"
 		for option in $(options "$2" "$command"); do
-			rendered "$page" | grep -q -E -- "^ +$option( |\$)" || echo "linehome-$command.1: lacks $option"
+			# What all commands have may stand in linehome(1) alone.
+			{ rendered "$page"; rendered "$1/docs/man/linehome.1" | grep -E -- '--(help|version)'; } |
+				grep -q -E -- "^ +$option( |\$)" || echo "linehome-$command.1: lacks $option"
 			grep -q -E -- "$option( |\$|\"|')" "$1/src/cli/completion.bash" || echo "completion.bash: lacks $option"
 		done
 		rendered "$page" | sed -n -E 's/^ {5,8}(--[a-z-]+).*/\1/p' | while read -r option; do
