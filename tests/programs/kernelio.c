@@ -529,6 +529,10 @@ static int case_vm(void)
 	return OK;
 }
 
+/*
+ * Only when asked for by name: /proc/self/mem (a debugger's way) does not wait for a page that userfaultfd
+ * answers, the kernel returns EIO at once, whoever answers and however fast.
+ */
 static int case_own_mem(void)
 {
 	int fd = open("/proc/self/mem", O_RDWR);
@@ -1031,7 +1035,7 @@ int main(int argc, char **argv)
 	fill_all(mib);
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		now_case = cases[i].name;
-		if (only && strcmp(only, now_case))
+		if (only ? strcmp(only, now_case) : cases[i].run == case_own_mem)
 			continue;
 		state = mix(i);
 		printf("%s %s\n", now_case, cases[i].run() == OK ? "ok" : "unavailable");
