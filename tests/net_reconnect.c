@@ -208,7 +208,9 @@ static void cut_in_the_middle(const char *url, bool stream, const char *name)
 	pthread_create(&reading[1], NULL, read_steadily, &readers[1]);
 	for (; lh__net_now_ms() < until; rounds++)
 		round_of(&load, store);
-	line.stop = readers[0].stop = readers[1].stop = true;
+	__atomic_store_n(&line.stop, true, __ATOMIC_RELAXED);
+	__atomic_store_n(&readers[0].stop, true, __ATOMIC_RELAXED);
+	__atomic_store_n(&readers[1].stop, true, __ATOMIC_RELAXED);
 	pthread_join(thread, NULL);
 	pthread_join(reading[0], NULL);
 	pthread_join(reading[1], NULL);

@@ -54,7 +54,7 @@ static void node_log(void *context, const char *line)
 	used = strlen(node->log);
 	snprintf(node->log + used, sizeof node->log - used, "%s\n", line);
 	snprintf(node->last, sizeof node->last, "%s", line);
-	node->lines++;
+	__atomic_fetch_add(&node->lines, 1, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&node->lock);
 }
 

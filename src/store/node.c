@@ -154,9 +154,10 @@ static int enter(struct node *node, uint32_t *epoch)
 
 		__atomic_fetch_add(&node->inside, 1, __ATOMIC_SEQ_CST);
 		state = __atomic_load_n(&node->state, __ATOMIC_SEQ_CST);
-		*epoch = node->epoch;
-		if (state == UP)
+		if (state == UP) {
+			*epoch = node->epoch; /* which cannot change while somebody is inside */
 			return 0;
+		}
 		leave(node);
 		if (state == BROKEN)
 			return node->error;
@@ -267,14 +268,21 @@ static void repair(struct node *node, uint32_t epoch, int why)
 	set_state(node, node->error ? BROKEN : UP);
 }
 
-/* A good reply has come: what was wrong is over. */
+static void be_patient(struct node *node, unsigned ms)
+{
+	__atomic_store_n(&node->patience_ms, ms, __ATOMIC_RELAXED);
+	__atomic_store_n(&node->fetch.limit_ms, ms, __ATOMIC_RELAXED);
+	__atomic_store_n(&node->ring.limit_ms, ms, __ATOMIC_RELAXED);
+}
+
+/* A good reply has come: what was wrong is over. Of several threads one says so. */
 static void settle(struct node *node)
 {
-	if (__atomic_load_n(&node->trouble_since, __ATOMIC_RELAXED) == 0)
+	if (__atomic_load_n(&node->trouble_since, __ATOMIC_RELAXED) == 0 ||
+	    __atomic_exchange_n(&node->trouble_since, 0, __ATOMIC_ACQ_REL) == 0)
 		return;
 	node->repairs = node->strikes = 0;
-	node->patience_ms = node->fetch.limit_ms = node->ring.limit_ms = node->limit_ms;
-	__atomic_store_n(&node->trouble_since, 0, __ATOMIC_RELAXED);
+	be_patient(node, node->limit_ms);
 }
 
 /* ---- get_now ---- */
@@ -541,7 +549,8 @@ static int check_stall(struct node *node)
 
 	if (node->stalled_since == 0)
 		node->stalled_since = now;
-	return now - node->stalled_since > node->patience_ms ? -ETIMEDOUT : 0;
+	return now - node->stalled_since > __atomic_load_n(&node->patience_ms, __ATOMIC_RELAXED) ? -ETIMEDOUT
+	                                                                                         : 0;
 }
 
 /* Inside: sends what waits and takes what has come, waiting up to ms for it. */

@@ -101,18 +101,23 @@ static bool poll_slot(const struct lh_sys *sys, const struct lh_ring *ring, cons
 	return answered(slot);
 }
 
+static unsigned limit_of(const struct lh_ring_client *client)
+{
+	return __atomic_load_n(&client->limit_ms, __ATOMIC_RELAXED);
+}
+
 /* Before sleeping, and after: the node may have ended without answering. 0, or why there is no use in waiting. */
 static int check_node(const struct lh_sys *sys, const struct lh_ring_client *client,
                       const struct lh_ring_slot *slot, uint64_t since)
 {
 	if (__atomic_load_n(&client->dead, __ATOMIC_RELAXED) || node_ended(sys, client))
 		return answered(slot) ? 0 : -ECONNRESET;
-	return lh__clock_ms(sys) - since < client->limit_ms || answered(slot) ? 0 : -ETIMEDOUT;
+	return lh__clock_ms(sys) - since < limit_of(client) || answered(slot) ? 0 : -ETIMEDOUT;
 }
 
 static int await(const struct lh_sys *sys, struct lh_ring_client *client, struct lh_ring_slot *slot)
 {
-	unsigned slice = client->limit_ms < SLICE_MS ? client->limit_ms : SLICE_MS;
+	unsigned slice = limit_of(client) < SLICE_MS ? limit_of(client) : SLICE_MS;
 	uint64_t since;
 	int error = 0;
 

@@ -89,6 +89,11 @@ static int give_up(const struct lh_sys *sys, long error, unsigned limit_ms, uint
 	return now - *since < limit_ms ? 0 : -ETIMEDOUT;
 }
 
+static unsigned limit_of(const struct lh_fetch_channel *channel)
+{
+	return __atomic_load_n(&channel->limit_ms, __ATOMIC_RELAXED);
+}
+
 static int send_whole(const struct lh_sys *sys, struct lh_fetch_channel *channel, const uint8_t *bytes,
                       size_t size)
 {
@@ -102,7 +107,7 @@ static int send_whole(const struct lh_sys *sys, struct lh_fetch_channel *channel
 			bytes += sent;
 			size -= (size_t)sent;
 		} else {
-			error = give_up(sys, sent, channel->limit_ms, &since);
+			error = give_up(sys, sent, limit_of(channel), &since);
 		}
 	}
 	return error;
@@ -180,7 +185,7 @@ static int lead(const struct lh_sys *sys, struct lh_fetch_channel *channel, stru
 		if (got > 0)
 			since = 0;
 		else
-			error = give_up(sys, got, channel->limit_ms, &since);
+			error = give_up(sys, got, limit_of(channel), &since);
 		if (got <= 0 && error == 0)
 			error = __atomic_load_n(&channel->broken, __ATOMIC_RELAXED);
 	}
