@@ -26,7 +26,8 @@ __attribute__((unused)) static void find_folder(const char *self)
 	char path[PATH_MAX + 100], folder[PATH_MAX];
 
 	for (int up = 0; up < 2; up++) {
-		snprintf(folder, sizeof folder, "%.*s%s", (int)(strrchr(self, '/') - self), self, up ? "/../.." : "/..");
+		snprintf(folder, sizeof folder, "%.*s%s", (int)(strrchr(self, '/') - self), self,
+		         up ? "/../.." : "/..");
 		if (!realpath(folder, plain_folder))
 			continue;
 		snprintf(path, sizeof path, "%s/tests/agents/intercept.so", plain_folder);
@@ -88,7 +89,8 @@ static void run(const char *words, char *const argv[], struct result *result)
 			kill(pid, SIGKILL);
 			break;
 		}
-		got = (int)read(ends[0], result->text + result->size, sizeof result->text - 1 - (size_t)result->size);
+		got = (int)read(ends[0], result->text + result->size,
+		                sizeof result->text - 1 - (size_t)result->size);
 		result->size += got > 0 ? got : 0;
 	}
 	close(ends[0]);
@@ -122,12 +124,14 @@ __attribute__((unused)) static void compare(const char *what, char *const argv[]
 			show("plain", &plain);
 			show(*ways, &seen);
 		}
-		ok(same(&plain, &seen), "%s (%s): as without the agent", what, **ways ? *ways : "all calls seen");
+		ok(same(&plain, &seen), "%s (%s): as without the agent", what,
+		   **ways ? *ways : "all calls seen");
 	}
 }
 
 /* Each case of one of the seen programs, in each way. */
-__attribute__((unused)) static void compare_cases(const char *program, const char *const *names, const char *const *ways)
+__attribute__((unused)) static void compare_cases(const char *program, const char *const *names,
+                                                  const char *const *ways)
 {
 	char path[PATH_MAX + 100];
 

@@ -34,8 +34,8 @@ static int from_strace(const char *path, struct counts *counts)
 			marked = 1;
 		else if (strstr(line, "-12346"))
 			marked = 0;
-		else if (marked && nr >= 0 && nr < 512 && !strstr(line, "resumed>") && !strstr(line, "--- SIG") &&
-		         !strstr(line, "ERESTART") && nr != SYS_futex) {
+		else if (marked && nr >= 0 && nr < 512 && !strstr(line, "resumed>") &&
+		         !strstr(line, "--- SIG") && !strstr(line, "ERESTART") && nr != SYS_futex) {
 			counts->of[nr]++;
 			counts->all++;
 		}
@@ -95,7 +95,8 @@ static void with_strace(void)
 	static struct result result;
 	static struct counts wanted, seen;
 	char path[200], program[PATH_MAX + 100];
-	char *argv[] = { "strace", "-f", "-n", "-qq", "-o", path, plain_path(program, "programs/seen_count"), "mixture", NULL };
+	char *argv[] = { "strace",  "-f", "-n", "-qq", "-o", path, plain_path(program, "programs/seen_count"),
+		         "mixture", NULL };
 
 	snprintf(path, sizeof path, "%s/strace", folder);
 	run(NULL, argv, &result);

@@ -16,7 +16,8 @@ static void planted(void)
 int main(int argc, char **argv)
 {
 	static const char *const cases[] = { "registers", "under-signals", "moved", "jumps", NULL };
-	static const char *const ways[] = { "", "hostile", "net,hostile", "none", "none,net", "none,count", NULL };
+	static const char *const ways[] = { "",         "hostile",    "net,hostile", "none",
+		                            "none,net", "none,count", NULL };
 
 	find_folder(argv[0]);
 	compare_cases("programs/seen_registers", cases, ways);

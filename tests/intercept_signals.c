@@ -4,9 +4,10 @@
 
 int main(int argc, char **argv)
 {
-	static const char *const cases[] = { "basics",  "special", "faults", "overflow",      "deaths",
-		                             "nesting", "stacks",  "jumps",  "storm",         "storm-threads",
-		                             "interrupted", "masks", "absent", "uncaught",    "contexts", NULL };
+	static const char *const cases[] = { "basics", "special",       "faults",      "overflow",
+		                             "deaths", "nesting",       "stacks",      "jumps",
+		                             "storm",  "storm-threads", "interrupted", "masks",
+		                             "absent", "uncaught",      "contexts",    NULL };
 	static const char *const ways[] = { "hostile", "net", "none", NULL };
 
 	find_folder(argv[0]);

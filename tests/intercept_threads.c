@@ -4,7 +4,8 @@
 
 int main(int argc, char **argv)
 {
-	static const char *const cases[] = { "join", "many", "detached", "main-exits", "cancel", "raw-clone", NULL };
+	static const char *const cases[] = { "join",   "many",      "detached", "main-exits",
+		                             "cancel", "raw-clone", NULL };
 	static const char *const ways[] = { "hostile", "net", "none", NULL };
 
 	find_folder(argv[0]);

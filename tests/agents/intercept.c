@@ -6,6 +6,8 @@
  * stderr at the end).
  * Words that plant faults, for the tests of the tests: torn (getpid changes rbx), lose (every tenth
  * call is not counted).
+ * fail=N: while the interceptor opens, the Nth call that can fail does; the program then runs unseen, or with
+ * what is left.
  * LH_INTERCEPT_OUT: a file to which each process appends "number count" for the calls that it made between
  * getpgid(-12345) and getpgid(-12346).
  */
@@ -44,7 +46,8 @@ static void write_counts(void)
 	}
 	if (!agent.out || !size)
 		return;
-	fd = lh__raw_syscall(SYS_openat, AT_FDCWD, (long)agent.out, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600, 0, 0);
+	fd = lh__raw_syscall(SYS_openat, AT_FDCWD, (long)agent.out, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC,
+	                     0600, 0, 0);
 	put((int)fd, text, size);
 	lh__raw_syscall(SYS_close, fd, 0, 0, 0, 0, 0);
 }
@@ -52,12 +55,17 @@ static void write_counts(void)
 __attribute__((noinline)) static void destroy(void)
 {
 	if (__builtin_cpu_supports("avx512f"))
-		__asm__ volatile("vpternlogd $0xff, %%zmm0, %%zmm0, %%zmm0\n vmovdqa64 %%zmm0, %%zmm7\n"
-		                 "vmovdqa64 %%zmm0, %%zmm15\n vmovdqa64 %%zmm0, %%zmm31\n kxnorw %%k1, %%k1, %%k1\n"
-		                 "kxnorw %%k7, %%k7, %%k7\n"
-		                 : : : "xmm0", "xmm7", "xmm15", "cc");
+		__asm__ volatile(
+			"vpternlogd $0xff, %%zmm0, %%zmm0, %%zmm0\n vmovdqa64 %%zmm0, %%zmm7\n"
+			"vmovdqa64 %%zmm0, %%zmm15\n vmovdqa64 %%zmm0, %%zmm31\n kxnorw %%k1, %%k1, %%k1\n"
+			"kxnorw %%k7, %%k7, %%k7\n"
+			:
+			:
+			: "xmm0", "xmm7", "xmm15", "cc");
 	__asm__ volatile("pcmpeqd %%xmm0, %%xmm0\n movdqa %%xmm0, %%xmm1\n movdqa %%xmm0, %%xmm14\n"
-	                 : : : "xmm0", "xmm1", "xmm14");
+	                 :
+	                 :
+	                 : "xmm0", "xmm1", "xmm14");
 }
 
 static void count(const struct lh_trap *trap)
@@ -107,9 +115,10 @@ static void on_process_exit(void *context, int status)
 	if (agent.report)
 		put(2, text,
 		    lh__format(text, sizeof text,
-		               "sites %lu rewritten %lu; calls: rewritten %lu net %lu straight %lu; signals %lu deferred %lu\n",
-		               c.sites_found, c.sites_rewritten, c.calls_rewritten, c.calls_net, c.calls_straight,
-		               c.signals, c.deferred));
+		               "sites %lu rewritten %lu; calls: rewritten %lu net %lu straight %lu; signals "
+		               "%lu deferred %lu\n",
+		               c.sites_found, c.sites_rewritten, c.calls_rewritten, c.calls_net,
+		               c.calls_straight, c.signals, c.deferred));
 }
 
 /* What the tests ask by dlsym. */
@@ -145,6 +154,19 @@ static int claim(void *context, int sig, siginfo_t *info, void *ucontext)
 }
 
 static struct lh_sys table;
+static int countdown;
+
+/* Not the calls about signals and threads: given right arguments they do not fail. */
+static long failing(void *context, long nr, const long argument[6])
+{
+	static const short may_fail[] = { SYS_mmap,     SYS_mprotect, SYS_openat, SYS_read,
+		                          SYS_pwrite64, SYS_fstat,    SYS_prctl };
+
+	for (size_t i = 0; i < sizeof may_fail / sizeof *may_fail; i++)
+		if (nr == may_fail[i] && countdown > 0 && --countdown == 0)
+			return -12; /* ENOMEM */
+	return lh__sys_default.call(context, nr, argument);
+}
 
 __attribute__((constructor)) static void start(void)
 {
@@ -165,13 +187,20 @@ __attribute__((constructor)) static void start(void)
 	config.no_rewrite = strstr(words, "net") != NULL;
 	config.no_dispatch = strstr(words, "rewrite") != NULL;
 	config.count_all = strstr(words, "count") != NULL;
+	if (strstr(words, "fail=")) {
+		countdown = atoi(strstr(words, "fail=") + 5);
+		table.call = failing;
+	}
 	config.on_start = on_start;
 	config.on_process_exit = on_process_exit;
 	if (lh__intercept_open(&config, &error)) {
+		if (strstr(words, "fail="))
+			return;
 		put(2, error.text, strlen(error.text));
 		put(2, "\n", 1);
 		lh__raw_syscall(SYS_exit_group, 125, 0, 0, 0, 0, 0);
 	}
+	countdown = 0;
 	if (lh__intercept_signal(SIGSEGV, claim, NULL))
 		lh__raw_syscall(SYS_exit_group, 125, 0, 0, 0, 0, 0);
 }

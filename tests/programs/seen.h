@@ -25,8 +25,9 @@ struct seen_case {
 
 /* say("signal %d", sig): one line of the result, at once. */
 #define say(...) (printf(__VA_ARGS__), printf("\n"), fflush(stdout))
-#define must(condition)                                                                                                \
-	((condition) ? (void)0 : (say("line %d: not so: %s (errno %d)", __LINE__, #condition, errno), _exit(1)))
+#define must(condition)                                                                                      \
+	((condition) ? (void)0                                                                               \
+	             : (say("line %d: not so: %s (errno %d)", __LINE__, #condition, errno), _exit(1)))
 
 static int seen_main(int argc, char **argv, const struct seen_case *cases)
 {

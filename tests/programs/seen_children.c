@@ -93,7 +93,8 @@ static void vfork_(void)
 	pid = vfork();
 	if (pid == 0)
 		_exit(6);
-	say("%d times, exit %d, handler %d", touched, WEXITSTATUS(wait_for(pid)), signal(SIGUSR1, SIG_DFL) == SIG_DFL);
+	say("%d times, exit %d, handler %d", touched, WEXITSTATUS(wait_for(pid)),
+	    signal(SIGUSR1, SIG_DFL) == SIG_DFL);
 }
 
 static void spawn(void)
@@ -201,7 +202,8 @@ static void library(void)
 static void generated(void)
 {
 	static const unsigned char code[] = { 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc3 };
-	unsigned char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *page =
+		mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	long (*call)(void);
 	int same = 1;
 
@@ -279,16 +281,22 @@ static void strict(void)
 	syscall(SYS_exit, 3);
 }
 
-static const struct seen_case cases[] = {
-	{ "fork", fork_ },           { "fork-with-threads", fork_with_threads },
-	{ "vfork", vfork_ },         { "spawn", spawn },
-	{ "libc", libc },            { "daemon", daemon_ },
-	{ "exec-mask", mask_after_exec }, { "exec-fails", exec_fails },
-	{ "exec-thread", exec_thread },   { "library", library },
-	{ "generated", generated },  { "int80", int80 },
-	{ "time", fast_time },       { "filtered", filtered },
-	{ "strict", strict },        { NULL, NULL }
-};
+static const struct seen_case cases[] = { { "fork", fork_ },
+	                                  { "fork-with-threads", fork_with_threads },
+	                                  { "vfork", vfork_ },
+	                                  { "spawn", spawn },
+	                                  { "libc", libc },
+	                                  { "daemon", daemon_ },
+	                                  { "exec-mask", mask_after_exec },
+	                                  { "exec-fails", exec_fails },
+	                                  { "exec-thread", exec_thread },
+	                                  { "library", library },
+	                                  { "generated", generated },
+	                                  { "int80", int80 },
+	                                  { "time", fast_time },
+	                                  { "filtered", filtered },
+	                                  { "strict", strict },
+	                                  { NULL, NULL } };
 
 int main(int argc, char **argv)
 {

@@ -26,37 +26,44 @@ uint64_t result_of_call;
 #define AT_VECTOR 320
 
 _Static_assert(offsetof(struct registers, flags) == 96 && offsetof(struct registers, zone) == AT_ZONE &&
-		       offsetof(struct registers, mask) == AT_MASK && offsetof(struct registers, vector) == AT_VECTOR,
-	       "as the assembly has it");
+                       offsetof(struct registers, mask) == AT_MASK &&
+                       offsetof(struct registers, vector) == AT_VECTOR,
+               "as the assembly has it");
 
 /* void probe(const struct registers *before): the call is `how`; wide: 512-bit registers. */
-#define PROBE(name, how, wide)                                                                                         \
-	__asm__(".pushsection .text\n .p2align 4\n .type " #name ", @function\n" #name ":\n .cfi_startproc\n"          \
-	        " push %rbx\n push %rbp\n push %r12\n push %r13\n push %r14\n push %r15\n"                             \
-	        " .cfi_adjust_cfa_offset 48\n mov %rdi, %r11\n ldmxcsr " AT_CONTROL "(%r11)\n"                         \
-	        ".if " #wide "\n .irp n,0,1,2,3,4,5,6,7\n kmovq 240+8*\\n(%r11), %k\\n\n .endr\n"                      \
-	        " .irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"      \
-	        " vmovdqa64 320+64*\\n(%r11), %zmm\\n\n .endr\n.else\n"                                                \
-	        " .irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n movdqa 320+64*\\n(%r11), %xmm\\n\n .endr\n.endif\n"   \
-	        " push " AT_FLAGS "(%r11)\n popfq\n"                                                                   \
-	        " .irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n mov 112+8*\\n(%r11), %rax\n"                          \
-	        " mov %rax, -128+8*\\n(%rsp)\n .endr\n"                                                                \
-	        " mov (%r11), %rbx\n mov 8(%r11), %rbp\n mov 16(%r11), %rdi\n mov 24(%r11), %rsi\n"                    \
-	        " mov 32(%r11), %rdx\n mov 40(%r11), %r8\n mov 48(%r11), %r9\n mov 56(%r11), %r10\n"                   \
-	        " mov 64(%r11), %r12\n mov 72(%r11), %r13\n mov 80(%r11), %r14\n mov 88(%r11), %r15\n" how             \
-	        " lea after(%rip), %rcx\n mov %rax, result_of_call(%rip)\n"                                            \
-	        " .irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n mov -128+8*\\n(%rsp), %rax\n"                         \
-	        " mov %rax, 112+8*\\n(%rcx)\n .endr\n pushfq\n pop " AT_FLAGS "(%rcx)\n cld\n"                         \
-	        " mov %rbx, (%rcx)\n mov %rbp, 8(%rcx)\n mov %rdi, 16(%rcx)\n mov %rsi, 24(%rcx)\n"                    \
-	        " mov %rdx, 32(%rcx)\n mov %r8, 40(%rcx)\n mov %r9, 48(%rcx)\n mov %r10, 56(%rcx)\n"                   \
-	        " mov %r12, 64(%rcx)\n mov %r13, 72(%rcx)\n mov %r14, 80(%rcx)\n mov %r15, 88(%rcx)\n"                 \
-	        " stmxcsr " AT_CONTROL "(%rcx)\n"                                                                      \
-	        ".if " #wide "\n .irp n,0,1,2,3,4,5,6,7\n kmovq %k\\n, 240+8*\\n(%rcx)\n .endr\n"                      \
-	        " .irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"      \
-	        " vmovdqa64 %zmm\\n, 320+64*\\n(%rcx)\n .endr\n vzeroupper\n.else\n"                                   \
-	        " .irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n movdqa %xmm\\n, 320+64*\\n(%rcx)\n .endr\n.endif\n"   \
-	        " pushq $0x1f80\n ldmxcsr (%rsp)\n lea 8(%rsp), %rsp\n"                                                \
-	        " pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbp\n pop %rbx\n ret\n .cfi_endproc\n .popsection\n");  \
+#define PROBE(name, how, wide)                                                                               \
+	__asm__(".pushsection .text\n .p2align 4\n .type " #name ", @function\n" #name                       \
+	        ":\n .cfi_startproc\n"                                                                       \
+	        " push %rbx\n push %rbp\n push %r12\n push %r13\n push %r14\n push %r15\n"                   \
+	        " .cfi_adjust_cfa_offset 48\n mov %rdi, %r11\n ldmxcsr " AT_CONTROL "(%r11)\n"               \
+	        ".if " #wide "\n .irp n,0,1,2,3,4,5,6,7\n kmovq 240+8*\\n(%r11), %k\\n\n .endr\n"            \
+	        " .irp "                                                                                     \
+	        "n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"  \
+	        " vmovdqa64 320+64*\\n(%r11), %zmm\\n\n .endr\n.else\n"                                      \
+	        " .irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n movdqa 320+64*\\n(%r11), %xmm\\n\n "        \
+	        ".endr\n.endif\n"                                                                            \
+	        " push " AT_FLAGS "(%r11)\n popfq\n"                                                         \
+	        " .irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n mov 112+8*\\n(%r11), %rax\n"                \
+	        " mov %rax, -128+8*\\n(%rsp)\n .endr\n"                                                      \
+	        " mov (%r11), %rbx\n mov 8(%r11), %rbp\n mov 16(%r11), %rdi\n mov 24(%r11), %rsi\n"          \
+	        " mov 32(%r11), %rdx\n mov 40(%r11), %r8\n mov 48(%r11), %r9\n mov 56(%r11), %r10\n"         \
+	        " mov 64(%r11), %r12\n mov 72(%r11), %r13\n mov 80(%r11), %r14\n mov 88(%r11), %r15\n" how   \
+	        " lea after(%rip), %rcx\n mov %rax, result_of_call(%rip)\n"                                  \
+	        " .irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n mov -128+8*\\n(%rsp), %rax\n"               \
+	        " mov %rax, 112+8*\\n(%rcx)\n .endr\n pushfq\n pop " AT_FLAGS "(%rcx)\n cld\n"               \
+	        " mov %rbx, (%rcx)\n mov %rbp, 8(%rcx)\n mov %rdi, 16(%rcx)\n mov %rsi, 24(%rcx)\n"          \
+	        " mov %rdx, 32(%rcx)\n mov %r8, 40(%rcx)\n mov %r9, 48(%rcx)\n mov %r10, 56(%rcx)\n"         \
+	        " mov %r12, 64(%rcx)\n mov %r13, 72(%rcx)\n mov %r14, 80(%rcx)\n mov %r15, 88(%rcx)\n"       \
+	        " stmxcsr " AT_CONTROL "(%rcx)\n"                                                            \
+	        ".if " #wide "\n .irp n,0,1,2,3,4,5,6,7\n kmovq %k\\n, 240+8*\\n(%rcx)\n .endr\n"            \
+	        " .irp "                                                                                     \
+	        "n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"  \
+	        " vmovdqa64 %zmm\\n, 320+64*\\n(%rcx)\n .endr\n vzeroupper\n.else\n"                         \
+	        " .irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n movdqa %xmm\\n, 320+64*\\n(%rcx)\n "        \
+	        ".endr\n.endif\n"                                                                            \
+	        " pushq $0x1f80\n ldmxcsr (%rsp)\n lea 8(%rsp), %rsp\n"                                      \
+	        " pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbp\n pop %rbx\n ret\n .cfi_endproc\n "   \
+	        ".popsection\n");                                                                            \
 	void name(const struct registers *);
 
 /* The window is the first instruction; the window is one that addresses memory relative to its place. */
@@ -70,16 +77,18 @@ PROBE(addressed_narrow, ADDRESSED, 0)
 /* syscall first in its function, and its number in eax already: the window is the syscall and what follows. */
 long bare(long nr, long a, long b, long c);
 __asm__(".pushsection .text\n .p2align 4\n .type bare, @function\nbare:\n .cfi_startproc\n mov %edi, %eax\n"
-	" mov %rsi, %rdi\n mov %rdx, %rsi\n mov %rcx, %rdx\n jmp 1f\n .p2align 4\n1: syscall\n cmp $-4096, %rax\n jbe 2f\n or $-1, %rax\n2: ret\n .cfi_endproc\n .popsection\n");
+        " mov %rsi, %rdi\n mov %rdx, %rsi\n mov %rcx, %rdx\n jmp 1f\n .p2align 4\n1: syscall\n cmp $-4096, "
+        "%rax\n jbe 2f\n or $-1, %rax\n2: ret\n .cfi_endproc\n .popsection\n");
 
 /* Others jump to the middle of what could be a window: straight, and through a register. */
 long jumped_into(long how, const void *text, long size);
 __asm__(".pushsection .text\n .p2align 4\n .type jumped_into, @function\njumped_into:\n .cfi_startproc\n"
-	" test %edi, %edi\n jne 2f\n xor %eax, %eax\n1: syscall\n cmp $-4096, %rax\n ret\n"
-	"2: mov $39, %eax\n jmp 1b\n .cfi_endproc\n"
-	" .p2align 4\n .type register_jump, @function\nregister_jump:\n .cfi_startproc\n lea 1f(%rip), %rcx\n"
-	" test %edi, %edi\n je 2f\n mov $39, %eax\n jmp *%rcx\n2: xor %eax, %eax\n1: syscall\n cmp $-4096, %rax\n ret\n"
-	" .cfi_endproc\n .popsection\n");
+        " test %edi, %edi\n jne 2f\n xor %eax, %eax\n1: syscall\n cmp $-4096, %rax\n ret\n"
+        "2: mov $39, %eax\n jmp 1b\n .cfi_endproc\n"
+        " .p2align 4\n .type register_jump, @function\nregister_jump:\n .cfi_startproc\n lea 1f(%rip), %rcx\n"
+        " test %edi, %edi\n je 2f\n mov $39, %eax\n jmp *%rcx\n2: xor %eax, %eax\n1: syscall\n cmp $-4096, "
+        "%rax\n ret\n"
+        " .cfi_endproc\n .popsection\n");
 long register_jump(long how, const void *text, long size);
 
 static uint64_t next(void)
@@ -132,10 +141,10 @@ static void probe(void (*function)(const struct registers *), int wide, const ch
 		wrong += result_of_call != self;
 	}
 	if (differ)
-		for (size_t i = 0; i < sizeof before / 8; i++)
-			if (((uint64_t *)&before)[i] != ((uint64_t *)&after)[i])
-				fprintf(stderr, "# %s: word %zu: %lx became %lx\n", name, i, ((uint64_t *)&before)[i],
-				        ((uint64_t *)&after)[i]);
+		for (size_t i = 0, shown = 0; i < sizeof before / 8 && shown < 3; i++)
+			if (((uint64_t *)&before)[i] != ((uint64_t *)&after)[i] && ++shown)
+				fprintf(stderr, "# %s: word %zu: %lx became %lx\n", name, i,
+				        ((uint64_t *)&before)[i], ((uint64_t *)&after)[i]);
 	say("%s: %d differ, %d wrong", name, differ, wrong);
 }
 
@@ -183,10 +192,11 @@ static void jumps(void)
 	say("%d", same);
 }
 
-static const struct seen_case cases[] = {
-	{ "jumps", jumps },
-	{ "registers", both }, { "under-signals", under_signals }, { "moved", moved }, { NULL, NULL }
-};
+static const struct seen_case cases[] = { { "jumps", jumps },
+	                                  { "registers", both },
+	                                  { "under-signals", under_signals },
+	                                  { "moved", moved },
+	                                  { NULL, NULL } };
 
 int main(int argc, char **argv)
 {

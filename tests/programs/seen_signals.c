@@ -127,7 +127,8 @@ static void special(void)
 
 static void fault(int sig, siginfo_t *info, void *context)
 {
-	say("signal %d code %d at %lx, alternate %d", sig, info->si_code, (long)info->si_addr & 4095, on_alternate(&sig));
+	say("signal %d code %d at %lx, alternate %d", sig, info->si_code, (long)info->si_addr & 4095,
+	    on_alternate(&sig));
 	siglongjmp(back, 1);
 }
 
@@ -333,7 +334,8 @@ static void storm_of(int flags)
 		must(value == 1.5);
 		calls++;
 		clock_gettime(CLOCK_MONOTONIC, &now);
-	} while (now.tv_sec - start.tv_sec < 1 || (now.tv_sec == start.tv_sec + 1 && now.tv_nsec < start.tv_nsec));
+	} while (now.tv_sec - start.tv_sec < 1 ||
+	         (now.tv_sec == start.tv_sec + 1 && now.tv_nsec < start.tv_nsec));
 	alarm_every(0);
 	must(calls > 100 && count > 500);
 	close(ends[0]);
@@ -387,21 +389,41 @@ static void quiet(int sig, siginfo_t *info, void *context)
 	count++;
 }
 
+/* Whether a thread of this process waits in the kernel. */
+static int waits(pid_t tid)
+{
+	char path[64], text[256] = "";
+	FILE *file;
+
+	snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
+	file = fopen(path, "r");
+	must(file && fgets(text, sizeof text, file));
+	fclose(file);
+	return strstr(text, ") S ") != NULL;
+}
+
+struct waiter {
+	pthread_t self;
+	pid_t tid;
+	int ends[2];
+};
+
+/* A signal, then a byte, each once the waiter waits. */
 static void *poke(void *argument)
 {
+	const struct waiter *waiter = argument;
+
+	for (int seen = 0; seen < 10; usleep(5000))
+		seen = waits(waiter->tid) ? seen + 1 : 0;
+	pthread_kill(waiter->self, SIGUSR1);
 	usleep(50000);
-	pthread_kill(*(pthread_t *)argument, SIGUSR1);
-	usleep(50000);
-	must(write(((int *)((pthread_t *)argument + 1))[1], "x", 1) == 1);
+	must(write(waiter->ends[1], "x", 1) == 1);
 	return NULL;
 }
 
 static void interrupted(void)
 {
-	struct {
-		pthread_t self;
-		int ends[2];
-	} both = { .self = pthread_self() };
+	struct waiter both = { .self = pthread_self(), .tid = (pid_t)syscall(SYS_gettid) };
 	pthread_t thread;
 	char byte = 0;
 
@@ -442,7 +464,8 @@ static void masks(void)
 	sigaddset(&none, SIGBUS);
 	must(sigsuspend(&none) < 0 && errno == EINTR);
 	say_now("after sigsuspend");
-	must(setitimer(ITIMER_REAL, &once, NULL) == 0 && ppoll(NULL, 0, &second, &none) < 0 && errno == EINTR);
+	must(setitimer(ITIMER_REAL, &once, NULL) == 0 && ppoll(NULL, 0, &second, &none) < 0 &&
+	     errno == EINTR);
 	must(setitimer(ITIMER_REAL, &once, NULL) == 0 && pselect(0, NULL, NULL, NULL, &second, &none) < 0 &&
 	     errno == EINTR);
 	must(setitimer(ITIMER_REAL, &once, NULL) == 0 && epoll_pwait(epoll, &event, 1, 5000, &none) < 0 &&
@@ -534,13 +557,22 @@ static void contexts(void)
 	say("%d", count);
 }
 
-static const struct seen_case cases[] = {
-	{ "basics", basics },       { "special", special },   { "faults", faults },     { "overflow", overflow },
-	{ "deaths", deaths },       { "nesting", nesting },   { "stacks", stacks },     { "jumps", jumps },
-	{ "storm", storm },         { "storm-threads", storm_threads },                 { "interrupted", interrupted },
-	{ "masks", masks },         { "absent", absent },     { "uncaught", uncaught }, { "contexts", contexts },
-	{ NULL, NULL }
-};
+static const struct seen_case cases[] = { { "basics", basics },
+	                                  { "special", special },
+	                                  { "faults", faults },
+	                                  { "overflow", overflow },
+	                                  { "deaths", deaths },
+	                                  { "nesting", nesting },
+	                                  { "stacks", stacks },
+	                                  { "jumps", jumps },
+	                                  { "storm", storm },
+	                                  { "storm-threads", storm_threads },
+	                                  { "interrupted", interrupted },
+	                                  { "masks", masks },
+	                                  { "absent", absent },
+	                                  { "uncaught", uncaught },
+	                                  { "contexts", contexts },
+	                                  { NULL, NULL } };
 
 int main(int argc, char **argv)
 {

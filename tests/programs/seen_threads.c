@@ -154,9 +154,13 @@ static void raw_clone(void)
 	say("bad flags: %d", errno);
 }
 
-static const struct seen_case cases[] = { { "join", join },     { "many", many },   { "detached", detached },
-	                                  { "main-exits", main_exits }, { "cancel", cancel },
-	                                  { "raw-clone", raw_clone },   { NULL, NULL } };
+static const struct seen_case cases[] = { { "join", join },
+	                                  { "many", many },
+	                                  { "detached", detached },
+	                                  { "main-exits", main_exits },
+	                                  { "cancel", cancel },
+	                                  { "raw-clone", raw_clone },
+	                                  { NULL, NULL } };
 
 int main(int argc, char **argv)
 {

@@ -97,7 +97,8 @@ struct lh_thread {
 	uint32_t in_agent, deferred, state;
 	int32_t tid;
 	struct {
-		uint64_t rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip, flags;
+		uint64_t rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip,
+			flags;
 	} regs;
 	uint32_t sets_gs; /* the child's gs is to be ours, since the parent's was */
 	uint32_t fresh_actions;
@@ -127,7 +128,7 @@ struct lh_region {
 	/* Sites whose `syscall` bytes are gone: from = its old address, to = that of the one in the trampoline. */
 	struct lh_moved {
 		uint64_t from, to;
-	} *moved;
+	} * moved;
 };
 
 #define LH_REGIONS 1024
@@ -135,7 +136,7 @@ struct lh_region {
 struct lh_interception {
 	uint64_t arena, arena_size, used;
 	uint32_t xsave_mask, xsavec;
-	uint64_t straight, any; /* calls_straight; entry for sites with an unknown number */
+	uint64_t straight, any;               /* calls_straight; entry for sites with an unknown number */
 	uint64_t table[LH_INTERCEPT_NUMBERS]; /* entry by number */
 	struct lh_intercept_config config;
 	unsigned capabilities, sandboxed; /* 1: a filter, 2: only read, write, exit, sigreturn */

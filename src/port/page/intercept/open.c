@@ -39,17 +39,37 @@ AT(straight, LH_S_STRAIGHT);
 AT(any, LH_S_ANY);
 AT(table, LH_S_TABLE);
 #undef AT
-_Static_assert(sizeof(struct lh_thread) <= LH_T_XSAVE, "the header of a record fits before its register area");
-_Static_assert(sizeof(struct lh_ucontext) == 304 && offsetof(struct lh_ucontext, machine) == 40, "kernel's ucontext");
+_Static_assert(sizeof(struct lh_thread) <= LH_T_XSAVE,
+               "the header of a record fits before its register area");
+_Static_assert(sizeof(struct lh_ucontext) == 304 && offsetof(struct lh_ucontext, machine) == 40,
+               "kernel's ucontext");
 _Static_assert(512 + LH_LARGEST_XSTATE <= LH_T_GUARD1 - LH_T_FRAME, "the frame of a sigreturn fits");
 
 /* Calls that the module must see whatever the hook wants. */
 static const short own_calls[] = {
-	SYS_clone,         SYS_clone3,          SYS_fork,           SYS_vfork,        SYS_execve,
-	SYS_execveat,      SYS_exit,            SYS_exit_group,     SYS_rt_sigreturn, SYS_rt_sigaction,
-	SYS_rt_sigpending, SYS_rt_sigprocmask,  SYS_rt_sigsuspend,  SYS_sigaltstack,  SYS_rt_sigtimedwait,
-	SYS_ppoll,         SYS_pselect6,        SYS_epoll_pwait,    441,              SYS_io_uring_enter,
-	SYS_mmap,          SYS_prctl,           SYS_seccomp,
+	SYS_clone,
+	SYS_clone3,
+	SYS_fork,
+	SYS_vfork,
+	SYS_execve,
+	SYS_execveat,
+	SYS_exit,
+	SYS_exit_group,
+	SYS_rt_sigreturn,
+	SYS_rt_sigaction,
+	SYS_rt_sigpending,
+	SYS_rt_sigprocmask,
+	SYS_rt_sigsuspend,
+	SYS_sigaltstack,
+	SYS_rt_sigtimedwait,
+	SYS_ppoll,
+	SYS_pselect6,
+	SYS_epoll_pwait,
+	441,
+	SYS_io_uring_enter,
+	SYS_mmap,
+	SYS_prctl,
+	SYS_seccomp,
 };
 
 static void fill_table(struct lh_interception *state)
@@ -116,22 +136,15 @@ long lh__intercept_proceed(struct lh_trap *trap)
 	case SYS_clone:
 	case SYS_clone3:
 	case SYS_fork:
-	case SYS_vfork:
-		return lh__thread_clone(thread, trap);
+	case SYS_vfork: return lh__thread_clone(thread, trap);
 	case SYS_execve:
-	case SYS_execveat:
-		return lh__thread_exec(thread, trap);
-	case SYS_exit:
-		return lh__thread_exit(thread, trap);
-	case SYS_exit_group:
-		return exit_group(thread, trap);
-	case SYS_rt_sigreturn:
-		lh__sigreturn(thread, (struct lh_ucontext *)thread->regs.rsp);
-	case SYS_mmap:
-		return mmap_(thread, trap);
+	case SYS_execveat: return lh__thread_exec(thread, trap);
+	case SYS_exit: return lh__thread_exit(thread, trap);
+	case SYS_exit_group: return exit_group(thread, trap);
+	case SYS_rt_sigreturn: lh__sigreturn(thread, (struct lh_ucontext *)thread->regs.rsp);
+	case SYS_mmap: return mmap_(thread, trap);
 	case SYS_prctl:
-	case SYS_seccomp:
-		return filter(thread, trap);
+	case SYS_seccomp: return filter(thread, trap);
 	}
 	result = lh__signal_call(thread, trap);
 	return result != LH_NOT_MINE ? result : lh__program_syscall(thread, trap->nr, trap->argument);
@@ -183,7 +196,8 @@ static int processor(struct lh_interception *state, struct lh_error *error)
 
 static void *map(const struct lh_intercept_config *config, size_t size, int protection, long flags)
 {
-	long result = LH_SYS(config->sys, SYS_mmap, NULL, size, protection, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+	long result = LH_SYS(config->sys, SYS_mmap, NULL, size, protection,
+	                     MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
 
 	if (result < 0)
 		return NULL;
@@ -193,7 +207,8 @@ static void *map(const struct lh_intercept_config *config, size_t size, int prot
 }
 
 /* The state with its arena; nothing of the program is touched. */
-static int make_state(const struct lh_intercept_config *config, struct lh_interception **made, struct lh_error *error)
+static int make_state(const struct lh_intercept_config *config, struct lh_interception **made,
+                      struct lh_error *error)
 {
 	struct lh_interception *state = map(config, sizeof *state, PROT_READ | PROT_WRITE, 0);
 	uint64_t size = (config->threads ? config->threads : 4096) * (uint64_t)LH_T_SIZE;
@@ -224,7 +239,8 @@ static void adopt(struct lh_interception *state, struct lh_thread *thread, uint6
 	thread->actions = &state->actions;
 	LH_THREAD_CALL(SYS_sigaltstack, NULL, &thread->stack);
 	if (thread->stack.ss_size == 0)
-		thread->stack.ss_flags = 0; /* as a frame of the kernel shows it to a program that never set one */
+		thread->stack.ss_flags =
+			0; /* as a frame of the kernel shows it to a program that never set one */
 	thread->special_blocked = mask & LH_SPECIAL;
 	__asm__ volatile("rdgsbase %0" : "=r"(base));
 	if (base == 0)

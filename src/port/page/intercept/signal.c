@@ -88,8 +88,8 @@ static size_t state_size(const void *state)
 }
 
 /* Where the frame goes: below the red zone, or on top of the program's alternate stack. 0: no room. */
-static uint64_t place(const struct lh_thread *thread, const struct lh_action *action, uint64_t rsp, size_t state,
-                      uint64_t *state_at)
+static uint64_t place(const struct lh_thread *thread, const struct lh_action *action, uint64_t rsp,
+                      size_t state, uint64_t *state_at)
 {
 	int nested = lh__on_stack(thread, rsp), entering = 0;
 	uint64_t bottom = (uint64_t)thread->stack.ss_sp, at = rsp - 128;
@@ -111,7 +111,9 @@ static uint64_t build(struct lh_thread *thread, const struct lh_action *action, 
 {
 	size_t size = state_size(context->machine.fpregs);
 	uint64_t rsp = (uint64_t)context->machine.gregs[REG_RSP], state_at, at;
-	struct lh_frame frame = { .return_address = (uint64_t)lh__restorer, .context = *context, .info = *info };
+	struct lh_frame frame = { .return_address = (uint64_t)lh__restorer,
+		                  .context = *context,
+		                  .info = *info };
 
 	at = place(thread, action, rsp, size, &state_at);
 	if (!at)
@@ -259,7 +261,8 @@ static void inside(struct lh_thread *thread, int sig, siginfo_t *info, struct lh
 	if (is_fault(sig, info) && sig != SIGSYS)
 		return die(sig, info, context);
 	if (is_fault(sig, info) && !lh__after_program_call((uint64_t)context->machine.gregs[REG_RIP])) {
-		context->machine.gregs[REG_RAX] = -EPERM; /* a filter of the program met a call of the module */
+		context->machine.gregs[REG_RAX] =
+			-EPERM; /* a filter of the program met a call of the module */
 		return;
 	}
 	defer(thread, sig, info, context);
@@ -282,14 +285,22 @@ static void caught(struct lh_thread *thread, const siginfo_t *info, struct lh_uc
 	}
 	memcpy(&thread->regs,
 	       &(__typeof__(thread->regs)){
-		       .rax = (uint64_t)gregs[REG_RAX], .rbx = (uint64_t)gregs[REG_RBX],
-		       .rcx = LH_WAY_NET, .rdx = (uint64_t)gregs[REG_RDX],
-		       .rsi = (uint64_t)gregs[REG_RSI], .rdi = (uint64_t)gregs[REG_RDI],
-		       .rbp = (uint64_t)gregs[REG_RBP], .rsp = (uint64_t)gregs[REG_RSP],
-		       .r8 = (uint64_t)gregs[REG_R8], .r9 = (uint64_t)gregs[REG_R9],
-		       .r10 = (uint64_t)gregs[REG_R10], .r12 = (uint64_t)gregs[REG_R12],
-		       .r13 = (uint64_t)gregs[REG_R13], .r14 = (uint64_t)gregs[REG_R14],
-		       .r15 = (uint64_t)gregs[REG_R15], .rip = back,
+		       .rax = (uint64_t)gregs[REG_RAX],
+		       .rbx = (uint64_t)gregs[REG_RBX],
+		       .rcx = LH_WAY_NET,
+		       .rdx = (uint64_t)gregs[REG_RDX],
+		       .rsi = (uint64_t)gregs[REG_RSI],
+		       .rdi = (uint64_t)gregs[REG_RDI],
+		       .rbp = (uint64_t)gregs[REG_RBP],
+		       .rsp = (uint64_t)gregs[REG_RSP],
+		       .r8 = (uint64_t)gregs[REG_R8],
+		       .r9 = (uint64_t)gregs[REG_R9],
+		       .r10 = (uint64_t)gregs[REG_R10],
+		       .r12 = (uint64_t)gregs[REG_R12],
+		       .r13 = (uint64_t)gregs[REG_R13],
+		       .r14 = (uint64_t)gregs[REG_R14],
+		       .r15 = (uint64_t)gregs[REG_R15],
+		       .rip = back,
 		       .flags = (uint64_t)gregs[REG_EFL],
 	       },
 	       sizeof thread->regs);
@@ -377,8 +388,7 @@ void lh__sigreturn(struct lh_thread *thread, struct lh_ucontext *from)
 		lh__signal_real(SIGSEGV, &(struct lh_action){ 0 });
 		requeue(SIGSEGV, &info);
 	}
-	context->machine.gregs[REG_RIP] =
-		(greg_t)lh__moved_to((uint64_t)context->machine.gregs[REG_RIP]);
+	context->machine.gregs[REG_RIP] = (greg_t)lh__moved_to((uint64_t)context->machine.gregs[REG_RIP]);
 	(void)lh__stack_change(thread, &context->stack, (uint64_t)from - 8);
 	thread->special_blocked = context->mask & LH_SPECIAL;
 	context->mask &= ~(LH_SPECIAL | LH_UNBLOCKABLE);
