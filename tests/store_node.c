@@ -50,19 +50,21 @@ static struct lh_store *open_small(void *context, unsigned pages)
 	return open_at(way, way->small.url);
 }
 
-/* Stores that are closed go a moment later: until the figure rests. */
+/* Stores that are closed go a moment later: until the figure rests, and each region has its connections. */
 static uint64_t used(void *context)
 {
 	struct way *way = context;
+	unsigned channels = strcmp(way->name, "ring") == 0 ? 1 : 2, same = 0, i;
 	struct lh_server_counts counts;
 	uint64_t last = UINT64_MAX;
-	int same = 0;
 
-	while (same < 5) {
+	for (i = 0; same < 10 && i < 500; i++) {
 		lh__server_read_counts(way->small_running ? way->small.server : way->node.server, &counts);
-		same = counts.bytes_used == last ? same + 1 : 0;
+		same = counts.bytes_used == last && counts.regions_now * channels == counts.connections_now
+		               ? same + 1
+		               : 0;
 		last = counts.bytes_used;
-		usleep(2000);
+		usleep(10000);
 	}
 	return last;
 }
