@@ -6,5 +6,5 @@ need /usr/bin/python3
 begin
 
 export PYTHONHASHSEED=0
-compare python /usr/bin/python3 tests/programs/dicts.py 200000
+compare python /usr/bin/python3 tests/programs/dicts.py 120000
 finish
