@@ -413,10 +413,13 @@ static void *poke(void *argument)
 {
 	const struct waiter *waiter = argument;
 
+	int before = count;
+
 	for (int seen = 0; seen < 10; usleep(5000))
 		seen = waits(waiter->tid) ? seen + 1 : 0;
 	pthread_kill(waiter->self, SIGUSR1);
-	usleep(50000);
+	while (count == before)
+		usleep(5000);
 	must(write(waiter->ends[1], "x", 1) == 1);
 	return NULL;
 }

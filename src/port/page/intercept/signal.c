@@ -224,8 +224,12 @@ static void defer(struct lh_thread *thread, int sig, const siginfo_t *info, stru
 	if (thread->deferred)
 		return keep_special(thread, sig, info);
 	if (lh__before_program_call(rip)) {
+		/* A wait with a time limit that was to be taken up again, as when a stopped process goes on: such a
+		   wait ends with the handler. All else has not begun. */
+		int resumed = gregs[REG_RAX] == SYS_restart_syscall;
+
 		gregs[REG_RIP] = (greg_t)lh__program_call_end();
-		gregs[REG_RAX] = LH_INTERCEPT_RESTART;
+		gregs[REG_RAX] = resumed ? -EINTR : LH_INTERCEPT_RESTART;
 	}
 	thread->deferred_in_temporary =
 		thread->temporary_active && lh__after_program_call(rip) && gregs[REG_RAX] == -EINTR;

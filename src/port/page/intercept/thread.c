@@ -300,17 +300,18 @@ static long shared(struct lh_thread *thread, struct request *request)
 {
 	struct lh_thread *child = lh__thread_new();
 	long result = LH_INTERCEPT_RESTART;
+	uint64_t mask;
 
 	if (!child)
 		return -EAGAIN;
 	prepare_child(child, thread, request);
 	set_stack(request, (uint64_t)child + LH_T_GUARD1 + 4096, LH_T_HOOK_TOP - LH_T_GUARD1 - 4096);
-	child->start_mask = lh__mask_set(~0ull);
+	mask = child->start_mask = lh__mask_set(~0ull);
 	if (!thread->deferred)
 		result = lh__clone_raw(request->nr, request->argument, child);
 	if (result < 0 || request->flags & CLONE_VFORK)
 		lh__thread_free(child);
-	lh__mask_set(child->start_mask);
+	lh__mask_set(mask); /* a child that has ended may have left its record to another */
 	return result;
 }
 
