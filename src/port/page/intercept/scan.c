@@ -381,6 +381,17 @@ static int window_around(const struct scan *scan, const struct function *functio
 	return 0;
 }
 
+/* Functions are visited in the order of their addresses, so only the last window can be in the way. */
+static int overlaps(const struct scan *scan, const struct lh_site *site)
+{
+	const struct lh_site *last;
+
+	if (scan->count == 0)
+		return 0;
+	last = &scan->found[scan->count - 1].site;
+	return site->offset < last->offset + last->size;
+}
+
 static void one_syscall(struct scan *scan, const struct function *function, int index, int count, int closed)
 {
 	struct candidate made;
@@ -392,7 +403,7 @@ static void one_syscall(struct scan *scan, const struct function *function, int 
 	fits = window_before(scan, function, index, &made);
 	if ((!fits || made.inside_count) && closed && window_around(scan, function, index, count, &made))
 		fits = 1;
-	if (fits && (made.inside_count == 0 || closed))
+	if (fits && (made.inside_count == 0 || closed) && !overlaps(scan, &made.site))
 		scan->found[scan->count++] = made;
 }
 
@@ -430,8 +441,25 @@ static void drop_target(struct scan *scan, uint64_t target)
 			scan->found[i].dropped |= scan->found[i].inside[k] == target;
 }
 
-/* Whether anything that could be read as a direct jump leads inside a window. A bitmap of targets is enough. */
-static void drop_jumped_to(struct scan *scan, uint8_t *inside)
+static int is_short_jump(uint8_t code)
+{
+	return (code & 0xf0) == 0x70 || code == 0xeb || (code & 0xfc) == 0xe0;
+}
+
+/* Short jumps reach 128 bytes: only what lies around each place need be looked at. */
+static void drop_short_jumps(struct scan *scan, uint64_t target)
+{
+	uint64_t first = target - scan->text > 130 ? target - 130 : scan->text;
+	uint64_t last = scan->text + scan->text_size - 2;
+
+	for (uint64_t i = first; i < target + 130 && i <= last; i++)
+		if (is_short_jump(scan->file[i]) &&
+		    i + 2 + (uint64_t)(int64_t)(int8_t)scan->file[i + 1] == target)
+			drop_target(scan, target);
+}
+
+/* Whether anything that could be read as a near jump or call leads inside a window. */
+static void drop_near_jumps(struct scan *scan, const uint8_t *inside)
 {
 	const uint8_t *code = scan->file + scan->text;
 
@@ -439,18 +467,14 @@ static void drop_jumped_to(struct scan *scan, uint8_t *inside)
 		uint64_t to;
 		int32_t distance;
 
-		if ((code[i] & 0xf0) == 0x70 || code[i] == 0xeb || (code[i] & 0xfc) == 0xe0) {
-			to = i + 2 + (uint64_t)(int64_t)(int8_t)code[i + 1];
-			if (to < scan->text_size && inside[to / 8] >> to % 8 & 1)
-				drop_target(scan, scan->text + to);
-		}
 		if ((code[i] & 0xfe) == 0xe8)
-			memcpy(&distance, code + i + 1, 4), to = i + 5;
+			to = i + 1;
 		else if (code[i] == 0x0f && (code[i + 1] & 0xf0) == 0x80)
-			memcpy(&distance, code + i + 2, 4), to = i + 6;
+			to = i + 2;
 		else
 			continue;
-		to += (uint64_t)(int64_t)distance;
+		memcpy(&distance, code + to, 4);
+		to += 4 + (uint64_t)(int64_t)distance;
 		if (to < scan->text_size && inside[to / 8] >> to % 8 & 1)
 			drop_target(scan, scan->text + to);
 	}
@@ -466,16 +490,17 @@ static void check_insides(struct scan *scan)
 	for (int i = 0; i < scan->count; i++) {
 		struct candidate *candidate = &scan->found[i];
 
-		candidate->dropped = mapped < 0 && candidate->inside_count;
+		candidate->dropped |= mapped < 0 && candidate->inside_count;
 		for (int k = 0; k < candidate->inside_count && mapped >= 0; k++) {
 			uint64_t at = candidate->inside[k] - scan->text;
 
 			inside[at / 8] |= (uint8_t)(1 << at % 8);
+			drop_short_jumps(scan, candidate->inside[k]);
 		}
 	}
 	if (mapped < 0)
 		return;
-	drop_jumped_to(scan, inside);
+	drop_near_jumps(scan, inside);
 	LH_THREAD_CALL(SYS_munmap, inside, size);
 }
 
