@@ -407,26 +407,10 @@ static void one_syscall(struct scan *scan, const struct function *function, int 
 		scan->found[scan->count++] = made;
 }
 
-static int has_syscall(const uint8_t *code, uint64_t size)
-{
-	const uint8_t *end = code + size;
-
-	while (size >= 2 && (code = memchr(code, 0x0f, (size_t)(end - code - 1))) != NULL) {
-		if (code[1] == 0x05)
-			return 1;
-		code++;
-		size = (uint64_t)(end - code);
-	}
-	return 0;
-}
-
 static void one_function(struct scan *scan, const struct function *function)
 {
 	int count, indirect, closed;
 
-	if (!has_syscall(scan->file + function->offset, function->size) &&
-	    !syscall_at(scan, function, function->size))
-		return;
 	count = decode(scan, function, &indirect);
 	closed = !indirect && !function->has_pads;
 	for (int i = 0; i < count; i++)
@@ -486,6 +470,7 @@ static void check_insides(struct scan *scan)
 	long mapped = LH_THREAD_CALL(SYS_mmap, NULL, size, PROT_READ | PROT_WRITE,
 	                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	uint8_t *inside = (uint8_t *)mapped;
+	int places = 0;
 
 	for (int i = 0; i < scan->count; i++) {
 		struct candidate *candidate = &scan->found[i];
@@ -496,39 +481,101 @@ static void check_insides(struct scan *scan)
 
 			inside[at / 8] |= (uint8_t)(1 << at % 8);
 			drop_short_jumps(scan, candidate->inside[k]);
+			places++;
 		}
 	}
 	if (mapped < 0)
 		return;
-	drop_near_jumps(scan, inside);
+	if (places)
+		drop_near_jumps(scan, inside);
 	LH_THREAD_CALL(SYS_munmap, inside, size);
 }
 
-/* Goes through the table of functions in .eh_frame_hdr. */
-static long functions(struct scan *scan)
+/* The table of functions in .eh_frame_hdr: pairs of start and FDE, relative to base, in order of start. */
+struct table {
+	const uint8_t *entries;
+	uint64_t base, count;
+};
+
+static int find_table(const struct scan *scan, struct table *table)
 {
 	int count = 0;
 	const Elf64_Phdr *header = headers(scan, &count);
-	uint64_t base = 0, offset = ~0ull;
-	struct reader reader;
-	uint64_t entries;
+	uint64_t offset = ~0ull;
+	uint32_t entries;
 
 	for (int i = 0; i < count; i++)
 		if (header[i].p_type == PT_GNU_EH_FRAME) {
-			base = header[i].p_vaddr;
+			table->base = header[i].p_vaddr;
 			offset = header[i].p_offset;
 		}
 	if (offset >= scan->size || scan->size - offset < 12 ||
 	    memcmp(scan->file + offset, "\1\x1b\x03\x3b", 4) != 0)
+		return 0;
+	memcpy(&entries, scan->file + offset + 8, 4);
+	table->entries = scan->file + offset + 12;
+	table->count = entries;
+	return table->count <= (scan->size - offset - 12) / 8;
+}
+
+/* Word 0 of an entry is the start, 1 the FDE. */
+static uint64_t entry(const struct table *table, uint64_t index, int word)
+{
+	int32_t relative;
+
+	memcpy(&relative, table->entries + index * 8 + (uint64_t)word * 4, 4);
+	return table->base + (uint64_t)(int64_t)relative;
+}
+
+/* The index of the last function that starts at or before address; count where there is none. */
+static uint64_t function_before(const struct table *table, uint64_t address)
+{
+	uint64_t low = 0, high = table->count;
+
+	while (low < high) {
+		uint64_t middle = (low + high) / 2;
+
+		if (entry(table, middle, 0) <= address)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low ? low - 1 : table->count;
+}
+
+/* The linked address of a file offset in executable memory, or all ones. */
+static uint64_t address_of(const struct scan *scan, uint64_t offset)
+{
+	int count = 0;
+	const Elf64_Phdr *header = headers(scan, &count);
+
+	for (int i = 0; i < count; i++)
+		if (header[i].p_type == PT_LOAD && header[i].p_flags & PF_X &&
+		    offset - header[i].p_offset < header[i].p_filesz)
+			return offset - header[i].p_offset + header[i].p_vaddr;
+	return ~0ull;
+}
+
+/* Each function that has the bytes of a syscall, or ends where they are, once. */
+static long functions(struct scan *scan)
+{
+	const uint8_t *at = scan->file + scan->text, *end = at + scan->text_size;
+	struct table table = { 0 };
+	uint64_t last = ~0ull;
+
+	if (!find_table(scan, &table))
 		return -ENOENT;
-	reader = (struct reader){ scan->file + offset + 8, scan->file + scan->size, 0 };
-	entries = take(&reader, 4);
-	for (uint64_t i = 0; i < entries && !reader.bad; i++) {
-		uint64_t start = base + (uint64_t)(int64_t)(int32_t)take(&reader, 4);
-		uint64_t fde = base + (uint64_t)(int64_t)(int32_t)take(&reader, 4);
+	for (; end - at >= 2 && (at = memchr(at, 0x0f, (size_t)(end - at - 1))) != NULL; at++) {
+		uint64_t index;
 		struct function function;
 
-		if (!reader.bad && read_function(scan, fde, start, &function))
+		if (at[1] != 0x05)
+			continue;
+		index = function_before(&table, address_of(scan, (uint64_t)(at - scan->file)));
+		if (index == table.count || index == last)
+			continue;
+		last = index;
+		if (read_function(scan, entry(&table, index, 1), entry(&table, index, 0), &function))
 			one_function(scan, &function);
 	}
 	return 0;
