@@ -73,7 +73,7 @@ static uint64_t expected[REGION_PAGES * 64]; /* the first word of each line, wri
 
 static int open_all(enum lh_prefetch prefetch)
 {
-	struct lh_page_options page_options = { .engine = LH_ENGINE_INLINE, .device = -1, .pagemap = -1 };
+	struct lh_page_options page_options = { .engine = LH_ENGINE_INLINE, .device = -1 };
 	struct lh_home_options options = {
 		.policy = lh__policy_find(NULL),
 		.frames = LOCAL_PAGES + 64,

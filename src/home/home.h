@@ -101,6 +101,15 @@ void lh__home_change_end(struct lh_home *home);
 /* Watches [start, end) from now on, and finds what is present in it. */
 int lh__home_watch(struct lh_home *home, uintptr_t start, uintptr_t end) LH_MUST_CHECK;
 
+/*
+ * Brings all of [start, end) in and watches it no more; its memory is the program's alone from then on. The store's errors,
+ * -EAGAIN where too many ranges are kept.
+ */
+int lh__home_unwatch(struct lh_home *home, uintptr_t start, uintptr_t end) LH_MUST_CHECK;
+
+/* As lh__home_watch, but what is present is not looked for yet: for many ranges, followed by one rescan. */
+int lh__home_watch_blind(struct lh_home *home, uintptr_t start, uintptr_t end) LH_MUST_CHECK;
+
 /* Finds pages of watched ranges that are present and that the home does not know. Returns how many it found. */
 uint64_t lh__home_rescan(struct lh_home *home);
 

@@ -432,6 +432,38 @@ static int miss_page(struct lh_home *home, uint64_t page, lh_entry *entry)
 	}
 }
 
+/* Brings in what the home has of a range. */
+static int bring_in(struct lh_home *home, uint64_t first, uint64_t last)
+{
+	lh_entry *entry = NULL;
+	int result = 0;
+
+	for (uint64_t page = first; result == 0 && (page = lh__directory_next(&home->directory, page, last, &entry)) < last; page++) {
+		enum lh_page_state state = lh__entry_state(__atomic_load_n(entry, __ATOMIC_ACQUIRE));
+
+		if (state == LH_PAGE_STAGED || state == LH_PAGE_STORED)
+			result = miss_page(home, page, entry);
+	}
+	return result;
+}
+
+int lh__home_unwatch(struct lh_home *home, uintptr_t start, uintptr_t end)
+{
+	int slot = lh__home_keep(home, start, end), result;
+
+	if (slot < 0)
+		return slot;
+	result = bring_in(home, start / LH_PAGE_SIZE, end / LH_PAGE_SIZE);
+	if (result == 0)
+		result = home->port->ops->unwatch(home->port, start, end - start);
+	if (result == 0) {
+		lh__home_hold(home, start, end);
+		lh__home_forget(home, start, end, true);
+	}
+	lh__home_unkeep(home, slot);
+	return result;
+}
+
 int lh__home_miss(struct lh_home *home, uintptr_t address)
 {
 	uint64_t page = address / LH_PAGE_SIZE;

@@ -67,7 +67,7 @@ uint64_t lh__home_rescan(struct lh_home *home)
 	return found;
 }
 
-int lh__home_watch(struct lh_home *home, uintptr_t start, uintptr_t end)
+int lh__home_watch_blind(struct lh_home *home, uintptr_t start, uintptr_t end)
 {
 	int result;
 
@@ -82,10 +82,17 @@ int lh__home_watch(struct lh_home *home, uintptr_t start, uintptr_t end)
 		lh__lock(home->sys, &home->lock);
 		lh__ranges_remove(&home->regions, start, end);
 		lh__unlock(home->sys, &home->lock);
-		return result;
 	}
-	rescan_range(home, start, end);
-	return 0;
+	return result;
+}
+
+int lh__home_watch(struct lh_home *home, uintptr_t start, uintptr_t end)
+{
+	int result = lh__home_watch_blind(home, start, end);
+
+	if (result == 0)
+		rescan_range(home, start, end);
+	return result;
 }
 
 /* ---- keeping ---- */

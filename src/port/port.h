@@ -46,7 +46,8 @@ struct lh_port_ops {
 	/* Takes a present page out of the processors' sight, atomically with respect to their writes: it stands at
 	 * `staging` (absent until now, inside the port's staging range) afterwards.
 	 * -ENOENT: the page is absent. -EBUSY: the kernel holds on to it (a device or a child shares it).
-	 * -EINVAL: its mapping is not writable at present. -EAGAIN: try again. */
+	 * -EAGAIN: try again. The mapping's protection must not change meanwhile, and must not let the
+	 * program both write to it and execute it. */
 	int (*take)(struct lh_port *port, uintptr_t address, uintptr_t staging) LH_MUST_CHECK;
 	/* The reverse of take: gives a page back (or a new content that was written there) and wakes. Errors as
 	 * for supply and take. */

@@ -20,6 +20,7 @@ struct page_port {
 	struct lh_page_options options;
 	int uffd;
 	int pagemap;
+	int memory; /* /proc/self/mem */
 };
 
 static struct page_port *page_port_of(struct lh_port *port)
@@ -105,9 +106,38 @@ static int move(struct lh_port *port, uintptr_t to, uintptr_t from, bool wake)
 	return result;
 }
 
+static int note_present(void *context, uintptr_t start, uintptr_t end)
+{
+	*(bool *)context = start < end;
+	return 0;
+}
+
+/*
+ * A page whose mapping is not writable at present cannot be moved; but then nobody writes to it either, and it is copied. Read
+ * through /proc/self/mem, which asks for no right to read. A page that is absent must not be read that way: in the
+ * thread engine that would be a request to the home, which is waiting for this.
+ */
+static int take_copy(struct lh_port *port, uintptr_t address, uintptr_t staging)
+{
+	unsigned char content[LH_PAGE_SIZE];
+	bool present = false;
+	int result = port->ops->present(port, address, address + LH_PAGE_SIZE, note_present, &present);
+
+	if (result < 0 || !present)
+		return result < 0 ? result : -ENOENT;
+	if (LH_SYS(port->sys, SYS_pread64, page_port_of(port)->memory, content, LH_PAGE_SIZE, address) != LH_PAGE_SIZE)
+		return -EINVAL;
+	result = port->ops->supply(port, staging, content, LH_PAGE_SIZE);
+	if (result == 0 && (result = (int)LH_SYS(port->sys, SYS_madvise, address, LH_PAGE_SIZE, MADV_DONTNEED)) < 0)
+		LH_SYS(port->sys, SYS_madvise, staging, LH_PAGE_SIZE, MADV_DONTNEED);
+	return result;
+}
+
 static int page_take(struct lh_port *port, uintptr_t address, uintptr_t staging)
 {
-	return move(port, staging, address, false);
+	int result = move(port, staging, address, false);
+
+	return result == -EINVAL ? take_copy(port, address, staging) : result;
 }
 
 static int page_give(struct lh_port *port, uintptr_t staging, uintptr_t address)
@@ -160,7 +190,9 @@ static void close_descriptors(struct page_port *self)
 		LH_SYS(self->port.sys, SYS_close, self->uffd);
 	if (self->pagemap >= 0)
 		LH_SYS(self->port.sys, SYS_close, self->pagemap);
-	self->uffd = self->pagemap = -1;
+	if (self->memory >= 0)
+		LH_SYS(self->port.sys, SYS_close, self->memory);
+	self->uffd = self->pagemap = self->memory = -1;
 }
 
 static void page_close(struct lh_port *port)
@@ -221,16 +253,21 @@ static int open_uffd(struct page_port *self, struct lh_error *error)
 	return 0;
 }
 
-static int open_pagemap(struct page_port *self, struct lh_error *error)
+static int open_raised(struct page_port *self, const char *path, int *descriptor, struct lh_error *error)
 {
-	int result;
+	*descriptor = (int)LH_SYS(self->port.sys, SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+	*descriptor = raise_descriptor(self, *descriptor);
+	return *descriptor < 0 ? lh__fail(error, *descriptor, "%s: %s", path, lh__errno_name(*descriptor)) : 0;
+}
 
-	self->pagemap =
-		(int)LH_SYS(self->port.sys, SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	self->pagemap = raise_descriptor(self, self->pagemap);
-	if (self->pagemap < 0)
-		return lh__fail(error, self->pagemap, "/proc/self/pagemap: %s",
-		                lh__errno_name(self->pagemap));
+static int open_proc(struct page_port *self, struct lh_error *error)
+{
+	int result = open_raised(self, "/proc/self/pagemap", &self->pagemap, error);
+
+	if (result == 0)
+		result = open_raised(self, "/proc/self/mem", &self->memory, error);
+	if (result < 0)
+		return result;
 	result = (int)LH_SYS(self->port.sys, SYS_ioctl, self->pagemap, PAGEMAP_SCAN, NULL);
 	if (result == -ENOTTY)
 		return lh__fail(error, -ENOSYS, "this kernel has no PAGEMAP_SCAN: Linux 6.7 is needed");
@@ -242,7 +279,7 @@ static int open_descriptors(struct page_port *self, struct lh_error *error)
 	int result = open_uffd(self, error);
 
 	if (result == 0)
-		result = open_pagemap(self, error);
+		result = open_proc(self, error);
 	if (result < 0)
 		close_descriptors(self);
 	return result;
@@ -275,7 +312,7 @@ int lh__page_open(const struct lh_sys *sys, const struct lh_page_options *option
 		.caps = { .granularity = "page", .sees_reads = true, .sees_writes = false, .moves = true },
 	};
 	self->options = *options;
-	self->uffd = self->pagemap = -1;
+	self->uffd = self->pagemap = self->memory = -1;
 	result = open_descriptors(self, error);
 	if (result < 0) {
 		lh__free(sys, self, sizeof *self);
@@ -283,14 +320,6 @@ int lh__page_open(const struct lh_sys *sys, const struct lh_page_options *option
 	}
 	*out = &self->port;
 	return 0;
-}
-
-void lh__page_descriptors(const struct lh_port *port, int descriptors[2])
-{
-	const struct page_port *self = (const struct page_port *)port;
-
-	descriptors[0] = self->uffd;
-	descriptors[1] = self->pagemap;
 }
 
 int lh__page_wait(struct lh_port *port, uintptr_t *addresses, size_t max, int timeout_ms)

@@ -19,7 +19,6 @@ enum lh_engine { LH_ENGINE_THREAD = 0, LH_ENGINE_INLINE = 1 };
 struct lh_page_options {
 	enum lh_engine engine;
 	int device;           /* an open /dev/userfaultfd, or -1: the system call is used */
-	int pagemap;          /* an open /proc/self/pagemap, or -1: opened by the port */
 	int descriptor_floor; /* own descriptors get numbers from here on, out of the way of the program's */
 };
 
@@ -29,9 +28,6 @@ struct lh_page_options {
  */
 int lh__page_open(const struct lh_sys *sys, const struct lh_page_options *options, struct lh_port **out,
                   struct lh_error *error) LH_MUST_CHECK;
-
-/* The descriptors that the port uses in this process: userfaultfd and pagemap. */
-void lh__page_descriptors(const struct lh_port *port, int descriptors[2]);
 
 /* LH_ENGINE_THREAD: waits up to timeout_ms for requests and writes their addresses, at most max. Returns their number
  * or a negative errno. One thread at a time. */

@@ -7,6 +7,8 @@
 
 /* One call keeps at most this part of local memory present, but always enough for a datagram. */
 #define HOLD_SHARE 8
+/* Frames beyond the limit, for what a program takes into use while watching begins. */
+#define SPARE_FRAMES 16384
 #define HOLD_LEAST ((size_t)256 << 10)
 
 /* This process' agent: the constructor, the stubs and the kernel bring no argument. */
@@ -106,7 +108,7 @@ static int open_home(struct lh_agent *agent, struct lh_error *error)
 		.port = agent->port,
 		.store = agent->store,
 		.policy = lh__policy_find(control->policy[0] ? control->policy : NULL),
-		.frames = (uint32_t)(local + local / 4 + 1024),
+		.frames = (uint32_t)(local + local / 4 + SPARE_FRAMES),
 		.limit = (uint32_t)local,
 		.prefetch = (enum lh_prefetch)control->prefetch,
 		.stats = &control->stats,

@@ -33,7 +33,8 @@
 #endif
 
 static const long wanted[] = { SYS_mmap,  SYS_munmap, SYS_mremap,   SYS_madvise,    SYS_brk,
-	                       SYS_mlock, SYS_mlock2, SYS_mlockall, SYS_munlockall, SYS_munlock };
+	                       SYS_mlock, SYS_mlock2, SYS_mlockall, SYS_munlockall, SYS_munlock,
+	                       SYS_mprotect, SYS_pkey_mprotect };
 
 void lh__space_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64])
 {
@@ -130,7 +131,7 @@ static int find_homed(void *context, const struct lh_mapping *mapping)
 static void watch_batch(struct lh_agent *agent, const struct batch *batch)
 {
 	for (size_t i = 0; i < batch->n; i++)
-		if (lh__home_watch(agent->home, batch->range[i].start, batch->range[i].end) < 0)
+		if (lh__home_watch_blind(agent->home, batch->range[i].start, batch->range[i].end) < 0)
 			continue; /* somebody else watches it: it stays where it is, and counts as not homed */
 }
 
@@ -150,6 +151,8 @@ void lh__space_activate(struct lh_agent *agent)
 		watch_batch(agent, batch);
 		finding.from = batch->n ? batch->range[batch->n - 1].end : finding.from;
 	}
+	/* From here on the program waits where it takes new memory into use. */
+	lh__home_rescan(agent->home);
 	lh__home_resume(agent->home);
 	lh__free(&agent->sys, batch, sizeof *batch);
 	if (more < 0)
@@ -285,6 +288,8 @@ static void rename_moved(struct lh_agent *agent, uintptr_t from, size_t old_size
 		lh__agent_fail(agent, "no memory to follow a mapping that moved");
 	lh__home_forget(agent->home, from, from + old_size, !keeps_old);
 	watch(agent, to, to + new_size);
+	if (keeps_old)
+		watch(agent, from, from + old_size);
 }
 
 static void settle_mremap(struct lh_agent *agent, const struct lh_trap *trap, uintptr_t to)
@@ -299,8 +304,22 @@ static void settle_mremap(struct lh_agent *agent, const struct lh_trap *trap, ui
 	}
 	if (new_size < old_size)
 		lh__home_forget(agent->home, from + new_size, from + old_size, true);
-	lh__home_release(agent->home, from, from + (new_size < old_size ? new_size : old_size));
 	watch(agent, from, from + new_size);
+	lh__home_release(agent->home, from, from + (new_size < old_size ? new_size : old_size));
+}
+
+/*
+ * A mapping that moves may be merged with a neighbour of its new place, and the kernel (6.18) then drops the watch of both,
+ * so that the neighbour's absent pages would read as zero. What is not watched is not merged with what is: so the watch of a
+ * mapping that may move is dropped before. Nobody else may touch it until the call has returned.
+ */
+static void unwatch_moving(struct lh_agent *agent, const struct lh_trap *trap, uintptr_t from, uintptr_t from_end)
+{
+	bool grows = round_up((uintptr_t)trap->argument[2]) > from_end - from;
+
+	if ((trap->argument[3] & MREMAP_MAYMOVE) && (grows || (trap->argument[3] & (MREMAP_FIXED | MREMAP_DONTUNMAP))) &&
+	    agent->port->ops->unwatch(agent->port, from, from_end - from) < 0)
+		lh__agent_fail(agent, "a mapping that moves cannot be followed");
 }
 
 static long call_mremap(struct lh_agent *agent, struct lh_trap *trap)
@@ -317,12 +336,34 @@ static long call_mremap(struct lh_agent *agent, struct lh_trap *trap)
 	held = from < from_end && hold(agent, from, from_end);
 	if (fixed && to > from)
 		held_target = hold(agent, to, to_end);
+	if (held)
+		unwatch_moving(agent, trap, from, from_end);
 	result = lh__intercept_proceed(trap);
 	settle(agent, held_target, to, to_end, !failed(result), true);
-	if (held && failed(result))
+	if (held && failed(result)) {
+		watch(agent, from, from_end);
 		lh__home_release(agent->home, from, from_end);
-	else if (held)
+	} else if (held) {
 		settle_mremap(agent, trap, (uintptr_t)result);
+	}
+	return result;
+}
+
+/* Held, because a page of a mapping that nobody can write to is taken by copying it. */
+static long call_mprotect(struct lh_agent *agent, struct lh_trap *trap)
+{
+	uintptr_t start = (uintptr_t)trap->argument[0], end = round_up(start + (uintptr_t)trap->argument[1]);
+	long both = PROT_WRITE | PROT_EXEC, result;
+	int failure = 0;
+	bool held;
+
+	if (agent->active && (trap->argument[2] & both) == both && lh__home_watches(agent->home, start, end))
+		failure = lh__home_unwatch(agent->home, start, end);
+	if (failure < 0)
+		lh__agent_fail_page(agent, start, failure);
+	held = start < end && hold(agent, start, end);
+	result = lh__intercept_proceed(trap);
+	settle(agent, held, start, end, false, false);
 	return result;
 }
 
@@ -340,6 +381,8 @@ static long dispatch(struct lh_agent *agent, struct lh_trap *trap)
 	case SYS_mremap: return call_mremap(agent, trap);
 	case SYS_madvise: return call_madvise(agent, trap);
 	case SYS_brk: return call_brk(agent, trap);
+	case SYS_mprotect:
+	case SYS_pkey_mprotect: return call_mprotect(agent, trap);
 	default: return call_mlock(agent, trap);
 	}
 }
