@@ -145,6 +145,9 @@ static int begin(struct lh_agent *agent, struct lh_error *error)
 	if (result < 0 || agent->control->local == 0)
 		return result;
 	result = lh__space_begin(agent, error);
+	/* Before the home reserves its tables: trampolines need room near the libraries. */
+	if (result == 0)
+		result = intercept(agent, error);
 	if (result == 0)
 		result = open_port(agent, error);
 	if (result == 0)
@@ -160,8 +163,6 @@ static int begin(struct lh_agent *agent, struct lh_error *error)
 		.proceed = lh__intercept_proceed,
 		.copy = lh__intercept_copy,
 	};
-	if (result == 0)
-		result = intercept(agent, error);
 	if (result == 0)
 		result = lh__agent_threads(agent, error);
 	return result;
