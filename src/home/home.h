@@ -130,10 +130,17 @@ int lh__home_rename(struct lh_home *home, uintptr_t start, uintptr_t end, uintpt
 
 /*
  * One round: if fewer frames are free than should be, deactivates and reclaims a batch, and harvests what the
- * store has acknowledged. Returns 1: did something, more is to be done; 0: nothing to do; a negative errno: the store
- * failed, with the page in question in *page.
+ * store has acknowledged. Returns an enum lh_round; or a negative errno: the store failed, with the page in question in
+ * *page.
  */
+enum lh_round {
+	LH_ROUND_NOTHING, /* enough frames are free */
+	LH_ROUND_MORE,    /* something was done, and more is to be done */
+	LH_ROUND_AWAITS,  /* nothing could be done until the store acknowledges what it was sent */
+};
 int lh__home_balance(struct lh_home *home, uint64_t *page) LH_MUST_CHECK;
+/* The CPUs that faults were answered on since the last call: bit n for CPU n modulo 64. */
+uint64_t lh__home_fault_cpus(struct lh_home *home);
 /* Sleeps until there is something to balance, at most for nanoseconds. */
 void lh__home_wait(struct lh_home *home, int64_t nanoseconds);
 /* Wakes lh__home_wait. */

@@ -100,6 +100,7 @@ struct lh_home {
 	int broken; /* the store's error, once it has failed for good */
 	uint64_t broken_page;
 
+	uint64_t fault_cpus; /* bit n: a fault was answered on CPU n % 64 since this was last asked for */
 	uint32_t need;  /* futex: bumped when a reclaimer should look */
 	uint32_t freed; /* futex: bumped when frames became free */
 
@@ -143,11 +144,12 @@ bool lh__frames_shrink(struct lh_home *home);
 bool lh__region_find(struct lh_home *home, uintptr_t address, struct lh_range *out);
 
 /* reclaim.c */
+/* Under reclaiming; returns an enum lh_round, or the store's error. */
+int lh__reclaim_round(struct lh_home *home);
 /* Takes what the store has completed: under io. */
 void lh__harvest(struct lh_home *home);
 struct lh_flight *lh__flight_take(struct lh_home *home);
 void lh__flight_give(struct lh_home *home, struct lh_flight *flight);
-int lh__reclaim_round(struct lh_home *home);
 bool lh__kept(const struct lh_home *home, uint64_t page);
 
 /* miss.c */

@@ -19,6 +19,8 @@ static void wait_for_frames(struct lh_home *home, uint32_t freed)
 		int result = lh__reclaim_round(home);
 
 		lh__unlock(home->sys, &home->reclaiming);
+		if (result == LH_ROUND_AWAITS)
+			LH_SYS(home->sys, SYS_sched_yield);
 		if (result > 0)
 			return;
 	}
@@ -464,6 +466,22 @@ int lh__home_unwatch(struct lh_home *home, uintptr_t start, uintptr_t end)
 	return result;
 }
 
+static void note_cpu(struct lh_home *home)
+{
+	unsigned cpu;
+	uint64_t bit;
+
+	__builtin_ia32_rdtscp(&cpu);
+	bit = UINT64_C(1) << (cpu & 63);
+	if (!(__atomic_load_n(&home->fault_cpus, __ATOMIC_RELAXED) & bit))
+		__atomic_or_fetch(&home->fault_cpus, bit, __ATOMIC_RELAXED);
+}
+
+uint64_t lh__home_fault_cpus(struct lh_home *home)
+{
+	return __atomic_exchange_n(&home->fault_cpus, 0, __ATOMIC_RELAXED);
+}
+
 int lh__home_miss(struct lh_home *home, uintptr_t address)
 {
 	uint64_t page = address / LH_PAGE_SIZE;
@@ -473,6 +491,7 @@ int lh__home_miss(struct lh_home *home, uintptr_t address)
 
 	if (!lh__region_find(home, address, &region))
 		return LH_MISS_NOT_MINE;
+	note_cpu(home);
 	lh__gate_enter(home->sys, &home->gate);
 	entry = lh__directory_make(&home->directory, page);
 	result = entry ? miss_page(home, page, entry) : -ENOMEM;

@@ -501,7 +501,7 @@ int lh__reclaim_round(struct lh_home *home)
 		return home->broken;
 	wanted = high_mark(home);
 	if (lh__frames_free(home) >= wanted && home->backed <= home->limit)
-		return done > 0;
+		return done > 0 ? LH_ROUND_MORE : home->in_flight ? LH_ROUND_AWAITS : LH_ROUND_NOTHING;
 	wanted = LH_BATCH;
 	done += stage(home, wanted);
 	lh__lock(home->sys, &home->io);
@@ -510,9 +510,7 @@ int lh__reclaim_round(struct lh_home *home)
 		done += reclaim(home, wanted);
 	lh__harvest(home);
 	lh__unlock(home->sys, &home->io);
-	if (home->in_flight && lh__frames_free(home) == 0)
-		LH_SYS(home->sys, SYS_sched_yield);
-	return done > 0 || home->in_flight > 0;
+	return done > 0 ? LH_ROUND_MORE : home->in_flight ? LH_ROUND_AWAITS : LH_ROUND_NOTHING;
 }
 
 int lh__home_balance(struct lh_home *home, uint64_t *page)

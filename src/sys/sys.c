@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* In a section of its own: the one range that Syscall User Dispatch lets calls through from (port/page/intercept). */
 __attribute__((noinline, section("lh_syscall"))) long lh__raw_syscall(long nr, long a, long b, long c, long d,
@@ -44,8 +45,18 @@ static void default_free(void *context, void *pointer, size_t size)
 	free(pointer);
 }
 
+uint64_t lh__clock(void *context)
+{
+	struct timespec now = { 0, 0 };
+
+	(void)context;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 const struct lh_sys lh__sys_default = {
 	.call = default_call,
 	.alloc = default_alloc,
 	.free = default_free,
+	.now = lh__clock,
 };

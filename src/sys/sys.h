@@ -27,10 +27,15 @@ struct lh_sys {
 	void *(*alloc)(void *context, size_t size);
 	/* Gives back what alloc returned for the same size; pointer may be NULL. */
 	void (*free)(void *context, void *pointer, size_t size);
+	/* CLOCK_MONOTONIC in nanoseconds, if there is a quicker way than the system call; may be NULL. */
+	uint64_t (*now)(void *context);
 };
 
 /* The real kernel and libc's allocator. */
 extern const struct lh_sys lh__sys_default;
+
+/* The clock through the vDSO, which libc calls without touching anything of its own. */
+uint64_t lh__clock(void *context);
 
 /* The raw instruction: async-signal-safe, no errno, no thread-local storage. */
 long lh__raw_syscall(long nr, long a, long b, long c, long d, long e, long f);

@@ -95,7 +95,7 @@ void lh__agent_memory(struct lh_agent *agent)
 {
 	agent->excluded = (struct lh_ranges){ .at = agent->excluded_at, .capacity = LH_EXCLUDED_MAX };
 	agent->sys = (struct lh_sys){
-		.context = agent, .call = agent_call, .alloc = agent_alloc, .free = agent_free
+		.context = agent, .call = agent_call, .alloc = agent_alloc, .free = agent_free, .now = lh__clock
 	};
 }
 

@@ -10,13 +10,14 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "service/run/agent/agent.h"
 
 #define STACK ((size_t)256 << 10)
 #define TICK_NS 5000000
-#define BUSY_TICK_NS 50000
+#define ACKNOWLEDGE_NS 50000 /* a node on this machine has answered by then */
 #define FASTEST_GROWTH 8 /* bytes a nanosecond at which a program can take memory into use */
 #define NICE (-15)
 #define RESCAN_NS 500000000u
@@ -127,9 +128,28 @@ static void adjust_limit(struct lh_agent *agent, uint64_t local, uint64_t *other
 	*other_before = other;
 }
 
+/*
+ * Where all faults come from one CPU this thread runs there too, between them: taking a page away interrupts every other
+ * CPU that the program runs on, and waking a thread on another CPU costs more than the page. Otherwise it runs anywhere.
+ */
+static void follow_faults(struct lh_agent *agent, uint64_t *placed)
+{
+	uint64_t cpus = lh__home_fault_cpus(agent->home), mask[16];
+	bool one = cpus && !(cpus & (cpus - 1));
+
+	if (cpus == 0 || (cpus = one ? cpus : 0) == *placed)
+		return;
+	*placed = cpus;
+	memset(mask, one ? 0 : 0xff, sizeof mask);
+	if (one)
+		mask[0] = cpus;
+	/* -EINVAL on a machine with more than 64 CPUs where the number was folded: then it stays where it is. */
+	LH_SYS(&agent->sys, SYS_sched_setaffinity, 0, sizeof mask, mask);
+}
+
 static void keep_balance(struct lh_agent *agent, uint64_t local)
 {
-	uint64_t adjusted = 0, scanned = 0, other = 0, first_other = 0;
+	uint64_t placed = 0, adjusted = 0, scanned = 0, other = 0, first_other = 0;
 
 	for (;;) {
 		uint64_t page = 0, now = lh__now(&agent->sys);
@@ -137,6 +157,7 @@ static void keep_balance(struct lh_agent *agent, uint64_t local)
 
 		if (now - adjusted >= TICK_NS) {
 			adjust_limit(agent, local, &other);
+			follow_faults(agent, &placed);
 			lh__agent_count(agent);
 			adjusted = now;
 		}
@@ -148,8 +169,8 @@ static void keep_balance(struct lh_agent *agent, uint64_t local)
 		result = lh__home_balance(agent->home, &page);
 		if (result < 0)
 			lh__agent_fail_page(agent, page * LH_PAGE_SIZE, result);
-		if (result == 0)
-			lh__home_wait(agent->home, TICK_NS);
+		if (result != LH_ROUND_MORE)
+			lh__home_wait(agent->home, result == LH_ROUND_AWAITS ? ACKNOWLEDGE_NS : TICK_NS);
 	}
 }
 
@@ -163,6 +184,7 @@ static void balance_thread(struct lh_agent *agent)
 		watch_size(agent, local);
 		lh__space_activate(agent);
 	}
+	LH_SYS(&agent->sys, SYS_setpriority, 0, 0, 0);
 	keep_balance(agent, local);
 }
 
