@@ -148,7 +148,7 @@ static long proceed(struct lh_trap *trap)
 
 static bool open_all(void)
 {
-	struct lh_page_options page_options = { .engine = LH_ENGINE_INLINE, .device = -1, .pagemap = -1 };
+	struct lh_page_options page_options = { .engine = LH_ENGINE_INLINE, .device = -1 };
 	struct lh_home_options options = { .policy = lh__policy_find(NULL),
 		                           .frames = LOCAL_PAGES + 64,
 		                           .limit = LOCAL_PAGES,

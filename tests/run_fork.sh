@@ -1,6 +1,7 @@
 #!/bin/bash
 # timeout: 200
 # fork, grandchildren, orphans, vfork, posix_spawn, exec: every page known on both sides.
+engines="inline thread"
 . "$(dirname "$0")/lib/run.sh"
 begin
 

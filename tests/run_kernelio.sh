@@ -1,6 +1,7 @@
 #!/bin/bash
 # timeout: 200
 # System calls of every kind whose buffers and structures are in memory that has left.
+engines="inline thread"
 . "$(dirname "$0")/lib/run.sh"
 begin
 

@@ -1,6 +1,7 @@
 #!/bin/bash
 # timeout: 200
 # Programs with their own handlers for SIGSEGV and SIGBUS, alternate stacks, timers, blocked signals.
+engines="inline thread"
 . "$(dirname "$0")/lib/run.sh"
 begin
 

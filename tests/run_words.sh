@@ -1,6 +1,7 @@
 #!/bin/bash
 # timeout: 200
 # Many threads that check every word they wrote; and the check catches one wrong bit.
+engines="inline thread"
 . "$(dirname "$0")/lib/run.sh"
 begin
 

@@ -1,6 +1,6 @@
 # run.sh - what the tests/run_*.sh share: TAP, a work folder, a plain run beside runs under linehome.
 #
-# A test says `compare sort /usr/bin/sort ...` and gets, for each engine of $LINEHOME_ENGINES (thread) and
+# A test says `compare sort /usr/bin/sort ...` and gets, for each engine of $LINEHOME_ENGINES (the test's own choice, or inline) and
 # each part of $parts (50 20): the program ends like the plain run, its output is the same byte for byte, and
 # its anonymous memory stayed below that part of the plain run's peak, plus 5 %, plus 16 MiB.
 #
@@ -13,7 +13,7 @@ root=$PWD
 build=${LINEHOME_BUILD:-$root/build}
 programs=$build/tests/programs
 linehome=$build/linehome
-engines=${LINEHOME_ENGINES:-thread}
+engines=${LINEHOME_ENGINES:-${engines:-inline}}
 parts=${LINEHOME_PARTS:-50 20}
 tests=0 failures=0
 children=()

@@ -84,8 +84,9 @@ static bool serve_one(struct visit *visit)
 		return false;
 	message.text[sizeof message.text - 1] = 0;
 	if (message.kind == LH_RUN_FAIL) {
-		fprintf(stderr, "linehome run: %s\n", message.text);
-		atomic_store(&visit->broker->failed, true);
+		/* The first says it; what others meet afterwards has the same cause. */
+		if (!atomic_exchange(&visit->broker->failed, true))
+			fprintf(stderr, "linehome run: %s\n", message.text);
 		return true;
 	}
 	answer(visit->broker, &message, descriptors, &n);

@@ -42,6 +42,7 @@ struct lh_agent {
 	struct lh_node_counts counted; /* of the store's counts, what is in the control page already */
 	bool active;                   /* mappings are watched */
 	bool cloned;                   /* the fork under way has a copy of the region */
+	char lost[160];                /* why the store could not be reached again; empty: it could, or nobody tried */
 	struct lh_node_link link;      /* the store's: region and token */
 	struct lh_node_link clone;     /* for the child that is being forked */
 	uintptr_t heap_end;            /* the program break */

@@ -126,6 +126,8 @@ static int reconnect(void *context, struct lh_node_link *link, int milliseconds)
 
 	if (result == 0)
 		agent->link = *link;
+	else
+		lh__format(agent->lost, sizeof agent->lost, "%s", error.text);
 	return result;
 }
 
@@ -176,13 +178,22 @@ void lh__agent_fail(struct lh_agent *agent, const char *text)
 		LH_SYS(&agent->sys, SYS_exit_group, 125);
 }
 
+static const char *cause(const struct lh_agent *agent, int result)
+{
+	switch (result) {
+	case -ENOSPC: return "the node is full: give it more with serve --size";
+	case -ENOMEM: return "no local memory became free in time: give more with --local";
+	case -ESTALE: return "the node has lost this program's memory";
+	default: break;
+	}
+	if (agent->lost[0])
+		return agent->lost; /* what the launcher said when it tried to reconnect */
+	return result == -ETIMEDOUT ? "the node does not answer" : lh__errno_name(result);
+}
+
 void lh__agent_fail_page(struct lh_agent *agent, uintptr_t address, int result)
 {
-	const char *why = result == -ENOSPC      ? "the node is full"
-	                  : result == -ETIMEDOUT ? "the node does not answer"
-	                  : result == -ESTALE    ? "the node has lost this program's memory"
-	                  : result == -ENOMEM    ? "no local memory became free in time"
-	                                         : lh__errno_name(result);
+	const char *why = cause(agent, result);
 	char text[256];
 
 	lh__format(text, sizeof text, "%s: page 0x%lx: %s; the program was stopped", agent->control->store,
