@@ -1242,13 +1242,13 @@ static void test_pins(void)
 static const struct lh_port_ops *real_ops;
 static sem_t taking;
 
-static int slow_take(struct lh_port *of, uintptr_t address, uintptr_t staging)
+static long slow_take(struct lh_port *of, uintptr_t address, uintptr_t staging, size_t pages)
 {
-	if (address == (uintptr_t)region) {
+	if (address <= (uintptr_t)region && (uintptr_t)region < address + pages * 4096) {
 		sem_post(&taking);
 		usleep(30000);
 	}
-	return real_ops->take(of, address, staging);
+	return real_ops->take(of, address, staging, pages);
 }
 
 static void *keep_while_taken(void *slot)

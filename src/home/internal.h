@@ -107,7 +107,7 @@ struct lh_home {
 	/* Ranges that stay present: lh__home_keep. A slot is free where end is 0. */
 	struct lh_range *keep;
 	uint32_t keep_high;
-	uintptr_t taking; /* the page that the reclaimer takes at this moment, or 0 */
+	uintptr_t taking, taking_end; /* what the reclaimer takes at this moment; taking 0: nothing */
 };
 
 static inline uintptr_t lh__home_frame_memory(const struct lh_home *home, uint32_t frame)
@@ -153,8 +153,8 @@ void lh__flight_give(struct lh_home *home, struct lh_flight *flight);
 bool lh__kept(const struct lh_home *home, uint64_t page);
 
 /* miss.c */
-/* A prefetch has come back: installs its page. Under io. */
-void lh__prefetched(struct lh_home *home, struct lh_flight *flight);
+/* Prefetches have come back: installs their pages, neighbours together. Under io. */
+void lh__prefetched(struct lh_home *home, struct lh_flight *const *flights, size_t n);
 
 /* Puts the content in the frame's memory in place at page; the entry is BUSY by the caller. 0 or -errno: the frame still has its memory. */
 int lh__install_backed(struct lh_home *home, uint64_t page, uint32_t frame);

@@ -52,15 +52,21 @@ static int take_frame(struct lh_home *home, uint64_t page, uint32_t *frame)
 
 /* ---- putting pages in place ---- */
 
-int lh__install_backed(struct lh_home *home, uint64_t page, uint32_t frame)
+static long install_run(struct lh_home *home, uint64_t page, uint32_t frame, size_t pages)
 {
-	int result;
+	long result;
 
 	do
-		result = home->port->ops->give(home->port, lh__home_frame_memory(home, frame),
-		                               lh__page_address(page));
+		result = home->port->ops->give(home->port, lh__home_frame_memory(home, frame), lh__page_address(page), pages);
 	while (result == -EAGAIN);
 	return result;
+}
+
+int lh__install_backed(struct lh_home *home, uint64_t page, uint32_t frame)
+{
+	long result = install_run(home, page, frame, 1);
+
+	return result < 0 ? (int)result : 0;
 }
 
 static int install_copy(struct lh_home *home, uint64_t page, const void *content)
@@ -248,24 +254,62 @@ static int miss_stored(struct lh_home *home, uint64_t page, lh_entry *entry, uin
 
 /* ---- prefetch ---- */
 
-void lh__prefetched(struct lh_home *home, struct lh_flight *flight)
+/* Whoever needs the page asks for it again, and meets the error if it is still there. */
+static void prefetch_failed(struct lh_home *home, const struct lh_flight *flight)
 {
-	uint64_t key = flight->request.page;
-	int result = flight->request.result;
-
-	if (result == 0) {
-		note_fetched(home, flight->request.mask);
-		set_base(home, flight->frame, key, flight->request.data);
-		result = lh__install_backed(home, flight->page, flight->frame);
-	}
-	if (result == 0) {
-		lh__home_frame_filled(home, flight->frame, LH_FILL_STORE);
-		lh__entry_unlock(home->sys, flight->entry, lh__entry(LH_PAGE_RESIDENT, flight->frame));
-		return;
-	}
-	/* Whoever needs the page asks for it again, and meets the error if it is still there. */
 	lh__home_frame_untake(home, flight->frame);
-	lh__entry_unlock(home->sys, flight->entry, lh__entry(LH_PAGE_STORED, key));
+	lh__entry_unlock(home->sys, flight->entry, lh__entry(LH_PAGE_STORED, flight->request.page));
+}
+
+static void prefetch_done(struct lh_home *home, const struct lh_flight *flight)
+{
+	lh__home_frame_filled(home, flight->frame, LH_FILL_STORE);
+	lh__entry_unlock(home->sys, flight->entry, lh__entry(LH_PAGE_RESIDENT, flight->frame));
+}
+
+static bool follows(const struct lh_flight *a, const struct lh_flight *b)
+{
+	return b->page == a->page + 1 && b->frame == a->frame + 1 && b->request.result == 0;
+}
+
+/* How many of the flights, from the first on, are neighbours in the program and in staging. */
+static size_t run_length(struct lh_flight *const *flights, size_t n)
+{
+	size_t length = 1;
+
+	while (length < n && follows(flights[length - 1], flights[length]))
+		length++;
+	return length;
+}
+
+/* Installs a run of pages as far as it goes; returns how many flights are dealt with. */
+static size_t land(struct lh_home *home, struct lh_flight *const *flights, size_t n)
+{
+	long done;
+
+	if (flights[0]->request.result < 0) {
+		prefetch_failed(home, flights[0]);
+		return 1;
+	}
+	done = install_run(home, flights[0]->page, flights[0]->frame, run_length(flights, n));
+	if (done <= 0) {
+		prefetch_failed(home, flights[0]);
+		return 1;
+	}
+	for (long i = 0; i < done; i++)
+		prefetch_done(home, flights[i]);
+	return (size_t)done;
+}
+
+void lh__prefetched(struct lh_home *home, struct lh_flight *const *flights, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (flights[i]->request.result == 0) {
+			note_fetched(home, flights[i]->request.mask);
+			set_base(home, flights[i]->frame, flights[i]->request.page, flights[i]->request.data);
+		}
+	for (size_t i = 0; i < n;)
+		i += land(home, flights + i, n - i);
 }
 
 /* Memory for a frame that has none: prefetches arrive in the frame itself. */

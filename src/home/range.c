@@ -97,12 +97,13 @@ int lh__home_watch(struct lh_home *home, uintptr_t start, uintptr_t end)
 
 /* ---- keeping ---- */
 
-/* A reclaimer that looked before the slot was there may be taking a page of the range: waits until it has. */
+/* A reclaimer that looked before the slot was there may be taking pages of the range: waits until it has. */
 static void let_take(const struct lh_home *home, uintptr_t start, uintptr_t end)
 {
-	uintptr_t page;
+	uintptr_t taking;
 
-	while ((page = __atomic_load_n(&home->taking, __ATOMIC_SEQ_CST)) != 0 && page < end && page + LH_PAGE_SIZE > start)
+	while ((taking = __atomic_load_n(&home->taking, __ATOMIC_SEQ_CST)) != 0 && taking < end &&
+	       __atomic_load_n(&home->taking_end, __ATOMIC_SEQ_CST) > start)
 		LH_SYS(home->sys, SYS_sched_yield);
 }
 

@@ -104,14 +104,28 @@ static void put_done(struct lh_home *home, struct lh_flight *flight)
 
 static void complete(struct lh_home *home, struct lh_flight *flight)
 {
-	home->in_flight--;
-	if (flight->request.op == LH_OP_GET)
-		lh__prefetched(home, flight);
-	else if (flight->request.op != LH_OP_DROP)
+	if (flight->request.op != LH_OP_DROP)
 		put_done(home, flight);
 	else if (flight->request.result < 0)
 		note_broken(home, flight->request.result, flight->page);
 	lh__flight_give(home, flight);
+}
+
+static void take_in(struct lh_home *home, struct lh_request *const *done, size_t n)
+{
+	struct lh_flight *fetched[POLL_BATCH];
+	size_t count = 0;
+
+	home->in_flight -= (uint32_t)n;
+	for (size_t i = 0; i < n; i++) {
+		if (done[i]->op == LH_OP_GET)
+			fetched[count++] = done[i]->user;
+		else
+			complete(home, done[i]->user);
+	}
+	lh__prefetched(home, fetched, count);
+	for (size_t i = 0; i < count; i++)
+		lh__flight_give(home, fetched[i]);
 }
 
 void lh__harvest(struct lh_home *home)
@@ -123,8 +137,7 @@ void lh__harvest(struct lh_home *home)
 		return;
 	do {
 		n = home->store->ops->poll(home->store, done, POLL_BATCH, 0);
-		for (size_t i = 0; i < n; i++)
-			complete(home, done[i]->user);
+		take_in(home, done, n);
 	} while (n == POLL_BATCH);
 }
 
@@ -162,22 +175,67 @@ static void undo_pick(struct lh_home *home, const struct lh_pick *pick)
 	lh__count(&home->stats->busy_retries, 1);
 }
 
-/* The page's word is BUSY by us, and says that it is resident in the frame. Returns the word to publish. */
-static lh_entry take_page(struct lh_home *home, const struct lh_pick *pick, uint64_t page)
+/* Pages that are to be taken together: neighbours in the program and in staging, their words BUSY by us. */
+struct taking {
+	size_t n;
+	uint64_t page; /* the first */
+	const struct lh_pick *pick;
+	lh_entry *entry[LH_BATCH];
+};
+
+/* Adds a pick if its page can be had at once and follows the others; false: it starts a new run, or is done with. */
+static bool join(struct lh_home *home, struct taking *taking, const struct lh_pick *pick, bool *settled)
 {
-	int result = -EBUSY;
+	uint64_t page;
+	lh_entry *entry = entry_of(home, pick, &page), seen;
 
-	/* First said, then looked: whoever keeps the page after the look sees that it is being taken. */
-	__atomic_store_n(&home->taking, lh__page_address(page), __ATOMIC_SEQ_CST);
-	if (!lh__kept(home, page))
-		result = home->port->ops->take(home->port, lh__page_address(page),
-		                               lh__home_frame_memory(home, pick->frame));
-	__atomic_store_n(&home->taking, 0, __ATOMIC_SEQ_CST);
-
-	if (result == 0) {
-		lh__count(&home->stats->pages_deactivated, 1);
-		return lh__entry(LH_PAGE_STAGED, pick->frame);
+	*settled = !entry;
+	if (!entry || (taking->n && (page != taking->page + taking->n || pick->frame != taking->pick->frame + taking->n)))
+		return false;
+	*settled = true;
+	if (!lh__entry_try(entry, &seen)) {
+		undo_pick(home, pick);
+		return false;
 	}
+	if (seen != lh__entry(LH_PAGE_RESIDENT, pick->frame) ||
+	    home->frame[pick->frame].generation != pick->generation) {
+		lh__entry_unlock(home->sys, entry, seen);
+		return false;
+	}
+	if (taking->n == 0) {
+		taking->page = page;
+		taking->pick = pick;
+	}
+	taking->entry[taking->n++] = entry;
+	return true;
+}
+
+static bool any_kept(const struct lh_home *home, const struct taking *taking, size_t from, size_t n)
+{
+	for (size_t i = from; i < from + n; i++)
+		if (lh__kept(home, taking->page + i))
+			return true;
+	return false;
+}
+
+/* First said, then looked: whoever keeps a page after the look sees that it is being taken. */
+static long take_pages(struct lh_home *home, const struct taking *taking, size_t from, size_t n)
+{
+	uintptr_t address = lh__page_address(taking->page + from);
+	long result = -EBUSY;
+
+	__atomic_store_n(&home->taking_end, address + n * LH_PAGE_SIZE, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&home->taking, address, __ATOMIC_SEQ_CST);
+	if (!any_kept(home, taking, from, n))
+		result = home->port->ops->take(home->port, address,
+		                               lh__home_frame_memory(home, taking->pick[from].frame), n);
+	__atomic_store_n(&home->taking, 0, __ATOMIC_SEQ_CST);
+	return result;
+}
+
+/* The word for a page that could not be taken. */
+static lh_entry not_taken(struct lh_home *home, const struct lh_pick *pick, long result)
+{
 	if (result == -ENOENT) {
 		/* Dropped behind the home's back: its content is zero now. */
 		lh__home_frame_release(home, pick->frame, false, true);
@@ -187,31 +245,44 @@ static lh_entry take_page(struct lh_home *home, const struct lh_pick *pick, uint
 	return lh__entry(LH_PAGE_RESIDENT, pick->frame);
 }
 
-static void deactivate_one(struct lh_home *home, const struct lh_pick *pick)
+/* Takes a run, page by page where it does not go at once. */
+static void take_run(struct lh_home *home, const struct taking *taking)
 {
-	uint64_t page;
-	lh_entry *entry = entry_of(home, pick, &page);
-	lh_entry seen;
+	size_t at = 0;
 
-	if (!entry)
-		return;
-	if (!lh__entry_try(entry, &seen)) {
-		undo_pick(home, pick);
-		return;
+	while (at < taking->n) {
+		long taken = take_pages(home, taking, at, taking->n - at);
+
+		if (taken < 0 && at + 1 < taking->n)
+			taken = take_pages(home, taking, at, 1);
+		for (long i = 0; i < taken; i++, at++)
+			lh__entry_unlock(home->sys, taking->entry[at],
+			                 lh__entry(LH_PAGE_STAGED, taking->pick[at].frame));
+		if (taken > 0) {
+			lh__count(&home->stats->pages_deactivated, (uint64_t)taken);
+			continue;
+		}
+		lh__entry_unlock(home->sys, taking->entry[at], not_taken(home, &taking->pick[at], taken));
+		at++;
 	}
-	if (seen == lh__entry(LH_PAGE_RESIDENT, pick->frame) &&
-	    home->frame[pick->frame].generation == pick->generation)
-		seen = take_page(home, pick, page);
-	lh__entry_unlock(home->sys, entry, seen);
 }
 
 static size_t deactivate(struct lh_home *home, size_t max)
 {
 	struct lh_pick picks[LH_BATCH];
-	size_t n = pick_resident(home, picks, max);
+	size_t n = pick_resident(home, picks, max), at = 0;
 
-	for (size_t i = 0; i < n; i++)
-		deactivate_one(home, &picks[i]);
+	while (at < n) {
+		struct taking taking = { 0 };
+		bool settled = false;
+
+		while (at < n && join(home, &taking, &picks[at], &settled))
+			at++;
+		take_run(home, &taking);
+		/* The pick that ended the run: done with, or the first of the next one. */
+		if (at < n && settled)
+			at++;
+	}
 	return n;
 }
 

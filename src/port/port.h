@@ -43,15 +43,18 @@ struct lh_port_ops {
 	              size_t size) LH_MUST_CHECK;
 	/* The same with zeroes; the memory is taken from the kernel at the first write. */
 	int (*supply_zero)(struct lh_port *port, uintptr_t address, size_t size) LH_MUST_CHECK;
-	/* Takes a present page out of the processors' sight, atomically with respect to their writes: it stands at
-	 * `staging` (absent until now, inside the port's staging range) afterwards.
-	 * -ENOENT: the page is absent. -EBUSY: the kernel holds on to it (a device or a child shares it).
-	 * -EAGAIN: try again. The mapping's protection must not change meanwhile, and must not let the
-	 * program both write to it and execute it. */
-	int (*take)(struct lh_port *port, uintptr_t address, uintptr_t staging) LH_MUST_CHECK;
-	/* The reverse of take: gives a page back (or a new content that was written there) and wakes. Errors as
-	 * for supply and take. */
-	int (*give)(struct lh_port *port, uintptr_t staging, uintptr_t address) LH_MUST_CHECK;
+	/*
+	 * Takes present pages out of the processors' sight, each atomically with respect to their writes: they stand at
+	 * `staging` (absent until now, inside the port's staging range) afterwards. Returns how many it took, from the
+	 * first on: at least one; or, about the first:
+	 * -ENOENT: it is absent. -EBUSY: the kernel holds on to it (a device uses it). -EAGAIN: try again.
+	 * The mapping's protection must not change meanwhile, and must not let the program both write to it and
+	 * execute it.
+	 */
+	long (*take)(struct lh_port *port, uintptr_t address, uintptr_t staging, size_t pages) LH_MUST_CHECK;
+	/* The reverse of take: gives pages back (or a new content that was written there) and wakes. Returns how many, or
+	 * an error about the first, as for supply and take. */
+	long (*give)(struct lh_port *port, uintptr_t staging, uintptr_t address, size_t pages) LH_MUST_CHECK;
 	/* Wakes who waits for the page, without making it present: they look again. */
 	void (*wake)(struct lh_port *port, uintptr_t address);
 	/* Reports which pages of the range are in memory, in ascending order. */

@@ -80,30 +80,35 @@ static int page_supply_zero(struct lh_port *port, uintptr_t address, size_t size
 	return wake_if_present(port, address, uffd_ioctl(page_port_of(port), UFFDIO_ZEROPAGE, &zero));
 }
 
-static int move_once(struct lh_port *port, uintptr_t to, uintptr_t from, bool wake)
+/* Returns the bytes moved, which may be fewer than asked for, or a negative errno where the first page could not be. */
+static long move_once(struct lh_port *port, uintptr_t to, uintptr_t from, size_t size, bool wake)
 {
 	struct uffdio_move request = {
 		.dst = to,
 		.src = from,
-		.len = LH_PAGE_SIZE,
+		.len = size,
 		.mode = wake ? 0 : UFFDIO_MOVE_MODE_DONTWAKE,
 	};
+	long result = uffd_ioctl(page_port_of(port), UFFDIO_MOVE, &request);
 
-	return (int)uffd_ioctl(page_port_of(port), UFFDIO_MOVE, &request);
+	return result == 0 || request.move > 0 ? request.move : result;
 }
 
 /*
- * The kernel refuses to move a page that a fork has shared, even when the child has gone. A write fault makes it this
- * process's own again (by copying it if need be), which is what MADV_POPULATE_WRITE does without writing. What is
- * busy after that is in use by a device.
+ * Several pages at once must lie in one mapping; where they do not the first is moved alone. The kernel refuses to move a
+ * page that a fork has shared, even when the child has gone. A write fault makes it this process's own again (by
+ * copying it if need be), which is what MADV_POPULATE_WRITE does without writing. What is busy after that is in use by
+ * a device.
  */
-static int move(struct lh_port *port, uintptr_t to, uintptr_t from, bool wake)
+static long move(struct lh_port *port, uintptr_t to, uintptr_t from, size_t pages, bool wake)
 {
-	int result = move_once(port, to, from, wake);
+	long result = move_once(port, to, from, pages * LH_PAGE_SIZE, wake);
 
+	if (result < 0 && pages > 1)
+		result = move_once(port, to, from, LH_PAGE_SIZE, wake);
 	if (result == -EBUSY && LH_SYS(port->sys, SYS_madvise, from, LH_PAGE_SIZE, MADV_POPULATE_WRITE) == 0)
-		result = move_once(port, to, from, wake);
-	return result;
+		result = move_once(port, to, from, LH_PAGE_SIZE, wake);
+	return result < 0 ? result : result / LH_PAGE_SIZE;
 }
 
 static int note_present(void *context, uintptr_t start, uintptr_t end)
@@ -133,25 +138,30 @@ static int take_copy(struct lh_port *port, uintptr_t address, uintptr_t staging)
 	return result;
 }
 
-static int page_take(struct lh_port *port, uintptr_t address, uintptr_t staging)
+static long page_take(struct lh_port *port, uintptr_t address, uintptr_t staging, size_t pages)
 {
-	int result = move(port, staging, address, false);
+	long result = move(port, staging, address, pages, false);
 
-	return result == -EINVAL ? take_copy(port, address, staging) : result;
+	if (result != -EINVAL)
+		return result;
+	result = take_copy(port, address, staging);
+	return result < 0 ? result : 1;
 }
 
-static int page_give(struct lh_port *port, uintptr_t staging, uintptr_t address)
+static long page_give(struct lh_port *port, uintptr_t staging, uintptr_t address, size_t pages)
 {
-	int result = move(port, address, staging, true);
+	long result = move(port, address, staging, pages, true);
 
-	/* Not writable at present, or executable: such mappings take copies only. */
-	if (result == -EINVAL) {
-		result = page_supply(port, address, (const void *)staging, LH_PAGE_SIZE);
-		if (result == 0)
-			LH_SYS(port->sys, SYS_madvise, staging, LH_PAGE_SIZE, MADV_DONTNEED);
+	if (result > 0)
 		return result;
-	}
-	return wake_if_present(port, address, result);
+	if (result != -EINVAL)
+		return wake_if_present(port, address, result);
+	/* Not writable at present, or executable: such mappings take copies only. */
+	result = page_supply(port, address, (const void *)staging, LH_PAGE_SIZE);
+	if (result < 0)
+		return result;
+	LH_SYS(port->sys, SYS_madvise, staging, LH_PAGE_SIZE, MADV_DONTNEED);
+	return 1;
 }
 
 static int page_present(struct lh_port *port, uintptr_t start, uintptr_t end, lh_port_present *report,
