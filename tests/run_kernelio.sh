@@ -1,9 +1,15 @@
 #!/bin/bash
 # timeout: 200
 # System calls of every kind whose buffers and structures are in memory that has left.
-engines="inline thread"
+engines="thread inline"
 . "$(dirname "$0")/lib/run.sh"
 begin
+
+# The inline engine refuses io_uring, whose workers touch memory when no system call is under way; the thread engine has it.
+# Called by compare, for inline after thread.
+expect() {
+	if [ "$2" = inline ]; then sed -i 's/^\(io_uring.*\) ok$/\1 unavailable/' "$work/$1.plain.out"; fi
+}
 
 compare kernelio "$programs/kernelio" --size 64 --rounds 60
 for engine in $engines; do
