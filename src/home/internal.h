@@ -101,8 +101,8 @@ struct lh_home {
 	uint64_t broken_page;
 
 	uint64_t fault_cpus; /* bit n: a fault was answered on CPU n % 64 since this was last asked for */
-	uint32_t need;  /* futex: bumped when a reclaimer should look */
-	uint32_t freed; /* futex: bumped when frames became free */
+	uint32_t need;       /* futex: bumped when a reclaimer should look */
+	uint32_t freed;      /* futex: bumped when frames became free */
 
 	/* Ranges that stay present: lh__home_keep. A slot is free where end is 0. */
 	struct lh_range *keep;

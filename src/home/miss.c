@@ -57,7 +57,8 @@ static long install_run(struct lh_home *home, uint64_t page, uint32_t frame, siz
 	long result;
 
 	do
-		result = home->port->ops->give(home->port, lh__home_frame_memory(home, frame), lh__page_address(page), pages);
+		result = home->port->ops->give(home->port, lh__home_frame_memory(home, frame),
+		                               lh__page_address(page), pages);
 	while (result == -EAGAIN);
 	return result;
 }
@@ -484,7 +485,9 @@ static int bring_in(struct lh_home *home, uint64_t first, uint64_t last)
 	lh_entry *entry = NULL;
 	int result = 0;
 
-	for (uint64_t page = first; result == 0 && (page = lh__directory_next(&home->directory, page, last, &entry)) < last; page++) {
+	for (uint64_t page = first;
+	     result == 0 && (page = lh__directory_next(&home->directory, page, last, &entry)) < last;
+	     page++) {
 		enum lh_page_state state = lh__entry_state(__atomic_load_n(entry, __ATOMIC_ACQUIRE));
 
 		if (state == LH_PAGE_STAGED || state == LH_PAGE_STORED)

@@ -113,12 +113,14 @@ int lh__home_keep(struct lh_home *home, uintptr_t start, uintptr_t end)
 		uintptr_t none = 0;
 
 		if (__atomic_load_n(&home->keep[i].end, __ATOMIC_RELAXED) != 0 ||
-		    !__atomic_compare_exchange_n(&home->keep[i].end, &none, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+		    !__atomic_compare_exchange_n(&home->keep[i].end, &none, 1, false, __ATOMIC_ACQ_REL,
+		                                 __ATOMIC_RELAXED))
 			continue;
 		__atomic_store_n(&home->keep[i].start, start, __ATOMIC_RELEASE);
 		__atomic_store_n(&home->keep[i].end, end, __ATOMIC_SEQ_CST);
 		for (uint32_t high = __atomic_load_n(&home->keep_high, __ATOMIC_SEQ_CST); high <= i;)
-			if (__atomic_compare_exchange_n(&home->keep_high, &high, i + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+			if (__atomic_compare_exchange_n(&home->keep_high, &high, i + 1, false,
+			                                __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
 				break;
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
 		let_take(home, start, end);
@@ -135,16 +137,23 @@ void lh__home_unkeep(struct lh_home *home, int slot)
 
 /* ---- changes of the program's mappings ---- */
 
-void lh__home_change_begin(struct lh_home *home) { lh__gate_enter(home->sys, &home->gate); }
+void lh__home_change_begin(struct lh_home *home)
+{
+	lh__gate_enter(home->sys, &home->gate);
+}
 
-void lh__home_change_end(struct lh_home *home) { lh__gate_leave(home->sys, &home->gate); }
+void lh__home_change_end(struct lh_home *home)
+{
+	lh__gate_leave(home->sys, &home->gate);
+}
 
 void lh__home_hold(struct lh_home *home, uintptr_t start, uintptr_t end)
 {
 	uint64_t last = end / LH_PAGE_SIZE;
 	lh_entry *entry;
 
-	for (uint64_t page = start / LH_PAGE_SIZE; (page = lh__directory_next(&home->directory, page, last, &entry)) < last; page++) {
+	for (uint64_t page = start / LH_PAGE_SIZE;
+	     (page = lh__directory_next(&home->directory, page, last, &entry)) < last; page++) {
 		lh_entry seen;
 
 		while (!lh__entry_try(entry, &seen)) {
@@ -163,7 +172,8 @@ void lh__home_hold(struct lh_home *home, uintptr_t start, uintptr_t end)
 }
 
 /* The next page of the range that is held, with its word; last where there is none. */
-static uint64_t next_held(struct lh_home *home, uint64_t page, uint64_t last, lh_entry **entry, lh_entry *word)
+static uint64_t next_held(struct lh_home *home, uint64_t page, uint64_t last, lh_entry **entry,
+                          lh_entry *word)
 {
 	while ((page = lh__directory_next(&home->directory, page, last, entry)) < last) {
 		*word = __atomic_load_n(*entry, __ATOMIC_ACQUIRE);
@@ -180,7 +190,8 @@ void lh__home_release(struct lh_home *home, uintptr_t start, uintptr_t end)
 	uint64_t last = end / LH_PAGE_SIZE;
 	lh_entry *entry = NULL, word = 0;
 
-	for (uint64_t page = start / LH_PAGE_SIZE; (page = next_held(home, page, last, &entry, &word)) < last; page++)
+	for (uint64_t page = start / LH_PAGE_SIZE; (page = next_held(home, page, last, &entry, &word)) < last;
+	     page++)
 		lh__entry_unlock(home->sys, entry, word);
 }
 
@@ -190,14 +201,9 @@ static void forget_page(struct lh_home *home, lh_entry word)
 	case LH_PAGE_RESIDENT:
 		lh__home_frame_release(home, (uint32_t)lh__entry_value(word), false, true);
 		break;
-	case LH_PAGE_STAGED:
-		lh__home_frame_release(home, (uint32_t)lh__entry_value(word), true, true);
-		break;
-	case LH_PAGE_STORED:
-		lh__key_drop(home, lh__entry_value(word));
-		break;
-	default:
-		break;
+	case LH_PAGE_STAGED: lh__home_frame_release(home, (uint32_t)lh__entry_value(word), true, true); break;
+	case LH_PAGE_STORED: lh__key_drop(home, lh__entry_value(word)); break;
+	default: break;
 	}
 }
 
@@ -211,7 +217,8 @@ void lh__home_forget(struct lh_home *home, uintptr_t start, uintptr_t end, bool 
 		lh__ranges_remove(&home->regions, start, end);
 		lh__unlock(home->sys, &home->lock);
 	}
-	for (uint64_t page = start / LH_PAGE_SIZE; (page = next_held(home, page, last, &entry, &word)) < last; page++) {
+	for (uint64_t page = start / LH_PAGE_SIZE; (page = next_held(home, page, last, &entry, &word)) < last;
+	     page++) {
 		forget_page(home, word);
 		lh__entry_unlock(home->sys, entry, 0);
 	}

@@ -190,7 +190,8 @@ static bool join(struct lh_home *home, struct taking *taking, const struct lh_pi
 	lh_entry *entry = entry_of(home, pick, &page), seen;
 
 	*settled = !entry;
-	if (!entry || (taking->n && (page != taking->page + taking->n || pick->frame != taking->pick->frame + taking->n)))
+	if (!entry || (taking->n &&
+	               (page != taking->page + taking->n || pick->frame != taking->pick->frame + taking->n)))
 		return false;
 	*settled = true;
 	if (!lh__entry_try(entry, &seen)) {

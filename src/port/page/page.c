@@ -130,10 +130,12 @@ static int take_copy(struct lh_port *port, uintptr_t address, uintptr_t staging)
 
 	if (result < 0 || !present)
 		return result < 0 ? result : -ENOENT;
-	if (LH_SYS(port->sys, SYS_pread64, page_port_of(port)->memory, content, LH_PAGE_SIZE, address) != LH_PAGE_SIZE)
+	if (LH_SYS(port->sys, SYS_pread64, page_port_of(port)->memory, content, LH_PAGE_SIZE, address) !=
+	    LH_PAGE_SIZE)
 		return -EINVAL;
 	result = port->ops->supply(port, staging, content, LH_PAGE_SIZE);
-	if (result == 0 && (result = (int)LH_SYS(port->sys, SYS_madvise, address, LH_PAGE_SIZE, MADV_DONTNEED)) < 0)
+	if (result == 0 &&
+	    (result = (int)LH_SYS(port->sys, SYS_madvise, address, LH_PAGE_SIZE, MADV_DONTNEED)) < 0)
 		LH_SYS(port->sys, SYS_madvise, staging, LH_PAGE_SIZE, MADV_DONTNEED);
 	return result;
 }
@@ -267,7 +269,8 @@ static int open_raised(struct page_port *self, const char *path, int *descriptor
 {
 	*descriptor = (int)LH_SYS(self->port.sys, SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
 	*descriptor = raise_descriptor(self, *descriptor);
-	return *descriptor < 0 ? lh__fail(error, *descriptor, "%s: %s", path, lh__errno_name(*descriptor)) : 0;
+	return *descriptor < 0 ? lh__fail(error, *descriptor, "%s: %s", path, lh__errno_name(*descriptor))
+	                       : 0;
 }
 
 static int open_proc(struct page_port *self, struct lh_error *error)

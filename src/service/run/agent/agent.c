@@ -69,8 +69,7 @@ static void before_fork(void *context)
 
 static void after_fork(void *context, long child)
 {
-	(void)child;
-	lh__agent_after_fork(context);
+	lh__agent_after_fork(context, child);
 }
 
 static int intercept(struct lh_agent *agent, struct lh_error *error)

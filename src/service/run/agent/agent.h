@@ -41,11 +41,16 @@ struct lh_agent {
 	struct lh_buffers buffers;
 	struct lh_node_counts counted; /* of the store's counts, what is in the control page already */
 	bool active;                   /* mappings are watched */
-	bool cloned;                   /* the fork under way has a copy of the region */
-	char lost[160];                /* why the store could not be reached again; empty: it could, or nobody tried */
-	struct lh_node_link link;      /* the store's: region and token */
-	struct lh_node_link clone;     /* for the child that is being forked */
-	uintptr_t heap_end;            /* the program break */
+	struct lh_lock activating;
+	uint64_t
+		granted; /* bytes that the program can have come to use since lh__agent_granted was last called */
+	uint64_t own_pages;   /* private writable pages that are mapped, but not by the program */
+	uint64_t stack_bytes; /* stacks of threads */
+	bool cloned;          /* the fork under way has a copy of the region */
+	char lost[160];       /* why the store could not be reached again; empty: it could, or nobody tried */
+	struct lh_node_link link;  /* the store's: region and token */
+	struct lh_node_link clone; /* for the child that is being forked */
+	uintptr_t heap_end;        /* the program break */
 	struct lh_lock excluded_lock;
 	struct lh_ranges excluded; /* anonymous and private, and yet never watched */
 	struct lh_range excluded_at[LH_EXCLUDED_MAX];
@@ -58,7 +63,8 @@ void lh__agent_memory(struct lh_agent *agent);
 /* In a child after fork: the lock may have been another thread's. */
 void lh__agent_memory_in_child(void);
 int lh__exclude(struct lh_agent *agent, uintptr_t start, uintptr_t end) LH_MUST_CHECK;
-void lh__include(struct lh_agent *agent, uintptr_t start, uintptr_t end);
+/* Returns how many bytes of the range had been excluded. */
+size_t lh__include(struct lh_agent *agent, uintptr_t start, uintptr_t end);
 /* The first part of [*start, end) that is not excluded: moves *start to it and returns its end; 0 where there is none. */
 uintptr_t lh__included(struct lh_agent *agent, uintptr_t *start, uintptr_t end);
 
@@ -105,10 +111,14 @@ long lh__descriptors_call(struct lh_agent *agent, struct lh_trap *trap);
 /* Starts the threads; each blocks all signals and is unknown to libc. */
 int lh__agent_threads(struct lh_agent *agent, struct lh_error *error) LH_MUST_CHECK;
 
+/* Pages that the program has been given the right to write to: what it can come to use. */
+uint64_t lh__agent_granted(struct lh_agent *agent);
+
 /* ---- fork.c ---- */
 
 void lh__agent_before_fork(struct lh_agent *agent);
-void lh__agent_after_fork(struct lh_agent *agent);
+/* child: what fork returned; negative where it failed. */
+void lh__agent_after_fork(struct lh_agent *agent, long child);
 void lh__agent_in_child(struct lh_agent *agent);
 
 #endif

@@ -21,11 +21,12 @@ void lh__agent_before_fork(struct lh_agent *agent)
 		lh__agent_fail(agent, error.text);
 }
 
-void lh__agent_after_fork(struct lh_agent *agent)
+void lh__agent_after_fork(struct lh_agent *agent, long child)
 {
 	for (int i = 0; i < 2 && agent->cloned; i++)
 		LH_SYS(&agent->sys, SYS_close, agent->clone.fd[i]);
-	lh__count(&agent->control->stats.forks, 1);
+	if (child > 0 && agent->cloned)
+		lh__count(&agent->control->stats.forks, 1);
 	lh__home_resume(agent->home);
 }
 
@@ -36,6 +37,7 @@ static void forget_parent(struct lh_agent *agent)
 	LH_SYS(&agent->sys, SYS_close, agent->statm);
 	agent->channel = agent->statm = -1;
 	agent->asking.word = 0;
+	agent->activating.word = 0;
 	agent->excluded_lock.word = 0;
 	lh__agent_memory_in_child();
 	lh__node_forget(agent->store);

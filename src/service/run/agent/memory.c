@@ -94,9 +94,11 @@ static long agent_call(void *context, long nr, const long a[6])
 void lh__agent_memory(struct lh_agent *agent)
 {
 	agent->excluded = (struct lh_ranges){ .at = agent->excluded_at, .capacity = LH_EXCLUDED_MAX };
-	agent->sys = (struct lh_sys){
-		.context = agent, .call = agent_call, .alloc = agent_alloc, .free = agent_free, .now = lh__clock
-	};
+	agent->sys = (struct lh_sys){ .context = agent,
+		                      .call = agent_call,
+		                      .alloc = agent_alloc,
+		                      .free = agent_free,
+		                      .now = lh__clock };
 }
 
 void lh__agent_memory_in_child(void)
@@ -128,11 +130,27 @@ int lh__exclude(struct lh_agent *agent, uintptr_t start, uintptr_t end)
 	return result;
 }
 
-void lh__include(struct lh_agent *agent, uintptr_t start, uintptr_t end)
+static size_t total(const struct lh_ranges *ranges)
 {
+	size_t bytes = 0;
+
+	for (size_t i = 0; i < ranges->count; i++)
+		bytes += ranges->at[i].end - ranges->at[i].start;
+	return bytes;
+}
+
+size_t lh__include(struct lh_agent *agent, uintptr_t start, uintptr_t end)
+{
+	size_t bytes = 0;
+
 	lock_excluded(agent);
-	lh__ranges_remove(&agent->excluded, start, end);
+	if (lh__ranges_touch(&agent->excluded, start, end)) {
+		bytes = total(&agent->excluded);
+		lh__ranges_remove(&agent->excluded, start, end);
+		bytes -= total(&agent->excluded);
+	}
 	unlock_excluded(agent);
+	return bytes;
 }
 
 uintptr_t lh__included(struct lh_agent *agent, uintptr_t *start, uintptr_t end)

@@ -32,9 +32,9 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-static const long wanted[] = { SYS_mmap,  SYS_munmap, SYS_mremap,   SYS_madvise,    SYS_brk,
-	                       SYS_mlock, SYS_mlock2, SYS_mlockall, SYS_munlockall, SYS_munlock,
-	                       SYS_mprotect, SYS_pkey_mprotect };
+static const long wanted[] = { SYS_mmap,       SYS_munmap,  SYS_mremap,   SYS_madvise,
+	                       SYS_brk,        SYS_mlock,   SYS_mlock2,   SYS_mlockall,
+	                       SYS_munlockall, SYS_munlock, SYS_mprotect, SYS_pkey_mprotect };
 
 void lh__space_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64])
 {
@@ -135,7 +135,7 @@ static void watch_batch(struct lh_agent *agent, const struct batch *batch)
 			continue; /* somebody else watches it: it stays where it is, and counts as not homed */
 }
 
-void lh__space_activate(struct lh_agent *agent)
+static void activate(struct lh_agent *agent)
 {
 	struct batch *batch = lh__alloc(&agent->sys, sizeof *batch);
 	struct finding finding = { agent, batch, 0 };
@@ -157,6 +157,14 @@ void lh__space_activate(struct lh_agent *agent)
 	lh__free(&agent->sys, batch, sizeof *batch);
 	if (more < 0)
 		lh__agent_fail(agent, "/proc/self/maps cannot be read");
+}
+
+void lh__space_activate(struct lh_agent *agent)
+{
+	lh__lock(&agent->sys, &agent->activating);
+	if (!agent->active)
+		activate(agent);
+	lh__unlock(&agent->sys, &agent->activating);
 }
 
 void lh__space_rescan(struct lh_agent *agent)
@@ -209,11 +217,14 @@ static long call_mmap(struct lh_agent *agent, struct lh_trap *trap)
 		return result;
 	start = (uintptr_t)result;
 	if (flags & MAP_FIXED) {
-		lh__include(agent, start, start + size);
+		__atomic_sub_fetch(&agent->stack_bytes, lh__include(agent, start, start + size),
+		                   __ATOMIC_RELAXED);
 		lh__buffers_forget(&agent->buffers, start, start + size);
 	}
 	if (stack && lh__exclude(agent, start, start + size) < 0)
 		lh__agent_fail(agent, "too many stacks of threads");
+	if (stack)
+		__atomic_add_fetch(&agent->stack_bytes, size, __ATOMIC_RELAXED);
 	if (homed && agent->active)
 		watch(agent, start, start + size);
 	return result;
@@ -227,7 +238,7 @@ static long call_munmap(struct lh_agent *agent, struct lh_trap *trap)
 
 	settle(agent, held, start, end, result == 0, true);
 	if (result == 0) {
-		lh__include(agent, start, end);
+		__atomic_sub_fetch(&agent->stack_bytes, lh__include(agent, start, end), __ATOMIC_RELAXED);
 		lh__buffers_forget(&agent->buffers, start, end);
 	}
 	return result;
@@ -313,11 +324,13 @@ static void settle_mremap(struct lh_agent *agent, const struct lh_trap *trap, ui
  * so that the neighbour's absent pages would read as zero. What is not watched is not merged with what is: so the watch of a
  * mapping that may move is dropped before. Nobody else may touch it until the call has returned.
  */
-static void unwatch_moving(struct lh_agent *agent, const struct lh_trap *trap, uintptr_t from, uintptr_t from_end)
+static void unwatch_moving(struct lh_agent *agent, const struct lh_trap *trap, uintptr_t from,
+                           uintptr_t from_end)
 {
 	bool grows = round_up((uintptr_t)trap->argument[2]) > from_end - from;
 
-	if ((trap->argument[3] & MREMAP_MAYMOVE) && (grows || (trap->argument[3] & (MREMAP_FIXED | MREMAP_DONTUNMAP))) &&
+	if ((trap->argument[3] & MREMAP_MAYMOVE) &&
+	    (grows || (trap->argument[3] & (MREMAP_FIXED | MREMAP_DONTUNMAP))) &&
 	    agent->port->ops->unwatch(agent->port, from, from_end - from) < 0)
 		lh__agent_fail(agent, "a mapping that moves cannot be followed");
 }
@@ -387,10 +400,50 @@ static long dispatch(struct lh_agent *agent, struct lh_trap *trap)
 	}
 }
 
+/* How many bytes a call gives the program the right to use; 0: it is none of those that do. */
+static size_t granted_by(const struct lh_agent *agent, const struct lh_trap *trap)
+{
+	switch (trap->nr) {
+	case SYS_mmap:
+		return trap->argument[2] & PROT_WRITE && trap->argument[3] & MAP_PRIVATE &&
+		                       !(trap->argument[3] & MAP_STACK)
+		               ? (size_t)trap->argument[1]
+		               : 0;
+	case SYS_mprotect: return trap->argument[2] & PROT_WRITE ? (size_t)trap->argument[1] : 0;
+	case SYS_mremap: return (size_t)trap->argument[2];
+	case SYS_brk:
+		return (uintptr_t)trap->argument[0] > agent->heap_end
+		               ? (uintptr_t)trap->argument[0] - agent->heap_end
+		               : 0;
+	default: return 0;
+	}
+}
+
+/*
+ * A program can only come to use what it is given. While that is within the limit nothing is to be done; once it is not, the
+ * address space is watched before the program has it: on a busy machine no thread wakes in time to notice that it is used.
+ * The price for a program that asks for much and uses little is that its new pages come from the home.
+ */
+static void consider_activation(struct lh_agent *agent, const struct lh_trap *trap)
+{
+	uint64_t asked = granted_by(agent, trap), granted;
+
+	if (asked == 0 ||
+	    __atomic_add_fetch(&agent->granted, asked, __ATOMIC_RELAXED) <= agent->control->local)
+		return;
+	granted = lh__agent_granted(agent) * LH_PAGE_SIZE;
+	if (granted + asked > agent->control->local)
+		lh__space_activate(agent);
+	else
+		__atomic_store_n(&agent->granted, granted + asked, __ATOMIC_RELAXED);
+}
+
 long lh__space_call(struct lh_agent *agent, struct lh_trap *trap)
 {
 	long result;
 
+	if (!__atomic_load_n(&agent->active, __ATOMIC_ACQUIRE))
+		consider_activation(agent, trap);
 	lh__home_change_begin(agent->home);
 	result = dispatch(agent, trap);
 	lh__home_change_end(agent->home);

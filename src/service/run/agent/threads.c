@@ -18,8 +18,9 @@
 #define STACK ((size_t)256 << 10)
 #define TICK_NS 5000000
 #define ACKNOWLEDGE_NS 50000 /* a node on this machine has answered by then */
+#define ROOM (UINT64_C(64) << 20)
 #define FASTEST_GROWTH 8 /* bytes a nanosecond at which a program can take memory into use */
-#define NICE (-15)
+#define SLICE_NS 100000  /* the shortest that the kernel grants */
 #define RESCAN_NS 500000000u
 #define FAULTS 64
 
@@ -58,21 +59,36 @@ __attribute__((section("lh_syscall"), noinline)) static int start_thread(struct 
 
 /* ---- the size of the program ---- */
 
-/* Anonymous pages in memory: the second word of statm less the third, which counts files and shared memory. */
-static uint64_t anonymous_pages(struct lh_agent *agent)
+/* The words of statm: pages mapped, in memory, of these shared or of files, text, 0, private writable or stack, 0. */
+static void read_statm(struct lh_agent *agent, uint64_t word[7])
 {
-	char text[128];
-	uint64_t word[3] = { 0, 0, 0 };
+	char text[160];
 	long n = LH_SYS(&agent->sys, SYS_pread64, agent->statm, text, sizeof text, 0);
 	int i = 0;
 
-	for (long at = 0; at < n && i < 3; at++) {
+	memset(word, 0, 7 * sizeof word[0]);
+	for (long at = 0; at < n && i < 7; at++) {
 		if (text[at] >= '0' && text[at] <= '9')
 			word[i] = word[i] * 10 + (uint64_t)(text[at] - '0');
 		else
 			i++;
 	}
+}
+
+static uint64_t anonymous_pages(struct lh_agent *agent)
+{
+	uint64_t word[7];
+
+	read_statm(agent, word);
 	return word[1] > word[2] ? word[1] - word[2] : 0;
+}
+
+uint64_t lh__agent_granted(struct lh_agent *agent)
+{
+	uint64_t word[7], stacks = __atomic_load_n(&agent->stack_bytes, __ATOMIC_RELAXED) / LH_PAGE_SIZE;
+
+	read_statm(agent, word);
+	return word[5] > agent->own_pages + stacks ? word[5] - agent->own_pages - stacks : 0;
 }
 
 static void note_peak(uint64_t *peak, uint64_t value)
@@ -84,22 +100,23 @@ static void note_peak(uint64_t *peak, uint64_t value)
 		;
 }
 
-/* The size at which watching must begin: there must be room for what the program takes while it begins. */
-static uint64_t activation_pages(uint64_t local)
+/*
+ * The size at which watching must begin. There must be room for what the program takes into use while this thread waits for a
+ * processor: 8 ms at the fastest growth, where local memory is large enough for that.
+ */
+static uint64_t threshold_pages(const struct lh_agent *agent)
 {
-	uint64_t room = local / 8;
+	uint64_t local = agent->control->local / LH_PAGE_SIZE, room = ROOM / LH_PAGE_SIZE;
 
-	if (room > (UINT64_C(64) << 20) / LH_PAGE_SIZE)
-		room = (UINT64_C(64) << 20) / LH_PAGE_SIZE;
-	return local - room;
+	return local - (room < local / 2 ? room : local / 2);
 }
 
 /* Sleeps as long as the program cannot have reached its limit. */
-static void watch_size(struct lh_agent *agent, uint64_t local)
+static void watch_size(struct lh_agent *agent)
 {
-	uint64_t limit = activation_pages(local);
+	uint64_t limit = threshold_pages(agent);
 
-	for (;;) {
+	while (!__atomic_load_n(&agent->active, __ATOMIC_ACQUIRE)) {
 		uint64_t size = anonymous_pages(agent);
 		uint64_t sleep = size < limit ? (limit - size) * LH_PAGE_SIZE / FASTEST_GROWTH : 0;
 
@@ -174,17 +191,47 @@ static void keep_balance(struct lh_agent *agent, uint64_t local)
 	}
 }
 
+/* struct sched_attr of linux/sched/types.h, which cannot be included beside sched.h. */
+struct attributes {
+	uint32_t size, policy;
+	uint64_t flags;
+	int32_t nice;
+	uint32_t priority;
+	uint64_t runtime, deadline, period;
+};
+
+/* A short slice lets a thread that wakes run at once, instead of when the slice of who runs has ended (Linux 6.12). */
+static void be_ordinary(struct lh_agent *agent)
+{
+	struct attributes attributes = { .size = sizeof attributes,
+		                         .policy = SCHED_OTHER,
+		                         .runtime = SLICE_NS };
+
+	LH_SYS(&agent->sys, SYS_sched_setattr, 0, &attributes, 0);
+}
+
+/*
+ * Until the address space is watched a program can take 10 MB into use in a millisecond, so this thread must run when it
+ * wakes. Who has no right to real time does with a short slice.
+ */
+static void be_prompt(struct lh_agent *agent)
+{
+	struct attributes attributes = { .size = sizeof attributes, .policy = SCHED_FIFO, .priority = 1 };
+
+	if (LH_SYS(&agent->sys, SYS_sched_setattr, 0, &attributes, 0) < 0)
+		be_ordinary(agent);
+}
+
 static void balance_thread(struct lh_agent *agent)
 {
 	uint64_t local = agent->control->local / LH_PAGE_SIZE;
 
-	/* Among many threads of the program this one must not come last. Without the right to it, it does without. */
-	LH_SYS(&agent->sys, SYS_setpriority, 0, 0, NICE);
 	if (!agent->active) {
-		watch_size(agent, local);
+		be_prompt(agent);
+		watch_size(agent);
 		lh__space_activate(agent);
 	}
-	LH_SYS(&agent->sys, SYS_setpriority, 0, 0, 0);
+	be_ordinary(agent);
 	keep_balance(agent, local);
 }
 
@@ -224,6 +271,9 @@ int lh__agent_threads(struct lh_agent *agent, struct lh_error *error)
 	agent->statm = lh__descriptor_raise(agent, agent->statm);
 	if (agent->statm < 0)
 		return lh__fail(error, agent->statm, "/proc/self/statm: %s", lh__errno_name(agent->statm));
+	/* What is mapped at first is the agent's tables, the libraries' data, and little else; a child has its parent's. */
+	if (agent->own_pages == 0)
+		agent->own_pages = lh__agent_granted(agent);
 	LH_SYS(&agent->sys, SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, sizeof all);
 	result = start_thread(agent, balance_thread);
 	if (result == 0 && agent->control->engine == LH_ENGINE_THREAD)
