@@ -255,7 +255,7 @@ static void in_change(void (*change)(uintptr_t start, uintptr_t end), size_t fir
 static void drop(uintptr_t start, uintptr_t end)
 {
 	madvise((void *)start, end - start, MADV_DONTNEED);
-	lh__home_forget(home, start, end, false);
+	lh__home_forget(home, start, end);
 }
 
 static void keep_all(uintptr_t start, uintptr_t end)
@@ -269,13 +269,15 @@ static void swap_out(uintptr_t start, uintptr_t end)
 
 	/* The first half goes over the second: of that, nothing must be known. */
 	madvise((void *)middle, end - middle, MADV_DONTNEED);
-	lh__home_forget(home, middle, end, true);
+	lh__home_leave(home, start, end);
+	lh__home_forget(home, middle, end);
 	if (mremap((void *)start, middle - start, middle - start, MREMAP_MAYMOVE | MREMAP_FIXED,
 	           (void *)middle) == MAP_FAILED)
 		return;
 	if (lh__home_rename(home, start, middle, middle) < 0 || lh__home_watch(home, middle, end) < 0)
 		return;
-	lh__home_forget(home, start, middle, true);
+	lh__home_forget(home, start, middle);
+	lh__home_left(home, start, end, true);
 	if (mmap((void *)start, middle - start, PROT_READ | PROT_WRITE,
 	         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED ||
 	    lh__home_watch(home, start, middle) < 0)

@@ -227,6 +227,7 @@ int lh__home_fork_child(struct lh_home *home, struct lh_store *store)
 
 	/* Of the parent's other threads nothing is left but what they were reading under the lock. */
 	home->lock.word = 0;
+	home->leaving = 0;
 	home->store = store;
 	home->need = 0;
 	memset(home->keep, 0, home->keep_high * sizeof *home->keep);

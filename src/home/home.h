@@ -117,13 +117,20 @@ uint64_t lh__home_rescan(struct lh_home *home);
  * Around a change of the program's mappings (munmap, madvise, mremap, mmap over something): hold makes every known
  * page of the range wait; then the change is made; then one of
  *   release: nothing happened;
- *   forget: the content is gone (unmapped: also the watching is);
+ *   forget: the content is gone;
  *   rename: the content stands at `to` now, of which nothing was known, and whose range the caller watches
  *     afterwards. -ENOMEM: nothing was renamed, and the range is still held.
  */
 void lh__home_hold(struct lh_home *home, uintptr_t start, uintptr_t end);
 void lh__home_release(struct lh_home *home, uintptr_t start, uintptr_t end);
-void lh__home_forget(struct lh_home *home, uintptr_t start, uintptr_t end, bool unmapped);
+void lh__home_forget(struct lh_home *home, uintptr_t start, uintptr_t end);
+/*
+ * Around a change that unmaps: leave takes the range out of what is watched, before the change, because the kernel may
+ * give its addresses to another thread's new mapping before the change has returned; left says how it ended
+ * (not gone: it is watched as before). Who touches the range in between tries again until then.
+ */
+void lh__home_leave(struct lh_home *home, uintptr_t start, uintptr_t end);
+void lh__home_left(struct lh_home *home, uintptr_t start, uintptr_t end, bool gone);
 int lh__home_rename(struct lh_home *home, uintptr_t start, uintptr_t end, uintptr_t to) LH_MUST_CHECK;
 
 /* ---- reclaim ---- */

@@ -507,7 +507,9 @@ int lh__home_unwatch(struct lh_home *home, uintptr_t start, uintptr_t end)
 		result = home->port->ops->unwatch(home->port, start, end - start);
 	if (result == 0) {
 		lh__home_hold(home, start, end);
-		lh__home_forget(home, start, end, true);
+		lh__home_leave(home, start, end);
+		lh__home_forget(home, start, end);
+		lh__home_left(home, start, end, true);
 	}
 	lh__home_unkeep(home, slot);
 	return result;
@@ -536,8 +538,12 @@ int lh__home_miss(struct lh_home *home, uintptr_t address)
 	lh_entry *entry;
 	int result;
 
-	if (!lh__region_find(home, address, &region))
-		return LH_MISS_NOT_MINE;
+	if (!lh__region_find(home, address, &region)) {
+		if (__atomic_load_n(&home->leaving, __ATOMIC_ACQUIRE) == 0)
+			return LH_MISS_NOT_MINE;
+		LH_SYS(home->sys, SYS_sched_yield);
+		return 0; /* perhaps a mapping that is being changed: then it is gone, or watched again, in a moment */
+	}
 	note_cpu(home);
 	lh__gate_enter(home->sys, &home->gate);
 	entry = lh__directory_make(&home->directory, page);

@@ -207,16 +207,29 @@ static void forget_page(struct lh_home *home, lh_entry word)
 	}
 }
 
-void lh__home_forget(struct lh_home *home, uintptr_t start, uintptr_t end, bool unmapped)
+void lh__home_leave(struct lh_home *home, uintptr_t start, uintptr_t end)
+{
+	lh__lock(home->sys, &home->lock);
+	lh__ranges_remove(&home->regions, start, end);
+	home->leaving++;
+	lh__unlock(home->sys, &home->lock);
+}
+
+void lh__home_left(struct lh_home *home, uintptr_t start, uintptr_t end, bool gone)
+{
+	lh__lock(home->sys, &home->lock);
+	/* There is room: it was in the table before. */
+	if (!gone && lh__ranges_add(&home->regions, start, end) < 0)
+		gone = true;
+	home->leaving--;
+	lh__unlock(home->sys, &home->lock);
+}
+
+void lh__home_forget(struct lh_home *home, uintptr_t start, uintptr_t end)
 {
 	uint64_t last = end / LH_PAGE_SIZE;
 	lh_entry *entry = NULL, word = 0;
 
-	if (unmapped) {
-		lh__lock(home->sys, &home->lock);
-		lh__ranges_remove(&home->regions, start, end);
-		lh__unlock(home->sys, &home->lock);
-	}
 	for (uint64_t page = start / LH_PAGE_SIZE; (page = next_held(home, page, last, &entry, &word)) < last;
 	     page++) {
 		forget_page(home, word);

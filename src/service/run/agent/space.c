@@ -183,13 +183,25 @@ static bool hold(struct lh_agent *agent, uintptr_t start, uintptr_t end)
 	return true;
 }
 
+/* The same for a change that will unmap the range. */
+static bool hold_leaving(struct lh_agent *agent, uintptr_t start, uintptr_t end)
+{
+	bool held = hold(agent, start, end);
+
+	if (held)
+		lh__home_leave(agent->home, start, end);
+	return held;
+}
+
 static void settle(struct lh_agent *agent, bool held, uintptr_t start, uintptr_t end, bool gone,
                    bool unmapped)
 {
 	if (held && gone)
-		lh__home_forget(agent->home, start, end, unmapped);
+		lh__home_forget(agent->home, start, end);
 	else if (held)
 		lh__home_release(agent->home, start, end);
+	if (held && unmapped)
+		lh__home_left(agent->home, start, end, gone);
 }
 
 /* What cannot be watched stays in memory, and counts as not homed. */
@@ -207,7 +219,7 @@ static long call_mmap(struct lh_agent *agent, struct lh_trap *trap)
 	bool anonymous = (flags & MAP_ANONYMOUS) && (flags & MAP_TYPE) == MAP_PRIVATE;
 	bool stack = anonymous && (flags & (MAP_STACK | MAP_GROWSDOWN));
 	bool homed = anonymous && !stack && !(flags & MAP_HUGETLB) && !(protection & PROT_EXEC);
-	bool held = (flags & MAP_FIXED) && hold(agent, start, start + size);
+	bool held = (flags & MAP_FIXED) && hold_leaving(agent, start, start + size);
 
 	if (homed && agent->active)
 		trap->argument[3] = flags & ~(MAP_POPULATE | MAP_LOCKED);
@@ -233,7 +245,7 @@ static long call_mmap(struct lh_agent *agent, struct lh_trap *trap)
 static long call_munmap(struct lh_agent *agent, struct lh_trap *trap)
 {
 	uintptr_t start = (uintptr_t)trap->argument[0], end = round_up(start + (uintptr_t)trap->argument[1]);
-	bool held = start < end && hold(agent, start, end);
+	bool held = start < end && hold_leaving(agent, start, end);
 	long result = lh__intercept_proceed(trap);
 
 	settle(agent, held, start, end, result == 0, true);
@@ -247,7 +259,7 @@ static long call_munmap(struct lh_agent *agent, struct lh_trap *trap)
 static long call_brk(struct lh_agent *agent, struct lh_trap *trap)
 {
 	uintptr_t before = round_up(agent->heap_end), asked = (uintptr_t)trap->argument[0], after;
-	bool held = asked && round_up(asked) < before && hold(agent, round_up(asked), before);
+	bool held = asked && round_up(asked) < before && hold_leaving(agent, round_up(asked), before);
 	long result = lh__intercept_proceed(trap);
 
 	agent->heap_end = (uintptr_t)result;
@@ -297,7 +309,7 @@ static void rename_moved(struct lh_agent *agent, uintptr_t from, size_t old_size
 
 	if (lh__home_rename(agent->home, from, from + common, to) < 0)
 		lh__agent_fail(agent, "no memory to follow a mapping that moved");
-	lh__home_forget(agent->home, from, from + old_size, !keeps_old);
+	lh__home_forget(agent->home, from, from + old_size);
 	watch(agent, to, to + new_size);
 	if (keeps_old)
 		watch(agent, from, from + old_size);
@@ -314,7 +326,7 @@ static void settle_mremap(struct lh_agent *agent, const struct lh_trap *trap, ui
 		return;
 	}
 	if (new_size < old_size)
-		lh__home_forget(agent->home, from + new_size, from + old_size, true);
+		lh__home_forget(agent->home, from + new_size, from + old_size);
 	watch(agent, from, from + new_size);
 	lh__home_release(agent->home, from, from + (new_size < old_size ? new_size : old_size));
 }
@@ -345,10 +357,10 @@ static long call_mremap(struct lh_agent *agent, struct lh_trap *trap)
 
 	/* Two ranges are held in the order of their addresses, as everybody does. */
 	if (fixed && to < from)
-		held_target = hold(agent, to, to_end);
-	held = from < from_end && hold(agent, from, from_end);
+		held_target = hold_leaving(agent, to, to_end);
+	held = from < from_end && hold_leaving(agent, from, from_end);
 	if (fixed && to > from)
-		held_target = hold(agent, to, to_end);
+		held_target = hold_leaving(agent, to, to_end);
 	if (held)
 		unwatch_moving(agent, trap, from, from_end);
 	result = lh__intercept_proceed(trap);
@@ -359,6 +371,9 @@ static long call_mremap(struct lh_agent *agent, struct lh_trap *trap)
 	} else if (held) {
 		settle_mremap(agent, trap, (uintptr_t)result);
 	}
+	/* What is left of the range has been watched again. */
+	if (held)
+		lh__home_left(agent->home, from, from_end, true);
 	return result;
 }
 
