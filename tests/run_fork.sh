@@ -1,5 +1,5 @@
 #!/bin/bash
-# timeout: 200
+# timeout: 400
 # fork, grandchildren, orphans, vfork, posix_spawn, exec: every page known on both sides.
 engines="inline thread"
 . "$(dirname "$0")/lib/run.sh"

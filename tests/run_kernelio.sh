@@ -1,5 +1,5 @@
 #!/bin/bash
-# timeout: 200
+# timeout: 400
 # System calls of every kind whose buffers and structures are in memory that has left.
 engines="thread inline"
 . "$(dirname "$0")/lib/run.sh"

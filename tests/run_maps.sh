@@ -1,5 +1,5 @@
 #!/bin/bash
-# timeout: 200
+# timeout: 400
 # Random mmap, munmap, mremap, madvise, mprotect, brk and fork against a model of every page.
 . "$(dirname "$0")/lib/run.sh"
 begin

@@ -1,5 +1,5 @@
 #!/bin/bash
-# timeout: 200
+# timeout: 400
 # Programs with their own handlers for SIGSEGV and SIGBUS, alternate stacks, timers, blocked signals.
 engines="inline thread"
 . "$(dirname "$0")/lib/run.sh"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# timeout: 200
+# timeout: 400
 # Many threads that check every word they wrote; and the check catches one wrong bit.
 engines="inline thread"
 . "$(dirname "$0")/lib/run.sh"

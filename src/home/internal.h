@@ -78,7 +78,7 @@ struct lh_home {
 	uint32_t cold_count;
 	uint32_t backed, limit;
 	struct lh_ranges regions;    /* what is watched */
-	uint32_t leaving; /* changes under way that take ranges out of it */
+	uint32_t leaving;            /* changes under way that take ranges out of it */
 	struct lh_numbers free_keys; /* to be used again */
 	struct lh_numbers dead_keys; /* to be dropped from the store first */
 	uint64_t next_key;

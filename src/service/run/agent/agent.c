@@ -8,7 +8,7 @@
 /* One call keeps at most this part of local memory present, but always enough for a datagram. */
 #define HOLD_SHARE 8
 /* Frames beyond the limit, for what a program takes into use while watching begins. */
-#define SPARE_FRAMES 16384
+#define SPARE_FRAMES 1024
 #define HOLD_LEAST ((size_t)256 << 10)
 
 /* This process' agent: the constructor, the stubs and the kernel bring no argument. */
