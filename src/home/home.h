@@ -24,7 +24,7 @@
  *  2. A frame is in exactly one place: the free list, or one page.
  *  3. A store page number belongs to at most one of: a word STORED, a frame's key, the free numbers, the
  *     numbers to be dropped.
- *  4. frames_backed = frames with memory: resident, staged, and free ones that keep it.
+ *  4. backed = frames with memory: resident, staged, and free ones that keep it.
  *  5. Nothing is BUSY.
  *
  * Threads: every function from any thread, with all signals blocked (a handler that interrupts the home and

@@ -2,8 +2,8 @@
  * agent.h - the agent: what `linehome run` loads into a program to give its memory a home.
  *
  * At first nothing is watched and the program runs as if the agent were not there, but for its system calls that
- * change mappings, which pass through a hook, and a thread that looks how large the program is. When it comes near
- * its limit the agent is *activated*: every anonymous private mapping is watched by the home from then on, new ones as
+ * change mappings, which pass through a hook, and a thread that looks how large the program is. When it is
+ * given more than its limit, or comes near it, the agent is *activated*: every anonymous private mapping is watched by the home from then on, new ones as
  * they are made.
  *
  * The agent's own memory is never watched, it never uses the program's heap, and its threads are made with raw clone,

@@ -211,6 +211,16 @@ static void watch(struct lh_agent *agent, uintptr_t start, uintptr_t end)
 		return;
 }
 
+/* What was excluded and has been unmapped need not have been a stack: the count stops at nothing. */
+static void uncount_stacks(struct lh_agent *agent, size_t bytes)
+{
+	uint64_t old = __atomic_load_n(&agent->stack_bytes, __ATOMIC_RELAXED);
+
+	while (bytes && !__atomic_compare_exchange_n(&agent->stack_bytes, &old, old > bytes ? old - bytes : 0,
+	                                             false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+}
+
 static long call_mmap(struct lh_agent *agent, struct lh_trap *trap)
 {
 	long protection = trap->argument[2], flags = trap->argument[3], result;
@@ -229,8 +239,7 @@ static long call_mmap(struct lh_agent *agent, struct lh_trap *trap)
 		return result;
 	start = (uintptr_t)result;
 	if (flags & MAP_FIXED) {
-		__atomic_sub_fetch(&agent->stack_bytes, lh__include(agent, start, start + size),
-		                   __ATOMIC_RELAXED);
+		uncount_stacks(agent, lh__include(agent, start, start + size));
 		lh__buffers_forget(&agent->buffers, start, start + size);
 	}
 	if (stack && lh__exclude(agent, start, start + size) < 0)
@@ -250,7 +259,7 @@ static long call_munmap(struct lh_agent *agent, struct lh_trap *trap)
 
 	settle(agent, held, start, end, result == 0, true);
 	if (result == 0) {
-		__atomic_sub_fetch(&agent->stack_bytes, lh__include(agent, start, end), __ATOMIC_RELAXED);
+		uncount_stacks(agent, lh__include(agent, start, end));
 		lh__buffers_forget(&agent->buffers, start, end);
 	}
 	return result;
