@@ -167,9 +167,12 @@ void lh__space_activate(struct lh_agent *agent)
 	lh__unlock(&agent->sys, &agent->activating);
 }
 
+/* Like a change of mappings: a fork in its middle would leave pages BUSY in the child, with nobody to end that. */
 void lh__space_rescan(struct lh_agent *agent)
 {
+	lh__home_change_begin(agent->home);
 	lh__home_rescan(agent->home);
+	lh__home_change_end(agent->home);
 }
 
 /* ---- calls ---- */
