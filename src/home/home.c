@@ -134,6 +134,7 @@ int lh__home_open(const struct lh_sys *sys, const struct lh_home_options *option
 		return result;
 	}
 	set_up(home);
+	home->store->meanwhile = (struct lh_meanwhile){ lh__reclaim_meanwhile, home };
 	*out = home;
 	return 0;
 }
@@ -151,6 +152,7 @@ static void drain(struct lh_home *home)
 void lh__home_close(struct lh_home *home)
 {
 	drain(home);
+	home->store->meanwhile = (struct lh_meanwhile){ NULL, NULL };
 	home->options.policy->close(home->policy);
 	if (home->directory.root)
 		lh__directory_close(&home->directory);
@@ -229,6 +231,7 @@ int lh__home_fork_child(struct lh_home *home, struct lh_store *store)
 	home->lock.word = 0;
 	home->leaving = 0;
 	home->store = store;
+	home->store->meanwhile = (struct lh_meanwhile){ lh__reclaim_meanwhile, home };
 	home->need = 0;
 	memset(home->keep, 0, home->keep_high * sizeof *home->keep);
 	home->keep_high = 0;
