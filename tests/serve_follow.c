@@ -1,6 +1,6 @@
 /*
- * serve_follow.c - where the threads of a node run: the rule with made-up looks, then real clients on loopback, told by
- * the CPUs that the kernel lets each thread of this process use.
+ * serve_follow.c - where the threads of a node run: the rule with made-up looks, then real clients on
+ * loopback, told by the CPUs that the kernel lets each thread of this process use.
  */
 #include <dirent.h>
 #include <sched.h>
@@ -136,7 +136,10 @@ static void run_on(int which)
 		abort();
 }
 
-/* The threads of this process but the calling one that may run on `with` (-1: no matter), and on `without` not. */
+/*
+ * The threads of this process but the calling one that may run on `with` (-1: no matter), and on `without`
+ * not.
+ */
 static unsigned threads(int with, int without, int most)
 {
 	DIR *folder = opendir("/proc/self/task");

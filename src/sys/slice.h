@@ -1,8 +1,9 @@
 /*
  * slice.h - how a thread is scheduled: what sched_setattr takes.
  *
- * A thread that has little to do and is waited for asks for a short slice (runtime): then it runs as soon as it wakes, and
- * not when the slice of who runs there has ended. It gets no more time than others (Linux 6.12; before, nothing changes).
+ * A thread that has little to do and is waited for asks for a short slice (runtime): then it runs as soon
+ * as it wakes, and not when the slice of who runs there has ended. It gets no more time than others (Linux
+ * 6.12; before, nothing changes).
  */
 #ifndef LH_SYS_SLICE_H
 #define LH_SYS_SLICE_H

@@ -1,18 +1,21 @@
 /*
  * follow.h - where the thread runs that serves a client on this machine.
  *
- * To wake a thread on another CPU takes longer than to answer a request, and a page needs it twice. So where a client
- * sends one GET at a time, and waits for each, its thread runs on the CPU that it sends from: one of the two waits for the
- * other in any case. Where a client sends without waiting (puts in batches) its thread runs apart from it, on any other CPU:
- * there the two have something to do at the same time. Where neither can be said, it runs anywhere.
+ * To wake a thread on another CPU takes longer than to answer a request, and a page needs it twice. So
+ * where a client sends one GET at a time, and waits for each, its thread runs on the CPU that it sends
+ * from: one of the two waits for the other in any case. Where a client sends without waiting (puts in
+ * batches) its thread runs apart from it, on any other CPU: there the two have something to do at the same
+ * time. Where neither can be said, it runs anywhere.
  *
- * Every so many receives (LH_FOLLOW_EVERY) there is a look at where the client is and what it does; LH_FOLLOW_WINDOW looks
- * are judged together. Where all but one are the same the thread goes there. Otherwise there is doubt, and the second
- * doubt in a row lets it go. So a client that has moved is followed after two windows at most, one stray look changes
- * nothing, and the thread of a program that asks from several CPUs is bound to none.
+ * Every so many receives (LH_FOLLOW_EVERY) there is a look at where the client is and what it does;
+ * LH_FOLLOW_WINDOW looks are judged together. Where all but one are the same the thread goes there.
+ * Otherwise there is doubt, and the second doubt in a row lets it go. So a client that has moved is
+ * followed after two windows at most, one stray look changes nothing, and the thread of a program that
+ * asks from several CPUs is bound to none.
  *
- * Where two clients ask from one CPU, that CPU has something to do while one of them waits. So a place is one thread's: a
- * thread that uses a place claims it at every look, and while it does (LH_FOLLOW_STALE_MS) others run anywhere.
+ * Where two clients ask from one CPU, that CPU has something to do while one of them waits. So a place is
+ * one thread's: a thread that uses a place claims it at every look, and while it does (LH_FOLLOW_STALE_MS)
+ * others run anywhere.
  */
 #ifndef LH_SERVICE_SERVE_FOLLOW_H
 #define LH_SERVICE_SERVE_FOLLOW_H
@@ -30,7 +33,10 @@
 #define LH_APART 0x40000000u
 #define LH_ANYWHERE 0x80000000u
 
-/* Who has which place: of each a time in ms, above the number of a thread (24 bits, never 0). Zeroed at first. */
+/*
+ * Who has which place: of each a time in ms, above the number of a thread (24 bits, never 0). Zeroed at
+ * first.
+ */
 struct lh_places {
 	uint32_t threads;
 	uint64_t with[LH_FOLLOW_CPUS], apart[LH_FOLLOW_CPUS]; /* by CPU; larger machines fold */
