@@ -20,7 +20,7 @@
 #include "linehome.h"
 #include "net/data/link.h"
 
-#define LH_RUN_VERSION 0x4c480001u
+#define LH_RUN_VERSION 0x4c480002u
 #define LH_RUN_ENVIRONMENT "LINEHOME_LAUNCHER"
 
 enum lh_run_kind {
