@@ -27,6 +27,7 @@ struct lh_frame {
 	bool base;           /* its hashes describe what the store holds */
 	bool out;            /* the policy has given it up for reclaim */
 	bool putting;        /* lines of it are on the way to the store */
+	bool touched;        /* given back since they were sent: they may not be all that has changed */
 	bool empty;          /* counted as having memory, which it gets with its first page */
 };
 

@@ -6,7 +6,8 @@
  * round.
  *
  * While the lines of a page are on the way to the store the page may be touched: it goes back to the program at once, and
- * the acknowledgement then only says that its hashes are right. A frame has at most one put in flight.
+ * the acknowledgement then only says that its hashes are right. It says no more where the page was changed meanwhile
+ * and stands in staging again: that takes a put of its own. A frame has at most one in flight.
  */
 #include "home/internal.h"
 
@@ -89,10 +90,9 @@ static void note_block(struct lh_home *home, uint64_t page)
 	lh__count(&home->stats->blocks_written, 1);
 }
 
-static void note_written(struct lh_home *home, const struct lh_flight *flight, bool left)
+static void note_written(struct lh_home *home, const struct lh_flight *flight)
 {
 	lh__count(&home->stats->pages_written, 1);
-	lh__count(&home->stats->pages_stayed, !left);
 	lh__count(&home->stats->lines_written, lh__mask_count(flight->request.mask));
 	lh__count(&home->stats->bytes_changed, flight->request.changed);
 	lh__count(&home->stats->residence_ns, flight->residence_ns);
@@ -120,7 +120,7 @@ static bool leave_written(struct lh_home *home, const struct lh_flight *flight, 
 		return false;
 	}
 	leaves = seen == lh__entry(LH_PAGE_STAGED, flight->frame) && f->generation == flight->generation &&
-	         f->out;
+	         f->out && !f->touched;
 	if (leaves) {
 		seen = lh__entry(LH_PAGE_STORED, f->key);
 		lh__home_frame_release(home, flight->frame, true, false);
@@ -143,10 +143,13 @@ static void put_done(struct lh_home *home, struct lh_flight *flight)
 	bool same = end_put(home, flight);
 	lh_entry *entry = lh__directory_find(&home->directory, __atomic_load_n(&f->page, __ATOMIC_ACQUIRE));
 
-	if (flight->request.result < 0)
+	if (flight->request.result < 0) {
 		put_failed(home, flight, same && entry);
-	else
-		note_written(home, flight, same && entry && leave_written(home, flight, entry));
+		return;
+	}
+	note_written(home, flight);
+	if (!same || !entry || !leave_written(home, flight, entry))
+		lh__count(&home->stats->pages_stayed, 1);
 }
 
 static void complete(struct lh_home *home, struct lh_flight *flight)
@@ -446,6 +449,7 @@ static void submit_puts(struct lh_home *home, struct lh_flight *const *flights, 
 	for (size_t i = 0; i < n; i++) {
 		requests[i] = &flights[i]->request;
 		home->frame[flights[i]->frame].putting = true;
+		home->frame[flights[i]->frame].touched = false;
 	}
 	result = home->store->ops->submit(home->store, requests, n);
 	if (result == 0)
