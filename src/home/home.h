@@ -154,8 +154,8 @@ void lh__home_wait(struct lh_home *home, int64_t nanoseconds);
 void lh__home_poke(struct lh_home *home);
 
 /*
- * Before the process ends: waits until reclaim rests and all that was sent is acknowledged, at most for nanoseconds, so
- * that what is counted is what was done.
+ * Before the process ends: waits until no fault is being answered, reclaim rests and all that was sent is
+ * acknowledged, at most for nanoseconds, so that what is counted is what was done.
  */
 void lh__home_settle(struct lh_home *home, uint64_t nanoseconds);
 

@@ -634,7 +634,8 @@ void lh__home_settle(struct lh_home *home, uint64_t nanoseconds)
 {
 	uint64_t start = lh__now(home->sys);
 
-	while (__atomic_load_n(&home->in_flight, __ATOMIC_RELAXED) ||
+	while (__atomic_load_n(&home->gate.word, __ATOMIC_RELAXED) ||
+	       __atomic_load_n(&home->in_flight, __ATOMIC_RELAXED) ||
 	       __atomic_load_n(&home->reclaiming.word, __ATOMIC_RELAXED)) {
 		if (lh__now(home->sys) - start > nanoseconds)
 			return;

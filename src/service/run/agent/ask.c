@@ -9,7 +9,7 @@
 #include "net/data/pass.h"
 #include "service/run/agent/agent.h"
 
-#define SETTLE_NS 20000000 /* so long the end of a process waits for what is in flight */
+#define SETTLE_NS 100000000 /* so long the end of a process waits for what is in flight */
 
 /* A socket whose name begins with a zero byte: it is no file, and nobody has to remove it. */
 static int connect_abstract(struct lh_agent *agent, const char *name, struct lh_error *error)
