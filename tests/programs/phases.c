@@ -53,7 +53,8 @@ static bool is_watched(const void *address)
 		next = line + strcspn(line, "\n");
 		next += *next == '\n';
 		if (*end == '-')
-			inside = start <= (uintptr_t)address && strtoul(end + 1, NULL, 16) > (uintptr_t)address;
+			inside = start <= (uintptr_t)address &&
+			         strtoul(end + 1, NULL, 16) > (uintptr_t)address;
 		else if (inside && !strncmp(line, "VmFlags:", 8))
 			return memmem(line, (size_t)(next - line), " um", 3) != NULL;
 	}
