@@ -357,6 +357,40 @@ static void test_fork(void)
 	clone->ops->close(clone);
 }
 
+static volatile int stop_looking;
+
+static void *look_loop(void *rounds)
+{
+	while (!stop_looking) {
+		lh__home_change_begin(home);
+		lh__home_rescan(home);
+		lh__home_change_end(home);
+		++*(uint64_t *)rounds;
+	}
+	return NULL;
+}
+
+/* A fork copies the home while it is paused: a page that is BUSY then is so for ever in the child. */
+static void test_pause_while_looking(void)
+{
+	uint64_t rounds = 0, broken = 0;
+	sigset_t all, old;
+	pthread_t looker;
+
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &old);
+	stop_looking = 0;
+	pthread_create(&looker, NULL, look_loop, &rounds);
+	for (int i = 0; i < 300 || __atomic_load_n(&rounds, __ATOMIC_RELAXED) < 10; i++) {
+		broken += lh__home_pause(home) != 0 || lh__home_check(home) != 0;
+		lh__home_resume(home);
+	}
+	stop_looking = 1;
+	pthread_join(looker, NULL);
+	sigprocmask(SIG_SETMASK, &old, NULL);
+	is(broken, 0, "in a pause nothing is half done, whoever looks for pages meanwhile");
+}
+
 static void test_check(void)
 {
 	stop_reclaimer();
@@ -400,6 +434,7 @@ int main(void)
 	test_check();
 	test_fork();
 	test_check();
+	test_pause_while_looking();
 	close_all();
 	is(open_all(LH_PREFETCH_NEXT), 0, "opens with prefetch");
 	test_sequential();

@@ -171,7 +171,9 @@ static int open_store(void)
 	memset(&witness, 0, sizeof witness);
 	if (lh__memory_pool_open(&lh__sys_default, 0, &pool) < 0 || lh__memory_open(pool, &witness.below) < 0)
 		return -ENOMEM;
-	witness.store = (struct lh_store){ &witness_ops, &lh__sys_default, witness.below->caps };
+	witness.store = (struct lh_store){ .ops = &witness_ops,
+		                           .sys = &lh__sys_default,
+		                           .caps = witness.below->caps };
 	return 0;
 }
 

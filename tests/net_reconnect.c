@@ -64,7 +64,9 @@ static int reconnect(void *context, struct lh_node_link *link, int ms)
 	return result;
 }
 
-static struct lh_store *open_line(const char *url, bool stream, unsigned timeout_ms)
+enum way { VIEW, RING, STREAM };
+
+static struct lh_store *open_line(const char *url, enum way way, unsigned timeout_ms)
 {
 	struct lh_node_options options = { .timeout_ms = timeout_ms, .reconnect = reconnect };
 	struct lh_node_link link;
@@ -73,7 +75,8 @@ static struct lh_store *open_line(const char *url, bool stream, unsigned timeout
 
 	if (lh__node_target(url, NULL, &line.target, &error) < 0)
 		return printf("# %s\n", error.text), NULL;
-	line.target.no_ring = stream;
+	line.target.no_ring = way == STREAM;
+	line.target.no_view = way == RING;
 	if (lh__node_create(&line.target, 2000, &link, &error) < 0)
 		return printf("# %s\n", error.text), NULL;
 	if (lh__node_attach(&lh__sys_default, &link, &options, &store) < 0)
@@ -190,10 +193,10 @@ static void *read_steadily(void *argument)
 	return NULL;
 }
 
-static void cut_in_the_middle(const char *url, bool stream, const char *name)
+static void cut_in_the_middle(const char *url, enum way way, const char *name)
 {
 	static struct load load;
-	struct lh_store *store = open_line(url, stream, 8000);
+	struct lh_store *store = open_line(url, way, 8000);
 	unsigned char page[LH_PAGE_SIZE];
 	struct lh_request put = { .op = LH_OP_PUT, .page = 1000, .mask = LH_MASK_ALL, .data = page };
 	struct reader readers[2] = { { .store = store }, { .store = store } };
@@ -290,10 +293,10 @@ static int get_one(struct lh_store *store, uint64_t number, unsigned char *value
 	return result;
 }
 
-static void killed(const char *url, bool stream, const char *name)
+static void killed(const char *url, enum way way, const char *name)
 {
 	pid_t node = node_process(url);
-	struct lh_store *store = open_line(url, stream, 1500);
+	struct lh_store *store = open_line(url, way, 1500);
 	unsigned char value;
 	uint64_t start, spent;
 
@@ -308,7 +311,7 @@ static void killed(const char *url, bool stream, const char *name)
 	is(put_one(store, 6, 1), -EIO, "%s: later calls fail too", name);
 	store->ops->close(store);
 
-	store = open_line(url, stream, 700);
+	store = open_line(url, way, 700);
 	ok(store && put_one(store, 5, 0x22) == 0, "%s: a new region on the new node", name);
 	end_process(node);
 	start = lh__net_now_ms();
@@ -327,10 +330,27 @@ static void stop_process(pid_t pid)
 		printf("# the node did not stop\n");
 }
 
-static void stopped(const char *url, bool stream, const char *name)
+/* What a node has acknowledged can be looked at as long as somebody has its memory, whatever becomes of the node. */
+static void viewed(const char *url)
+{
+	pid_t node = node_process(url);
+	struct lh_store *store = open_line(url, VIEW, 700);
+	unsigned char value = 0;
+
+	ok(store && put_one(store, 5, 0x21) == 0, "view: a node with a page");
+	stop_process(node);
+	ok(get_one(store, 5, &value) == 0 && value == 0x21, "view: stopped: the page can be read");
+	end_process(node);
+	ok(get_one(store, 5, &value) == 0 && value == 0x21, "view: killed: the page can be read");
+	ok(put_one(store, 5, 0x22) < 0, "view: but nothing can be put");
+	ok(get_one(store, 5, &value) < 0, "view: and once that is known nothing is read either");
+	store->ops->close(store);
+}
+
+static void stopped(const char *url, enum way way, const char *name)
 {
 	pid_t node = node_process(url), helper;
-	struct lh_store *store = open_line(url, stream, 900);
+	struct lh_store *store = open_line(url, way, 900);
 	unsigned char value = 0;
 	uint64_t start, spent;
 
@@ -397,20 +417,23 @@ int main(void)
 	snprintf(url, sizeof url, "unix:%s/node", test_folder());
 	if (!ok(node_start(&node, url, &options, &error) == 0, "a node starts"))
 		return done();
-	cut_in_the_middle(url, false, "ring");
-	cut_in_the_middle(url, true, "stream");
+	cut_in_the_middle(url, VIEW, "view");
+	cut_in_the_middle(url, RING, "ring");
+	cut_in_the_middle(url, STREAM, "stream");
 	node_stop(&node);
 	if (ok(node_start(&node, "tcp://127.0.0.1:0", &options, &error) == 0, "a node starts")) {
-		cut_in_the_middle(node.url, true, "tcp");
+		cut_in_the_middle(node.url, STREAM, "tcp");
 		node_stop(&node);
 	}
-	killed(url, false, "ring");
+	viewed(url);
 	unlink(url + 5);
-	killed(url, true, "stream");
+	killed(url, RING, "ring");
 	unlink(url + 5);
-	stopped(url, false, "ring");
+	killed(url, STREAM, "stream");
 	unlink(url + 5);
-	stopped(url, true, "stream");
+	stopped(url, RING, "ring");
+	unlink(url + 5);
+	stopped(url, STREAM, "stream");
 	unlink(url + 5);
 	grace(url);
 	test_folder_remove();

@@ -114,7 +114,7 @@ static unsigned open_descriptors(void)
 	return n;
 }
 
-/* The node closes its own ends a moment later. */
+/* The node closes its own ends a moment later, and those of the region when its grace is over. */
 static unsigned settled_descriptors(unsigned wanted)
 {
 	unsigned i, n = 0;
@@ -152,7 +152,7 @@ static void planted(void)
 
 int main(void)
 {
-	struct lh_server_options options = { .grace_ms = 5000, .spin_us = 50 };
+	struct lh_server_options options = { .grace_ms = 600, .spin_us = 50 };
 	struct test_node node;
 	struct lh_error error;
 	char url[128];

@@ -113,6 +113,14 @@ __attribute__((unused)) static int node_logged_next(struct test_node *node, unsi
 	return found;
 }
 
+/* Waits up to two seconds until the log has n lines more than it had; how many more it has. */
+__attribute__((unused)) static unsigned node_lines_since(struct test_node *node, unsigned lines, unsigned n)
+{
+	for (int i = 0; i < 200 && __atomic_load_n(&node->lines, __ATOMIC_ACQUIRE) - lines < n; i++)
+		usleep(10000);
+	return __atomic_load_n(&node->lines, __ATOMIC_ACQUIRE) - lines;
+}
+
 /* Waits up to two seconds for a line in the log that contains text. */
 __attribute__((unused)) static int node_logged(struct test_node *node, const char *text)
 {

@@ -125,7 +125,7 @@ static void regions(void)
 	thief = link;
 	thief.generation -= 2;
 	is(lh__node_again(&target, 2000, &thief, &error), -EBUSY, "an earlier one may not");
-	is(node.lines - lines, 4, "each refusal is one line in the log");
+	is(node_lines_since(&node, lines, 4), 4, "each refusal is one line in the log");
 	lh__node_link_close(&link);
 }
 

@@ -17,6 +17,7 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "expect.h"
 #include "store/store.h"
 #include "tap.h"
 
@@ -44,26 +45,6 @@ struct suite {
 	struct lh_store *open[SUITE_STORES];
 	char text[200];
 };
-
-#define EXPECT(condition)                                                                                    \
-	do {                                                                                                 \
-		if (!(condition)) {                                                                          \
-			if (!suite->text[0])                                                                 \
-				snprintf(suite->text, sizeof suite->text, "line %d: %s", __LINE__,           \
-				         #condition);                                                        \
-			return suite->text;                                                                  \
-		}                                                                                            \
-	} while (0)
-/* Passes on what another function that returns what did not hold has found. */
-#define TRY(call)                                                                                            \
-	do {                                                                                                 \
-		if ((call) != NULL) {                                                                        \
-			size_t suite__used = strlen(suite->text);                                            \
-			snprintf(suite->text + suite__used, sizeof suite->text - suite__used,                \
-			         " (from line %d)", __LINE__);                                               \
-			return suite->text;                                                                  \
-		}                                                                                            \
-	} while (0)
 
 static struct lh_store *suite_keep(struct suite *suite, struct lh_store *store)
 {

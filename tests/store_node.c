@@ -7,7 +7,7 @@
 
 struct way {
 	const char *name, *url;
-	bool key, stream;
+	bool key, stream, no_view;
 	unsigned steps;
 	struct test_node node, small;
 	bool running, small_running;
@@ -23,6 +23,7 @@ static struct lh_store *open_at(struct way *way, const char *url)
 	if (lh__node_target(url, way->key_file, &target, &error) < 0)
 		return printf("# %s\n", error.text), NULL;
 	target.no_ring = way->stream;
+	target.no_view = way->no_view;
 	if (lh__node_open(&lh__sys_default, &target, 5000, &store, &error) < 0)
 		return printf("# %s\n", error.text), NULL;
 	return store;
@@ -54,7 +55,7 @@ static struct lh_store *open_small(void *context, unsigned pages)
 static uint64_t used(void *context)
 {
 	struct way *way = context;
-	unsigned channels = strcmp(way->name, "ring") == 0 ? 1 : 2, same = 0, i;
+	unsigned channels = !way->stream && strncmp(way->url, "unix", 4) == 0 ? 1 : 2, same = 0, i;
 	struct lh_server_counts counts;
 	uint64_t last = UINT64_MAX;
 
@@ -122,7 +123,8 @@ int main(int argc, char **argv)
 {
 	char path[128];
 	struct way ways[] = {
-		{ .name = "ring", .url = path, .steps = 20000 },
+		{ .name = "ring and view", .url = path, .steps = 20000 },
+		{ .name = "ring", .url = path, .no_view = true, .steps = 20000 },
 		{ .name = "unix stream", .url = path, .stream = true, .steps = 10000 },
 		{ .name = "tcp", .url = "tcp://127.0.0.1:0", .steps = 5000 },
 		{ .name = "tls", .url = "tcp://127.0.0.1:0", .key = true, .steps = 3000 },

@@ -135,6 +135,7 @@ int lh__home_open(const struct lh_sys *sys, const struct lh_home_options *option
 		return result;
 	}
 	set_up(home);
+	home->store->meanwhile = (struct lh_meanwhile){ lh__reclaim_meanwhile, home };
 	*out = home;
 	return 0;
 }
@@ -152,6 +153,7 @@ static void drain(struct lh_home *home)
 void lh__home_close(struct lh_home *home)
 {
 	drain(home);
+	home->store->meanwhile = (struct lh_meanwhile){ NULL, NULL };
 	home->options.policy->close(home->policy);
 	if (home->directory.root)
 		lh__directory_close(&home->directory);
@@ -232,6 +234,7 @@ int lh__home_fork_child(struct lh_home *home, struct lh_store *store)
 	home->store = store;
 	home->turnover++; /* what the parent has counted, this process may count again */
 	home->turned = 0;
+	home->store->meanwhile = (struct lh_meanwhile){ lh__reclaim_meanwhile, home };
 	home->need = 0;
 	memset(home->keep, 0, home->keep_high * sizeof *home->keep);
 	home->keep_high = 0;

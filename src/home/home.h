@@ -92,8 +92,8 @@ void lh__home_unkeep(struct lh_home *home, int slot);
 /* ---- ranges ---- */
 
 /*
- * A fork must not fall into a change of mappings: all functions of this section but rescan are called between begin and
- * end, which nest with nothing.
+ * A fork must not fall into a change of mappings, nor into a look at what is present: all functions of this section are
+ * called between begin and end, which nest with nothing, or while the home is paused.
  */
 void lh__home_change_begin(struct lh_home *home);
 void lh__home_change_end(struct lh_home *home);

@@ -150,6 +150,8 @@ bool lh__region_find(struct lh_home *home, uintptr_t address, struct lh_range *o
 /* reclaim.c */
 /* Under reclaiming; returns an enum lh_round, or the store's error. */
 int lh__reclaim_round(struct lh_home *home);
+/* One page less for the rounds to take out of sight, if they are about to: what a fault does while the store answers. */
+void lh__reclaim_meanwhile(void *home);
 /* Takes what the store has completed: under io. */
 void lh__harvest(struct lh_home *home);
 struct lh_flight *lh__flight_take(struct lh_home *home);

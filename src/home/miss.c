@@ -74,12 +74,12 @@ int lh__install_backed(struct lh_home *home, uint64_t page, uint32_t frame)
 
 static int install_copy(struct lh_home *home, uint64_t page, const void *content)
 {
-	int result;
+	long result;
 
 	do
-		result = home->port->ops->supply(home->port, lh__page_address(page), content, LH_PAGE_SIZE);
+		result = home->port->ops->supply(home->port, lh__page_address(page), content, 1);
 	while (result == -EAGAIN);
-	return result;
+	return result < 0 ? (int)result : 0;
 }
 
 /*
@@ -319,8 +319,8 @@ static bool back_frame(struct lh_home *home, uint32_t frame)
 {
 	struct lh_frame *f = &home->frame[frame];
 
-	if (f->empty && home->port->ops->supply(home->port, lh__home_frame_memory(home, frame), home->zeroes,
-	                                        LH_PAGE_SIZE) == 0)
+	if (f->empty &&
+	    home->port->ops->supply(home->port, lh__home_frame_memory(home, frame), home->zeroes, 1) == 1)
 		f->empty = false;
 	return !f->empty;
 }
@@ -444,14 +444,14 @@ static void await_prefetch(struct lh_home *home, lh_entry *entry)
  */
 static int miss_resident(struct lh_home *home, uint64_t page)
 {
-	int result;
+	long result;
 
 	do
-		result = home->port->ops->supply_zero(home->port, lh__page_address(page), LH_PAGE_SIZE);
+		result = home->port->ops->supply_zero(home->port, lh__page_address(page), 1);
 	while (result == -EAGAIN);
-	if (result == 0)
+	if (result > 0)
 		lh__count(&home->stats->faults_zero, 1);
-	return refused(result);
+	return result > 0 ? 0 : refused((int)result);
 }
 
 /* The word of the page, BUSY by us; *awaited: a prefetch of it was on its way. */

@@ -16,6 +16,7 @@
 #define SUBMIT_BATCH 16
 #define STAGE_MAX 512
 #define POLL_BATCH 64
+#define MEANWHILE 1
 
 bool lh__kept(const struct lh_home *home, uint64_t page)
 {
@@ -465,13 +466,29 @@ static void submit_puts(struct lh_home *home, struct lh_flight *const *flights, 
 	}
 }
 
+/* Pages that leave have not been looked at for long: the next one comes from memory while this one is hashed. */
+static void bring_near(const struct lh_home *home, uint32_t frame)
+{
+	const char *content = (const char *)lh__home_frame_memory(home, frame);
+	const char *hash = (const char *)home->hash[frame];
+
+	for (size_t i = 0; i < LH_PAGE_SIZE; i += LH_LINE_SIZE)
+		__builtin_prefetch(content + i);
+	for (size_t i = 0; i < sizeof home->hash[0]; i += LH_LINE_SIZE)
+		__builtin_prefetch(hash + i);
+}
+
 static void reclaim_picks(struct lh_home *home, const struct lh_pick *picks, size_t n)
 {
 	struct lh_flight *flights[SUBMIT_BATCH];
 	size_t count = 0;
 
 	for (size_t i = 0; i < n; i++) {
-		struct lh_flight *flight = reclaim_one(home, &picks[i]);
+		struct lh_flight *flight;
+
+		if (i + 1 < n)
+			bring_near(home, picks[i + 1].frame);
+		flight = reclaim_one(home, &picks[i]);
 
 		if (flight)
 			flights[count++] = flight;
@@ -588,6 +605,22 @@ static size_t stage(struct lh_home *home, size_t wanted)
 		total += n;
 	}
 	return total;
+}
+
+/*
+ * A fault that fetches takes a frame, so a page has to leave for it sooner or later; it can leave the program's sight while
+ * the store answers the fault, at no cost in time. The rounds then find it staged.
+ */
+void lh__reclaim_meanwhile(void *context)
+{
+	struct lh_home *home = context;
+
+	if (!lh__trylock(&home->reclaiming))
+		return;
+	if (lh__frames_free(home) < high_mark(home) &&
+	    lh__policy_staged(home->policy) < home->options.policy->staging_target(home->policy) + STAGE_MAX)
+		deactivate(home, MEANWHILE);
+	lh__unlock(home->sys, &home->reclaiming);
 }
 
 int lh__reclaim_round(struct lh_home *home)

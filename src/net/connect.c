@@ -23,7 +23,7 @@ struct attempt {
 /* One connection on its way to becoming a channel. */
 struct channel {
 	int fd;
-	int memfd;
+	int memfd, view; /* -1: none */
 	struct lh_tls *tls;
 	struct lh_wire_hello answer;
 };
@@ -40,6 +40,8 @@ static void channel_close(struct channel *channel)
 		close(channel->fd);
 	if (channel->memfd >= 0)
 		close(channel->memfd);
+	if (channel->view >= 0)
+		close(channel->view);
 }
 
 static int secure(const struct attempt *attempt, struct channel *channel)
@@ -54,8 +56,11 @@ static int secure(const struct attempt *attempt, struct channel *channel)
 	return result ? fail(attempt, result, why.text) : 0;
 }
 
-static int send_hello(const struct attempt *attempt, struct channel *channel,
-                      const struct lh_wire_hello *hello)
+/*
+ * A node that refuses does not wait for a hello: where it could not be sent, what the node has said before it ended the
+ * connection is there to be read. So it is the answer that tells how this went.
+ */
+static void send_hello(struct channel *channel, const struct lh_wire_hello *hello)
 {
 	uint8_t bytes[LH_WIRE_HELLO];
 	long sent;
@@ -65,19 +70,39 @@ static int send_hello(const struct attempt *attempt, struct channel *channel,
 		sent = lh__tls_write(channel->tls, bytes, sizeof bytes);
 	else
 		sent = send(channel->fd, bytes, sizeof bytes, MSG_NOSIGNAL);
-	return sent == (long)sizeof bytes ? 0
-	                                  : fail(attempt, -ECONNRESET, "the node has ended the connection");
+	(void)sent;
 }
 
-/* One receive; takes a descriptor that comes along. Bytes, 0 at the end, or a negative errno value. */
+/* Descriptors come once: of the ring, and perhaps of a view. More, or others, are not kept. */
+static void take_descriptors(struct channel *channel, struct msghdr *message)
+{
+	struct cmsghdr *head = CMSG_FIRSTHDR(message);
+	size_t n = 0;
+	int fd[2];
+
+	if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS)
+		n = (head->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+	if (n > 2)
+		n = 2; /* there was room for no more */
+	if (n)
+		memcpy(fd, CMSG_DATA(head), n * sizeof(int));
+	for (size_t i = 0; i < n; i++) {
+		int *place = i == 0 ? &channel->memfd : &channel->view;
+
+		if (*place >= 0)
+			close(*place);
+		*place = fd[i];
+	}
+}
+
+/* One receive, with the descriptors that come along. Bytes, 0 at the end, or a negative errno value. */
 static long receive_some(struct channel *channel, uint8_t *to, size_t size)
 {
-	char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
+	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8)));
 	struct iovec vector = { to, size };
 	struct msghdr message = {
 		.msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control
 	};
-	struct cmsghdr *head;
 	ssize_t got;
 
 	if (channel->tls)
@@ -85,12 +110,7 @@ static long receive_some(struct channel *channel, uint8_t *to, size_t size)
 	got = recvmsg(channel->fd, &message, MSG_CMSG_CLOEXEC);
 	if (got < 0)
 		return -errno;
-	head = CMSG_FIRSTHDR(&message);
-	if (head && head->cmsg_type == SCM_RIGHTS && head->cmsg_len == CMSG_LEN(sizeof(int))) {
-		if (channel->memfd >= 0)
-			close(channel->memfd);
-		memcpy(&channel->memfd, CMSG_DATA(head), sizeof(int));
-	}
+	take_descriptors(channel, &message);
 	return got;
 }
 
@@ -162,10 +182,10 @@ static int talk(const struct attempt *attempt, const struct lh_wire_hello *hello
 	if (attempt->tls)
 		result = secure(attempt, channel);
 	lh__socket_timeout(channel->fd, 100);
-	if (result == 0)
-		result = send_hello(attempt, channel, hello);
-	if (result == 0)
+	if (result == 0) {
+		send_hello(channel, hello);
 		result = read_answer(attempt, channel);
+	}
 	lh__socket_timeout(channel->fd, 0);
 	if (result == 0 && hello->channel == LH_WIRE_RING && channel->memfd < 0)
 		result = fail(attempt, -EPROTO, "the node sent no shared memory");
@@ -178,7 +198,7 @@ static int open_channel(const struct attempt *attempt, const struct lh_wire_hell
 {
 	int result;
 
-	*channel = (struct channel){ .fd = -1, .memfd = -1 };
+	*channel = (struct channel){ .fd = -1, .memfd = -1, .view = -1 };
 	result = lh__socket_connect(&attempt->target->url, attempt->target->has_key, attempt->deadline_ms,
 	                            &channel->fd, attempt->error);
 	if (result == 0)
@@ -220,7 +240,7 @@ static int attach_second(const struct attempt *attempt, const struct lh_wire_hel
 
 static int make_link(const struct attempt *attempt, struct lh_wire_hello *hello, struct lh_node_link *out)
 {
-	struct lh_node_link link = { .kind = LH_NODE_STREAM, .fd = { -1, -1 } };
+	struct lh_node_link link = { .kind = LH_NODE_STREAM, .fd = { -1, -1, -1 } };
 	bool ring = !attempt->target->url.tcp && !attempt->target->no_ring;
 	struct channel channel;
 	int result;
@@ -237,6 +257,9 @@ static int make_link(const struct attempt *attempt, struct lh_wire_hello *hello,
 		link.kind = LH_NODE_RING;
 		link.fd[0] = channel.fd;
 		link.fd[1] = channel.memfd;
+		link.fd[2] = attempt->target->no_view ? -1 : channel.view;
+		if (attempt->target->no_view && channel.view >= 0)
+			close(channel.view);
 	} else {
 		result = finish_channel(attempt, &channel, &link.fd[0]);
 		if (result == 0)
@@ -347,7 +370,7 @@ void lh__node_link_close(struct lh_node_link *link)
 {
 	unsigned i;
 
-	for (i = 0; i < 2; i++) {
+	for (i = 0; i < LH_NODE_LINK_FDS; i++) {
 		if (link->fd[i] >= 0)
 			close(link->fd[i]);
 		link->fd[i] = -1;

@@ -16,6 +16,7 @@ struct lh_node_target {
 	bool has_key; /* used for TCP only */
 	struct lh_node_key key;
 	bool no_ring; /* a stream even over unix: */
+	bool no_view; /* a ring alone: every page is asked for */
 };
 
 /* Reads the URL and, unless key_file is NULL, the key. */

@@ -20,7 +20,9 @@
  *  1. an entry has a frame exactly when its mask is not empty;
  *  2. no line that is held is all zero (zero lines are "not held", which reads the same), so a page of
  *     zeroes has no frame;
- *  3. a chunk's count is the number of its entries with a frame; a chunk in the tree that is not being
+ *  3. a page that the view shows has a frame of this store's heap, whose content does not change while it is shown,
+ *     and whose lines that are not held are zero;
+ *  4. a chunk's count is the number of its entries with a frame; a chunk in the tree that is not being
  *     changed has a count above 0.
  */
 #include "store/frame.h"
@@ -57,6 +59,8 @@ struct shard {
 struct memory {
 	struct lh_store store;
 	struct lh_memory_pool *pool;
+	struct lh_frame_heap *heap; /* the pool's, or with a view its own */
+	struct lh_view *view;       /* NULL: none */
 	struct directory *root;
 	struct lh_request *completed; /* a stack that any thread pushes on */
 	struct lh_request *ready;     /* the poller's: oldest first */
@@ -97,7 +101,7 @@ static void chunk_release(struct memory *memory, struct chunk *chunk)
 	if (!chunk || __atomic_sub_fetch(&chunk->references, 1, __ATOMIC_ACQ_REL) != 0)
 		return;
 	for (i = 0; i < CHUNK_PAGES; i++)
-		lh__frame_release(memory->pool, chunk->entry[i].frame);
+		lh__frame_release(chunk->entry[i].frame);
 	lh__free(memory->store.sys, chunk, sizeof *chunk);
 }
 
@@ -280,12 +284,14 @@ static enum step drop_locked(struct job *job)
 	if (!chunk || !chunk->entry[index_of(job->request->page)].frame)
 		return DONE;
 	if (chunk->count == 1) {
+		lh__view_hide(job->memory->view, job->request->page);
 		*job->slot = NULL;
 		job->dead_chunk = chunk;
 		return DONE;
 	}
 	if (own_chunk(job) != DONE)
 		return NEED_CHUNK;
+	lh__view_hide(job->memory->view, job->request->page);
 	entry = &(*job->slot)->entry[index_of(job->request->page)];
 	job->dead_frame = entry->frame;
 	entry->frame = NULL;
@@ -294,13 +300,14 @@ static enum step drop_locked(struct job *job)
 	return DONE;
 }
 
-/* Gives the entry a frame of its own, with the lines in keep of the frame that it had. */
+/* Gives the entry a frame of its own, with the lines in keep of the frame that it had, and zeroes. */
 static void replace_frame(struct job *job, struct chunk *chunk, struct entry *entry, lh_mask keep)
 {
 	if (entry->frame)
 		lh__lines_copy(job->frame->data, entry->frame->data, keep);
 	else
 		chunk->count++;
+	lh__lines_zero(job->frame->data, ~keep);
 	job->dead_frame = entry->frame;
 	entry->frame = job->frame;
 	job->frame = NULL;
@@ -316,13 +323,32 @@ static void count_changed(struct job *job, const struct entry *entry)
 	                                     job->nonzero);
 }
 
+/* The page gets its new content, in a frame that is this store's alone; readers ask for it meanwhile. */
+static void fill(struct job *job, struct chunk *chunk, struct entry *entry, lh_mask keep)
+{
+	struct memory *memory = job->memory;
+
+	bool mine = entry->frame && lh__frame_is_mine(entry->frame);
+
+	lh__view_hide(memory->view, job->request->page);
+	entry->mask = keep | job->nonzero;
+	if (!mine && job->nonzero == LH_MASK_NONE)
+		return; /* of a frame that others have too it only holds fewer lines from now on */
+	if (mine)
+		lh__lines_zero(entry->frame->data, ~entry->mask);
+	else
+		replace_frame(job, chunk, entry, keep);
+	lh__lines_copy(entry->frame->data, job->request->data, job->nonzero);
+	if (lh__frame_in_view(entry->frame, memory->view))
+		lh__view_show(memory->view, job->request->page, entry->frame->data);
+}
+
 static enum step put_locked(struct job *job)
 {
 	struct lh_request *request = job->request;
 	const unsigned index = index_of(request->page);
 	lh_mask old = job->slot && *job->slot ? (*job->slot)->entry[index].mask : LH_MASK_NONE;
 	lh_mask keep = request->op == LH_OP_REPLACE ? LH_MASK_NONE : old & ~request->mask;
-	struct entry *entry;
 
 	if (keep == old && job->nonzero == LH_MASK_NONE)
 		return DONE;
@@ -336,12 +362,8 @@ static enum step put_locked(struct job *job)
 		return NEED_FRAME;
 	if (own_chunk(job) != DONE)
 		return NEED_CHUNK;
-	entry = &(*job->slot)->entry[index];
-	count_changed(job, entry);
-	if (job->nonzero && !(entry->frame && lh__frame_is_mine(entry->frame)))
-		replace_frame(job, *job->slot, entry, keep);
-	lh__lines_copy(entry->frame ? entry->frame->data : NULL, request->data, job->nonzero);
-	entry->mask = keep | job->nonzero;
+	count_changed(job, &(*job->slot)->entry[index]);
+	fill(job, *job->slot, &(*job->slot)->entry[index], keep);
 	return DONE;
 }
 
@@ -361,7 +383,7 @@ static enum step try_change(struct job *job)
 static int prepare(struct job *job, enum step need)
 {
 	if (need == NEED_FRAME)
-		return lh__frame_new(job->memory->pool, &job->frame);
+		return lh__frame_new(job->memory->heap, &job->frame);
 	job->chunk = lh__alloc(job->memory->store.sys, sizeof *job->chunk);
 	if (!job->chunk)
 		return -ENOMEM;
@@ -384,8 +406,8 @@ static int change(struct memory *memory, struct lh_request *request)
 		job.slot = find_slot(memory, request->page);
 	while (result == 0 && (need = try_change(&job)) != DONE)
 		result = prepare(&job, need);
-	lh__frame_release(memory->pool, job.frame);
-	lh__frame_release(memory->pool, job.dead_frame);
+	lh__frame_release(job.frame);
+	lh__frame_release(job.dead_frame);
 	chunk_release(memory, job.chunk);
 	chunk_release(memory, job.dead_chunk);
 	return result;
@@ -486,6 +508,8 @@ static void memory_close(struct lh_store *store)
 	struct memory *memory = of(store);
 
 	free_tree(memory, memory->root, level_of(memory->root));
+	if (memory->view)
+		lh__frame_heap_close(memory->heap);
 	lh__free(store->sys, memory, sizeof *memory);
 }
 
@@ -518,6 +542,9 @@ static int memory_clone(struct lh_store *store, struct lh_store **out, struct lh
 		return lh__fail(error, -EBUSY,
 		                "memory store: a clone was asked for while requests are in flight");
 	result = lh__memory_open(from->pool, &copy);
+	/* Where there can be no second view the clone does without. */
+	if (result == 0 && from->view && lh__memory_share(copy, lh__view_pages(from->view)) < 0)
+		result = 0;
 	if (result == 0 && (result = clone_at_once(from, of(copy))) != 0)
 		memory_close(copy);
 	if (result != 0)
@@ -547,6 +574,27 @@ int lh__memory_open(struct lh_memory_pool *pool, struct lh_store **out)
 	memory->store.caps =
 		(struct lh_store_caps){ .get_now_in_signal = true, .durable = false, .depth = 1u << 30 };
 	memory->pool = pool;
+	memory->heap = &pool->heap;
 	*out = &memory->store;
 	return 0;
+}
+
+int lh__memory_share(struct lh_store *store, uint64_t pages)
+{
+	struct memory *memory = of(store);
+	struct lh_frame_heap *heap;
+	int result = lh__frame_heap_open(memory->pool, pages, &heap);
+
+	if (result < 0)
+		return result;
+	memory->heap = heap;
+	memory->view = heap->view;
+	return 0;
+}
+
+int lh__memory_view(const struct lh_store *store)
+{
+	const struct memory *memory = (const struct memory *)store;
+
+	return memory->view ? lh__view_fd(memory->view) : -1;
 }

@@ -29,6 +29,7 @@
 #include "net/data/clock.h"
 #include "net/data/ring_client.h"
 #include "net/data/stream.h"
+#include "store/view.h"
 
 #define DEPTH LH_RING_BULK
 #define READING 256u
@@ -66,6 +67,7 @@ struct node {
 
 	struct lh_fetch_channel fetch;
 	struct lh_ring_client ring;
+	struct lh_view_reader view;
 
 	uint64_t
 		first_number; /* of a change, on the wire: what another handle on the region did has lower ones */
@@ -101,10 +103,12 @@ static void close_link(struct node *node)
 	unsigned i;
 
 	lh__ring_client_end(node->base.sys, &node->ring);
-	for (i = 0; i < 2; i++)
+	lh__view_close(node->base.sys, &node->view);
+	for (i = 0; i < LH_NODE_LINK_FDS; i++) {
 		if (node->link.fd[i] >= 0)
 			LH_SYS(node->base.sys, SYS_close, node->link.fd[i]);
-	node->link.fd[0] = node->link.fd[1] = -1;
+		node->link.fd[i] = -1;
+	}
 }
 
 /* Everything in flight is to be sent again; the slots carry the numbers of a link that is no more. */
@@ -139,6 +143,11 @@ static int adopt(struct node *node, const struct lh_node_link *link)
 	if (error)
 		return error;
 	node->link = *link;
+	if (link->kind != LH_NODE_RING)
+		node->link.fd[2] = -1;
+	/* One that cannot be used is done without. */
+	if (node->link.fd[2] >= 0 && lh__view_open(sys, node->link.fd[2], &node->view) < 0)
+		node->view.fd = -1;
 	rewind_queue(node);
 	return 0;
 }
@@ -294,10 +303,20 @@ static void settle(struct node *node)
 static int fetch_once(struct node *node, uint64_t page, lh_mask want, void *data, lh_mask *held, int *result)
 {
 	const struct lh_sys *sys = node->base.sys;
+	const struct lh_meanwhile *meanwhile = &node->base.meanwhile;
 
 	if (node->link.kind == LH_NODE_RING)
-		return lh__ring_fetch(sys, &node->ring, page, want, data, held, result);
-	return lh__fetch(sys, &node->fetch, page, want, data, held, result);
+		return lh__ring_fetch(sys, &node->ring, page, want, data, held, result, meanwhile);
+	return lh__fetch(sys, &node->fetch, page, want, data, held, result, meanwhile);
+}
+
+/* Reads the page where it stands, if it is in view. */
+static bool look(struct node *node, uint64_t page, lh_mask want, void *data, lh_mask *held)
+{
+	if (want != LH_MASK_ALL || !lh__view_read(node->base.sys, &node->view, page, data, held))
+		return false;
+	count(&node->counts.bytes_in, lh__mask_count(*held) * LH_LINE_SIZE);
+	return true;
 }
 
 static int fetch(struct node *node, uint64_t page, lh_mask want, void *data, lh_mask *held)
@@ -308,6 +327,10 @@ static int fetch(struct node *node, uint64_t page, lh_mask want, void *data, lh_
 
 		if (error)
 			return error;
+		if (look(node, page, want, data, held)) {
+			leave(node);
+			return 0;
+		}
 		error = fetch_once(node, page, want, data, held, &result);
 		if (error == 0)
 			settle(node);
@@ -698,8 +721,9 @@ static int node_sync(struct lh_store *store)
 
 static void close_fds(const struct lh_sys *sys, const struct lh_node_link *link)
 {
-	LH_SYS(sys, SYS_close, link->fd[0]);
-	LH_SYS(sys, SYS_close, link->fd[1]);
+	for (unsigned i = 0; i < LH_NODE_LINK_FDS; i++)
+		if (link->fd[i] >= 0)
+			LH_SYS(sys, SYS_close, link->fd[i]);
 }
 
 static int node_clone(struct lh_store *store, struct lh_store **out, struct lh_error *error)
@@ -778,7 +802,7 @@ int lh__node_attach(const struct lh_sys *sys, const struct lh_node_link *link,
 	node->limit_ms = node->patience_ms = (node->options.timeout_ms + 2) / 3;
 	node->done_last = &node->done;
 	node->first_number = ((link->generation - 1) << 40) + 1;
-	node->link.fd[0] = node->link.fd[1] = -1;
+	node->link.fd[0] = node->link.fd[1] = node->link.fd[2] = node->view.fd = -1;
 	error = adopt(node, link);
 	if (error) {
 		lh__free(sys, node, sizeof *node);

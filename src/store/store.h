@@ -20,6 +20,7 @@
 #include <stdbool.h>
 
 #include "line/line.h"
+#include "sys/meanwhile.h"
 #include "sys/sys.h"
 
 /*
@@ -94,6 +95,9 @@ struct lh_store {
 	const struct lh_store_ops *ops;
 	const struct lh_sys *sys;
 	struct lh_store_caps caps;
+	/* The caller's; may be set while nobody uses the store. A get_now that has to wait calls it each time it has asked. It
+	 * must not use the store. */
+	struct lh_meanwhile meanwhile;
 };
 
 /* 0 where every slot of the store's table is filled and its head is complete, else -EINVAL. */
@@ -118,6 +122,13 @@ void lh__memory_pool_close(struct lh_memory_pool *pool);
 uint64_t lh__memory_pool_used(const struct lh_memory_pool *pool);
 uint64_t lh__memory_pool_limit(const struct lh_memory_pool *pool);
 int lh__memory_open(struct lh_memory_pool *pool, struct lh_store **out) LH_MUST_CHECK;
+/*
+ * Gives a store that is still empty a view (view.h) of its first `pages` page numbers, in memory of the store's own; its
+ * clones have one each, which begins empty. -errno: there is none, and the store is as it was.
+ */
+int lh__memory_share(struct lh_store *store, uint64_t pages) LH_MUST_CHECK;
+/* A new descriptor for a reader of the view, which the caller closes; negative: there is none. */
+int lh__memory_view(const struct lh_store *store);
 /*
  * Carries out one request at once and returns its result (also left in request->result); poll never sees
  * it. From any number of threads at once: how a server answers for its clients. store is a memory store.

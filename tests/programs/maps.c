@@ -308,15 +308,17 @@ static void op_free(void)
 		model[r.block][i].maybe_freed = 1;
 }
 
+/* What may be written to may be read as well on this processor, whether the mapping says so or not. */
 static void op_protect(void)
 {
 	static const int protections[] = { PROT_NONE, PROT_READ, PROT_READ | PROT_WRITE };
 	unsigned access = (unsigned)pick(3);
+	int protection = access == WRITE && pick(3) == 0 ? PROT_WRITE : protections[access];
 	struct range r;
 
 	if (!some_range(&r, 500, true) || has_hole(&r))
 		return;
-	if (mprotect(start_of(&r), bytes_of(&r), protections[access]))
+	if (mprotect(start_of(&r), bytes_of(&r), protection))
 		cannot("protect a range");
 	for (uint32_t i = r.from; i < r.to; i++)
 		model[r.block][i].access = (uint8_t)access;

@@ -160,7 +160,7 @@ static int read_in_place(const struct lh_ring_slot *slot, uint64_t sequence, uin
 
 /* On an error the slot stays claimed: the ring is not used again. */
 int lh__ring_fetch(const struct lh_sys *sys, struct lh_ring_client *client, uint64_t page, lh_mask want,
-                   void *data, lh_mask *held, int *result)
+                   void *data, lh_mask *held, int *result, const struct lh_meanwhile *meanwhile)
 {
 	int error, index = claim(sys, client);
 	struct lh_ring_slot *slot;
@@ -175,6 +175,7 @@ int lh__ring_fetch(const struct lh_sys *sys, struct lh_ring_client *client, uint
 	__atomic_store_n(&client->ring->client_cpu, lh__ring_cpu(), __ATOMIC_RELAXED);
 	__atomic_fetch_or(&client->ring->asked, UINT64_C(1) << index, __ATOMIC_SEQ_CST);
 	lh__ring_knock(sys, client->ring);
+	lh__meanwhile(meanwhile);
 	error = await(sys, client, slot);
 	if (error == 0)
 		error = read_in_place(slot, sequence, page, want, data, held, result);

@@ -6,6 +6,7 @@
 #define LH_NET_DATA_RING_CLIENT_H
 
 #include "net/data/ring.h"
+#include "sys/meanwhile.h"
 
 struct lh_ring_client {
 	struct lh_ring *ring;
@@ -25,7 +26,8 @@ void lh__ring_client_end(const struct lh_sys *sys, struct lh_ring_client *client
 
 /* One page; any number of threads at once. As lh__fetch. */
 int lh__ring_fetch(const struct lh_sys *sys, struct lh_ring_client *client, uint64_t page, lh_mask want,
-                   void *data, lh_mask *held, int *result) LH_MUST_CHECK;
+                   void *data, lh_mask *held, int *result,
+                   const struct lh_meanwhile *meanwhile) LH_MUST_CHECK;
 
 /* The bulk lane, one thread. Places a message; false where the lane is full. */
 bool lh__ring_place(struct lh_ring_client *client, const uint8_t *message, size_t size);

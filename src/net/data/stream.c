@@ -262,13 +262,14 @@ static uint32_t sleep_in_line(const struct lh_sys *sys, struct lh_waiter *self)
 }
 
 int lh__fetch(const struct lh_sys *sys, struct lh_fetch_channel *channel, uint64_t page, lh_mask want,
-              void *data, lh_mask *held, int *result)
+              void *data, lh_mask *held, int *result, const struct lh_meanwhile *meanwhile)
 {
 	struct lh_waiter self = { .page = page, .want = want, .data = data };
 	int error = ask(sys, channel, &self);
 
 	if (error)
 		return error;
+	lh__meanwhile(meanwhile);
 	if (__atomic_load_n(&self.state, __ATOMIC_ACQUIRE) == LEADING || sleep_in_line(sys, &self) == LEADING)
 		hand_over(sys, channel, lead(sys, channel, &self));
 	if (self.broken)

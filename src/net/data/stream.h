@@ -15,6 +15,7 @@
 
 #include "net/data/wire.h"
 #include "sys/lock.h"
+#include "sys/meanwhile.h"
 
 /* What has been received and not yet looked at. Room for many messages: one recv fetches a whole batch. */
 struct lh_inbox {
@@ -63,9 +64,9 @@ void lh__fetch_break(const struct lh_sys *sys, struct lh_fetch_channel *channel)
 void lh__fetch_begin(struct lh_fetch_channel *channel, int fd, unsigned limit_ms);
 /*
  * One page; any number of threads at once, each with all signals blocked. 0 and *result is the node's
- * answer, or one of the three errors.
+ * answer, or one of the three errors. What there is to do meanwhile is done while the answer is on its way.
  */
 int lh__fetch(const struct lh_sys *sys, struct lh_fetch_channel *channel, uint64_t page, lh_mask want,
-              void *data, lh_mask *held, int *result) LH_MUST_CHECK;
+              void *data, lh_mask *held, int *result, const struct lh_meanwhile *meanwhile) LH_MUST_CHECK;
 
 #endif

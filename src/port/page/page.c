@@ -1,6 +1,7 @@
 /* page.c - the page port over userfaultfd. See page.h. */
 #include "port/page/page.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -21,6 +22,7 @@ struct page_port {
 	int uffd;
 	int pagemap;
 	int memory; /* /proc/self/mem */
+	bool keys;  /* the processor has protection keys and the kernel uses them */
 };
 
 static struct page_port *page_port_of(struct lh_port *port)
@@ -33,21 +35,26 @@ static long uffd_ioctl(struct page_port *self, unsigned long request, void *argu
 	return LH_SYS(self->port.sys, SYS_ioctl, self->uffd, request, argument);
 }
 
+static int page_unwatch(struct lh_port *port, uintptr_t start, size_t size)
+{
+	struct uffdio_range range = { .start = start, .len = size };
+
+	return (int)uffd_ioctl(page_port_of(port), UFFDIO_UNREGISTER, &range);
+}
+
+/* The kernel also watches memory of larger pages, for which it then offers less: no moving. */
 static int page_watch(struct lh_port *port, uintptr_t start, size_t size)
 {
 	struct uffdio_register request = {
 		.range = { .start = start, .len = size },
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
 	};
+	int result = (int)uffd_ioctl(page_port_of(port), UFFDIO_REGISTER, &request);
 
-	return (int)uffd_ioctl(page_port_of(port), UFFDIO_REGISTER, &request);
-}
-
-static int page_unwatch(struct lh_port *port, uintptr_t start, size_t size)
-{
-	struct uffdio_range range = { .start = start, .len = size };
-
-	return (int)uffd_ioctl(page_port_of(port), UFFDIO_UNREGISTER, &range);
+	if (result < 0 || request.ioctls & (__u64)1 << _UFFDIO_MOVE)
+		return result;
+	result = page_unwatch(port, start, size);
+	return result < 0 ? result : -EINVAL;
 }
 
 static void page_wake(struct lh_port *port, uintptr_t address)
@@ -58,57 +65,115 @@ static void page_wake(struct lh_port *port, uintptr_t address)
 		uffd_ioctl(page_port_of(port), UFFDIO_WAKE, &range);
 }
 
-/* A page that is there already: whoever waits for it only has to look again. */
-static int wake_if_present(struct lh_port *port, uintptr_t address, long result)
+/*
+ * A page that is there already, or whose mapping is gone or another one: whoever waits for it only has to
+ * look again. Nobody else would wake him, since the kernel wakes for what it has done and not for what it has
+ * refused.
+ */
+static long wake_if_refused(struct lh_port *port, uintptr_t address, long result)
 {
-	if (result == -EEXIST)
+	if (result == -EEXIST || result == -ENOENT)
 		page_wake(port, address);
-	return result > 0 ? 0 : (int)result;
+	return result;
 }
 
-static int page_supply(struct lh_port *port, uintptr_t address, const void *content, size_t size)
+/*
+ * The kernel says what it has done of a request that it ended early: bytes, or an error about the first page.
+ */
+static long pages_done(long result, __s64 done)
 {
-	struct uffdio_copy copy = { .dst = address, .src = (uintptr_t)content, .len = size };
-
-	return wake_if_present(port, address, uffd_ioctl(page_port_of(port), UFFDIO_COPY, &copy));
+	return result == 0 || done > 0 ? done / LH_PAGE_SIZE : result;
 }
 
-static int page_supply_zero(struct lh_port *port, uintptr_t address, size_t size)
+static long copy_once(struct lh_port *port, uintptr_t address, const void *content, size_t pages)
 {
-	struct uffdio_zeropage zero = { .range = { .start = address, .len = size } };
+	struct uffdio_copy copy = { .dst = address, .src = (uintptr_t)content, .len = pages * LH_PAGE_SIZE };
+	long result = uffd_ioctl(page_port_of(port), UFFDIO_COPY, &copy);
 
-	return wake_if_present(port, address, uffd_ioctl(page_port_of(port), UFFDIO_ZEROPAGE, &zero));
+	return pages_done(result, copy.copy);
 }
 
-/* Returns the bytes moved, which may be fewer than asked for, or a negative errno where the first page could not be. */
-static long move_once(struct lh_port *port, uintptr_t to, uintptr_t from, size_t size, bool wake)
+static long zero_once(struct lh_port *port, uintptr_t address, size_t pages)
+{
+	struct uffdio_zeropage zero = { .range = { .start = address, .len = pages * LH_PAGE_SIZE } };
+	long result = uffd_ioctl(page_port_of(port), UFFDIO_ZEROPAGE, &zero);
+
+	return pages_done(result, zero.zeropage);
+}
+
+/* Several pages at once must lie in one mapping; where they do not, the first is supplied alone. */
+static long page_supply(struct lh_port *port, uintptr_t address, const void *content, size_t pages)
+{
+	long result = copy_once(port, address, content, pages);
+
+	if (result < 0 && pages > 1)
+		result = copy_once(port, address, content, 1);
+	return wake_if_refused(port, address, result);
+}
+
+static long page_supply_zero(struct lh_port *port, uintptr_t address, size_t pages)
+{
+	long result = zero_once(port, address, pages);
+
+	if (result < 0 && pages > 1)
+		result = zero_once(port, address, 1);
+	return wake_if_refused(port, address, result);
+}
+
+static long move_once(struct lh_port *port, uintptr_t to, uintptr_t from, size_t pages, bool wake)
 {
 	struct uffdio_move request = {
 		.dst = to,
 		.src = from,
-		.len = size,
+		.len = pages * LH_PAGE_SIZE,
 		.mode = wake ? 0 : UFFDIO_MOVE_MODE_DONTWAKE,
 	};
 	long result = uffd_ioctl(page_port_of(port), UFFDIO_MOVE, &request);
 
-	return result == 0 || request.move > 0 ? request.move : result;
+	return pages_done(result, request.move);
+}
+
+/* What this thread may do with memory that has a protection key. Returns what it might before. */
+static uint32_t set_keys(uint32_t rights)
+{
+	uint32_t before, zero;
+
+	__asm__ volatile("rdpkru" : "=a"(before), "=d"(zero) : "c"(0));
+	__asm__ volatile("wrpkru" : : "a"(rights), "c"(0), "d"(0) : "memory");
+	return before;
 }
 
 /*
- * Several pages at once must lie in one mapping; where they do not the first is moved alone. The kernel refuses to move a
- * page that a fork has shared, even when the child has gone. A write fault makes it this process's own again (by
- * copying it if need be), which is what MADV_POPULATE_WRITE does without writing. What is busy after that is in use by
- * a device.
+ * Makes the page this process's own if it may be written to (by copying it if need be), without writing. Not
+ * for a page that is absent: in the thread engine that would be a request. Another thread of the program may
+ * have a key that this one has not, and the kernel would say no more than that it is forbidden: so all are
+ * held for a moment.
+ */
+static long make_own(struct lh_port *port, uintptr_t address)
+{
+	bool keys = page_port_of(port)->keys;
+	uint32_t before = keys ? set_keys(0) : 0;
+	long result = LH_SYS(port->sys, SYS_madvise, address, LH_PAGE_SIZE, MADV_POPULATE_WRITE);
+
+	if (keys)
+		set_keys(before);
+	return result;
+}
+
+/*
+ * Several pages at once must lie in one mapping; where they do not the first is moved alone. The kernel
+ * refuses to move a page that a fork has shared, even when the child has gone, until it is this process's own
+ * again. What is busy after that is in use by a device.
  */
 static long move(struct lh_port *port, uintptr_t to, uintptr_t from, size_t pages, bool wake)
 {
-	long result = move_once(port, to, from, pages * LH_PAGE_SIZE, wake);
+	long result = move_once(port, to, from, pages, wake);
 
 	if (result < 0 && pages > 1)
-		result = move_once(port, to, from, LH_PAGE_SIZE, wake);
-	if (result == -EBUSY && LH_SYS(port->sys, SYS_madvise, from, LH_PAGE_SIZE, MADV_POPULATE_WRITE) == 0)
-		result = move_once(port, to, from, LH_PAGE_SIZE, wake);
-	return result < 0 ? result : result / LH_PAGE_SIZE;
+		result = move_once(port, to, from, 1, wake);
+	if (result == -EBUSY && make_own(port, from) == 0)
+		result = move_once(port, to, from, 1, wake);
+	return result;
 }
 
 static int note_present(void *context, uintptr_t start, uintptr_t end)
@@ -117,37 +182,56 @@ static int note_present(void *context, uintptr_t start, uintptr_t end)
 	return 0;
 }
 
-/*
- * A page whose mapping is not writable at present cannot be moved; but then nobody writes to it either, and it is copied. Read
- * through /proc/self/mem, which asks for no right to read. A page that is absent must not be read that way: in the
- * thread engine that would be a request to the home, which is waiting for this.
- */
-static int take_copy(struct lh_port *port, uintptr_t address, uintptr_t staging)
+static int is_present(struct lh_port *port, uintptr_t address)
 {
-	unsigned char content[LH_PAGE_SIZE];
 	bool present = false;
 	int result = port->ops->present(port, address, address + LH_PAGE_SIZE, note_present, &present);
 
-	if (result < 0 || !present)
+	return result < 0 ? result : present;
+}
+
+/* Read through /proc/self/mem, which asks for no right to read. */
+static long copy_out(struct lh_port *port, uintptr_t address, uintptr_t staging)
+{
+	unsigned char content[LH_PAGE_SIZE];
+	long result =
+		LH_SYS(port->sys, SYS_pread64, page_port_of(port)->memory, content, LH_PAGE_SIZE, address);
+
+	if (result != LH_PAGE_SIZE)
+		return result < 0 ? result : -EAGAIN;
+	return copy_once(port, staging, content, 1);
+}
+
+/*
+ * A page of a mapping that nobody can write to cannot be moved, but then nobody writes to it while it is
+ * copied. The kernel gives the same answer for memory that can be written to in a way that staging cannot
+ * (without being read, with being executed, with a protection key) or that is locked; to copy that would lose
+ * what is written meanwhile, so it stays. Which of the two it is shows in whether the page could be made this
+ * process's own.
+ */
+static long take_copy(struct lh_port *port, uintptr_t address, uintptr_t staging)
+{
+	long result = is_present(port, address);
+
+	if (result <= 0)
 		return result < 0 ? result : -ENOENT;
-	if (LH_SYS(port->sys, SYS_pread64, page_port_of(port)->memory, content, LH_PAGE_SIZE, address) !=
-	    LH_PAGE_SIZE)
-		return -EINVAL;
-	result = port->ops->supply(port, staging, content, LH_PAGE_SIZE);
-	if (result == 0 &&
-	    (result = (int)LH_SYS(port->sys, SYS_madvise, address, LH_PAGE_SIZE, MADV_DONTNEED)) < 0)
-		LH_SYS(port->sys, SYS_madvise, staging, LH_PAGE_SIZE, MADV_DONTNEED);
-	return result;
+	if (make_own(port, address) != -EINVAL)
+		return -EBUSY;
+	result = copy_out(port, address, staging);
+	if (result < 0)
+		return result;
+	result = LH_SYS(port->sys, SYS_madvise, address, LH_PAGE_SIZE, MADV_DONTNEED);
+	if (result == 0)
+		return 1;
+	LH_SYS(port->sys, SYS_madvise, staging, LH_PAGE_SIZE, MADV_DONTNEED);
+	return result == -EINVAL ? -EBUSY : result; /* locked */
 }
 
 static long page_take(struct lh_port *port, uintptr_t address, uintptr_t staging, size_t pages)
 {
 	long result = move(port, staging, address, pages, false);
 
-	if (result != -EINVAL)
-		return result;
-	result = take_copy(port, address, staging);
-	return result < 0 ? result : 1;
+	return result == -EINVAL ? take_copy(port, address, staging) : result;
 }
 
 static long page_give(struct lh_port *port, uintptr_t staging, uintptr_t address, size_t pages)
@@ -157,9 +241,9 @@ static long page_give(struct lh_port *port, uintptr_t staging, uintptr_t address
 	if (result > 0)
 		return result;
 	if (result != -EINVAL)
-		return wake_if_present(port, address, result);
+		return wake_if_refused(port, address, result);
 	/* Not writable at present, or executable: such mappings take copies only. */
-	result = page_supply(port, address, (const void *)staging, LH_PAGE_SIZE);
+	result = page_supply(port, address, (const void *)staging, 1);
 	if (result < 0)
 		return result;
 	LH_SYS(port->sys, SYS_madvise, staging, LH_PAGE_SIZE, MADV_DONTNEED);
@@ -176,7 +260,7 @@ static int page_present(struct lh_port *port, uintptr_t start, uintptr_t end, lh
 		.end = end,
 		.vec = (uintptr_t)regions,
 		.vec_len = BATCH,
-		.category_mask = PAGE_IS_PRESENT,
+		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
 		.return_mask = PAGE_IS_PRESENT,
 	};
 
@@ -298,6 +382,14 @@ static int open_descriptors(struct page_port *self, struct lh_error *error)
 	return result;
 }
 
+/* Leaf 7: the kernel has turned protection keys on. Asked once, since a hypervisor may make it slow. */
+static bool has_keys(void)
+{
+	unsigned a, b, c, d;
+
+	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && c & 1u << 4;
+}
+
 static const struct lh_port_ops page_ops = {
 	.name = "page",
 	.watch = page_watch,
@@ -325,6 +417,7 @@ int lh__page_open(const struct lh_sys *sys, const struct lh_page_options *option
 		.caps = { .granularity = "page", .sees_reads = true, .sees_writes = false, .moves = true },
 	};
 	self->options = *options;
+	self->keys = has_keys();
 	self->uffd = self->pagemap = self->memory = -1;
 	result = open_descriptors(self, error);
 	if (result < 0) {

@@ -2,12 +2,16 @@
  * page.h - the page port: page faults by userfaultfd.
  *
  * Engines. With LH_ENGINE_INLINE a touch of an absent page raises SIGBUS in the thread that touched it, whose
- * handler calls the home; a system call that touches one fails with EFAULT, so system calls have to be made safe
- * (service/run/agent). With LH_ENGINE_THREAD the touching thread, in user or kernel mode, sleeps until a pager
- * thread, which waits in lh__page_wait, has answered.
+ * handler calls the home; a system call that touches one fails with EFAULT, so system calls have to be made
+ * safe (service/run/agent). With LH_ENGINE_THREAD the touching thread, in user or kernel mode, sleeps until a
+ * pager thread, which waits in lh__page_wait, has answered.
  *
- * The staging range: `frames` pages of address space, one for each frame of the home; memory stands there only while
- * a frame has been taken from the program. Its mapping has the same flags as the program's, as UFFDIO_MOVE demands.
+ * The staging range: `frames` pages of address space, one for each frame of the home; memory stands there
+ * only while a frame has been taken from the program. Its mapping has the same flags as the program's, as
+ * UFFDIO_MOVE demands: memory that can be written to and has other flags is not taken (-EBUSY).
+ *
+ * Watched is memory that is private and anonymous. The kernel would also watch shared memory and files of
+ * tmpfs, whose absent pages are not what this port takes them for: the caller keeps away from those.
  */
 #ifndef LH_PAGE_PORT_H
 #define LH_PAGE_PORT_H
@@ -29,13 +33,16 @@ struct lh_page_options {
 int lh__page_open(const struct lh_sys *sys, const struct lh_page_options *options, struct lh_port **out,
                   struct lh_error *error) LH_MUST_CHECK;
 
-/* LH_ENGINE_THREAD: waits up to timeout_ms for requests and writes their addresses, at most max. Returns their number
- * or a negative errno. One thread at a time. */
+/*
+ * LH_ENGINE_THREAD: waits up to timeout_ms for requests and writes their addresses, at most max. Returns
+ * their number or a negative errno. One thread at a time.
+ */
 int lh__page_wait(struct lh_port *port, uintptr_t *addresses, size_t max, int timeout_ms) LH_MUST_CHECK;
 
 /*
- * In a child after fork, where the kernel has dropped every registration: a fresh userfaultfd in the same port. The
- * caller watches its ranges again, before anything of the program runs. The parent's descriptors are closed.
+ * In a child after fork, where the kernel has dropped every registration: a fresh userfaultfd in the same
+ * port. The caller watches its ranges again, before anything of the program runs. The parent's descriptors
+ * are closed. Where it fails the port can do nothing but be closed, or be renewed once more.
  */
 int lh__page_after_fork(struct lh_port *port, struct lh_error *error) LH_MUST_CHECK;
 

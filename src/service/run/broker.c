@@ -34,7 +34,7 @@ struct visit {
 /* ---- answers ---- */
 
 static void answer_link(struct lh_run_message *message, struct lh_node_link *link, int result,
-                        int descriptors[2], size_t *n, const struct lh_error *error)
+                        int descriptors[LH_NODE_LINK_FDS], size_t *n, const struct lh_error *error)
 {
 	if (result < 0) {
 		message->kind = LH_RUN_ERROR;
@@ -44,12 +44,12 @@ static void answer_link(struct lh_run_message *message, struct lh_node_link *lin
 	}
 	message->kind = LH_RUN_LINK;
 	message->link = *link;
-	descriptors[0] = link->fd[0];
-	descriptors[1] = link->fd[1];
-	*n = 2;
+	for (*n = 0; *n < LH_NODE_LINK_FDS && link->fd[*n] >= 0; ++*n)
+		descriptors[*n] = link->fd[*n];
 }
 
-static void answer(struct lh_broker *broker, struct lh_run_message *message, int descriptors[2], size_t *n)
+static void answer(struct lh_broker *broker, struct lh_run_message *message,
+                   int descriptors[LH_NODE_LINK_FDS], size_t *n)
 {
 	struct lh_node_link link = message->link;
 	struct lh_error error = { 0, "" };
@@ -76,7 +76,7 @@ static void answer(struct lh_broker *broker, struct lh_run_message *message, int
 static bool serve_one(struct visit *visit)
 {
 	struct lh_run_message message;
-	int descriptors[2] = { -1, -1 };
+	int descriptors[LH_NODE_LINK_FDS] = { -1, -1, -1 };
 	size_t n = 0, none = 0;
 
 	if (lh__pass_receive(&lh__sys_default, visit->socket, &message, sizeof message, NULL, &none) < 0 ||

@@ -66,30 +66,42 @@ static bool send_all(struct connection *connection, const uint8_t *bytes, size_t
 
 /* ---- hello ---- */
 
-static bool send_answer(struct connection *connection, enum lh_wire_status status, uint64_t region, int memfd)
+/* Beside the answer to a client that asked for a ring: the ring, and the region's view if it has one. */
+static void attach_descriptors(struct msghdr *message, char *control, size_t room, const int *fd, size_t n)
+{
+	struct cmsghdr *head;
+
+	if (n == 0)
+		return;
+	message->msg_control = control;
+	message->msg_controllen = room;
+	head = CMSG_FIRSTHDR(message);
+	head->cmsg_level = SOL_SOCKET;
+	head->cmsg_type = SCM_RIGHTS;
+	head->cmsg_len = CMSG_LEN(n * sizeof(int));
+	message->msg_controllen = CMSG_SPACE(n * sizeof(int));
+	memcpy(CMSG_DATA(head), fd, n * sizeof(int));
+}
+
+static bool send_answer(struct connection *connection, enum lh_wire_status status, uint64_t region,
+                        const int *fd, size_t n)
 {
 	struct lh_wire_hello hello = { .version = LH_WIRE_VERSION,
 		                       .what = status,
 		                       .channel = connection->channel,
 		                       .region = region,
 		                       .generation = connection->generation };
-	char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = { 0 };
+	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8))) = { 0 };
 	uint8_t bytes[LH_WIRE_HELLO];
 	struct iovec vector = { bytes, sizeof bytes };
-	struct msghdr message = {
-		.msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control
-	};
-	struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
 
 	if (connection->region)
 		memcpy(hello.token, connection->region->token, sizeof hello.token);
 	lh__wire_hello_write(bytes, &hello);
-	if (memfd < 0)
+	if (n == 0)
 		return send_all(connection, bytes, sizeof bytes);
-	head->cmsg_level = SOL_SOCKET;
-	head->cmsg_type = SCM_RIGHTS;
-	head->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(head), &memfd, sizeof(int));
+	attach_descriptors(&message, control, sizeof control, fd, n);
 	return sendmsg(connection->fd, &message, MSG_NOSIGNAL) == (ssize_t)sizeof bytes;
 }
 
@@ -105,7 +117,7 @@ static bool refuse_stranger(struct connection *connection, uint8_t first)
 {
 	if (first != 22)
 		return refuse(connection, "it speaks something else");
-	(void)send_answer(connection, LH_WIRE_FAILED, 0, -1);
+	(void)send_answer(connection, LH_WIRE_FAILED, 0, NULL, 0);
 	return refuse(connection, "it speaks TLS, and this node was started without a key");
 }
 
@@ -146,20 +158,22 @@ static const char *const refusals[] = {
 	[LH_WIRE_NO_RING] = "a ring is for Unix sockets",
 };
 
-/* The answer with the region, and the ring's descriptor where there is one. */
+/* The answer with the region, and the descriptors of the ring and the view where there are such. */
 static bool welcome(struct connection *connection)
 {
-	int memfd = -1;
+	int fd[2];
 	bool sent;
 
-	if (connection->channel == LH_WIRE_RING) {
-		memfd = lh__serve_ring_make(&connection->ring);
-		if (memfd < 0)
-			return refuse(connection, "no memory for a ring");
-	}
-	sent = send_answer(connection, LH_WIRE_OK, connection->region->id, memfd);
-	if (memfd >= 0)
-		close(memfd);
+	if (connection->channel != LH_WIRE_RING)
+		return send_answer(connection, LH_WIRE_OK, connection->region->id, NULL, 0);
+	fd[0] = lh__serve_ring_make(&connection->ring);
+	if (fd[0] < 0)
+		return refuse(connection, "no memory for a ring");
+	fd[1] = lh__memory_view(connection->region->store);
+	sent = send_answer(connection, LH_WIRE_OK, connection->region->id, fd, fd[1] < 0 ? 1 : 2);
+	close(fd[0]);
+	if (fd[1] >= 0)
+		close(fd[1]);
 	return sent;
 }
 
@@ -174,7 +188,7 @@ static bool say_hello(struct connection *connection)
 		return false;
 	result = lh__wire_hello_read(bytes, &hello);
 	if (result == -EPROTONOSUPPORT) {
-		(void)send_answer(connection, LH_WIRE_VERSION_IS, 0, -1);
+		(void)send_answer(connection, LH_WIRE_VERSION_IS, 0, NULL, 0);
 		lh__serve_count(&connection->server->counts.refused, 1);
 		lh__serve_log(connection, "refused: it speaks version %u, this is version %u", hello.version,
 		              LH_WIRE_VERSION);
@@ -189,7 +203,7 @@ static bool say_hello(struct connection *connection)
 	if (status == LH_WIRE_OK)
 		status = enter_region(connection, &hello);
 	if (status != LH_WIRE_OK) {
-		(void)send_answer(connection, status, hello.region, -1);
+		(void)send_answer(connection, status, hello.region, NULL, 0);
 		return refuse(connection, refusals[status]);
 	}
 	return welcome(connection);
@@ -213,7 +227,7 @@ static bool secure(struct connection *connection)
 	if (!connection->secured)
 		return true;
 	if (speaks_clear(connection)) {
-		(void)send_answer(connection, LH_WIRE_NEEDS_KEY, 0, -1);
+		(void)send_answer(connection, LH_WIRE_NEEDS_KEY, 0, NULL, 0);
 		return refuse(connection, "it has no key");
 	}
 	if (lh__tls_open(connection->server->tls, connection->fd, lh__net_now_ms() + HELLO_MS,

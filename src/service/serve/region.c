@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <openssl/crypto.h>
 
@@ -56,12 +57,25 @@ static enum lh_wire_status add(struct connection *connection, struct lh_store *s
 	return LH_WIRE_OK;
 }
 
+/* How many pages a region can come to hold. */
+static uint64_t most_pages(const struct lh_server *server)
+{
+	uint64_t limit = lh__memory_pool_limit(server->pool);
+	uint64_t all = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+
+	return (limit && limit < all ? limit : all) / LH_PAGE_SIZE + 1;
+}
+
 enum lh_wire_status lh__serve_create(struct connection *connection)
 {
 	struct lh_store *store;
 
 	if (lh__memory_open(connection->server->pool, &store) < 0)
 		return LH_WIRE_FAILED;
+	/* A client on this machine reads pages itself; where there can be no view it asks for them all. */
+	if (connection->channel == LH_WIRE_RING &&
+	    lh__memory_share(store, most_pages(connection->server)) < 0)
+		return add(connection, store);
 	return add(connection, store);
 }
 

@@ -98,8 +98,8 @@ int lh__agent_ask(struct lh_agent *agent, enum lh_run_kind kind, int millisecond
                   const struct lh_node_link *about, struct lh_node_link *link, struct lh_error *error)
 {
 	struct lh_run_message message = { .kind = kind, .code = milliseconds };
-	int descriptors[2];
-	size_t n = 2;
+	int descriptors[LH_NODE_LINK_FDS];
+	size_t n = LH_NODE_LINK_FDS;
 	int result;
 
 	if (about)
@@ -109,11 +109,11 @@ int lh__agent_ask(struct lh_agent *agent, enum lh_run_kind kind, int millisecond
 	lh__unlock(&agent->sys, &agent->asking);
 	if (result < 0)
 		return result;
-	if (n != 2)
+	if (n < 2)
 		return lh__fail(error, -EPROTO, "the launcher sent no link");
 	*link = message.link;
-	for (int i = 0; i < 2; i++)
-		link->fd[i] = lh__descriptor_raise(agent, descriptors[i]);
+	for (size_t i = 0; i < LH_NODE_LINK_FDS; i++)
+		link->fd[i] = i < n ? lh__descriptor_raise(agent, descriptors[i]) : -1;
 	return 0;
 }
 

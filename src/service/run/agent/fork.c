@@ -23,7 +23,7 @@ void lh__agent_before_fork(struct lh_agent *agent)
 
 void lh__agent_after_fork(struct lh_agent *agent, long child)
 {
-	for (int i = 0; i < 2 && agent->cloned; i++)
+	for (int i = 0; i < LH_NODE_LINK_FDS && agent->cloned; i++)
 		LH_SYS(&agent->sys, SYS_close, agent->clone.fd[i]);
 	if (child > 0 && agent->cloned)
 		lh__count(&agent->control->stats.forks, 1);

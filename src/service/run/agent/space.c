@@ -167,9 +167,12 @@ void lh__space_activate(struct lh_agent *agent)
 	lh__unlock(&agent->sys, &agent->activating);
 }
 
+/* Like a change of mappings: a fork in its middle would leave pages BUSY in the child, with nobody to end that. */
 void lh__space_rescan(struct lh_agent *agent)
 {
+	lh__home_change_begin(agent->home);
 	lh__home_rescan(agent->home);
+	lh__home_change_end(agent->home);
 }
 
 /* ---- calls ---- */
@@ -221,6 +224,16 @@ static void uncount_stacks(struct lh_agent *agent, size_t bytes)
 		;
 }
 
+/*
+ * This processor lets memory that may be written to be read as well, whatever the mapping says; but pages of a
+ * mapping that says so can leave, which those of one that does not cannot.
+ */
+static void let_read(struct lh_trap *trap)
+{
+	if (trap->argument[2] & PROT_WRITE)
+		trap->argument[2] |= PROT_READ;
+}
+
 static long call_mmap(struct lh_agent *agent, struct lh_trap *trap)
 {
 	long protection = trap->argument[2], flags = trap->argument[3], result;
@@ -231,6 +244,8 @@ static long call_mmap(struct lh_agent *agent, struct lh_trap *trap)
 	bool homed = anonymous && !stack && !(flags & MAP_HUGETLB) && !(protection & PROT_EXEC);
 	bool held = (flags & MAP_FIXED) && hold_leaving(agent, start, start + size);
 
+	if (homed)
+		let_read(trap);
 	if (homed && agent->active)
 		trap->argument[3] = flags & ~(MAP_POPULATE | MAP_LOCKED);
 	result = lh__intercept_proceed(trap);
@@ -386,18 +401,28 @@ static long call_mremap(struct lh_agent *agent, struct lh_trap *trap)
 	return result;
 }
 
+/* Pages cannot leave memory that may be written to and executed, or that has a key. (Key 0 is none.) */
+static bool stays(const struct lh_trap *trap)
+{
+	long both = PROT_WRITE | PROT_EXEC;
+
+	return (trap->argument[2] & both) == both ||
+	       (trap->nr == SYS_pkey_mprotect && (int)trap->argument[3] > 0);
+}
+
 /* Held, because a page of a mapping that nobody can write to is taken by copying it. */
 static long call_mprotect(struct lh_agent *agent, struct lh_trap *trap)
 {
 	uintptr_t start = (uintptr_t)trap->argument[0], end = round_up(start + (uintptr_t)trap->argument[1]);
-	long both = PROT_WRITE | PROT_EXEC, result;
 	int failure = 0;
 	bool held;
+	long result;
 
-	if (agent->active && (trap->argument[2] & both) == both && lh__home_watches(agent->home, start, end))
+	if (agent->active && stays(trap) && lh__home_watches(agent->home, start, end))
 		failure = lh__home_unwatch(agent->home, start, end);
 	if (failure < 0)
 		lh__agent_fail_page(agent, start, failure);
+	let_read(trap);
 	held = start < end && hold(agent, start, end);
 	result = lh__intercept_proceed(trap);
 	settle(agent, held, start, end, false, false);

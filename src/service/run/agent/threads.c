@@ -239,12 +239,12 @@ static void balance_thread(struct lh_agent *agent)
 
 static void answer(struct lh_agent *agent, uintptr_t address)
 {
-	int result = lh__home_miss(agent->home, address);
+	long result = lh__home_miss(agent->home, address);
 
 	if (result == LH_MISS_NOT_MINE)
-		result = agent->port->ops->supply_zero(agent->port, address, LH_PAGE_SIZE);
+		result = agent->port->ops->supply_zero(agent->port, address, 1);
 	if (result < 0 && result != -EEXIST && result != -ENOENT && result != -EAGAIN)
-		lh__agent_fail_page(agent, address, result);
+		lh__agent_fail_page(agent, address, (int)result);
 }
 
 static void fault_thread(struct lh_agent *agent)
