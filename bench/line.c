@@ -86,6 +86,11 @@ static uint64_t run_nonzero(const struct lh_line_ops *ops, size_t page)
 	return ops->nonzero(page_a(page));
 }
 
+static uint64_t run_changed(const struct lh_line_ops *ops, size_t page)
+{
+	return ops->changed(page_a(page), LH_MASK_ALL, page_b(page), LH_MASK_ALL);
+}
+
 static uint64_t run_hash(const struct lh_line_ops *ops, size_t page)
 {
 	ops->hash(&key, page_a(page), arena_hash + page * LH_PAGE_LINES);
@@ -171,6 +176,8 @@ static void add_variants(void)
 			add("diff", ops, run_diff);
 		if (!before || ops->nonzero != before->nonzero)
 			add("nonzero", ops, run_nonzero);
+		if (!before || ops->changed != before->changed)
+			add("changed", ops, run_changed);
 		if (!before || ops->hash != before->hash)
 			add("hash", ops, run_hash);
 		if (!before || ops->crc32c != before->crc32c)

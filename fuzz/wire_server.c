@@ -15,9 +15,8 @@ static void serve_one(struct connection *connection, const uint8_t *message, siz
 	static uint8_t reply[LH_WIRE_MESSAGE_MAX];
 	unsigned char page[LH_PAGE_SIZE];
 	struct lh_wire_request request;
+	struct lh_wire_answer answer;
 	const char *why = NULL;
-	lh_mask held;
-	int result;
 	size_t written = lh__serve_message(connection, message, size, *sequence + 1, reply, &why);
 
 	MUST((written == 0) == (why != NULL));
@@ -25,7 +24,7 @@ static void serve_one(struct connection *connection, const uint8_t *message, siz
 		return;
 	MUST(lh__wire_request_read(message, size, ++*sequence, &request, &why) == 0);
 	MUST(lh__wire_reply_read(reply, written, request.op, *sequence, request.page, request.mask, page,
-	                         &held, &result) == 0);
+	                         &answer) == 0);
 	MUST(lh__memory_pool_used(connection->server->pool) <= LIMIT);
 }
 

@@ -1,5 +1,5 @@
 /*
- * line_variants.c - each variant of diff, nonzero, hash and CRC-32C against a slow one written here, on
+ * line_variants.c - each variant of diff, nonzero, changed, hash and CRC-32C against a slow one written here, on
  * random and on adversarial pages, aligned and not, at the edge of what may be read.
  */
 #include "inject.h"
@@ -146,6 +146,62 @@ static unsigned diff_unaligned(const struct lh_line_ops *ops)
 		b[0] ^= 1;
 		b[4095] ^= 128;
 		wrong += ops->diff(a, b) != 0x8000000000000001;
+	}
+	return wrong;
+}
+
+/* ---- changed bytes ---- */
+
+static uint32_t slow_changed(const unsigned char *before, lh_mask held, const unsigned char *after,
+                             lh_mask given)
+{
+	uint32_t bytes = 0;
+	unsigned i;
+
+	for (i = 0; i < LH_PAGE_SIZE; i++)
+		bytes += (held >> i / 64 & 1 ? before[i] : 0) != (given >> i / 64 & 1 ? after[i] : 0);
+	return bytes;
+}
+
+static unsigned changed_every_byte(const struct lh_line_ops *ops)
+{
+	unsigned i, bit, wrong = 0;
+
+	random_bytes(&seed, page_a, LH_PAGE_SIZE);
+	memcpy(page_b, page_a, LH_PAGE_SIZE);
+	wrong += ops->changed(page_a, LH_MASK_ALL, page_b, LH_MASK_ALL) != 0;
+	for (i = 0; i < LH_PAGE_SIZE; i++)
+		for (bit = 0; bit < 8; bit++) {
+			page_b[i] ^= (unsigned char)(1u << bit);
+			wrong += ops->changed(page_a, LH_MASK_ALL, page_b, LH_MASK_ALL) != 1;
+			page_b[i] = page_a[i];
+		}
+	for (i = 0; i < LH_PAGE_SIZE; i++) {
+		page_b[i] = (unsigned char)~page_a[i];
+		wrong += ops->changed(page_a, LH_MASK_ALL, page_b, LH_MASK_ALL) != i + 1;
+	}
+	wrong += ops->changed(NULL, 0, NULL, 0) != 0;
+	return wrong;
+}
+
+/* Any masks, and buffers without alignment at the end of what may be read. */
+static unsigned changed_random(const struct lh_line_ops *ops)
+{
+	unsigned char *room_a = guarded_pages(2), *room_b = guarded_pages(2);
+	unsigned i, at, wrong = 0;
+
+	for (i = 0; i < 3000; i++) {
+		unsigned char *a = room_a + LH_PAGE_SIZE - i % 64, *b = room_b + LH_PAGE_SIZE - i / 64 % 64;
+		lh_mask held = i % 5 ? random_next(&seed) & random_next(&seed) : LH_MASK_ALL;
+		lh_mask given = i % 7 ? random_next(&seed) | random_next(&seed) : LH_MASK_ALL;
+
+		random_bytes(&seed, a, LH_PAGE_SIZE);
+		memcpy(b, a, LH_PAGE_SIZE);
+		for (at = (unsigned)(random_next(&seed) >> 58); at < LH_PAGE_SIZE; at += 1 + i % 200)
+			b[at] = (unsigned char)random_next(&seed);
+		wrong += ops->changed(a, held, b, given) != slow_changed(a, held, b, given);
+		wrong += ops->changed(NULL, 0, b, given) != slow_changed(a, 0, b, given);
+		wrong += ops->changed(a, held, NULL, 0) != slow_changed(a, held, b, 0);
 	}
 	return wrong;
 }
@@ -349,6 +405,13 @@ static lh_mask diff_but_one_byte(const void *a, const void *b)
 	return slow_diff(pa, pb) & ~(pa[777] != pb[777] ? lh__mask_line(12) : 0);
 }
 
+static uint32_t changed_cut(const void *before, lh_mask held, const void *after, lh_mask given)
+{
+	uint32_t bytes = slow_changed(before, held, after, given);
+
+	return bytes < LH_PAGE_SIZE ? bytes : 0; /* as twelve bits have it */
+}
+
 static uint32_t crc_but_long(uint32_t crc, const void *data, size_t size)
 {
 	return slow_crc(crc, data, size) ^ (size > 4100);
@@ -365,11 +428,12 @@ static void sloppy_hash(const struct lh_hash_key *key, const void *page, uint64_
 
 static void planted(void)
 {
-	const struct lh_line_ops bad = { .diff = diff_but_one_byte,
-		                         .hash = sloppy_hash,
-		                         .crc32c = crc_but_long };
+	const struct lh_line_ops bad = {
+		.diff = diff_but_one_byte, .changed = changed_cut, .hash = sloppy_hash, .crc32c = crc_but_long
+	};
 
 	ok(diff_every_bit(&bad) > 0, "the tests see a diff that misses one byte");
+	ok(changed_every_byte(&bad) > 0, "the tests see a count that has no room for a whole page");
 	ok(hash_matches(&bad) > 0, "the tests see a hash that drops one bit");
 	ok(crc_every_size(&bad) > 0, "the tests see a checksum that is wrong beyond one size");
 }
@@ -388,6 +452,8 @@ int main(void)
 		is(diff_that_cancels(ops), 0, "%s: diff sees differences that cancel out", ops->name);
 		is(diff_random(ops), 0, "%s: diff and nonzero on random pages", ops->name);
 		is(diff_unaligned(ops), 0, "%s: diff and nonzero on pages without alignment", ops->name);
+		is(changed_every_byte(ops), 0, "%s: changed bytes are counted one by one", ops->name);
+		is(changed_random(ops), 0, "%s: so they are for any masks, without alignment", ops->name);
 		is(nonzero_every_bit(ops), 0, "%s: nonzero sees every single bit", ops->name);
 		is(hash_matches(ops), 0, "%s: the hash is the one that is defined", ops->name);
 		is(hash_sees_every_bit(ops), 0, "%s: the hash sees every single bit, in its line alone",

@@ -92,8 +92,9 @@ struct load {
 	struct lh_request request[IN_FLIGHT];
 	unsigned char data[IN_FLIGHT][LH_PAGE_SIZE];
 	unsigned char expected[IN_FLIGHT][LH_PAGE_SIZE];
+	unsigned changed[IN_FLIGHT];
 	uint64_t random;
-	unsigned wrong, failed;
+	unsigned wrong, failed, miscounted;
 };
 
 static uint64_t next(uint64_t *state)
@@ -107,13 +108,17 @@ static uint64_t next(uint64_t *state)
 static void foresee(struct load *load, unsigned i)
 {
 	struct lh_request *request = &load->request[i];
-	unsigned char *page = load->content[request->page];
+	unsigned char *page = load->content[request->page], before[LH_PAGE_SIZE];
 
+	memcpy(before, page, LH_PAGE_SIZE);
 	if (request->op == LH_OP_REPLACE || request->op == LH_OP_DROP)
 		memset(page, 0, LH_PAGE_SIZE);
 	if (request->op == LH_OP_PUT || request->op == LH_OP_REPLACE)
 		lh__lines_copy(page, load->data[i], request->mask);
 	memcpy(load->expected[i], page, LH_PAGE_SIZE);
+	load->changed[i] = 0;
+	for (unsigned k = 0; k < LH_PAGE_SIZE; k++)
+		load->changed[i] += page[k] != before[k];
 }
 
 static void make(struct load *load, unsigned i)
@@ -136,6 +141,8 @@ static void check(struct load *load, struct lh_request *request)
 	unsigned i = (unsigned)(request - load->request), k;
 
 	load->failed += request->result != 0;
+	if (request->op == LH_OP_PUT || request->op == LH_OP_REPLACE)
+		load->miscounted += request->changed != load->changed[i];
 	if (request->op == LH_OP_GET && request->result == 0)
 		LH_MASK_EACH(request->mask, k)
 			load->wrong += memcmp(load->data[i] + 64 * k, load->expected[i] + 64 * k, 64) != 0;
@@ -223,6 +230,8 @@ static void cut_in_the_middle(const char *url, enum way way, const char *name)
 	   (unsigned)counts.reconnects, rounds, IN_FLIGHT);
 	is(load.failed, 0, "%s: no request fails", name);
 	is(load.wrong, 0, "%s: every content is what it must be", name);
+	is(load.miscounted, 0, "%s: what each change changed is counted once, also where it was sent again",
+	   name);
 	ok(readers[0].wrong + readers[1].wrong == 0 && readers[0].gets > 0,
 	   "%s: so it is for threads beside (%u gets)", name, readers[0].gets + readers[1].gets);
 	store->ops->close(store);

@@ -26,7 +26,7 @@ static void hello_round_trip(void)
 	unsigned bit, accepted = 0;
 
 	lh__wire_hello_write(bytes, &out);
-	ok(memcmp(bytes, "LINEHOME\1\0\2\0", 12) == 0,
+	ok(memcmp(bytes, "LINEHOME\2\0\2\0", 12) == 0,
 	   "a hello begins with the magic, the version and the action");
 	ok(lh__wire_hello_read(bytes, &in) == 0 && memcmp(&in, &out, sizeof in) == 0,
 	   "a hello is read back as written");
@@ -36,9 +36,9 @@ static void hello_round_trip(void)
 		bytes[bit / 8] ^= 1u << bit % 8;
 	}
 	is(accepted, 0, "a hello with any one bit wrong is refused");
-	out.version = 2;
+	out.version = 3;
 	lh__wire_hello_write(bytes, &out);
-	ok(lh__wire_hello_read(bytes, &in) == -EPROTONOSUPPORT && in.version == 2 && in.region == 0,
+	ok(lh__wire_hello_read(bytes, &in) == -EPROTONOSUPPORT && in.version == 3 && in.region == 0,
 	   "another version is told apart from nonsense, and nothing else of it is read");
 }
 
@@ -68,7 +68,7 @@ static void request_round_trip(enum lh_wire_op op, lh_mask mask, const char *nam
 	size = lh__wire_request_write(message, op, 5, 4711, mask, page);
 	ok(lh__wire_size(message, size) == (long)size &&
 	           lh__wire_request_read(message, size, 5, &request, &why) == 0 && request.op == op &&
-	           request.page == 4711 && request.sequence == 5,
+	           request.page == 4711 && request.sequence == 5 && request.number == (request.lines ? 5 : 0),
 	   "%s is read back", name);
 	if (request.lines) {
 		memset(back, 0, sizeof back);
@@ -91,17 +91,18 @@ static void request_round_trip(enum lh_wire_op op, lh_mask mask, const char *nam
 	ok(lh__wire_request_read(message, size, 4, &request, &why) == -EPROTO && strstr(why, "sequence"),
 	   "%s too early is out of sequence", name);
 	lh__wire_renumber(message, 9);
-	is(lh__wire_request_read(message, size, 9, &request, &why), 0, "%s can be renumbered", name);
+	ok(lh__wire_request_read(message, size, 9, &request, &why) == 0 &&
+	           request.number == (request.lines ? 5 : 0),
+	   "%s can be renumbered, and stays the same change", name);
 }
 
 static void replies(lh_mask want, lh_mask held)
 {
 	struct lh_wire_request request = { .op = LH_WIRE_GET, .sequence = 8, .page = 99, .mask = want };
 	unsigned char got[LH_PAGE_SIZE], expected[LH_PAGE_SIZE];
-	lh_mask mask = 0;
+	struct lh_wire_answer answer = { 1, 0, 0 };
 	size_t size, bit;
 	unsigned accepted = 0;
-	int result = 1;
 
 	fill(page, 3);
 	size = lh__wire_reply_write(message, &request, LH_WIRE_OK, held, page);
@@ -109,25 +110,22 @@ static void replies(lh_mask want, lh_mask held)
 	memcpy(expected, got, sizeof got);
 	for (bit = 0; bit < 8 * size; bit++) {
 		message[bit / 8] ^= 1u << bit % 8;
-		accepted += lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 99, want, got, &mask,
-		                                &result) == 0;
+		accepted += lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 99, want, got, &answer) == 0;
 		message[bit / 8] ^= 1u << bit % 8;
 	}
 	ok(accepted == 0 && memcmp(got, expected, sizeof got) == 0,
 	   "a reply with any one bit wrong is refused and delivers nothing (%u lines)", lh__mask_count(held));
-	ok(lh__wire_reply_read(message, size, LH_WIRE_GET, 9, 99, want, got, &mask, &result) == -EPROTO &&
-	           lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 98, want, got, &mask, &result) ==
-	                   -EPROTO &&
-	           lh__wire_reply_read(message, size, LH_WIRE_PUT, 8, 99, want, got, &mask, &result) ==
-	                   -EPROTO &&
+	ok(lh__wire_reply_read(message, size, LH_WIRE_GET, 9, 99, want, got, &answer) == -EPROTO &&
+	           lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 98, want, got, &answer) == -EPROTO &&
+	           lh__wire_reply_read(message, size, LH_WIRE_PUT, 8, 99, want, got, &answer) == -EPROTO &&
 	           (held == 0 || lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 99, want & ~held, got,
-	                                             &mask, &result) == -EPROTO) &&
+	                                             &answer) == -EPROTO) &&
 	           memcmp(got, expected, sizeof got) == 0,
 	   "a reply to another request, or with lines that were not wanted, delivers nothing");
 	lh__lines_zero(expected, want);
 	lh__lines_copy(expected, page, held);
-	ok(lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 99, want, got, &mask, &result) == 0 &&
-	           mask == held && result == 0 && memcmp(got, expected, sizeof got) == 0,
+	ok(lh__wire_reply_read(message, size, LH_WIRE_GET, 8, 99, want, got, &answer) == 0 &&
+	           answer.held == held && answer.result == 0 && memcmp(got, expected, sizeof got) == 0,
 	   "a reply delivers the lines that are held, zeroes for the others wanted, and touches no more");
 }
 
@@ -153,21 +151,46 @@ static void reply_in_place(void)
 static void outcomes(void)
 {
 	struct lh_wire_request request = { .op = LH_WIRE_PUT, .sequence = 1, .page = 1 };
-	lh_mask held;
+	struct lh_wire_answer answer;
 	size_t size;
-	int result;
 
 	size = lh__wire_reply_write(message, &request, LH_WIRE_FULL, 0, NULL);
-	ok(lh__wire_reply_read(message, size, LH_WIRE_PUT, 1, 1, 0, NULL, &held, &result) == 0 &&
-	           result == -ENOSPC,
+	ok(lh__wire_reply_read(message, size, LH_WIRE_PUT, 1, 1, 0, NULL, &answer) == 0 &&
+	           answer.result == -ENOSPC,
 	   "full is ENOSPC");
 	size = lh__wire_reply_write(message, &request, LH_WIRE_FAILED, 0, NULL);
-	ok(lh__wire_reply_read(message, size, LH_WIRE_PUT, 1, 1, 0, NULL, &held, &result) == 0 &&
-	           result == -EIO,
+	ok(lh__wire_reply_read(message, size, LH_WIRE_PUT, 1, 1, 0, NULL, &answer) == 0 &&
+	           answer.result == -EIO,
 	   "failed is EIO");
 	size = lh__wire_reply_write(message, &request, LH_WIRE_VERSION_IS, 0, NULL);
-	is(lh__wire_reply_read(message, size, LH_WIRE_PUT, 1, 1, 0, NULL, &held, &result), -EPROTO,
+	is(lh__wire_reply_read(message, size, LH_WIRE_PUT, 1, 1, 0, NULL, &answer), -EPROTO,
 	   "a status that no request has is refused");
+}
+
+static int read_change(enum lh_wire_op op, lh_mask mask, enum lh_wire_status status, uint32_t changed,
+                       struct lh_wire_answer *answer)
+{
+	struct lh_wire_request request = { .op = op, .sequence = 7, .page = 2 };
+	size_t size = lh__wire_reply_write_change(message, &request, status, changed);
+
+	return lh__wire_reply_read(message, size, op, 7, 2, mask, NULL, answer);
+}
+
+static void changed_bytes(void)
+{
+	struct lh_wire_answer answer = { 1, 2, 3 };
+
+	ok(read_change(LH_WIRE_PUT, 7, LH_WIRE_OK, 192, &answer) == 0 && answer.changed == 192 &&
+	           answer.result == 0,
+	   "the reply to a PUT says how many bytes it changed");
+	ok(read_change(LH_WIRE_PUT, 7, LH_WIRE_OK, 193, &answer) == -EPROTO && answer.changed == 192,
+	   "more than its lines have is refused");
+	ok(read_change(LH_WIRE_REPLACE, 7, LH_WIRE_OK, 4096, &answer) == 0 && answer.changed == 4096,
+	   "a REPLACE may change the whole page");
+	is(read_change(LH_WIRE_REPLACE, 7, LH_WIRE_OK, 4097, &answer), -EPROTO, "and no more than that");
+	is(read_change(LH_WIRE_DROP, 0, LH_WIRE_OK, 1, &answer), -EPROTO, "a DROP says nothing of it");
+	ok(read_change(LH_WIRE_PUT, 7, LH_WIRE_FULL, 5, &answer) == 0 && answer.changed == 0,
+	   "what failed has changed nothing");
 }
 
 int main(void)
@@ -184,5 +207,6 @@ int main(void)
 	replies(UINT64_C(0xff), 0);
 	reply_in_place();
 	outcomes();
+	changed_bytes();
 	return done();
 }

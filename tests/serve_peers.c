@@ -95,7 +95,7 @@ static void hellos(void)
 	hello.what = LH_WIRE_CREATE;
 	hello.version = 7;
 	lh__wire_hello_write(bytes, &hello);
-	before_hello(bytes, sizeof bytes, false, "it speaks version 7, this is version 1",
+	before_hello(bytes, sizeof bytes, false, "it speaks version 7, this is version 2",
 	             "a hello of another version");
 }
 

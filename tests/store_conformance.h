@@ -321,6 +321,47 @@ static const char *case_zero_pages(struct suite *suite, struct lh_store *store)
 	return NULL;
 }
 
+/* Bytes of one page that a request changed, in *changed; -1 where it failed. */
+static long suite_changed(struct lh_store *store, enum lh_op op, uint64_t page, lh_mask mask, void *data)
+{
+	struct lh_request request = {
+		.op = op, .page = page, .mask = mask, .data = data, .result = 1, .changed = 77777
+	};
+
+	return lh__store_do(store, &request) == 0 ? (long)request.changed : -1;
+}
+
+static const char *case_changed(struct suite *suite, struct lh_store *store)
+{
+	unsigned char data[LH_PAGE_SIZE], zero[LH_PAGE_SIZE] = { 0 };
+	struct lh_store *clone;
+
+	memset(data, 1, sizeof data);
+	EXPECT(suite_changed(store, LH_OP_PUT, 1, 0, data) == 0);
+	EXPECT(suite_changed(store, LH_OP_PUT, 1, LH_MASK_ALL, zero) == 0);
+	EXPECT(suite_changed(store, LH_OP_REPLACE, 1, LH_MASK_ALL, zero) == 0);
+	EXPECT(suite_changed(store, LH_OP_PUT, 1, 3, data) == 128);
+	EXPECT(suite_changed(store, LH_OP_PUT, 1, LH_MASK_ALL, data) == 62 * 64);
+	EXPECT(suite_changed(store, LH_OP_PUT, 1, LH_MASK_ALL, data) == 0);
+	data[0] = 2;
+	data[63] = 0;
+	data[4095] = 9;
+	EXPECT(suite_changed(store, LH_OP_PUT, 1, 1, data) == 2);
+	EXPECT(suite_changed(store, LH_OP_PUT, 1, LH_MASK_ALL, data) == 1);
+	EXPECT((clone = suite_clone(suite, store)) != NULL);
+	/* Lines that are not given become zero; one byte of the first is that already. */
+	EXPECT(suite_changed(clone, LH_OP_REPLACE, 1, 0xf0, data) == 59 * 64 + 63);
+	EXPECT(suite_changed(clone, LH_OP_REPLACE, 1, LH_MASK_ALL, data) == 59 * 64 + 63);
+	EXPECT(suite_changed(store, LH_OP_PUT, 1, 7, zero) == 3 * 64 - 1);
+	EXPECT(suite_changed(store, LH_OP_PUT, 1, LH_MASK_ALL, zero) == 61 * 64);
+	EXPECT(suite_changed(store, LH_OP_PUT, 1, LH_MASK_ALL, data) == 4095);
+	EXPECT(suite_do(store, LH_OP_DROP, 1, 0, NULL) == 0);
+	EXPECT(suite_changed(store, LH_OP_REPLACE, 1, 6, data) == 128);
+	EXPECT(suite_changed(store, LH_OP_REPLACE, 1, 0, data) == 128);
+	EXPECT(suite_changed(clone, LH_OP_PUT, 1, LH_MASK_ALL, data) == 0);
+	return NULL;
+}
+
 static const char *case_page_numbers(struct suite *suite, struct lh_store *store)
 {
 	static const uint64_t pages[] = { 0,
@@ -888,6 +929,7 @@ struct model {
 struct model_flight {
 	struct lh_request request;
 	struct model_page expected; /* for a GET */
+	uint32_t changed;           /* for a PUT or REPLACE */
 	lh_mask want;
 	unsigned char data[LH_PAGE_SIZE];
 };
@@ -915,6 +957,20 @@ static void model_apply(struct model_page *page, enum lh_op op, lh_mask mask, co
 	lh__lines_copy(page->data, data, mask);
 	page->put |= mask;
 	page->nonzero = (page->nonzero & ~mask) | nonzero;
+}
+
+static uint32_t model_changed(const struct model_page *page, enum lh_op op, lh_mask mask,
+                              const unsigned char *data)
+{
+	uint32_t bytes = 0;
+	unsigned i;
+
+	for (i = 0; i < LH_PAGE_SIZE; i++) {
+		bool given = mask >> i / LH_LINE_SIZE & 1;
+
+		bytes += page->data[i] != (given ? data[i] : op == LH_OP_REPLACE ? 0 : page->data[i]);
+	}
+	return bytes;
 }
 
 static const char *model_check(struct suite *suite, const struct model_page *page, lh_mask want, lh_mask held,
@@ -965,6 +1021,7 @@ static void model_request(struct model *model, struct model_flight *flight, uint
 	else
 		model_content(seed, flight->data);
 	flight->expected = model->page[index];
+	flight->changed = model_changed(&model->page[index], flight->request.op, flight->want, flight->data);
 	model_apply(&model->page[index], flight->request.op, flight->want, flight->data);
 }
 
@@ -990,6 +1047,8 @@ static const char *model_batch(struct suite *suite, struct model *model, uint64_
 		if (flight[i].request.op == LH_OP_GET)
 			TRY(model_check(suite, &flight[i].expected, flight[i].want, flight[i].request.mask,
 			                flight[i].data));
+		if (flight[i].request.op == LH_OP_PUT || flight[i].request.op == LH_OP_REPLACE)
+			EXPECT(flight[i].request.changed == flight[i].changed);
 	}
 	return NULL;
 }
@@ -1083,6 +1142,7 @@ static const struct suite_case {
 	{ "REPLACE makes the lines the whole content", case_replace, false },
 	{ "DROP forgets the page", case_drop, false },
 	{ "a page of zeroes is not stored", case_zero_pages, false },
+	{ "what a change changes is counted to the byte", case_changed, false },
 	{ "page numbers up to the largest", case_page_numbers, false },
 	{ "a bad request gets EINVAL and changes nothing", case_bad_requests, false },
 	{ "sync", case_sync, false },

@@ -33,6 +33,8 @@ enum fault {
 	TORN_GET_NOW,
 	ZERO_PAGES_STORED,
 	POLL_SLEEPS,
+	CHANGED_BY_LINES,
+	CHANGED_BUT_ZEROED,
 	FAULTS
 };
 
@@ -61,6 +63,8 @@ static const char *const names[FAULTS] = {
 	[TORN_GET_NOW] = "a get_now that gives parts of two puts",
 	[ZERO_PAGES_STORED] = "zero pages that take room",
 	[POLL_SLEEPS] = "a poll that waits for nothing",
+	[CHANGED_BY_LINES] = "changed bytes that are counted as whole lines",
+	[CHANGED_BUT_ZEROED] = "changed bytes that leave out what a REPLACE makes zero",
 };
 
 struct planted {
@@ -128,14 +132,27 @@ static int get(struct planted *planted, struct lh_request *request, bool stale)
 	return result;
 }
 
+static uint32_t count(const struct lh_request *changed)
+{
+	uint32_t most = lh__mask_count(changed->mask) * LH_LINE_SIZE;
+
+	if (is_fault(CHANGED_BY_LINES) && changed->changed)
+		return most;
+	if (is_fault(CHANGED_BUT_ZEROED) && changed->changed > most)
+		return most;
+	return changed->changed;
+}
+
 static int put(struct planted *planted, struct lh_request *request)
 {
 	struct lh_request changed = *request;
 	unsigned char zero[LH_PAGE_SIZE] = { 0 };
 	int result;
 
-	if (is_fault(LOST_PUT) && ++planted->seen % 50 == 0)
+	if (is_fault(LOST_PUT) && ++planted->seen % 50 == 0) {
+		request->changed = 0;
 		return 0;
+	}
 	if (is_fault(MASK_OFF_BY_ONE))
 		changed.mask &= ~lh__mask_line(63);
 	if (is_fault(REPLACE_AS_PUT))
@@ -144,6 +161,7 @@ static int put(struct planted *planted, struct lh_request *request)
 		waste(planted, request->page);
 	remember(planted);
 	result = lh__memory_apply(planted->below, &changed);
+	request->changed = count(&changed);
 	if (result == -ENOSPC && is_fault(NOSPC_IGNORED))
 		return 0;
 	if (result == -ENOSPC && is_fault(NOSPC_WRITES)) {
@@ -370,10 +388,11 @@ static void random_case_sees(enum fault fault)
 
 int main(void)
 {
-	static const enum fault for_random[] = { LOST_PUT,          MASK_OFF_BY_ONE,    CLONE_SHARES_WRITES,
-		                                 STALE_GET,         STALE_GET_NOW,      REPLACE_AS_PUT,
-		                                 DROP_DOES_NOTHING, BACKWARDS,          LATE_READ,
-		                                 UNHELD_NOT_ZEROED, GET_WRITES_UNWANTED };
+	static const enum fault for_random[] = { LOST_PUT,          MASK_OFF_BY_ONE,     CLONE_SHARES_WRITES,
+		                                 STALE_GET,         STALE_GET_NOW,       REPLACE_AS_PUT,
+		                                 DROP_DOES_NOTHING, BACKWARDS,           LATE_READ,
+		                                 UNHELD_NOT_ZEROED, GET_WRITES_UNWANTED, CHANGED_BY_LINES,
+		                                 CHANGED_BUT_ZEROED };
 	unsigned i;
 
 	for (i = NONE; i < FAULTS; i++)

@@ -88,13 +88,16 @@ static void contents(void)
 		wrong += change(s.store, LH_OP_PUT, i, LH_MASK_ALL, (unsigned char)(i + 1)) != 0 ||
 		         !agrees(&s.reader, s.store, i);
 	is(wrong, 0, "whole pages are seen as they were put");
-	ok(change(s.store, LH_OP_PUT, 5, 0xf0f0, 77) == 0 && agrees(&s.reader, s.store, 5), "lines put over it");
+	ok(change(s.store, LH_OP_PUT, 5, 0xf0f0, 77) == 0 && agrees(&s.reader, s.store, 5),
+	   "lines put over it");
 	ok(change(s.store, LH_OP_PUT, 5, 0x1111, 0) == 0 && agrees(&s.reader, s.store, 5),
 	   "lines of zeroes, which are not held any more");
 	ok(change(s.store, LH_OP_REPLACE, 5, 0x3, 9) == 0 && agrees(&s.reader, s.store, 5),
 	   "two lines as the whole page");
-	ok(change(s.store, LH_OP_DROP, 5, 0, 0) == 0 && !sees(&s.reader, 5), "a page that was dropped is out of view");
-	ok(change(s.store, LH_OP_PUT, 6, LH_MASK_ALL, 0) == 0 && !sees(&s.reader, 6), "so is one put as zeroes");
+	ok(change(s.store, LH_OP_DROP, 5, 0, 0) == 0 && !sees(&s.reader, 5),
+	   "a page that was dropped is out of view");
+	ok(change(s.store, LH_OP_PUT, 6, LH_MASK_ALL, 0) == 0 && !sees(&s.reader, 6),
+	   "so is one put as zeroes");
 	ok(change(s.store, LH_OP_PUT, 5, 0x8, 3) == 0 && agrees(&s.reader, s.store, 5), "and it comes back");
 	ok(change(s.store, LH_OP_PUT, PAGES + 5, 1, 1) == 0 && !sees(&s.reader, PAGES + 5),
 	   "a number beyond the index is asked for");
@@ -118,13 +121,15 @@ static void clones(void)
 	   "a clone has a view");
 	ok(!sees(&reader, 3), "in which there is nothing of another store's memory");
 	ok(agrees(&s.reader, s.store, 3), "the original's is as before");
-	ok(change(s.store, LH_OP_PUT, 3, 1, 8) == 0 && agrees(&s.reader, s.store, 3), "a change of the original");
+	ok(change(s.store, LH_OP_PUT, 3, 1, 8) == 0 && agrees(&s.reader, s.store, 3),
+	   "a change of the original");
 	ok(change(clone, LH_OP_PUT, 4, 2, 9) == 0 && agrees(&reader, clone, 4), "a change of the clone");
 	ok(agrees(&s.reader, s.store, 4), "... which the original does not see");
 	ok(change(s.store, LH_OP_PUT, 10, 3, 0) == 0 && change(clone, LH_OP_PUT, 11, 3, 0) == 0 &&
 	           !sees(&s.reader, 10) && !sees(&reader, 11),
 	   "zeroes in a frame that both have: asked for");
-	ok(change(s.store, LH_OP_PUT, 10, 4, 5) == 0 && agrees(&s.reader, s.store, 10), "until it has its own");
+	ok(change(s.store, LH_OP_PUT, 10, 4, 5) == 0 && agrees(&s.reader, s.store, 10),
+	   "until it has its own");
 	clone->ops->close(clone);
 	ok(change(s.store, LH_OP_PUT, 11, 8, 6) == 0 && agrees(&s.reader, s.store, 11),
 	   "the clone has gone: a frame of one's own again");
@@ -240,8 +245,8 @@ static void *write_on(void *argument)
 	struct writing *writing = argument;
 
 	for (unsigned i = 1; !__atomic_load_n(&writing->stop, __ATOMIC_RELAXED); i++) {
-		writing->failed += change(writing->store, i % 3 ? LH_OP_PUT : LH_OP_REPLACE, i % 4, LH_MASK_ALL,
-		                          (unsigned char)(i | 1)) != 0;
+		writing->failed += change(writing->store, i % 3 ? LH_OP_PUT : LH_OP_REPLACE, i % 4,
+		                          LH_MASK_ALL, (unsigned char)(i | 1)) != 0;
 		if (i % 7 == 0)
 			writing->failed += change(writing->store, LH_OP_DROP, i % 4, 0, 0) != 0;
 	}
@@ -305,8 +310,8 @@ static void sweep(int error, enum inject_mode mode, const char *name)
 		store->ops->close(store);
 		lh__memory_pool_close(pool);
 	}
-	ok(inject_swept(&in) && wrong == 0 && without > 0, "%s: every failure leaves a store that is right (%lu)",
-	   name, in.rounds);
+	ok(inject_swept(&in) && wrong == 0 && without > 0,
+	   "%s: every failure leaves a store that is right (%lu)", name, in.rounds);
 }
 
 static void sweep_reader(void)
@@ -332,7 +337,8 @@ static void sweep_reader(void)
 		inject_disarm(&in);
 		lh__view_close(&in.sys, &reader);
 	}
-	ok(inject_swept(&in) && failed == in.rounds && wrong == 0, "a reader sees every failure (%u)", failed);
+	ok(inject_swept(&in) && failed == in.rounds && wrong == 0, "a reader sees every failure (%u)",
+	   failed);
 	end(&s);
 }
 
@@ -360,13 +366,18 @@ static void refuses(const struct lh_view_header *header, uint64_t length, unsign
 
 static void impostors(void)
 {
-	struct lh_view_header good = { .magic = LH_VIEW_MAGIC, .version = LH_VIEW_VERSION, .pages = 64,
-		                       .room = LH_VIEW_CHUNK, .size = 2 * LH_VIEW_CHUNK }, bad;
+	struct lh_view_header good = { .magic = LH_VIEW_MAGIC,
+		                       .version = LH_VIEW_VERSION,
+		                       .pages = 64,
+		                       .room = LH_VIEW_CHUNK,
+		                       .size = 2 * LH_VIEW_CHUNK },
+			      bad;
 	unsigned seals = F_SEAL_SHRINK | F_SEAL_GROW;
 	struct lh_view_reader reader;
 	int fd = file_of(&good, sizeof good, good.size, seals);
 
-	is(lh__view_open(&lh__sys_default, fd, &reader), 0, "a view made by hand, byte by byte as the drawing has it");
+	is(lh__view_open(&lh__sys_default, fd, &reader), 0,
+	   "a view made by hand, byte by byte as the drawing has it");
 	lh__view_close(&lh__sys_default, &reader);
 	close(fd);
 	refuses(&good, good.size, 0, "a file that can shrink");

@@ -46,11 +46,14 @@ static json_t *faults(const struct lh_stats *stats)
 
 static json_t *latency(const struct lh_stats *stats)
 {
+	uint64_t fetches = 0;
+
+	for (unsigned i = 0; i < LH_LATENCY_BUCKETS; i++)
+		fetches += stats->latency[i];
 	return json_pack("{s:I,s:I,s:I,s:I,s:I}", "mean",
-	                 (json_int_t)(stats->faults_store ? stats->latency_ns / stats->faults_store : 0),
-	                 "p50", (json_int_t)percentile(stats, 0.5), "p90", (json_int_t)percentile(stats, 0.9),
-	                 "p99", (json_int_t)percentile(stats, 0.99), "p999",
-	                 (json_int_t)percentile(stats, 0.999));
+	                 (json_int_t)(fetches ? stats->latency_ns / fetches : 0), "p50",
+	                 (json_int_t)percentile(stats, 0.5), "p90", (json_int_t)percentile(stats, 0.9), "p99",
+	                 (json_int_t)percentile(stats, 0.99), "p999", (json_int_t)percentile(stats, 0.999));
 }
 
 static json_t *fetched(const struct lh_stats *stats)
@@ -62,21 +65,21 @@ static json_t *fetched(const struct lh_stats *stats)
 
 static json_t *written(const struct lh_stats *stats)
 {
-	return json_pack("{s:I,s:I,s:f}", "pages", (json_int_t)stats->pages_written, "lines",
-	                 (json_int_t)stats->lines_written, "mean_residence_ms",
-	                 stats->pages_written
-	                         ? (double)stats->residence_ns / (double)stats->pages_written / 1e6
-	                         : 0.0);
+	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:f}", "pages", (json_int_t)stats->pages_written,
+	                 "stayed_pages", (json_int_t)stats->pages_stayed, "lines",
+	                 (json_int_t)stats->lines_written, "changed_bytes", (json_int_t)stats->bytes_changed,
+	                 "blocks", (json_int_t)stats->blocks_written, "mean_residence_ms",
+	                 ratio(stats->residence_ns, stats->pages_written) / 1e6);
 }
 
-/* Bytes that would have been written back at a granularity, over the bytes of the lines that changed. */
+/* Bytes that would have been written back at a granularity, over the bytes that were changed. */
 static json_t *amplification(const struct lh_stats *stats)
 {
-	uint64_t lines = stats->lines_written * LH_LINE_SIZE;
+	uint64_t changed = stats->bytes_changed;
 
-	return json_pack("{s:f,s:f,s:f}", "64", ratio(lines, lines), "4096",
-	                 ratio(stats->pages_written * LH_PAGE_SIZE, lines), "2097152",
-	                 ratio(stats->regions_written << 21, lines));
+	return json_pack("{s:f,s:f,s:f}", "64", ratio(stats->lines_written * LH_LINE_SIZE, changed), "4096",
+	                 ratio(stats->pages_written * LH_PAGE_SIZE, changed), "2097152",
+	                 ratio(stats->blocks_written << 21, changed));
 }
 
 static json_t *evictions(const struct lh_stats *stats)

@@ -6,6 +6,7 @@
 
 #define BITS 12
 #define FANOUT (1u << BITS)
+#define BLOCK_BITS 9 /* of pages: 2 MiB */
 #define WAIT_LIMIT_NS 10000000
 #define SPINS 60
 
@@ -13,8 +14,10 @@ struct lh_directory_leaf {
 	lh_entry entry[FANOUT];
 };
 
+/* With a word for each block: here and not in the leaf, since 4 KiB of them last for 2 GiB of address space. */
 struct lh_directory_middle {
 	struct lh_directory_leaf *leaf[FANOUT];
+	uint32_t block[FANOUT << (BITS - BLOCK_BITS)];
 };
 
 int lh__directory_open(struct lh_directory *directory, const struct lh_sys *sys)
@@ -98,6 +101,15 @@ lh_entry *lh__directory_make(struct lh_directory *directory, uint64_t page)
 		return NULL;
 	leaf = table(directory, (void **)&middle->leaf[index_middle(page)], sizeof *leaf);
 	return leaf ? &leaf->entry[index_leaf(page)] : NULL;
+}
+
+uint32_t *lh__directory_block(const struct lh_directory *directory, uint64_t page)
+{
+	struct lh_directory_middle *middle =
+		__atomic_load_n(&directory->root[index_root(page)], __ATOMIC_ACQUIRE);
+	size_t blocks = sizeof middle->block / sizeof middle->block[0];
+
+	return middle ? &middle->block[page >> BLOCK_BITS & (blocks - 1)] : NULL;
 }
 
 static uint64_t next_multiple(uint64_t page, unsigned bits)

@@ -62,6 +62,12 @@ lh_entry *lh__directory_find(const struct lh_directory *directory, uint64_t page
 lh_entry *lh__directory_make(struct lh_directory *directory, uint64_t page);
 
 /*
+ * A word for each block of 2 MiB, zero at first, which is whose the caller says; NULL where nothing was ever known of a
+ * page near it. (The turnover in which it was last written: stats.h.)
+ */
+uint32_t *lh__directory_block(const struct lh_directory *directory, uint64_t page);
+
+/*
  * The first page at or after `page`, before `end`, whose word is not zero, with its word in *entry; end where there is
  * none. Skips what has no tables, so its cost follows what is known, not the size of the range.
  */

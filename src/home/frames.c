@@ -129,6 +129,7 @@ void lh__home_frame_returned(struct lh_home *home, uint32_t frame)
 	else
 		home->options.policy->returned(home->policy, frame);
 	f->out = false;
+	f->touched = true;
 	lh__unlock(home->sys, &home->lock);
 }
 

@@ -92,6 +92,7 @@ static void set_up(struct lh_home *home)
 	home->cold_count = frames;
 	home->limit = home->options.limit;
 	home->next_key = 1;
+	home->turnover = 1;
 	home->last_zero = LH_NO_PAGE - 1;
 	home->most_in_flight =
 		home->store->caps.depth / 2 < LH_REQUESTS / 2 ? home->store->caps.depth / 2 : LH_REQUESTS / 2;
@@ -231,6 +232,8 @@ int lh__home_fork_child(struct lh_home *home, struct lh_store *store)
 	home->lock.word = 0;
 	home->leaving = 0;
 	home->store = store;
+	home->turnover++; /* what the parent has counted, this process may count again */
+	home->turned = 0;
 	home->store->meanwhile = (struct lh_meanwhile){ lh__reclaim_meanwhile, home };
 	home->need = 0;
 	memset(home->keep, 0, home->keep_high * sizeof *home->keep);

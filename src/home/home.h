@@ -153,6 +153,12 @@ void lh__home_wait(struct lh_home *home, int64_t nanoseconds);
 /* Wakes lh__home_wait. */
 void lh__home_poke(struct lh_home *home);
 
+/*
+ * Before the process ends: waits until no fault is being answered, reclaim rests and all that was sent is
+ * acknowledged, at most for nanoseconds, so that what is counted is what was done.
+ */
+void lh__home_settle(struct lh_home *home, uint64_t nanoseconds);
+
 /* Moves the limit on frames with memory. Lowering it makes the following rounds of balance give memory back. */
 void lh__home_set_limit(struct lh_home *home, uint32_t limit);
 /* Frames with memory at present. */

@@ -27,6 +27,7 @@ struct lh_frame {
 	bool base;           /* its hashes describe what the store holds */
 	bool out;            /* the policy has given it up for reclaim */
 	bool putting;        /* lines of it are on the way to the store */
+	bool touched;        /* given back since they were sent: they may not be all that has changed */
 	bool empty;          /* counted as having memory, which it gets with its first page */
 };
 
@@ -36,6 +37,7 @@ struct lh_flight {
 	uint32_t frame;
 	uint32_t generation;
 	uint64_t page;
+	uint64_t residence_ns;  /* of a put: how long the page had been here */
 	lh_entry *entry;        /* of a prefetch */
 	lh_entry seen;          /* the entry's word, while the request is being prepared */
 	struct lh_flight *next; /* while free */
@@ -98,7 +100,8 @@ struct lh_home {
 	struct lh_pick again
 		[LH_AGAIN]; /* given up by the policy, but somebody held the page: under reclaiming and io */
 	uint32_t again_count;
-	int broken; /* the store's error, once it has failed for good */
+	uint32_t turnover, turned; /* under io: turnovers begun (stats.h), pages reclaimed in this one */
+	int broken;                /* the store's error, once it has failed for good */
 	uint64_t broken_page;
 
 	uint64_t fault_cpus; /* bit n: a fault was answered on CPU n % 64 since this was last asked for */

@@ -9,6 +9,8 @@
 #include "home/internal.h"
 
 #define STALL_SLICE_NS 2000000
+/* Beside 0 and errors: the page needed nothing after all. Each fault ends as one of the kinds of stats.h. */
+#define NEEDLESS 1
 
 /* ---- frames ---- */
 
@@ -82,14 +84,11 @@ static int install_copy(struct lh_home *home, uint64_t page, const void *content
 
 /*
  * The page turned out to be present although the home did not know it (it became so before it was watched), or its
- * mapping has gone: either way the frame is not needed and the thread looks again.
+ * mapping has gone: either way nothing is to be done and the thread looks again.
  */
-static int install_refused(struct lh_home *home, uint32_t frame, int result)
+static int refused(int result)
 {
-	lh__home_frame_untake(home, frame);
-	if (result == -EEXIST || result == -ENOENT)
-		return 0;
-	return result;
+	return result == -EEXIST || result == -ENOENT ? NEEDLESS : result;
 }
 
 /* ---- zeroes ---- */
@@ -110,7 +109,8 @@ static int fill_zero(struct lh_home *home, uint64_t page, lh_entry *entry)
 	if (result == 0) {
 		result = install_zero(home, page, frame);
 		if (result < 0) {
-			result = install_refused(home, frame, result);
+			lh__home_frame_untake(home, frame);
+			result = refused(result);
 		} else {
 			lh__home_frame_filled(home, frame, LH_FILL_NEW);
 			lh__entry_unlock(home->sys, entry, lh__entry(LH_PAGE_RESIDENT, frame));
@@ -149,7 +149,7 @@ static void zero_ahead(struct lh_home *home, uint64_t page)
 			if (!entry || !__atomic_compare_exchange_n(entry, &seen, LH_ENTRY_BUSY, false,
 			                                           __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
 				break;
-			if (fill_zero(home, page + done + 1, entry) < 0)
+			if (fill_zero(home, page + done + 1, entry) != 0)
 				break;
 			done++;
 		}
@@ -162,7 +162,7 @@ static int miss_unknown(struct lh_home *home, uint64_t page, lh_entry *entry)
 {
 	int result = fill_zero(home, page, entry);
 
-	if (result < 0)
+	if (result != 0)
 		return result;
 	lh__count(&home->stats->faults_zero, 1);
 	zero_ahead(home, page);
@@ -177,7 +177,7 @@ static int miss_staged(struct lh_home *home, uint64_t page, lh_entry *entry, uin
 
 	if (result < 0) {
 		lh__entry_unlock(home->sys, entry, lh__entry(LH_PAGE_STAGED, frame));
-		return result == -EEXIST || result == -ENOENT ? 0 : result;
+		return refused(result);
 	}
 	lh__home_frame_returned(home, frame);
 	lh__entry_unlock(home->sys, entry, lh__entry(LH_PAGE_RESIDENT, frame));
@@ -247,7 +247,8 @@ static int miss_stored(struct lh_home *home, uint64_t page, lh_entry *entry, uin
 			lh__count(&home->stats->faults_store, 1);
 			return 0;
 		}
-		result = install_refused(home, frame, result);
+		lh__home_frame_untake(home, frame);
+		result = refused(result);
 	}
 	lh__entry_unlock(home->sys, entry, lh__entry(LH_PAGE_STORED, key));
 	return result;
@@ -424,7 +425,6 @@ static void look_ahead(struct lh_home *home, uint64_t page)
 /* The page is on its way: takes in all that has come until it is there. */
 static void await_prefetch(struct lh_home *home, lh_entry *entry)
 {
-	lh__count(&home->stats->faults_prefetched, 1);
 	while (__atomic_load_n(entry, __ATOMIC_ACQUIRE) & LH_ENTRY_ASKED) {
 		if (lh__trylock(&home->io)) {
 			lh__harvest(home);
@@ -449,21 +449,31 @@ static int miss_resident(struct lh_home *home, uint64_t page)
 	do
 		result = home->port->ops->supply_zero(home->port, lh__page_address(page), 1);
 	while (result == -EAGAIN);
-	lh__count(&home->stats->faults_present, 1);
-	return result >= 0 || result == -EEXIST || result == -ENOENT ? 0 : (int)result;
+	if (result > 0)
+		lh__count(&home->stats->faults_zero, 1);
+	return result > 0 ? 0 : refused((int)result);
 }
 
-static int miss_page(struct lh_home *home, uint64_t page, lh_entry *entry)
+/* The word of the page, BUSY by us; *awaited: a prefetch of it was on its way. */
+static lh_entry own_page(struct lh_home *home, lh_entry *entry, bool *awaited)
 {
 	lh_entry seen;
-	int result;
 
 	while (!lh__entry_try(entry, &seen)) {
-		if (seen & LH_ENTRY_ASKED)
+		if (seen & LH_ENTRY_ASKED) {
+			*awaited = true;
 			await_prefetch(home, entry);
-		else if (seen & LH_ENTRY_BUSY)
+		} else if (seen & LH_ENTRY_BUSY) {
 			lh__entry_wait(home->sys, entry);
+		}
 	}
+	return seen;
+}
+
+static int miss_owned(struct lh_home *home, uint64_t page, lh_entry *entry, lh_entry seen)
+{
+	int result;
+
 	switch (lh__entry_state(seen)) {
 	case LH_PAGE_UNKNOWN: return miss_unknown(home, page, entry);
 	case LH_PAGE_STAGED: return miss_staged(home, page, entry, (uint32_t)lh__entry_value(seen));
@@ -477,6 +487,18 @@ static int miss_page(struct lh_home *home, uint64_t page, lh_entry *entry)
 		lh__entry_unlock(home->sys, entry, seen);
 		return result;
 	}
+}
+
+static int miss_page(struct lh_home *home, uint64_t page, lh_entry *entry)
+{
+	bool awaited = false;
+	lh_entry seen = own_page(home, entry, &awaited);
+	int result = miss_owned(home, page, entry, seen);
+
+	if (result != NEEDLESS)
+		return result;
+	lh__count(awaited ? &home->stats->faults_prefetched : &home->stats->faults_present, 1);
+	return 0;
 }
 
 /* Brings in what the home has of a range. */

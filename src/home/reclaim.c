@@ -6,7 +6,8 @@
  * round.
  *
  * While the lines of a page are on the way to the store the page may be touched: it goes back to the program at once, and
- * the acknowledgement then only says that its hashes are right. A frame has at most one put in flight.
+ * the acknowledgement then only says that its hashes are right. It says no more where the page was changed meanwhile
+ * and stands in staging again: that takes a put of its own. A frame has at most one in flight.
  */
 #include "home/internal.h"
 
@@ -79,28 +80,77 @@ static bool end_put(struct lh_home *home, const struct lh_flight *flight)
 	return same;
 }
 
+/* A block of 2 MiB counts once in each turnover in which a page of it is written: see stats.h. */
+static void note_block(struct lh_home *home, uint64_t page)
+{
+	uint32_t *block = lh__directory_block(&home->directory, page);
+
+	if (!block || *block == home->turnover)
+		return;
+	*block = home->turnover;
+	lh__count(&home->stats->blocks_written, 1);
+}
+
+static void note_written(struct lh_home *home, const struct lh_flight *flight)
+{
+	lh__count(&home->stats->pages_written, 1);
+	lh__count(&home->stats->lines_written, lh__mask_count(flight->request.mask));
+	lh__count(&home->stats->bytes_changed, flight->request.changed);
+	lh__count(&home->stats->residence_ns, flight->residence_ns);
+	note_block(home, flight->page);
+}
+
+static void note_reclaimed(struct lh_home *home)
+{
+	lh__count(&home->stats->pages_reclaimed, 1);
+	if (++home->turned < home->limit)
+		return;
+	home->turned = 0;
+	home->turnover++;
+}
+
+/* The store has the lines: the page leaves, if nobody has come to use it. Whether it has left. */
+static bool leave_written(struct lh_home *home, const struct lh_flight *flight, lh_entry *entry)
+{
+	struct lh_frame *f = &home->frame[flight->frame];
+	lh_entry seen;
+	bool leaves;
+
+	if (!lh__entry_try(entry, &seen)) {
+		push_again(home, (struct lh_pick){ flight->frame, flight->generation });
+		return false;
+	}
+	leaves = seen == lh__entry(LH_PAGE_STAGED, flight->frame) && f->generation == flight->generation &&
+	         f->out && !f->touched;
+	if (leaves) {
+		seen = lh__entry(LH_PAGE_STORED, f->key);
+		lh__home_frame_release(home, flight->frame, true, false);
+		note_reclaimed(home);
+	}
+	lh__entry_unlock(home->sys, entry, seen);
+	return leaves;
+}
+
+static void put_failed(struct lh_home *home, const struct lh_flight *flight, bool same)
+{
+	note_broken(home, flight->request.result, flight->page);
+	if (same)
+		push_again(home, (struct lh_pick){ flight->frame, flight->generation });
+}
+
 static void put_done(struct lh_home *home, struct lh_flight *flight)
 {
 	struct lh_frame *f = &home->frame[flight->frame];
 	bool same = end_put(home, flight);
 	lh_entry *entry = lh__directory_find(&home->directory, __atomic_load_n(&f->page, __ATOMIC_ACQUIRE));
-	lh_entry seen;
 
-	if (flight->request.result < 0)
-		note_broken(home, flight->request.result, flight->page);
-	if (!same || !entry)
-		return;
-	if (flight->request.result < 0 || !lh__entry_try(entry, &seen)) {
-		push_again(home, (struct lh_pick){ flight->frame, flight->generation });
+	if (flight->request.result < 0) {
+		put_failed(home, flight, same && entry);
 		return;
 	}
-	if (seen == lh__entry(LH_PAGE_STAGED, flight->frame) && f->generation == flight->generation &&
-	    f->out) {
-		seen = lh__entry(LH_PAGE_STORED, f->key);
-		lh__home_frame_release(home, flight->frame, true, false);
-		lh__count(&home->stats->pages_reclaimed, 1);
-	}
-	lh__entry_unlock(home->sys, entry, seen);
+	note_written(home, flight);
+	if (!same || !entry || !leave_written(home, flight, entry))
+		lh__count(&home->stats->pages_stayed, 1);
 }
 
 static void complete(struct lh_home *home, struct lh_flight *flight)
@@ -169,11 +219,14 @@ static lh_entry *entry_of(struct lh_home *home, const struct lh_pick *pick, uint
 /* The page stays after all: the policy counts it as touched, unless it has gone meanwhile. */
 static void undo_pick(struct lh_home *home, const struct lh_pick *pick)
 {
+	bool same;
+
 	lh__lock(home->sys, &home->lock);
-	if (home->frame[pick->frame].generation == pick->generation)
+	same = home->frame[pick->frame].generation == pick->generation;
+	if (same)
 		home->options.policy->returned(home->policy, pick->frame);
 	lh__unlock(home->sys, &home->lock);
-	lh__count(&home->stats->busy_retries, 1);
+	lh__count(&home->stats->busy_retries, same);
 }
 
 /* Pages that are to be taken together: neighbours in the program and in staging, their words BUSY by us. */
@@ -296,7 +349,7 @@ static lh_entry leave_silently(struct lh_home *home, uint32_t frame, bool zero)
 	lh_entry word = zero ? 0 : lh__entry(LH_PAGE_STORED, home->frame[frame].key);
 
 	lh__home_frame_release(home, frame, true, zero);
-	lh__count(&home->stats->pages_reclaimed, 1);
+	note_reclaimed(home);
 	lh__count(zero ? &home->stats->pages_dropped_zero : &home->stats->pages_dropped_clean, 1);
 	return word;
 }
@@ -319,13 +372,6 @@ static bool give_key(struct lh_home *home, struct lh_frame *f)
 	if (f->key == LH_NO_KEY)
 		note_broken(home, -ENOSPC, f->page);
 	return f->key != LH_NO_KEY;
-}
-
-static void note_written(struct lh_home *home, const struct lh_frame *f, lh_mask mask)
-{
-	lh__count(&home->stats->pages_written, 1);
-	lh__count(&home->stats->lines_written, lh__mask_count(mask));
-	lh__count(&home->stats->residence_ns, lh__now(home->sys) - f->since);
 }
 
 /* A put of the frame's changed lines; or NULL, with the word to publish in *word. */
@@ -354,8 +400,8 @@ static struct lh_flight *prepare_put(struct lh_home *home, uint32_t frame, lh_en
 		.frame = frame,
 		.generation = f->generation,
 		.page = f->page,
+		.residence_ns = lh__now(home->sys) - f->since,
 	};
-	note_written(home, f, mask);
 	return flight;
 }
 
@@ -404,6 +450,7 @@ static void submit_puts(struct lh_home *home, struct lh_flight *const *flights, 
 	for (size_t i = 0; i < n; i++) {
 		requests[i] = &flights[i]->request;
 		home->frame[flights[i]->frame].putting = true;
+		home->frame[flights[i]->frame].touched = false;
 	}
 	result = home->store->ops->submit(home->store, requests, n);
 	if (result == 0)
@@ -417,21 +464,6 @@ static void submit_puts(struct lh_home *home, struct lh_flight *const *flights, 
 		if (result < 0)
 			lh__flight_give(home, flights[i]);
 	}
-}
-
-/* How many regions of 2 MiB these puts lie in. */
-static uint64_t count_regions(struct lh_flight *const *flights, size_t n)
-{
-	uint64_t count = 0;
-
-	for (size_t i = 0; i < n; i++) {
-		size_t j = 0;
-
-		while (j < i && flights[j]->page >> 9 != flights[i]->page >> 9)
-			j++;
-		count += j == i;
-	}
-	return count;
 }
 
 /* Pages that leave have not been looked at for long: the next one comes from memory while this one is hashed. */
@@ -461,7 +493,6 @@ static void reclaim_picks(struct lh_home *home, const struct lh_pick *picks, siz
 		if (flight)
 			flights[count++] = flight;
 		if (count == SUBMIT_BATCH || (i + 1 == n && count)) {
-			lh__count(&home->stats->regions_written, count_regions(flights, count));
 			submit_puts(home, flights, count);
 			count = 0;
 		}
@@ -629,6 +660,20 @@ int lh__home_balance(struct lh_home *home, uint64_t *page)
 	if (result < 0)
 		*page = home->broken_page;
 	return result;
+}
+
+/* The balancing thread takes in what comes: who waits here must not be caught in a connection that breaks. */
+void lh__home_settle(struct lh_home *home, uint64_t nanoseconds)
+{
+	uint64_t start = lh__now(home->sys);
+
+	while (__atomic_load_n(&home->gate.word, __ATOMIC_RELAXED) ||
+	       __atomic_load_n(&home->in_flight, __ATOMIC_RELAXED) ||
+	       __atomic_load_n(&home->reclaiming.word, __ATOMIC_RELAXED)) {
+		if (lh__now(home->sys) - start > nanoseconds)
+			return;
+		LH_SYS(home->sys, SYS_sched_yield);
+	}
 }
 
 void lh__home_wait(struct lh_home *home, int64_t nanoseconds)

@@ -99,6 +99,13 @@ lh_mask lh__page_diff(const void *a, const void *b);
 lh_mask lh__page_nonzero(const void *page);
 
 /*
+ * How many bytes of a page get another value where the lines `held` of one page-shaped buffer were all that was not
+ * zero, and the lines `given` of another are all that will not be. Lines outside the masks are not read; a buffer
+ * whose mask is empty may be NULL.
+ */
+uint32_t lh__lines_changed(const void *before, lh_mask held, const void *after, lh_mask given);
+
+/*
  * A per-line keyed hash, for finding changed lines without a copy of the old page: 512 bytes a page
  * instead of 4096. See hash.c for what it is. With the key unknown to whoever chose the content,
  *   - a change within one aligned 8-byte word of a line is always seen;
@@ -132,6 +139,7 @@ struct lh_line_ops {
 	const char *name;
 	lh_mask (*diff)(const void *a, const void *b);
 	lh_mask (*nonzero)(const void *page);
+	uint32_t (*changed)(const void *before, lh_mask held, const void *after, lh_mask given);
 	void (*hash)(const struct lh_hash_key *key, const void *page, uint64_t hash[LH_PAGE_LINES]);
 	uint32_t (*crc32c)(uint32_t crc, const void *data, size_t size);
 };

@@ -12,6 +12,10 @@ lh_mask lh__nonzero_portable(const void *page);
 lh_mask lh__nonzero_avx2(const void *page);
 lh_mask lh__nonzero_avx512(const void *page);
 
+uint32_t lh__changed_portable(const void *before, lh_mask held, const void *after, lh_mask given);
+uint32_t lh__changed_avx2(const void *before, lh_mask held, const void *after, lh_mask given);
+uint32_t lh__changed_avx512(const void *before, lh_mask held, const void *after, lh_mask given);
+
 void lh__hash_portable(const struct lh_hash_key *key, const void *page, uint64_t hash[LH_PAGE_LINES]);
 void lh__hash_pclmul(const struct lh_hash_key *key, const void *page, uint64_t hash[LH_PAGE_LINES]);
 void lh__hash_vpclmul(const struct lh_hash_key *key, const void *page, uint64_t hash[LH_PAGE_LINES]);

@@ -12,10 +12,13 @@
 #include <cpuid.h>
 
 static const struct lh_line_ops variants[] = {
-	{ "portable", lh__diff_portable, lh__nonzero_portable, lh__hash_portable, lh__crc32c_portable },
-	{ "avx2", lh__diff_avx2, lh__nonzero_avx2, lh__hash_pclmul, lh__crc32c_sse42 },
-	{ "avx512", lh__diff_avx512, lh__nonzero_avx512, lh__hash_pclmul, lh__crc32c_sse42 },
-	{ "avx512-vpclmul", lh__diff_avx512, lh__nonzero_avx512, lh__hash_vpclmul, lh__crc32c_sse42 },
+	{ "portable", lh__diff_portable, lh__nonzero_portable, lh__changed_portable, lh__hash_portable,
+	  lh__crc32c_portable },
+	{ "avx2", lh__diff_avx2, lh__nonzero_avx2, lh__changed_avx2, lh__hash_pclmul, lh__crc32c_sse42 },
+	{ "avx512", lh__diff_avx512, lh__nonzero_avx512, lh__changed_avx512, lh__hash_pclmul,
+	  lh__crc32c_sse42 },
+	{ "avx512-vpclmul", lh__diff_avx512, lh__nonzero_avx512, lh__changed_avx512, lh__hash_vpclmul,
+	  lh__crc32c_sse42 },
 };
 
 /* The registers that the kernel saves for a thread: XCR0. Without OSXSAVE it cannot be read. */
@@ -32,7 +35,7 @@ static uint64_t saved_registers(unsigned ecx1)
 /* How many of the variants this processor and this kernel can run; each includes those before it. */
 static unsigned count_usable(void)
 {
-	const unsigned need1 = bit_PCLMUL | bit_SSE4_2, need512 = bit_AVX512F | bit_AVX512BW;
+	const unsigned need1 = bit_PCLMUL | bit_SSE4_2 | bit_POPCNT, need512 = bit_AVX512F | bit_AVX512BW;
 	const uint64_t ymm = 0x6, zmm = 0xe6; /* of XCR0: SSE, AVX; and opmask, ZMM_Hi256, Hi16_ZMM */
 	unsigned a, b, c, d, b7, c7;
 	uint64_t saved;
@@ -74,6 +77,11 @@ lh_mask lh__page_diff(const void *a, const void *b)
 lh_mask lh__page_nonzero(const void *page)
 {
 	return lh__line_ops()->nonzero(page);
+}
+
+uint32_t lh__lines_changed(const void *before, lh_mask held, const void *after, lh_mask given)
+{
+	return lh__line_ops()->changed(before, held, after, given);
 }
 
 void lh__page_hash(const struct lh_hash_key *key, const void *page, uint64_t hash[LH_PAGE_LINES])

@@ -167,6 +167,7 @@ static size_t deliver(struct delay *delay, struct lh_request **done, size_t max,
 
 		delay->waiting = delayed->next;
 		delayed->original->mask = delayed->copy.mask;
+		delayed->original->changed = delayed->copy.changed;
 		delayed->original->result = delayed->copy.result;
 		done[n] = delayed->original;
 		give_back(delay, delayed);

@@ -71,7 +71,7 @@ struct memory {
 /* What carrying out one request needs from, and leaves for, the time without a lock. */
 struct job {
 	struct memory *memory;
-	const struct lh_request *request;
+	struct lh_request *request;
 	struct chunk **slot;
 	lh_mask nonzero;
 	struct lh_frame *frame; /* to be used, if it turns out to be needed */
@@ -313,6 +313,16 @@ static void replace_frame(struct job *job, struct chunk *chunk, struct entry *en
 	job->frame = NULL;
 }
 
+/* Counts what the request changes of the page; before it does, while the old content is there. */
+static void count_changed(struct job *job, const struct entry *entry)
+{
+	struct lh_request *request = job->request;
+	lh_mask held = request->op == LH_OP_REPLACE ? entry->mask : entry->mask & request->mask;
+
+	request->changed = lh__lines_changed(entry->frame ? entry->frame->data : NULL, held, request->data,
+	                                     job->nonzero);
+}
+
 /* The page gets its new content, in a frame that is this store's alone; readers ask for it meanwhile. */
 static void fill(struct job *job, struct chunk *chunk, struct entry *entry, lh_mask keep)
 {
@@ -335,21 +345,24 @@ static void fill(struct job *job, struct chunk *chunk, struct entry *entry, lh_m
 
 static enum step put_locked(struct job *job)
 {
-	const struct lh_request *request = job->request;
+	struct lh_request *request = job->request;
 	const unsigned index = index_of(request->page);
 	lh_mask old = job->slot && *job->slot ? (*job->slot)->entry[index].mask : LH_MASK_NONE;
 	lh_mask keep = request->op == LH_OP_REPLACE ? LH_MASK_NONE : old & ~request->mask;
 
-	if ((keep | job->nonzero) == LH_MASK_NONE)
-		return drop_locked(job);
 	if (keep == old && job->nonzero == LH_MASK_NONE)
 		return DONE;
+	if ((keep | job->nonzero) == LH_MASK_NONE) {
+		count_changed(job, &(*job->slot)->entry[index]);
+		return drop_locked(job);
+	}
 	/* A frame is got before the chunk is touched, so that a lack of it leaves no empty chunk behind. */
 	if (job->nonzero && !job->frame &&
 	    !(old && chunk_is_mine(*job->slot) && lh__frame_is_mine((*job->slot)->entry[index].frame)))
 		return NEED_FRAME;
 	if (own_chunk(job) != DONE)
 		return NEED_CHUNK;
+	count_changed(job, &(*job->slot)->entry[index]);
 	fill(job, *job->slot, &(*job->slot)->entry[index], keep);
 	return DONE;
 }
@@ -378,12 +391,13 @@ static int prepare(struct job *job, enum step need)
 	return 0;
 }
 
-static int change(struct memory *memory, const struct lh_request *request)
+static int change(struct memory *memory, struct lh_request *request)
 {
 	struct job job = { .memory = memory, .request = request };
 	enum step need;
 	int result = 0;
 
+	request->changed = 0;
 	if (request->op != LH_OP_DROP)
 		job.nonzero = lh__lines_nonzero(request->data, request->mask);
 	if (job.nonzero)

@@ -13,7 +13,8 @@
  * Why sending again is right: the node has ended the old connections before it serves the new link, so nothing
  * old is carried out late; and the queue is repeated from its oldest unanswered request on, so that the last word
  * on a page is the same. A GET must not see a PUT that was submitted after it, so a change of a page waits while a
- * GET of it is in flight (`reading`, by a hash of the page; a false alarm costs a little time).
+ * GET of it is in flight (`reading`, by a hash of the page; a false alarm costs a little time). How many bytes a change
+ * changed the node remembers under the change's number, so that one that is carried out twice counts once.
  */
 #include "store/node.h"
 
@@ -39,6 +40,7 @@
 _Static_assert((int)LH_WIRE_GET == LH_OP_GET && (int)LH_WIRE_PUT == LH_OP_PUT &&
                        (int)LH_WIRE_REPLACE == LH_OP_REPLACE && (int)LH_WIRE_DROP == LH_OP_DROP,
                "the wire has the store's numbers");
+_Static_assert(DEPTH <= LH_WIRE_CHANGES, "of what may be sent again, every number is another");
 
 enum { UP, REPAIRING, BROKEN };
 
@@ -67,6 +69,8 @@ struct node {
 	struct lh_ring_client ring;
 	struct lh_view_reader view;
 
+	uint64_t
+		first_number; /* of a change, on the wire: what another handle on the region did has lower ones */
 	uint64_t queued, sent, answered;
 	uint64_t first;   /* the slot that is sequence number 1 on this link */
 	size_t sent_part; /* bytes of slots[sent] that are already sent */
@@ -391,14 +395,17 @@ static void fail_queue(struct node *node, int error)
 	node->sent = node->first = node->answered;
 }
 
+/* Written with its number among all of the region's changes, of whichever handle; the sequence is the link's own. */
 static void enqueue(struct node *node, struct lh_request *request)
 {
 	struct slot *slot = slot_at(node, node->queued);
+	uint64_t number = node->first_number + node->queued, sequence = node->queued - node->first + 1;
 
 	slot->request = request;
-	slot->size = (uint32_t)lh__wire_request_write(slot->message, (enum lh_wire_op)request->op,
-	                                              node->queued - node->first + 1, request->page,
-	                                              request->mask, request->data);
+	slot->size = (uint32_t)lh__wire_request_write(slot->message, (enum lh_wire_op)request->op, number,
+	                                              request->page, request->mask, request->data);
+	if (number != sequence)
+		lh__wire_renumber(slot->message, sequence);
 	if (request->op == LH_OP_GET)
 		++*reading(node, request->page);
 	node->queued++;
@@ -414,18 +421,18 @@ static bool has_room(struct node *node, const struct lh_request *request)
 static int take_reply(struct node *node, const uint8_t *message, size_t size)
 {
 	struct lh_request *request = slot_at(node, node->answered)->request;
-	lh_mask held = 0;
-	int result;
+	struct lh_wire_answer reply;
 
 	if (node->answered == node->sent)
 		return -EPROTO;
 	if (lh__wire_reply_read(message, size, (enum lh_wire_op)request->op, node->answered - node->first + 1,
-	                        request->page, request->mask, request->data, &held, &result) < 0)
+	                        request->page, request->mask, request->data, &reply) < 0)
 		return -EPROTO;
-	if (request->op == LH_OP_GET && result == 0)
-		request->mask = held;
+	if (request->op == LH_OP_GET && reply.result == 0)
+		request->mask = reply.held;
+	request->changed = reply.changed;
 	count(&node->counts.bytes_in, size);
-	answer(node, result);
+	answer(node, reply.result);
 	settle(node);
 	return 0;
 }
@@ -794,6 +801,7 @@ int lh__node_attach(const struct lh_sys *sys, const struct lh_node_link *link,
 		node->options.timeout_ms = 30000;
 	node->limit_ms = node->patience_ms = (node->options.timeout_ms + 2) / 3;
 	node->done_last = &node->done;
+	node->first_number = ((link->generation - 1) << 40) + 1;
 	node->link.fd[0] = node->link.fd[1] = node->link.fd[2] = node->view.fd = -1;
 	error = adopt(node, link);
 	if (error) {

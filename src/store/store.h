@@ -33,12 +33,16 @@
  * PUT, REPLACE: the lines in mask are read from data. The store has read them when submit returns (so the
  *      caller may change data from then on, though not the request).
  * DROP: mask and data are ignored.
+ * changed: of a PUT or REPLACE with result 0, the bytes of the page whose value is another than before. A line that
+ *      is not held is zero, before as after; so a REPLACE counts the bytes other than zero of lines that it does
+ *      not give. Exact, also where the request was carried out more than once.
  * result: 0 or a negative errno value, valid once poll has returned the request. On error the page is as
  *      it was. -ENOSPC: the store is full; -EIO, -ETIMEDOUT: it cannot be reached any more.
  */
 struct lh_request {
 	enum lh_op op;
 	int result;
+	uint32_t changed;
 	uint64_t page;
 	lh_mask mask;
 	void *data;

@@ -148,11 +148,14 @@ static int read_in_place(const struct lh_ring_slot *slot, uint64_t sequence, uin
                          void *data, lh_mask *held, int *result)
 {
 	long size = lh__wire_size(slot->message, sizeof slot->message);
+	struct lh_wire_answer answer;
 
-	if (size <= 0)
+	if (size <= 0 || lh__wire_reply_read(slot->message, (size_t)size, LH_WIRE_GET, sequence, page, want,
+	                                     data, &answer) < 0)
 		return -EPROTO;
-	return lh__wire_reply_read(slot->message, (size_t)size, LH_WIRE_GET, sequence, page, want, data, held,
-	                           result);
+	*held = answer.held;
+	*result = answer.result;
+	return 0;
 }
 
 /* On an error the slot stays claimed: the ring is not used again. */

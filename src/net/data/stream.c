@@ -153,15 +153,16 @@ static int deliver(const struct lh_sys *sys, struct lh_fetch_channel *channel, c
                    size_t size)
 {
 	struct lh_waiter *first = channel->first;
-	int result;
+	struct lh_wire_answer answer;
 
 	if (!first || lh__wire_reply_read(message, size, LH_WIRE_GET, first->sequence, first->page,
-	                                  first->want, first->data, &first->held, &result) < 0)
+	                                  first->want, first->data, &answer) < 0)
 		return -EPROTO;
 	lh__lock(sys, &channel->lock);
 	take_first(channel);
 	lh__unlock(sys, &channel->lock);
-	first->result = result;
+	first->held = answer.held;
+	first->result = answer.result;
 	tell(sys, first, DONE);
 	return 0;
 }

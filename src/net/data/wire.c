@@ -24,7 +24,7 @@ struct header {
 	uint8_t type, zero;
 	uint16_t status;
 	uint64_t sequence, page;
-	lh_mask mask;
+	uint64_t extra; /* a mask, the number of a change, or a count of bytes */
 	uint32_t crc, zero_too;
 };
 _Static_assert(sizeof(struct header) == LH_WIRE_HEADER, "as drawn");
@@ -90,6 +90,12 @@ long lh__wire_size(const uint8_t *in, size_t have)
 	return size >= LH_WIRE_HEADER && size <= LH_WIRE_MESSAGE_MAX ? (long)size : -EPROTO;
 }
 
+/* Of lines; DROP carries none. */
+static bool is_change(unsigned op)
+{
+	return op == LH_WIRE_PUT || op == LH_WIRE_REPLACE;
+}
+
 static size_t seal(uint8_t *out, struct header *header, size_t body)
 {
 	header->size = (uint32_t)(LH_WIRE_HEADER + body);
@@ -105,8 +111,10 @@ size_t lh__wire_request_write(uint8_t *out, enum lh_wire_op op, uint64_t sequenc
 	size_t body = 0;
 
 	if (op == LH_WIRE_GET)
-		header.mask = mask;
-	if (op == LH_WIRE_PUT || op == LH_WIRE_REPLACE)
+		header.extra = mask;
+	if (is_change(op))
+		header.extra = sequence;
+	if (is_change(op))
 		body = lh__lineset_encode(out + LH_WIRE_HEADER, page, mask,
 		                          op == LH_WIRE_REPLACE ? LH_LINESET_REPLACE : 0, data);
 	return seal(out, &header, body);
@@ -147,11 +155,11 @@ static const char *read_message(const uint8_t *message, size_t size, struct head
 
 static const char *check_request(const struct header *header, const struct lh_lineset *set)
 {
-	bool carries = header->type == LH_WIRE_PUT || header->type == LH_WIRE_REPLACE;
+	bool carries = is_change(header->type);
 
 	if (header->type < LH_WIRE_GET || header->type > LH_WIRE_DROP)
 		return "a request of unknown type";
-	if (header->status != 0 || (header->type != LH_WIRE_GET && header->mask != 0) ||
+	if (header->status != 0 || (header->type == LH_WIRE_DROP && header->extra != 0) ||
 	    carries != (set->lines != NULL))
 		return "a malformed request";
 	if (carries && set->flags != (header->type == LH_WIRE_REPLACE ? LH_LINESET_REPLACE : 0))
@@ -175,7 +183,8 @@ int lh__wire_request_read(const uint8_t *message, size_t size, uint64_t sequence
 	request->op = (enum lh_wire_op)header.type;
 	request->sequence = sequence;
 	request->page = header.page;
-	request->mask = set.lines ? set.mask : header.mask;
+	request->number = set.lines ? header.extra : 0;
+	request->mask = set.lines ? set.mask : header.extra;
 	request->lines = set.lines;
 	return 0;
 }
@@ -201,20 +210,42 @@ size_t lh__wire_reply_write(uint8_t *out, const struct lh_wire_request *request,
 	return seal(out, &header, body);
 }
 
+size_t lh__wire_reply_write_change(uint8_t *out, const struct lh_wire_request *request,
+                                   enum lh_wire_status status, uint32_t changed)
+{
+	struct header header = {
+		.type = (uint8_t)(request->op | LH_WIRE_REPLY),
+		.status = (uint16_t)status,
+		.sequence = request->sequence,
+		.page = request->page,
+		.extra = status == LH_WIRE_OK ? changed : 0,
+	};
+
+	return seal(out, &header, 0);
+}
+
 static int outcome(unsigned status)
 {
 	return status == LH_WIRE_OK ? 0 : status == LH_WIRE_FULL ? -ENOSPC : -EIO;
 }
 
+/* The most bytes that a request with a mask of lines can change: a REPLACE may change all that was there. */
+static uint64_t most_changed(enum lh_wire_op op, unsigned status, lh_mask mask)
+{
+	if (status != LH_WIRE_OK || !is_change(op))
+		return 0;
+	return op == LH_WIRE_REPLACE ? LH_PAGE_SIZE : (uint64_t)LH_LINE_SIZE * lh__mask_count(mask);
+}
+
 int lh__wire_reply_read(const uint8_t *message, size_t size, enum lh_wire_op op, uint64_t sequence,
-                        uint64_t page, lh_mask want, void *data, lh_mask *held, int *result)
+                        uint64_t page, lh_mask want, void *data, struct lh_wire_answer *answer)
 {
 	struct header header;
 	struct lh_lineset set;
 
 	if (read_message(message, size, &header, &set) || header.type != (op | LH_WIRE_REPLY) ||
-	    header.mask != 0 || header.sequence != sequence || header.page != page ||
-	    header.status > LH_WIRE_FAILED)
+	    header.sequence != sequence || header.page != page || header.status > LH_WIRE_FAILED ||
+	    header.extra > most_changed(op, header.status, want))
 		return -EPROTO;
 	if ((set.lines != NULL) != (op == LH_WIRE_GET && header.status == LH_WIRE_OK))
 		return -EPROTO;
@@ -223,8 +254,9 @@ int lh__wire_reply_read(const uint8_t *message, size_t size, enum lh_wire_op op,
 	if (set.lines) {
 		lh__lines_scatter(data, set.lines, set.mask);
 		lh__lines_zero(data, want & ~set.mask);
-		*held = set.mask;
 	}
-	*result = outcome(header.status);
+	*answer = (struct lh_wire_answer){ .result = outcome(header.status),
+		                           .held = set.lines ? set.mask : LH_MASK_NONE,
+		                           .changed = (uint32_t)header.extra };
 	return 0;
 }

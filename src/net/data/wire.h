@@ -22,7 +22,11 @@
  *      6  2  requests: zero; replies: status
  *      8  8  sequence: 1, 2, 3... on each channel; a reply has its request's
  *     16  8  page
- *     24  8  mask: GET: the lines wanted; everything else: zero
+ *     24  8  GET: mask of the lines wanted
+ *            PUT, REPLACE: number of the change: another than that of any of the 127 before it, and the same when it is
+ *            sent again over a new connection; 0: it has none
+ *            reply to a PUT or REPLACE that went well: bytes whose value it changed
+ *            everything else: zero
  *     32  4  CRC32C of the header with these four as zero and the next four
  *     36  4  zero
  *
@@ -36,12 +40,13 @@
 
 #include "line/line.h"
 
-#define LH_WIRE_VERSION 1u
+#define LH_WIRE_VERSION 2u
 #define LH_WIRE_HELLO 64u
 #define LH_WIRE_HEADER 40u
 #define LH_WIRE_MESSAGE_MAX (LH_WIRE_HEADER + LH_LINESET_SIZE_MAX)
 #define LH_WIRE_REPLY 0x80u
 #define LH_WIRE_TOKEN 16u
+#define LH_WIRE_CHANGES 128u /* so many changes back a number may not occur twice */
 
 enum lh_wire_action { LH_WIRE_CREATE = 1, LH_WIRE_ATTACH = 2, LH_WIRE_CLONE = 3 };
 /* The numbers of store/store.h, which node.c asserts. */
@@ -78,10 +83,13 @@ int lh__wire_hello_read(const uint8_t in[LH_WIRE_HELLO], struct lh_wire_hello *h
  */
 long lh__wire_size(const uint8_t *in, size_t have) LH_MUST_CHECK;
 
-/* Writes a request; data is page-shaped and read for PUT and REPLACE only. Returns its size. */
+/*
+ * Writes a request; data is page-shaped and read for PUT and REPLACE only, whose number becomes `sequence` too. Returns
+ * its size.
+ */
 size_t lh__wire_request_write(uint8_t *out, enum lh_wire_op op, uint64_t sequence, uint64_t page,
                               lh_mask mask, const void *data);
-/* Gives a written request another sequence number. */
+/* Gives a written request another sequence number; the number of a change stays. */
 void lh__wire_renumber(uint8_t *message, uint64_t sequence);
 
 /* A request as the node reads it. lines: the lines of mask one after another, within the message. */
@@ -89,6 +97,7 @@ struct lh_wire_request {
 	enum lh_wire_op op;
 	uint64_t sequence;
 	uint64_t page;
+	uint64_t number; /* of a change */
 	lh_mask mask;
 	const uint8_t *lines;
 };
@@ -102,18 +111,27 @@ int lh__wire_request_read(const uint8_t *message, size_t size, uint64_t sequence
  */
 size_t lh__wire_reply_write(uint8_t *out, const struct lh_wire_request *request, enum lh_wire_status status,
                             lh_mask held, const void *data);
+/* The same for a PUT or REPLACE, which changed so many bytes. */
+size_t lh__wire_reply_write_change(uint8_t *out, const struct lh_wire_request *request,
+                                   enum lh_wire_status status, uint32_t changed);
 /* Where in a reply a page-shaped buffer may stand so that a whole page need not be copied to be encoded. */
 static inline uint8_t *lh__wire_reply_page(uint8_t *out)
 {
 	return out + LH_WIRE_HEADER + LH_LINESET_HEADER_SIZE;
 }
 
+/* What came of a request: store/store.h says what each means. */
+struct lh_wire_answer {
+	int result; /* 0, -ENOSPC, -EIO */
+	lh_mask held;
+	uint32_t changed;
+};
+
 /*
- * Reads the reply to a request. Fills data (page-shaped, only for a GET that went well: every wanted line) and
- * *held. Returns 0, and the request's own outcome in *result (0, -ENOSPC, -EIO); or -EPROTO, and then
- * data is unchanged.
+ * Reads the reply to a request; want is its mask, of a PUT too. Fills data (page-shaped, only for a GET that went
+ * well: every wanted line) and *answer. 0; or -EPROTO, and then both are unchanged.
  */
 int lh__wire_reply_read(const uint8_t *message, size_t size, enum lh_wire_op op, uint64_t sequence,
-                        uint64_t page, lh_mask want, void *data, lh_mask *held, int *result) LH_MUST_CHECK;
+                        uint64_t page, lh_mask want, void *data, struct lh_wire_answer *answer) LH_MUST_CHECK;
 
 #endif

@@ -20,6 +20,12 @@
 
 #define LISTENERS_MAX 16u
 
+/* What a change of a region changed when it was first carried out. */
+struct change {
+	uint64_t number; /* 0: none */
+	uint32_t changed;
+};
+
 struct region {
 	struct region *next;
 	uint64_t id;
@@ -29,6 +35,7 @@ struct region {
 	uint64_t empty_since_ms; /* when users became 0 */
 	struct lh_store *store;
 	pthread_mutex_t changes;
+	struct change change[LH_WIRE_CHANGES]; /* by number; under changes */
 };
 
 struct connection {

@@ -22,8 +22,23 @@ static size_t serve_get(struct connection *connection, const struct lh_wire_requ
 	return lh__wire_reply_write(reply, request, status_of(result), held, page);
 }
 
+/*
+ * A change that was carried out before, and is sent again since its reply was lost, changes nothing any more, or undoes
+ * and repeats what came after it: what counts is what it changed at first. Under region->changes.
+ */
+static uint32_t changed_first(struct region *region, uint64_t number, uint32_t changed)
+{
+	struct change *change = &region->change[number % LH_WIRE_CHANGES];
+
+	if (number == 0)
+		return changed;
+	if (change->number != number)
+		*change = (struct change){ number, changed };
+	return change->changed;
+}
+
 /* All lines packed are a page as it stands; fewer are spread out. */
-static int change(struct region *region, const struct lh_wire_request *wire)
+static int change(struct region *region, const struct lh_wire_request *wire, uint32_t *changed)
 {
 	uint8_t page[LH_PAGE_SIZE] __attribute__((aligned(64)));
 	struct lh_request request = {
@@ -37,6 +52,8 @@ static int change(struct region *region, const struct lh_wire_request *wire)
 		lh__lines_scatter(page, wire->lines, wire->mask);
 	pthread_mutex_lock(&region->changes);
 	result = lh__store_do(region->store, &request);
+	if (result == 0 && wire->lines)
+		*changed = changed_first(region, wire->number, request.changed);
 	pthread_mutex_unlock(&region->changes);
 	return result;
 }
@@ -45,7 +62,8 @@ static size_t serve_change(struct connection *connection, const struct lh_wire_r
                            uint8_t *reply)
 {
 	struct lh_server_counts *counts = &connection->server->counts;
-	int result = change(connection->region, request);
+	uint32_t changed = 0;
+	int result = change(connection->region, request, &changed);
 
 	lh__serve_count(request->op == LH_WIRE_PUT       ? &counts->puts
 	                : request->op == LH_WIRE_REPLACE ? &counts->replaces
@@ -54,7 +72,7 @@ static size_t serve_change(struct connection *connection, const struct lh_wire_r
 	lh__serve_count(&counts->lines_in, lh__mask_count(request->mask));
 	if (result == -ENOSPC)
 		lh__serve_count(&counts->full, 1);
-	return lh__wire_reply_write(reply, request, status_of(result), 0, NULL);
+	return lh__wire_reply_write_change(reply, request, status_of(result), changed);
 }
 
 size_t lh__serve_message(struct connection *connection, const uint8_t *message, size_t size,

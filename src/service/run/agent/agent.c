@@ -31,10 +31,27 @@ static int on_sigbus(void *context, int signal, siginfo_t *info, void *frame)
 
 /* ---- calls ---- */
 
+static bool is_exec(long nr)
+{
+	return nr == SYS_execve || nr == SYS_execveat;
+}
+
+/* A child of vfork leaves its parent's memory, and its parent goes on counting. */
+static long on_exec(struct lh_agent *agent, struct lh_trap *trap)
+{
+	if (LH_SYS(&agent->sys, SYS_getpid) == agent->pid)
+		lh__agent_count_last(agent);
+	if (agent->control->engine == LH_ENGINE_INLINE)
+		return lh__buffers_call(&agent->buffers, trap);
+	return lh__intercept_proceed(trap);
+}
+
 static long on_call(void *context, struct lh_trap *trap)
 {
 	struct lh_agent *agent = context;
 
+	if (is_exec(trap->nr))
+		return on_exec(agent, trap);
 	if (lh__space_wanted(trap->nr))
 		return lh__space_call(agent, trap);
 	if (lh__descriptors_wanted(trap->nr))
@@ -59,7 +76,7 @@ static void on_start(void *context, enum lh_intercept_start how)
 static void on_process_exit(void *context, int status)
 {
 	(void)status;
-	lh__agent_count(context);
+	lh__agent_count_last(context);
 }
 
 static void before_fork(void *context)
@@ -89,6 +106,8 @@ static int intercept(struct lh_agent *agent, struct lh_error *error)
 
 	lh__space_want(config.bitmap);
 	lh__descriptors_want(config.bitmap);
+	config.bitmap[SYS_execve / 64] |= UINT64_C(1) << SYS_execve % 64;
+	config.bitmap[SYS_execveat / 64] |= UINT64_C(1) << SYS_execveat % 64;
 	if (in_line)
 		lh__buffers_want(config.bitmap);
 	result = lh__intercept_open(&config, error);
@@ -177,6 +196,7 @@ __attribute__((constructor)) static void agent_begin(void)
 		return;
 	memcpy(agent->name, name, strlen(name));
 	lh__agent_memory(agent);
+	agent->pid = LH_SYS(&agent->sys, SYS_getpid);
 	if (begin(agent, &error) < 0)
 		lh__agent_fail(agent, error.text);
 	lh__count(&agent->control->processes, 1);

@@ -39,7 +39,9 @@ struct lh_agent {
 	struct lh_store *store;
 	struct lh_home *home;
 	struct lh_buffers buffers;
+	struct lh_lock counting;       /* guards counted */
 	struct lh_node_counts counted; /* of the store's counts, what is in the control page already */
+	long pid;                      /* a child of vfork has another, and all else of its parent */
 	bool active;                   /* mappings are watched */
 	struct lh_lock activating;
 	uint64_t
@@ -84,6 +86,8 @@ _Noreturn void lh__agent_fail(struct lh_agent *agent, const char *text);
 _Noreturn void lh__agent_fail_page(struct lh_agent *agent, uintptr_t address, int result);
 /* Adds what the store has counted to the control page. */
 void lh__agent_count(struct lh_agent *agent);
+/* The same before the process ends or executes another program: waits a moment for what is in flight. */
+void lh__agent_count_last(struct lh_agent *agent);
 
 /* ---- space.c: the address space ---- */
 

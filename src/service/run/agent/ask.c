@@ -9,6 +9,8 @@
 #include "net/data/pass.h"
 #include "service/run/agent/agent.h"
 
+#define SETTLE_NS 100000000 /* so long the end of a process waits for what is in flight */
+
 /* A socket whose name begins with a zero byte: it is no file, and nobody has to remove it. */
 static int connect_abstract(struct lh_agent *agent, const char *name, struct lh_error *error)
 {
@@ -153,11 +155,21 @@ void lh__agent_count(struct lh_agent *agent)
 {
 	struct lh_node_counts now;
 
+	/* The balancing thread, and a thread that ends the process: each byte is added once. */
+	lh__lock(&agent->sys, &agent->counting);
 	lh__node_counts(agent->store, &now);
 	lh__count(&agent->control->bytes_out, now.bytes_out - agent->counted.bytes_out);
 	lh__count(&agent->control->bytes_in, now.bytes_in - agent->counted.bytes_in);
 	lh__count(&agent->control->reconnects, now.reconnects - agent->counted.reconnects);
 	agent->counted = now;
+	lh__unlock(&agent->sys, &agent->counting);
+}
+
+void lh__agent_count_last(struct lh_agent *agent)
+{
+	if (agent->active)
+		lh__home_settle(agent->home, SETTLE_NS);
+	lh__agent_count(agent);
 }
 
 /* ---- the end ---- */

@@ -36,7 +36,9 @@ static void forget_parent(struct lh_agent *agent)
 	LH_SYS(&agent->sys, SYS_close, agent->channel);
 	LH_SYS(&agent->sys, SYS_close, agent->statm);
 	agent->channel = agent->statm = -1;
+	agent->pid = LH_SYS(&agent->sys, SYS_getpid);
 	agent->asking.word = 0;
+	agent->counting.word = 0;
 	agent->activating.word = 0;
 	agent->excluded_lock.word = 0;
 	lh__agent_memory_in_child();
