@@ -103,7 +103,7 @@ static void regions(void)
 {
 	struct lh_node_link link, thief;
 	struct lh_error error;
-	unsigned lines = node.lines, i;
+	unsigned lines = node.lines;
 
 	is(lh__node_create(&target, 2000, &link, &error), 0, "a region is made");
 	thief = link;
