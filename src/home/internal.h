@@ -147,16 +147,30 @@ bool lh__frames_shrink(struct lh_home *home);
 /* The watched range that address lies in. */
 bool lh__region_find(struct lh_home *home, uintptr_t address, struct lh_range *out);
 
+/* deactivate.c: under reclaiming. */
+/* Takes up to max pages that the policy chooses out of sight; how many it chose. */
+size_t lh__deactivate(struct lh_home *home, size_t max);
+/* The word of the page that a pick is about; NULL where the frame holds another page by now, or none. */
+lh_entry *lh__entry_of(struct lh_home *home, const struct lh_pick *pick, uint64_t *page);
+bool lh__kept(const struct lh_home *home, uint64_t page);
+
+/* harvest.c: under io. */
+/* Takes what the store has completed. */
+void lh__harvest(struct lh_home *home);
+/* Somebody holds the page: it is looked at again in the next round. */
+void lh__push_again(struct lh_home *home, struct lh_pick pick);
+/* The store has failed, with this page. */
+void lh__note_broken(struct lh_home *home, int result, uint64_t page);
+/* One page has left local memory. */
+void lh__note_reclaimed(struct lh_home *home);
+struct lh_flight *lh__flight_take(struct lh_home *home);
+void lh__flight_give(struct lh_home *home, struct lh_flight *flight);
+
 /* reclaim.c */
 /* Under reclaiming; returns an enum lh_round, or the store's error. */
 int lh__reclaim_round(struct lh_home *home);
 /* One page less for the rounds to take out of sight, if they are about to: what a fault does while the store answers. */
 void lh__reclaim_meanwhile(void *home);
-/* Takes what the store has completed: under io. */
-void lh__harvest(struct lh_home *home);
-struct lh_flight *lh__flight_take(struct lh_home *home);
-void lh__flight_give(struct lh_home *home, struct lh_flight *flight);
-bool lh__kept(const struct lh_home *home, uint64_t page);
 
 /* miss.c */
 /* Prefetches have come back: installs their pages, neighbours together. Under io. */

@@ -1,13 +1,9 @@
 /*
- * reclaim.c - taking pages back: deactivate, reclaim, and what the store acknowledges.
+ * reclaim.c - pages in staging lose their memory, once the store has what changed of them; and when all this is done.
  *
  * A round never waits for a page that somebody else works on: a thread that reclaims for its own fault holds its own
  * page, and waiting for another's could close a circle. Such pages are noted in `again` and looked at in the next
- * round.
- *
- * While the lines of a page are on the way to the store the page may be touched: it goes back to the program at once, and
- * the acknowledgement then only says that its hashes are right. It says no more where the page was changed meanwhile
- * and stands in staging again: that takes a put of its own. A frame has at most one in flight.
+ * round. The two steps before and after are in deactivate.c and harvest.c.
  */
 #include "home/internal.h"
 
@@ -15,333 +11,9 @@
 
 #define SUBMIT_BATCH 16
 #define STAGE_MAX 512
-#define POLL_BATCH 64
 #define MEANWHILE 1
 
-bool lh__kept(const struct lh_home *home, uint64_t page)
-{
-	uintptr_t address = lh__page_address(page);
-	uint32_t high = __atomic_load_n(&home->keep_high, __ATOMIC_SEQ_CST);
-
-	for (uint32_t i = 0; i < high; i++)
-		if (__atomic_load_n(&home->keep[i].start, __ATOMIC_ACQUIRE) < address + LH_PAGE_SIZE &&
-		    __atomic_load_n(&home->keep[i].end, __ATOMIC_ACQUIRE) > address)
-			return true;
-	return false;
-}
-
-/* ---- flights: under io ---- */
-
-struct lh_flight *lh__flight_take(struct lh_home *home)
-{
-	struct lh_flight *flight = home->free_flight;
-
-	if (flight)
-		home->free_flight = flight->next;
-	return flight;
-}
-
-void lh__flight_give(struct lh_home *home, struct lh_flight *flight)
-{
-	flight->next = home->free_flight;
-	home->free_flight = flight;
-}
-
-/* ---- what has been acknowledged: under io ---- */
-
-static void push_again(struct lh_home *home, struct lh_pick pick)
-{
-	if (home->again_count < LH_AGAIN)
-		home->again[home->again_count++] = pick;
-}
-
-static void note_broken(struct lh_home *home, int result, uint64_t page)
-{
-	if (!home->broken) {
-		home->broken_page = page;
-		__atomic_store_n(&home->broken, result, __ATOMIC_RELEASE);
-	}
-}
-
-/* Ends the put of a frame if the frame still holds the page that was put; returns whether it does. */
-static bool end_put(struct lh_home *home, const struct lh_flight *flight)
-{
-	struct lh_frame *f = &home->frame[flight->frame];
-	bool same;
-
-	lh__lock(home->sys, &home->lock);
-	same = f->generation == flight->generation;
-	if (same) {
-		f->putting = false;
-		if (flight->request.result < 0)
-			f->base = false;
-	}
-	lh__unlock(home->sys, &home->lock);
-	return same;
-}
-
-/* A block of 2 MiB counts once in each turnover in which a page of it is written: see stats.h. */
-static void note_block(struct lh_home *home, uint64_t page)
-{
-	uint32_t *block = lh__directory_block(&home->directory, page);
-
-	if (!block || *block == home->turnover)
-		return;
-	*block = home->turnover;
-	lh__count(&home->stats->blocks_written, 1);
-}
-
-static void note_written(struct lh_home *home, const struct lh_flight *flight)
-{
-	lh__count(&home->stats->pages_written, 1);
-	lh__count(&home->stats->lines_written, lh__mask_count(flight->request.mask));
-	lh__count(&home->stats->bytes_changed, flight->request.changed);
-	lh__count(&home->stats->residence_ns, flight->residence_ns);
-	note_block(home, flight->page);
-}
-
-static void note_reclaimed(struct lh_home *home)
-{
-	lh__count(&home->stats->pages_reclaimed, 1);
-	if (++home->turned < home->limit)
-		return;
-	home->turned = 0;
-	home->turnover++;
-}
-
-/* The store has the lines: the page leaves, if nobody has come to use it. Whether it has left. */
-static bool leave_written(struct lh_home *home, const struct lh_flight *flight, lh_entry *entry)
-{
-	struct lh_frame *f = &home->frame[flight->frame];
-	lh_entry seen;
-	bool leaves;
-
-	if (!lh__entry_try(entry, &seen)) {
-		push_again(home, (struct lh_pick){ flight->frame, flight->generation });
-		return false;
-	}
-	leaves = seen == lh__entry(LH_PAGE_STAGED, flight->frame) && f->generation == flight->generation &&
-	         f->out && !f->touched;
-	if (leaves) {
-		seen = lh__entry(LH_PAGE_STORED, f->key);
-		lh__home_frame_release(home, flight->frame, true, false);
-		note_reclaimed(home);
-	}
-	lh__entry_unlock(home->sys, entry, seen);
-	return leaves;
-}
-
-static void put_failed(struct lh_home *home, const struct lh_flight *flight, bool same)
-{
-	note_broken(home, flight->request.result, flight->page);
-	if (same)
-		push_again(home, (struct lh_pick){ flight->frame, flight->generation });
-}
-
-static void put_done(struct lh_home *home, struct lh_flight *flight)
-{
-	struct lh_frame *f = &home->frame[flight->frame];
-	bool same = end_put(home, flight);
-	lh_entry *entry = lh__directory_find(&home->directory, __atomic_load_n(&f->page, __ATOMIC_ACQUIRE));
-
-	if (flight->request.result < 0) {
-		put_failed(home, flight, same && entry);
-		return;
-	}
-	note_written(home, flight);
-	if (!same || !entry || !leave_written(home, flight, entry))
-		lh__count(&home->stats->pages_stayed, 1);
-}
-
-static void complete(struct lh_home *home, struct lh_flight *flight)
-{
-	if (flight->request.op != LH_OP_DROP)
-		put_done(home, flight);
-	else if (flight->request.result < 0)
-		note_broken(home, flight->request.result, flight->page);
-	lh__flight_give(home, flight);
-}
-
-static void take_in(struct lh_home *home, struct lh_request *const *done, size_t n)
-{
-	struct lh_flight *fetched[POLL_BATCH];
-	size_t count = 0;
-
-	home->in_flight -= (uint32_t)n;
-	for (size_t i = 0; i < n; i++) {
-		if (done[i]->op == LH_OP_GET)
-			fetched[count++] = done[i]->user;
-		else
-			complete(home, done[i]->user);
-	}
-	lh__prefetched(home, fetched, count);
-	for (size_t i = 0; i < count; i++)
-		lh__flight_give(home, fetched[i]);
-}
-
-void lh__harvest(struct lh_home *home)
-{
-	struct lh_request *done[POLL_BATCH];
-	size_t n;
-
-	if (home->in_flight == 0)
-		return;
-	do {
-		n = home->store->ops->poll(home->store, done, POLL_BATCH, 0);
-		take_in(home, done, n);
-	} while (n == POLL_BATCH);
-}
-
-/* ---- deactivate ---- */
-
-static size_t pick_resident(struct lh_home *home, struct lh_pick *picks, size_t max)
-{
-	uint32_t frames[LH_BATCH];
-	size_t n;
-
-	lh__lock(home->sys, &home->lock);
-	n = home->options.policy->deactivate(home->policy, frames, max < LH_BATCH ? max : LH_BATCH);
-	for (size_t i = 0; i < n; i++)
-		picks[i] = (struct lh_pick){ frames[i], home->frame[frames[i]].generation };
-	lh__unlock(home->sys, &home->lock);
-	return n;
-}
-
-/* The word of the page that a pick is about; NULL where the frame holds another page by now, or none. */
-static lh_entry *entry_of(struct lh_home *home, const struct lh_pick *pick, uint64_t *page)
-{
-	*page = __atomic_load_n(&home->frame[pick->frame].page, __ATOMIC_ACQUIRE);
-	if (__atomic_load_n(&home->frame[pick->frame].generation, __ATOMIC_ACQUIRE) != pick->generation)
-		return NULL;
-	return lh__directory_find(&home->directory, *page);
-}
-
-/* The page stays after all: the policy counts it as touched, unless it has gone meanwhile. */
-static void undo_pick(struct lh_home *home, const struct lh_pick *pick)
-{
-	bool same;
-
-	lh__lock(home->sys, &home->lock);
-	same = home->frame[pick->frame].generation == pick->generation;
-	if (same)
-		home->options.policy->returned(home->policy, pick->frame);
-	lh__unlock(home->sys, &home->lock);
-	lh__count(&home->stats->busy_retries, same);
-}
-
-/* Pages that are to be taken together: neighbours in the program and in staging, their words BUSY by us. */
-struct taking {
-	size_t n;
-	uint64_t page; /* the first */
-	const struct lh_pick *pick;
-	lh_entry *entry[LH_BATCH];
-};
-
-/* Adds a pick if its page can be had at once and follows the others; false: it starts a new run, or is done with. */
-static bool join(struct lh_home *home, struct taking *taking, const struct lh_pick *pick, bool *settled)
-{
-	uint64_t page;
-	lh_entry *entry = entry_of(home, pick, &page), seen;
-
-	*settled = !entry;
-	if (!entry || (taking->n &&
-	               (page != taking->page + taking->n || pick->frame != taking->pick->frame + taking->n)))
-		return false;
-	*settled = true;
-	if (!lh__entry_try(entry, &seen)) {
-		undo_pick(home, pick);
-		return false;
-	}
-	if (seen != lh__entry(LH_PAGE_RESIDENT, pick->frame) ||
-	    home->frame[pick->frame].generation != pick->generation) {
-		lh__entry_unlock(home->sys, entry, seen);
-		return false;
-	}
-	if (taking->n == 0) {
-		taking->page = page;
-		taking->pick = pick;
-	}
-	taking->entry[taking->n++] = entry;
-	return true;
-}
-
-static bool any_kept(const struct lh_home *home, const struct taking *taking, size_t from, size_t n)
-{
-	for (size_t i = from; i < from + n; i++)
-		if (lh__kept(home, taking->page + i))
-			return true;
-	return false;
-}
-
-/* First said, then looked: whoever keeps a page after the look sees that it is being taken. */
-static long take_pages(struct lh_home *home, const struct taking *taking, size_t from, size_t n)
-{
-	uintptr_t address = lh__page_address(taking->page + from);
-	long result = -EBUSY;
-
-	__atomic_store_n(&home->taking_end, address + n * LH_PAGE_SIZE, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&home->taking, address, __ATOMIC_SEQ_CST);
-	if (!any_kept(home, taking, from, n))
-		result = home->port->ops->take(home->port, address,
-		                               lh__home_frame_memory(home, taking->pick[from].frame), n);
-	__atomic_store_n(&home->taking, 0, __ATOMIC_SEQ_CST);
-	return result;
-}
-
-/* The word for a page that could not be taken. */
-static lh_entry not_taken(struct lh_home *home, const struct lh_pick *pick, long result)
-{
-	if (result == -ENOENT) {
-		/* Dropped behind the home's back: its content is zero now. */
-		lh__home_frame_release(home, pick->frame, false, true);
-		return 0;
-	}
-	undo_pick(home, pick);
-	return lh__entry(LH_PAGE_RESIDENT, pick->frame);
-}
-
-/* Takes a run, page by page where it does not go at once. */
-static void take_run(struct lh_home *home, const struct taking *taking)
-{
-	size_t at = 0;
-
-	while (at < taking->n) {
-		long taken = take_pages(home, taking, at, taking->n - at);
-
-		if (taken < 0 && at + 1 < taking->n)
-			taken = take_pages(home, taking, at, 1);
-		for (long i = 0; i < taken; i++, at++)
-			lh__entry_unlock(home->sys, taking->entry[at],
-			                 lh__entry(LH_PAGE_STAGED, taking->pick[at].frame));
-		if (taken > 0) {
-			lh__count(&home->stats->pages_deactivated, (uint64_t)taken);
-			continue;
-		}
-		lh__entry_unlock(home->sys, taking->entry[at], not_taken(home, &taking->pick[at], taken));
-		at++;
-	}
-}
-
-static size_t deactivate(struct lh_home *home, size_t max)
-{
-	struct lh_pick picks[LH_BATCH];
-	size_t n = pick_resident(home, picks, max), at = 0;
-
-	while (at < n) {
-		struct taking taking = { 0 };
-		bool settled = false;
-
-		while (at < n && join(home, &taking, &picks[at], &settled))
-			at++;
-		take_run(home, &taking);
-		/* The pick that ended the run: done with, or the first of the next one. */
-		if (at < n && settled)
-			at++;
-	}
-	return n;
-}
-
-/* ---- reclaim ---- */
+/* ---- pages that were chosen ---- */
 
 /* A page that is all zero, or unchanged since the store last had it, leaves without a word to the store. */
 static lh_entry leave_silently(struct lh_home *home, uint32_t frame, bool zero)
@@ -349,7 +21,7 @@ static lh_entry leave_silently(struct lh_home *home, uint32_t frame, bool zero)
 	lh_entry word = zero ? 0 : lh__entry(LH_PAGE_STORED, home->frame[frame].key);
 
 	lh__home_frame_release(home, frame, true, zero);
-	note_reclaimed(home);
+	lh__note_reclaimed(home);
 	lh__count(zero ? &home->stats->pages_dropped_zero : &home->stats->pages_dropped_clean, 1);
 	return word;
 }
@@ -370,7 +42,7 @@ static bool give_key(struct lh_home *home, struct lh_frame *f)
 	if (f->key == LH_NO_KEY)
 		f->key = lh__key_take(home);
 	if (f->key == LH_NO_KEY)
-		note_broken(home, -ENOSPC, f->page);
+		lh__note_broken(home, -ENOSPC, f->page);
 	return f->key != LH_NO_KEY;
 }
 
@@ -409,7 +81,7 @@ static struct lh_flight *prepare_put(struct lh_home *home, uint32_t frame, lh_en
 static struct lh_flight *reclaim_one(struct lh_home *home, const struct lh_pick *pick)
 {
 	uint64_t page;
-	lh_entry *entry = entry_of(home, pick, &page);
+	lh_entry *entry = lh__entry_of(home, pick, &page);
 	struct lh_frame *f = &home->frame[pick->frame];
 	struct lh_flight *flight = NULL;
 	lh_entry seen;
@@ -417,14 +89,14 @@ static struct lh_flight *reclaim_one(struct lh_home *home, const struct lh_pick 
 	if (!entry)
 		return NULL;
 	if (!lh__entry_try(entry, &seen)) {
-		push_again(home, *pick);
+		lh__push_again(home, *pick);
 		return NULL;
 	}
 	if (seen == lh__entry(LH_PAGE_STAGED, pick->frame) && f->generation == pick->generation && f->out) {
 		if (!f->putting)
 			flight = prepare_put(home, pick->frame, &seen);
 		if (!flight && seen == lh__entry(LH_PAGE_STAGED, pick->frame))
-			push_again(home, *pick);
+			lh__push_again(home, *pick);
 	}
 	if (!flight) {
 		lh__entry_unlock(home->sys, entry, seen);
@@ -438,8 +110,8 @@ static struct lh_flight *reclaim_one(struct lh_home *home, const struct lh_pick 
 static void submit_failed(struct lh_home *home, struct lh_flight *flight, int result)
 {
 	home->frame[flight->frame].base = false;
-	note_broken(home, result, flight->page);
-	push_again(home, (struct lh_pick){ flight->frame, flight->generation });
+	lh__note_broken(home, result, flight->page);
+	lh__push_again(home, (struct lh_pick){ flight->frame, flight->generation });
 }
 
 static void submit_puts(struct lh_home *home, struct lh_flight *const *flights, size_t n)
@@ -599,7 +271,7 @@ static size_t stage(struct lh_home *home, size_t wanted)
 	size_t target = home->options.policy->staging_target(home->policy) + wanted, total = 0, n;
 
 	while (total < STAGE_MAX && lh__policy_staged(home->policy) < target) {
-		n = deactivate(home, target - lh__policy_staged(home->policy));
+		n = lh__deactivate(home, target - lh__policy_staged(home->policy));
 		if (n == 0)
 			break;
 		total += n;
@@ -619,7 +291,7 @@ void lh__reclaim_meanwhile(void *context)
 		return;
 	if (lh__frames_free(home) < high_mark(home) &&
 	    lh__policy_staged(home->policy) < home->options.policy->staging_target(home->policy) + STAGE_MAX)
-		deactivate(home, MEANWHILE);
+		lh__deactivate(home, MEANWHILE);
 	lh__unlock(home->sys, &home->reclaiming);
 }
 
