@@ -43,7 +43,8 @@ machine() {
 }
 
 # $launcher becomes what stands before a program: for SYSTEM with BYTES of memory.
-# Systems: plain, zram, linehome (a node of its own, over the ring), next (that, with --prefetch next), tcp (loopback).
+# Systems: plain, zram, linehome (a node of its own, over the ring), next (that, with --prefetch next), tcp and tls
+# (loopback).
 system() { # system SYSTEM BYTES
 	case $1 in
 	plain) launcher=() ;;
@@ -52,6 +53,7 @@ system() { # system SYSTEM BYTES
 	thread) launcher=("$linehome" run --engine thread --local "$2" --stats "$work/stats" --) ;;
 	next) launcher=("$linehome" run --engine "$engine" --local "$2" --prefetch next --stats "$work/stats" --) ;;
 	tcp) launcher=("$linehome" run --engine "$engine" --store "$tcp_url" --local "$2" --stats "$work/stats" --) ;;
+	tls) launcher=("$linehome" run --engine "$engine" --store "$tls_url" --key-file "$work/key" --local "$2" --stats "$work/stats" --) ;;
 	esac
 	if [ -n "${LINEHOME_RUN-}" ] && [ "$1" != zram ] && [ "$1" != plain ]; then
 		read -ra launcher <<<"${LINEHOME_RUN//LOCAL/$2}"
@@ -65,18 +67,25 @@ systems() { # systems NAME...: those of them that can be measured here
 	done
 }
 
-tcp_url=
-tcp_node() {
-	local port=$((20000 + $$ % 20000))
-	tcp_url=tcp://127.0.0.1:$port
+# node PORT OPTION...: starts a node on loopback, and waits until it listens.
+node() {
+	local port=$1
+	shift
 	[ -n "${LINEHOME_RUN-}" ] && return
-	"$linehome" serve --listen "$tcp_url" 2>"$work/node.err" &
+	"$linehome" serve --listen "tcp://127.0.0.1:$port" "$@" 2>"$work/node.$port.err" &
 	children+=("$!")
 	for _ in $(seq 100); do
-		(exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && return
+		grep -q 'listening on' "$work/node.$port.err" && return
 		sleep 0.05
 	done
-	echo "# no node on $tcp_url: $(cat "$work/node.err")"
+	echo "# no node on port $port: $(cat "$work/node.$port.err")"
+}
+tcp_url=tcp://127.0.0.1:$((20000 + $$ % 10000))
+tls_url=tcp://127.0.0.1:$((30000 + $$ % 2000))
+tcp_node() { node "${tcp_url##*:}"; }
+tls_node() {
+	(umask 077 && openssl rand -hex 32 >"$work/key")
+	node "${tls_url##*:}" --key-file "$work/key"
 }
 
 keep() { echo "$2" >>"$work/figure.$1"; } # keep NAME VALUE: one more repetition of a figure

@@ -286,6 +286,34 @@ void lh__socket_timeout(int fd, unsigned ms)
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &time, sizeof time);
 }
 
+static bool same_address(const struct sockaddr_storage *a, const struct sockaddr_storage *b)
+{
+	const struct sockaddr_in *four_a = (const void *)a, *four_b = (const void *)b;
+	const struct sockaddr_in6 *six_a = (const void *)a, *six_b = (const void *)b;
+
+	if (a->ss_family != b->ss_family)
+		return false;
+	if (a->ss_family == AF_INET)
+		return four_a->sin_addr.s_addr == four_b->sin_addr.s_addr;
+	return a->ss_family == AF_INET6 && IN6_ARE_ADDR_EQUAL(&six_a->sin6_addr, &six_b->sin6_addr);
+}
+
+/* A machine that connects to itself by any of its addresses uses that address at both ends. */
+bool lh__socket_is_local(int fd)
+{
+	struct sockaddr_storage here = { 0 }, there = { 0 };
+	socklen_t size = sizeof here;
+
+	if (getsockname(fd, (struct sockaddr *)&here, &size) != 0)
+		return false;
+	if (here.ss_family == AF_UNIX)
+		return true;
+	size = sizeof there;
+	if (getpeername(fd, (struct sockaddr *)&there, &size) != 0)
+		return false;
+	return is_loopback((struct sockaddr *)&there) || same_address(&here, &there);
+}
+
 void lh__socket_peer(int fd, char *out, size_t size)
 {
 	struct sockaddr_storage address;

@@ -25,6 +25,8 @@ int lh__socket_connect(const struct lh_node_url *url, bool has_key, uint64_t dea
                        struct lh_error *error) LH_MUST_CHECK;
 /* Sets how long one blocking call may take; 0: for ever. */
 void lh__socket_timeout(int fd, unsigned ms);
+/* Whether the other end is on this machine: a Unix socket, a loopback address, or both ends of one address. */
+bool lh__socket_is_local(int fd);
 /* "tcp 192.0.2.1 port 4711" or "unix process 123". */
 void lh__socket_peer(int fd, char *out, size_t size);
 

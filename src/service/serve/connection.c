@@ -241,6 +241,7 @@ static bool secure(struct connection *connection)
 struct stream {
 	uint64_t sequence;
 	size_t out;
+	struct lh_follow follow;
 	struct lh_inbox inbox;
 	uint8_t outbox[OUTBOX];
 };
@@ -288,6 +289,12 @@ static const char *serve_inbox(struct connection *connection, struct stream *str
 	return NULL;
 }
 
+/* Whether all that is there is one request, of the kind whose answer somebody waits for. */
+static bool single_get(const struct lh_inbox *inbox)
+{
+	return inbox->end - inbox->begin == LH_WIRE_HEADER && inbox->bytes[inbox->begin + 4] == LH_WIRE_GET;
+}
+
 static const char *serve_stream(struct connection *connection, struct stream *stream)
 {
 	bool gone = false;
@@ -305,6 +312,7 @@ static const char *serve_stream(struct connection *connection, struct stream *st
 			               ? NULL
 			               : "a truncated message";
 		stream->inbox.end += (size_t)got;
+		lh__follow_received(&stream->follow, connection->fd, single_get(&stream->inbox));
 		why = serve_inbox(connection, stream, &gone);
 		if (why || gone)
 			return why;
@@ -323,6 +331,7 @@ static const char *serve(struct connection *connection)
 	stream = malloc(sizeof *stream);
 	if (!stream)
 		return "no memory";
+	lh__follow_begin(&stream->follow, &connection->server->places, connection->fd);
 	stream->sequence = 0;
 	stream->out = stream->inbox.begin = stream->inbox.end = 0;
 	why = serve_stream(connection, stream);

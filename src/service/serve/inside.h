@@ -14,6 +14,7 @@
 #include "net/key.h"
 #include "net/socket.h"
 #include "net/tls.h"
+#include "service/serve/follow.h"
 #include "service/serve/server.h"
 #include "store/store.h"
 
@@ -76,6 +77,7 @@ struct lh_server {
 	struct region *regions;
 	struct connection *connections;
 	unsigned threads;
+	struct lh_places places;        /* atomic */
 	struct lh_server_counts counts; /* atomic */
 };
 

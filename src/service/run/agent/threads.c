@@ -14,13 +14,13 @@
 #include <sys/mman.h>
 
 #include "service/run/agent/agent.h"
+#include "sys/slice.h"
 
 #define STACK ((size_t)256 << 10)
 #define TICK_NS 5000000
 #define ACKNOWLEDGE_NS 50000 /* a node on this machine has answered by then */
 #define ROOM (UINT64_C(64) << 20)
 #define FASTEST_GROWTH 8 /* bytes a nanosecond at which a program can take memory into use */
-#define SLICE_NS 100000  /* the shortest that the kernel grants */
 #define RESCAN_NS 500000000u
 #define FAULTS 64
 
@@ -201,21 +201,11 @@ static void keep_balance(struct lh_agent *agent, uint64_t local)
 	}
 }
 
-/* struct sched_attr of linux/sched/types.h, which cannot be included beside sched.h. */
-struct attributes {
-	uint32_t size, policy;
-	uint64_t flags;
-	int32_t nice;
-	uint32_t priority;
-	uint64_t runtime, deadline, period;
-};
-
-/* A short slice lets a thread that wakes run at once, instead of when the slice of who runs has ended (Linux 6.12). */
 static void be_ordinary(struct lh_agent *agent)
 {
-	struct attributes attributes = { .size = sizeof attributes,
-		                         .policy = SCHED_OTHER,
-		                         .runtime = SLICE_NS };
+	struct lh_sched attributes = { .size = sizeof attributes,
+		                       .policy = SCHED_OTHER,
+		                       .runtime = LH_SLICE_NS };
 
 	LH_SYS(&agent->sys, SYS_sched_setattr, 0, &attributes, 0);
 }
@@ -226,7 +216,7 @@ static void be_ordinary(struct lh_agent *agent)
  */
 static void be_prompt(struct lh_agent *agent)
 {
-	struct attributes attributes = { .size = sizeof attributes, .policy = SCHED_FIFO, .priority = 1 };
+	struct lh_sched attributes = { .size = sizeof attributes, .policy = SCHED_FIFO, .priority = 1 };
 
 	if (LH_SYS(&agent->sys, SYS_sched_setattr, 0, &attributes, 0) < 0)
 		be_ordinary(agent);
