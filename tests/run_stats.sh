@@ -1,5 +1,5 @@
 #!/bin/bash
-# timeout: 60
+# timeout: 120
 # Every figure of --stats against a workload of which everything is known (tests/programs/phases.c), and against what
 # the memory node counts by itself. tests/lib/stats.py knows what must hold; that it sees a wrong figure is tested too.
 . "$(dirname "$0")/lib/run.sh"

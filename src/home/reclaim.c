@@ -8,10 +8,12 @@
 #include "home/internal.h"
 
 #include <sched.h>
+#include <time.h>
 
 #define SUBMIT_BATCH 16
 #define STAGE_MAX 512
 #define MEANWHILE 1
+#define SETTLE_MOMENT_NS 100000
 
 /* ---- pages that were chosen ---- */
 
@@ -334,9 +336,13 @@ int lh__home_balance(struct lh_home *home, uint64_t *page)
 	return result;
 }
 
-/* The balancing thread takes in what comes: who waits here must not be caught in a connection that breaks. */
+/*
+ * The balancing thread takes in what comes: who waits here must not be caught in a connection that breaks. It sleeps, since
+ * others have to run for what it waits for.
+ */
 void lh__home_settle(struct lh_home *home, uint64_t nanoseconds)
 {
+	const struct timespec moment = { 0, SETTLE_MOMENT_NS };
 	uint64_t start = lh__now(home->sys);
 
 	while (__atomic_load_n(&home->gate.word, __ATOMIC_RELAXED) ||
@@ -344,7 +350,7 @@ void lh__home_settle(struct lh_home *home, uint64_t nanoseconds)
 	       __atomic_load_n(&home->reclaiming.word, __ATOMIC_RELAXED)) {
 		if (lh__now(home->sys) - start > nanoseconds)
 			return;
-		LH_SYS(home->sys, SYS_sched_yield);
+		LH_SYS(home->sys, SYS_nanosleep, &moment, NULL);
 	}
 }
 

@@ -41,8 +41,8 @@ class Checks:
     def same(self, got, wanted, text):
         self.holds(got == wanted, f"{text}: {got}, not {wanted}")
 
-    def near(self, got, wanted, each, text):
-        self.holds(wanted <= got <= wanted + self.slack * each, f"{text}: {got}, not {wanted}")
+    def near(self, got, wanted, each, text, less=0):
+        self.holds(wanted - less <= got <= wanted + self.slack * each, f"{text}: {got}, not {wanted}")
 
     def between(self, low, got, high, text):
         self.holds(low <= got <= high, f"{text}: {got}, not {low} to {high}")
@@ -53,8 +53,11 @@ def check_faults(c, n, ballast, times, want):
     zero = faults["zero"] + s["zero_pages_ahead"]
     c.near(zero, times * (n + 2 * ballast), 1, "pages that were new")
     c.holds(times * 2 <= faults["zero"] <= zero // 5 * 4, f"few touches give many new pages: {faults['zero']}")
-    c.near(s["fetched"]["pages"], want["fetched"], 1, "pages that were fetched")
-    c.near(s["fetched"]["lines"], want["fetched"] * LINES, 64, "lines that were fetched")
+    # A page that is read back while it is still on the way to the node, which had no time for it, comes from staging.
+    fetched = want["fetched"] - faults["staging"]
+    c.near(s["fetched"]["pages"], fetched, 1, "pages that were fetched")
+    c.near(s["fetched"]["lines"], fetched * LINES, 64, "lines that were fetched")
+    c.between(0, faults["staging"], n // 4, "most pages have left when they are read back")
     c.same(faults["store"] + s["fetched"]["prefetched_pages"], s["fetched"]["pages"], "a fetch is a fault's or a prefetch")
     if c.words["mode"] == "walk":
         c.holds(s["fetched"]["prefetched_pages"] > n // 2, "what is read in order is fetched ahead")
@@ -65,15 +68,16 @@ def check_faults(c, n, ballast, times, want):
     # Who comes second finds the page there: in the other modes there are the agent's threads at most.
     c.between(0, faults["present"], n if c.words["mode"] == "both" else 64 * times, "touches that found it there")
     c.same(faults["staging"], s["evictions"]["refaults"], "a refault is a fault that staging answered")
-    c.same(faults["staging"], 0, "a page is touched once while it is here")
 
 
 def check_written(c, want):
     written, amplification = c.s["written"], c.s["amplification"]
-    c.near(written["pages"], want["pages"], 1, "pages that were written")
-    c.near(written["lines"], want["lines"], 64, "lines that were written")
-    c.near(written["changed_bytes"], want["bytes"], 4096, "bytes that were changed")
-    c.same(written["stayed_pages"], 0, "pages that were written and stayed")
+    # One that came back before its lines were sent was written once for both changes.
+    once = c.s["faults"]["staging"] - written["stayed_pages"]
+    c.holds(once >= 0, "a page that was written stayed since it was touched")
+    c.near(written["pages"], want["pages"], 1, "pages that were written", once)
+    c.near(written["lines"], want["lines"], 64, "lines that were written", once * MORE_LINES)
+    c.near(written["changed_bytes"], want["bytes"], 4096, "bytes that were changed", once * MORE_LINES * BYTES)
     c.between(want["pages"] * 4096 // BLOCK // 2, written["blocks"], want["pages"] // 8, "blocks that were written")
     c.between(0.001, written["mean_residence_ms"], c.s["wall_ms"], "mean residence")
     for size, count in (("64", written["lines"]), ("4096", written["pages"]), ("2097152", written["blocks"])):

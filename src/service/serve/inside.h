@@ -20,9 +20,12 @@
 
 #define LISTENERS_MAX 16u
 
-/* What a change of a region changed when it was first carried out. */
+/* A change of a region, and what it changed when it was carried out first. */
 struct change {
 	uint64_t number; /* 0: none */
+	uint64_t page;
+	lh_mask mask;
+	enum lh_wire_op op;
 	uint32_t changed;
 };
 

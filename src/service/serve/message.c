@@ -26,15 +26,17 @@ static size_t serve_get(struct connection *connection, const struct lh_wire_requ
  * A change that was carried out before, and is sent again since its reply was lost, changes nothing any more, or undoes
  * and repeats what came after it: what counts is what it changed at first. Under region->changes.
  */
-static uint32_t changed_first(struct region *region, uint64_t number, uint32_t changed)
+static uint32_t changed_first(struct region *region, const struct lh_wire_request *wire, uint32_t changed)
 {
-	struct change *change = &region->change[number % LH_WIRE_CHANGES];
+	struct change *change = &region->change[wire->number % LH_WIRE_CHANGES];
 
-	if (number == 0)
+	if (wire->number == 0)
 		return changed;
-	if (change->number != number)
-		*change = (struct change){ number, changed };
-	return change->changed;
+	if (change->number == wire->number && change->page == wire->page && change->mask == wire->mask &&
+	    change->op == wire->op)
+		return change->changed;
+	*change = (struct change){ wire->number, wire->page, wire->mask, wire->op, changed };
+	return changed;
 }
 
 /* All lines packed are a page as it stands; fewer are spread out. */
@@ -53,7 +55,7 @@ static int change(struct region *region, const struct lh_wire_request *wire, uin
 	pthread_mutex_lock(&region->changes);
 	result = lh__store_do(region->store, &request);
 	if (result == 0 && wire->lines)
-		*changed = changed_first(region, wire->number, request.changed);
+		*changed = changed_first(region, wire, request.changed);
 	pthread_mutex_unlock(&region->changes);
 	return result;
 }

@@ -115,6 +115,9 @@ long lh__descriptors_call(struct lh_agent *agent, struct lh_trap *trap);
 /* Starts the threads; each blocks all signals and is unknown to libc. */
 int lh__agent_threads(struct lh_agent *agent, struct lh_error *error) LH_MUST_CHECK;
 
+/* Adds the size of now to what has been seen of it: the peaks in the control page. */
+void lh__agent_note_size(struct lh_agent *agent);
+
 /* Pages that the program has been given the right to write to: what it can come to use. */
 uint64_t lh__agent_granted(struct lh_agent *agent);
 

@@ -9,7 +9,7 @@
 #include "net/data/pass.h"
 #include "service/run/agent/agent.h"
 
-#define SETTLE_NS 100000000 /* so long the end of a process waits for what is in flight */
+#define SETTLE_NS 1000000000 /* so long the end of a process waits for what is in flight */
 
 /* A socket whose name begins with a zero byte: it is no file, and nobody has to remove it. */
 static int connect_abstract(struct lh_agent *agent, const char *name, struct lh_error *error)
@@ -167,8 +167,10 @@ void lh__agent_count(struct lh_agent *agent)
 
 void lh__agent_count_last(struct lh_agent *agent)
 {
-	if (agent->active)
+	if (agent->active) {
 		lh__home_settle(agent->home, SETTLE_NS);
+		lh__agent_note_size(agent);
+	}
 	lh__agent_count(agent);
 }
 

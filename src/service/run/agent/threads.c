@@ -128,6 +128,17 @@ static void watch_size(struct lh_agent *agent)
 	}
 }
 
+static void note_size(struct lh_agent *agent, uint64_t size, uint64_t backed)
+{
+	note_peak(&agent->control->peak_local, size * LH_PAGE_SIZE);
+	note_peak(&agent->control->peak_homed, backed * LH_PAGE_SIZE);
+}
+
+void lh__agent_note_size(struct lh_agent *agent)
+{
+	note_size(agent, anonymous_pages(agent), lh__home_backed(agent->home));
+}
+
 /*
  * Local memory is for the homed pages, and for all else that is anonymous in the program: the agent's tables and hashes, and what is
  * not homed. The latter is measured, and the frames get the rest.
@@ -138,8 +149,7 @@ static void adjust_limit(struct lh_agent *agent, uint64_t local, uint64_t *other
 	uint64_t other = size > backed ? size - backed : 0;
 	uint64_t limit = local > other + local / 8 ? local - other : local / 8;
 
-	note_peak(&agent->control->peak_local, size * LH_PAGE_SIZE);
-	note_peak(&agent->control->peak_homed, backed * LH_PAGE_SIZE);
+	note_size(agent, size, backed);
 	if (limit != lh__home_limit(agent->home))
 		lh__home_set_limit(agent->home, (uint32_t)limit);
 	*other_before = other;
