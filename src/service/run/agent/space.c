@@ -27,6 +27,9 @@
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24
 #endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
@@ -231,8 +234,9 @@ static long call_mmap(struct lh_agent *agent, struct lh_trap *trap)
 	bool homed = anonymous && !stack && !(flags & MAP_HUGETLB) && !(protection & PROT_EXEC);
 	bool held = (flags & MAP_FIXED) && hold_leaving(agent, start, start + size);
 
-	if (homed && agent->active)
-		trap->argument[3] = flags & ~(MAP_POPULATE | MAP_LOCKED);
+	/* Pages of a locked mapping could not be moved, once it is watched. */
+	if (homed)
+		trap->argument[3] = flags & ~(agent->active ? MAP_POPULATE | MAP_LOCKED : MAP_LOCKED);
 	result = lh__intercept_proceed(trap);
 	settle(agent, held, start, start + size, !failed(result), true);
 	if (failed(result))
@@ -281,7 +285,8 @@ static long call_brk(struct lh_agent *agent, struct lh_trap *trap)
 
 static bool drops_content(long advice)
 {
-	return advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_DONTNEED_LOCKED;
+	return advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_DONTNEED_LOCKED ||
+	       advice == MADV_GUARD_INSTALL;
 }
 
 /* Advice about where memory should be: that is the home's business now. */
@@ -302,9 +307,8 @@ static long call_madvise(struct lh_agent *agent, struct lh_trap *trap)
 	if (is_placement(advice))
 		return 0;
 	held = drops_content(advice) && start < end && hold(agent, start, end);
-	if (held)
-		trap->argument[2] =
-			MADV_DONTNEED; /* MADV_FREE allows it, and the home then knows what is left */
+	if (held && advice == MADV_FREE)
+		trap->argument[2] = MADV_DONTNEED; /* which it allows, and the home then knows what is left */
 	result = lh__intercept_proceed(trap);
 	settle(agent, held, start, end, result == 0, false);
 	return result;
