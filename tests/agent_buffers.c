@@ -1171,13 +1171,39 @@ static void test_restart(void)
 	close(fd);
 }
 
-static void test_refused(void)
-{
-	struct lh_trap trap = { .nr = SYS_setsockopt,
-		                .argument = { 0, SOL_SOCKET, SO_ZEROCOPY, (long)region, 4 } };
+static int asked;
 
-	is(plain_call(&buffers, SYS_io_uring_setup, 4, (long)region, 0), -ENOSYS, "io_uring is refused");
-	is(lh__buffers_call(&buffers, &trap), -EOPNOTSUPP, "sending without a copy is refused");
+static int later_use(void *context)
+{
+	asked++;
+	return *(int *)context;
+}
+
+/* A call that makes a ring asks first; one that lends pages tells the home. */
+static void test_later_use(void)
+{
+	int answer = -EPERM, fd;
+	struct msghdr message = { 0 };
+
+	is(plain_call(&buffers, SYS_io_uring_setup, 0, (long)region, 0), -ENOSYS,
+	   "without another engine io_uring is refused");
+	buffers.later_use = later_use;
+	buffers.context = &answer;
+	is(plain_call(&buffers, SYS_io_uring_enter, -1, 0, 0), -ENOSYS,
+	   "also where the engine cannot be changed");
+	answer = 0;
+	is(plain_call(&buffers, SYS_io_uring_setup, 0, (long)region, 0),
+	   raw(&(struct lh_trap){ .nr = SYS_io_uring_setup, .argument = { 0, (long)plain_region } }),
+	   "and else it is the kernel's to answer");
+	is(asked, 2, "each such call asks");
+	ok(!home->lends, "until something is lent memory is used again");
+	fd = socket(AF_INET, SOCK_DGRAM, 0);
+	plain_call(&buffers, SYS_sendmsg, fd, (long)&message, 0);
+	ok(!home->lends, "an ordinary message lends nothing");
+	plain_call(&buffers, SYS_sendmsg, fd, (long)&message, MSG_ZEROCOPY);
+	ok(home->lends, "one with MSG_ZEROCOPY does");
+	home->lends = false;
+	close(fd);
 }
 
 static void test_slots(void)
@@ -1570,7 +1596,7 @@ static void test_table(void)
 		unsound += !row_is_sound(lh__buffers_row(nr));
 	is(unsound, 0, "each row makes sense");
 	ok(!row_is_sound(&wrong), "planted: one that does not is found");
-	lh__buffers_want(bitmap);
+	lh__buffers_want(bitmap, true);
 	ok((bitmap[0] >> SYS_read & 1) && !(bitmap[0] >> SYS_close & 1), "read is wanted, close is not");
 	is(lh__buffers_row(470)->class, LH_CALL_ONCE, "a call of the future is treated with care");
 }
@@ -1617,7 +1643,7 @@ int main(void)
 	test_planted();
 	test_cases();
 	test_restart();
-	test_refused();
+	test_later_use();
 	test_slots();
 	test_pins();
 	test_race();

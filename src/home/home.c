@@ -178,6 +178,11 @@ uint32_t lh__home_limit(const struct lh_home *home)
 	return __atomic_load_n(&home->limit, __ATOMIC_RELAXED);
 }
 
+void lh__home_lend(struct lh_home *home)
+{
+	__atomic_store_n(&home->lends, true, __ATOMIC_RELEASE);
+}
+
 /* ---- fork ---- */
 
 int lh__home_pause(struct lh_home *home)
@@ -239,6 +244,48 @@ int lh__home_fork_child(struct lh_home *home, struct lh_store *store)
 	home->reclaiming.word = 0;
 	home->io.word = 0;
 	return 0;
+}
+
+/* ---- standing still, to have the watch renewed ---- */
+
+int lh__home_each_watched(struct lh_home *home, lh_home_visit *visit, void *context)
+{
+	int result = visit(context, home->staging, home->staging + PAGE(home->options.frames));
+
+	for (size_t i = 0; i < home->regions.count && result == 0; i++)
+		result = visit(context, home->regions.at[i].start, home->regions.at[i].end);
+	return result;
+}
+
+static bool is_away(const lh_entry *entry)
+{
+	enum lh_page_state state = lh__entry_state(__atomic_load_n(entry, __ATOMIC_ACQUIRE));
+
+	return state == LH_PAGE_STAGED || state == LH_PAGE_STORED;
+}
+
+/* The first page at or after `page` whose content is elsewhere; last where there is none. */
+static uint64_t next_away(struct lh_home *home, uint64_t page, uint64_t last)
+{
+	lh_entry *entry = NULL;
+
+	while ((page = lh__directory_next(&home->directory, page, last, &entry)) < last && !is_away(entry))
+		page++;
+	return page;
+}
+
+int lh__home_each_absent(struct lh_home *home, uintptr_t start, uintptr_t end, lh_home_visit *visit,
+                         void *context)
+{
+	uint64_t page = start / LH_PAGE_SIZE, last = end / LH_PAGE_SIZE, from;
+	int result = 0;
+
+	while (result == 0 && (from = page = next_away(home, page, last)) < last) {
+		while (page < last && next_away(home, page, page + 1) == page)
+			page++;
+		result = visit(context, lh__page_address(from), lh__page_address(page));
+	}
+	return result;
 }
 
 /* ---- checks ---- */

@@ -153,6 +153,13 @@ void lh__home_wait(struct lh_home *home, int64_t nanoseconds);
 /* Wakes lh__home_wait. */
 void lh__home_poke(struct lh_home *home);
 
+/*
+ * From now on the memory of a page that leaves is given back to the kernel and serves no other page: a pipe, a socket or a
+ * ring may go on reading it long after the call that lent it (vmsplice, MSG_ZEROCOPY). It costs a page from the kernel
+ * for each fault.
+ */
+void lh__home_lend(struct lh_home *home);
+
 /* Moves the limit on frames with memory. Lowering it makes the following rounds of balance give memory back. */
 void lh__home_set_limit(struct lh_home *home, uint32_t limit);
 /* Frames with memory at present. */
@@ -174,6 +181,16 @@ void lh__home_resume(struct lh_home *home);
  * clone of the parent's. Watches everything again; opens the gate.
  */
 int lh__home_fork_child(struct lh_home *home, struct lh_store *store) LH_MUST_CHECK;
+
+/*
+ * Between pause and resume. The first visits each range that the port watches for this home, staging first; the second
+ * the runs of pages of one that are absent and have a content, in ascending order. They end with the first result that is
+ * not 0, and return it.
+ */
+typedef int lh_home_visit(void *context, uintptr_t start, uintptr_t end);
+int lh__home_each_watched(struct lh_home *home, lh_home_visit *visit, void *context);
+int lh__home_each_absent(struct lh_home *home, uintptr_t start, uintptr_t end, lh_home_visit *visit,
+                         void *context);
 
 /* ---- checks ---- */
 

@@ -77,6 +77,7 @@ struct lh_home {
 	uint32_t *cold; /* free frames without memory */
 	uint32_t cold_count;
 	uint32_t backed, limit;
+	bool lends;                  /* lh__home_lend */
 	struct lh_ranges regions;    /* what is watched */
 	uint32_t leaving;            /* changes under way that take ranges out of it */
 	struct lh_numbers free_keys; /* to be used again */

@@ -113,6 +113,8 @@ struct lh_intercept_counters {
  */
 int lh__intercept_open(const struct lh_intercept_config *config, struct lh_error *error)
 	__attribute__((warn_unused_result));
+/* From now on the hook is called for these numbers; calls that are under way go on as they began. */
+void lh__intercept_want(const uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64]);
 unsigned lh__intercept_capabilities(void);
 void lh__intercept_counters(struct lh_intercept_counters *counters);
 

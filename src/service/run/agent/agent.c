@@ -29,7 +29,22 @@ static int on_sigbus(void *context, int signal, siginfo_t *info, void *frame)
 	return result != LH_MISS_NOT_MINE;
 }
 
+static int on_sigsegv(void *context, int signal, siginfo_t *info, void *frame)
+{
+	(void)signal;
+	(void)frame;
+	return lh__engine_hid(context, info);
+}
+
 /* ---- calls ---- */
+
+/* With the thread engine the kernel meets no absent memory; but what it is lent must not serve another page. */
+static long call_of_thread(struct lh_agent *agent, struct lh_trap *trap)
+{
+	if (lh__buffers_lends(trap))
+		lh__home_lend(agent->home);
+	return lh__intercept_proceed(trap);
+}
 
 static long on_call(void *context, struct lh_trap *trap)
 {
@@ -39,7 +54,14 @@ static long on_call(void *context, struct lh_trap *trap)
 		return lh__space_call(agent, trap);
 	if (lh__descriptors_wanted(trap->nr))
 		return lh__descriptors_call(agent, trap);
+	if (__atomic_load_n(&agent->engine, __ATOMIC_ACQUIRE) == LH_ENGINE_THREAD)
+		return call_of_thread(agent, trap);
 	return lh__buffers_call(&agent->buffers, trap);
+}
+
+static int on_later_use(void *context)
+{
+	return lh__engine_thread(context);
 }
 
 static void on_owned(void *context, void *address, size_t size)
@@ -74,7 +96,7 @@ static void after_fork(void *context, long child)
 
 static int intercept(struct lh_agent *agent, struct lh_error *error)
 {
-	bool in_line = agent->control->engine == LH_ENGINE_INLINE;
+	bool in_line = agent->engine == LH_ENGINE_INLINE;
 	struct lh_intercept_config config = {
 		.sys = &agent->sys,
 		.context = agent,
@@ -89,11 +111,12 @@ static int intercept(struct lh_agent *agent, struct lh_error *error)
 
 	lh__space_want(config.bitmap);
 	lh__descriptors_want(config.bitmap);
-	if (in_line)
-		lh__buffers_want(config.bitmap);
+	lh__buffers_want(config.bitmap, in_line);
 	result = lh__intercept_open(&config, error);
-	if (result == 0 && in_line && lh__intercept_signal(SIGBUS, on_sigbus, agent) < 0)
-		result = lh__fail(error, -EINVAL, "SIGBUS cannot be taken over");
+	if (result == 0 && in_line &&
+	    (lh__intercept_signal(SIGBUS, on_sigbus, agent) < 0 ||
+	     lh__intercept_signal(SIGSEGV, on_sigsegv, agent) < 0))
+		result = lh__fail(error, -EINVAL, "SIGBUS and SIGSEGV cannot be taken over");
 	return result;
 }
 
@@ -121,7 +144,7 @@ static int open_home(struct lh_agent *agent, struct lh_error *error)
 static int open_port(struct lh_agent *agent, struct lh_error *error)
 {
 	struct lh_page_options options = {
-		.engine = (enum lh_engine)agent->control->engine,
+		.engine = (enum lh_engine)agent->engine,
 		.device = agent->device,
 		.descriptor_floor = agent->descriptor_floor,
 	};
@@ -143,6 +166,8 @@ static int begin(struct lh_agent *agent, struct lh_error *error)
 
 	if (result < 0 || agent->control->local == 0)
 		return result;
+	agent->engine = agent->control->engine;
+	agent->process = LH_SYS(&agent->sys, SYS_getpid);
 	result = lh__space_begin(agent, error);
 	/* Before the home reserves its tables: trampolines need room near the libraries. */
 	if (result == 0)
@@ -161,6 +186,8 @@ static int begin(struct lh_agent *agent, struct lh_error *error)
 		                      : HOLD_LEAST,
 		.proceed = lh__intercept_proceed,
 		.copy = lh__intercept_copy,
+		.later_use = on_later_use,
+		.context = agent,
 	};
 	if (result == 0)
 		result = lh__agent_threads(agent, error);

@@ -25,6 +25,9 @@
 #include "sys/ranges.h"
 
 #define LH_EXCLUDED_MAX 8192
+#define LH_LOOKED_AGAIN 64
+
+enum lh_pager { LH_PAGER_WAITS, LH_PAGER_WORKS, LH_PAGER_ENDS };
 
 struct lh_agent {
 	struct lh_sys sys;
@@ -39,6 +42,15 @@ struct lh_agent {
 	struct lh_store *store;
 	struct lh_home *home;
 	struct lh_buffers buffers;
+	uint32_t engine;            /* enum lh_engine: this process' own, see engine.c */
+	long process;               /* whose agent this is: a child of vfork sees it too */
+	struct lh_lock engine_lock; /* one change at a time */
+	bool changing;              /* the engine is being changed at this moment */
+	bool has_hidden;            /* pages have been hidden for a moment, once */
+	bool stays_inline;          /* the engine could not be changed */
+	uint32_t pager;             /* futex: enum lh_pager */
+	int32_t looked_again
+		[LH_LOOKED_AGAIN]; /* threads whose touch of what was hidden has been repeated, by number */
 	struct lh_node_counts counted; /* of the store's counts, what is in the control page already */
 	bool active;                   /* mappings are watched */
 	struct lh_lock activating;
@@ -108,11 +120,21 @@ long lh__descriptors_call(struct lh_agent *agent, struct lh_trap *trap);
 
 /* ---- threads.c: the agent's threads ---- */
 
+/* Starts the pager thread of the thread engine. WAITS: it does nothing until it is told WORKS or ENDS. */
+int lh__agent_pager(struct lh_agent *agent, enum lh_pager first) LH_MUST_CHECK;
+void lh__agent_pager_told(struct lh_agent *agent, enum lh_pager next);
 /* Starts the threads; each blocks all signals and is unknown to libc. */
 int lh__agent_threads(struct lh_agent *agent, struct lh_error *error) LH_MUST_CHECK;
 
 /* Pages that the program has been given the right to write to: what it can come to use. */
 uint64_t lh__agent_granted(struct lh_agent *agent);
+
+/* ---- engine.c ---- */
+
+/* Makes this process go on with the thread engine, if it does not have it. -errno: it cannot, and is as it was. */
+int lh__engine_thread(struct lh_agent *agent) LH_MUST_CHECK;
+/* A SIGSEGV: whether it came of a change of the engine, so that the touch is to be repeated. Waits for the change. */
+bool lh__engine_hid(struct lh_agent *agent, const siginfo_t *info);
 
 /* ---- fork.c ---- */
 

@@ -1,8 +1,8 @@
 /* buffers.c - keeping and touching the operands of a call, and what is done with each class of call. See buffers.h. */
 #include "service/run/agent/buffers_inside.h"
 
-#include <asm/socket.h>
 #include <errno.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define KEEP_TRIES 64   /* with a yield between them, before a call goes on unkept */
@@ -217,8 +217,7 @@ static long repeat_in_place(struct lh_buffers *self, struct lh_trap *trap)
 
 long lh__buffers_whole(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call)
 {
-	bool late = call->class == LH_CALL_LATE || call->class == LH_CALL_LOOSE ||
-	            call->class == LH_CALL_SOCKET_OPTION;
+	bool late = call->class == LH_CALL_LATE || call->class == LH_CALL_LOOSE;
 	long result = late ? self->proceed(trap) : call_kept(self, trap, call);
 
 	if (result == -EIO && (trap->nr == SYS_read || trap->nr == SYS_write))
@@ -228,34 +227,53 @@ long lh__buffers_whole(struct lh_buffers *self, struct lh_trap *trap, const stru
 	return repeat_while_absent(self, trap, call);
 }
 
-/* Sending without a copy would have the network use pages that are somebody else's by then. */
-static bool is_zero_copy(const struct lh_trap *trap)
+/* A ring that was inherited or received can be used without having been set up here: hence each call asks. */
+static long ring(struct lh_buffers *self, struct lh_trap *trap)
 {
-	return (int)trap->argument[1] == SOL_SOCKET && (int)trap->argument[2] == SO_ZEROCOPY;
+	if (!self->later_use || self->later_use(self->context) < 0)
+		return -ENOSYS;
+	return self->proceed(trap);
+}
+
+bool lh__buffers_lends(const struct lh_trap *trap)
+{
+	switch (trap->nr) {
+	case SYS_vmsplice:
+	case SYS_io_uring_setup:
+	case SYS_io_uring_enter:
+	case SYS_io_uring_register: return true;
+	case SYS_sendto:
+	case SYS_sendmmsg: return trap->argument[3] & MSG_ZEROCOPY;
+	case SYS_sendmsg: return trap->argument[2] & MSG_ZEROCOPY;
+	default: return false;
+	}
 }
 
 long lh__buffers_call(struct lh_buffers *self, struct lh_trap *trap)
 {
 	const struct lh_call *call = lh__buffers_row(trap->nr);
 
+	if (call->class != LH_CALL_VMSPLICE && call->class != LH_CALL_RING && lh__buffers_lends(trap))
+		lh__home_lend(self->home);
 	switch (call->class) {
 	case LH_CALL_NONE: return self->proceed(trap);
 	case LH_CALL_PARTS: return lh__buffers_parts(self, trap, call);
 	case LH_CALL_VMSPLICE: return lh__buffers_vmsplice(self, trap, call);
-	case LH_CALL_REFUSED: return -ENOSYS;
-	case LH_CALL_SOCKET_OPTION:
-		if (is_zero_copy(trap))
-			return -EOPNOTSUPP;
-		break;
+	case LH_CALL_RING: return ring(self, trap);
 	case LH_CALL_PIN: lh__buffers_pin(self, trap); break;
 	default: break;
 	}
 	return lh__buffers_whole(self, trap, call);
 }
 
-void lh__buffers_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64])
+static const long lenders[] = { SYS_vmsplice, SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register,
+	                        SYS_sendto,   SYS_sendmsg,        SYS_sendmmsg };
+
+void lh__buffers_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64], bool in_line)
 {
-	for (long nr = 0; nr < LH_INTERCEPT_NUMBERS; nr++)
+	for (long nr = 0; in_line && nr < LH_INTERCEPT_NUMBERS; nr++)
 		if (lh__buffers_row(nr)->class != LH_CALL_NONE)
 			bitmap[nr / 64] |= UINT64_C(1) << nr % 64;
+	for (size_t i = 0; i < sizeof lenders / sizeof lenders[0]; i++)
+		bitmap[lenders[i] / 64] |= UINT64_C(1) << lenders[i] % 64;
 }

@@ -17,7 +17,11 @@
  *           operands at one moment, and execve, which never comes back to give a keeping up.
  *   parts   Early. What is larger than hold_limit is done in parts, as POSIX lets such a call be cut.
  *   pinned  The kernel writes there later, at any time (a thread's tid word, rseq, the robust list): kept for good.
- *   refused Buffers used after the call has returned, which nobody can keep: io_uring, SO_ZEROCOPY. Programs have other ways.
+ *   ring    Memory is used when no call is under way: io_uring. The process changes its engine first (engine.c); where it
+ *           cannot, the call is refused as on a kernel that lacks it, and programs have other ways.
+ *
+ * A send with MSG_ZEROCOPY goes on reading the pages, not the addresses, after it has returned: the home is told to use no
+ * such memory for another page (lh__home_lend). It is never cut into parts, since the program counts the notes of their end.
  *
  * Touching is a read of one byte a page in user mode. An address that is not there is left for the kernel to refuse.
  *
@@ -47,13 +51,16 @@ struct lh_buffers_counts {
 	uint64_t unkept;   /* times that no slot was free, so that operands were touched but not kept */
 };
 
-/* The first five are the caller's to fill in, the rest begins as zero. */
+/* The first seven are the caller's to fill in, the rest begins as zero. */
 struct lh_buffers {
 	const struct lh_sys *sys;
 	struct lh_home *home;
 	size_t hold_limit; /* bytes that one call keeps at most; at least 256 KiB, so that a datagram fits */
 	long (*proceed)(struct lh_trap *trap);                /* lh__intercept_proceed */
 	int (*copy)(void *to, const void *from, size_t size); /* lh__intercept_copy */
+	/* Memory will be used while no call is under way. 0: no call needs its buffers kept any more. */
+	int (*later_use)(void *context);
+	void *context;
 	struct lh_buffers_counts counts;
 	uint32_t forks;
 	struct lh_lock pin_lock;
@@ -61,8 +68,11 @@ struct lh_buffers {
 	struct lh_pin pin[LH_PINS_MAX];
 };
 
-/* Sets the bits of all calls that lh__buffers_call is to be asked about. */
-void lh__buffers_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64]);
+/* Sets the bits of all calls that lh__buffers_call is to be asked about; for the thread engine, lh__buffers_lends. */
+void lh__buffers_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64], bool in_line);
+
+/* Whether the call lets the kernel go on reading pages when it has returned. */
+bool lh__buffers_lends(const struct lh_trap *trap);
 
 /* Does the call and returns its result; the hook's rules hold. The home must be open, watching or not. */
 long lh__buffers_call(struct lh_buffers *self, struct lh_trap *trap);

@@ -39,6 +39,8 @@ static void forget_parent(struct lh_agent *agent)
 	agent->asking.word = 0;
 	agent->activating.word = 0;
 	agent->excluded_lock.word = 0;
+	agent->engine_lock.word = 0;
+	agent->process = LH_SYS(&agent->sys, SYS_getpid);
 	lh__agent_memory_in_child();
 	lh__node_forget(agent->store);
 }
