@@ -48,7 +48,8 @@ static int open_memory(struct lh_home *home)
 	home->free_ring = lh__alloc(sys, frames * sizeof *home->free_ring);
 	home->cold = lh__alloc(sys, frames * sizeof *home->cold);
 	home->regions.at = lh__alloc(sys, LH_REGIONS_MAX * sizeof *home->regions.at);
-	home->regions.capacity = LH_REGIONS_MAX;
+	home->left.at = lh__alloc(sys, LH_REGIONS_MAX * sizeof *home->left.at);
+	home->regions.capacity = home->left.capacity = LH_REGIONS_MAX;
 	home->keep = lh__alloc(sys, LH_KEEP_SLOTS * sizeof *home->keep);
 	home->flight = lh__alloc(sys, LH_REQUESTS * sizeof *home->flight);
 	home->hash = reserve(sys, round_page(hash_size(home)));
@@ -56,9 +57,9 @@ static int open_memory(struct lh_home *home)
 	home->zeroes = reserve(sys, PAGE(1));
 	home->free_keys.stack = reserve(sys, LH_NUMBERS_MAX * sizeof(uint64_t));
 	home->dead_keys.stack = reserve(sys, LH_NUMBERS_MAX * sizeof(uint64_t));
-	if (!home->frame || !home->free_ring || !home->cold || !home->regions.at || !home->keep ||
-	    !home->flight || !home->hash || !home->staging || !home->zeroes || !home->free_keys.stack ||
-	    !home->dead_keys.stack)
+	if (!home->frame || !home->free_ring || !home->cold || !home->regions.at || !home->left.at ||
+	    !home->keep || !home->flight || !home->hash || !home->staging || !home->zeroes ||
+	    !home->free_keys.stack || !home->dead_keys.stack)
 		return -ENOMEM;
 	return 0;
 }
@@ -72,6 +73,7 @@ static void close_memory(struct lh_home *home)
 	lh__free(sys, home->free_ring, frames * sizeof *home->free_ring);
 	lh__free(sys, home->cold, frames * sizeof *home->cold);
 	lh__free(sys, home->regions.at, LH_REGIONS_MAX * sizeof *home->regions.at);
+	lh__free(sys, home->left.at, LH_REGIONS_MAX * sizeof *home->left.at);
 	lh__free(sys, home->keep, LH_KEEP_SLOTS * sizeof *home->keep);
 	lh__free(sys, home->flight, LH_REQUESTS * sizeof *home->flight);
 	unreserve(sys, home->hash, round_page(hash_size(home)));
@@ -226,13 +228,19 @@ static int watch_again(struct lh_home *home)
 	return result;
 }
 
+/* Others can have been reading under the lock. */
+void lh__home_fork_begin(struct lh_home *home)
+{
+	home->lock.word = 0;
+	home->leaving = 0;
+	home->left.count = 0;
+}
+
 int lh__home_fork_child(struct lh_home *home, struct lh_store *store)
 {
 	int result;
 
-	/* Of the parent's other threads nothing is left but what they were reading under the lock. */
-	home->lock.word = 0;
-	home->leaving = 0;
+	lh__home_fork_begin(home);
 	home->store = store;
 	home->need = 0;
 	memset(home->keep, 0, home->keep_high * sizeof *home->keep);

@@ -79,7 +79,8 @@ struct lh_home {
 	uint32_t backed, limit;
 	bool lends;                  /* lh__home_lend */
 	struct lh_ranges regions;    /* what is watched */
-	uint32_t leaving;            /* changes under way that take ranges out of it */
+	struct lh_ranges left;       /* what changes under way have taken out of it */
+	uint32_t leaving;            /* these changes */
 	struct lh_numbers free_keys; /* to be used again */
 	struct lh_numbers dead_keys; /* to be dropped from the store first */
 	uint64_t next_key;

@@ -58,8 +58,9 @@ struct lh_agent {
 		granted; /* bytes that the program can have come to use since lh__agent_granted was last called */
 	uint64_t own_pages;   /* private writable pages that are mapped, but not by the program */
 	uint64_t stack_bytes; /* stacks of threads */
-	bool cloned;          /* the fork under way has a copy of the region */
-	char lost[160];       /* why the store could not be reached again; empty: it could, or nobody tried */
+	bool fork_advice; /* MADV_DONTFORK or MADV_WIPEONFORK has been given: a child has not all of its parent's memory */
+	bool cloned;    /* the fork under way has a copy of the region */
+	char lost[160]; /* why the store could not be reached again; empty: it could, or nobody tried */
 	struct lh_node_link link;  /* the store's: region and token */
 	struct lh_node_link clone; /* for the child that is being forked */
 	uintptr_t heap_end;        /* the program break */
@@ -107,6 +108,8 @@ void lh__space_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64]);
 /* Does a call that space_want asked for. */
 long lh__space_call(struct lh_agent *agent, struct lh_trap *trap);
 bool lh__space_wanted(long nr);
+/* In a child of a fork, before the agent maps anything: what its parent did not hand on is forgotten. */
+int lh__space_in_child(struct lh_agent *agent, struct lh_error *error) LH_MUST_CHECK;
 /* Looks for memory in watched ranges that the home does not know. */
 void lh__space_rescan(struct lh_agent *agent);
 

@@ -48,8 +48,10 @@ static void forget_parent(struct lh_agent *agent)
 static int begin_child(struct lh_agent *agent, struct lh_error *error)
 {
 	struct lh_node_link link = agent->clone;
-	int result = lh__agent_hello(agent, agent->name, error);
+	int result = lh__space_in_child(agent, error);
 
+	if (result == 0)
+		result = lh__agent_hello(agent, agent->name, error);
 	if (result == 0 && !agent->cloned)
 		result = lh__agent_ask(agent, LH_RUN_CREATE, (int)agent->control->timeout_ms, NULL, &link,
 		                       error);
