@@ -8,6 +8,7 @@
  * advice   MADV_DONTFORK, MADV_WIPEONFORK, MADV_DONTDUMP, and MADV_DONTNEED over a hole
  * vfork    a child of vfork that forks and clones
  * robust   threads that die with robust mutexes in memory that is not here
+ * stacks   more separate stacks than Linehome can tell apart; only where it is named
  */
 #include "program.h"
 
@@ -354,6 +355,27 @@ static void *waiter(void *argument)
 	return NULL;
 }
 
+/* Where the word cannot be written to, the kernel leaves it. */
+static void *owner_of_locked(void *argument)
+{
+	must(pthread_mutex_lock(argument) == 0, "lock");
+	must(mprotect(argument, PAGE, PROT_READ) == 0, "mprotect");
+	return NULL;
+}
+
+static void die_over_read_only(void)
+{
+	pthread_mutex_t *mutex = anonymous(PAGE);
+	pthread_mutexattr_t robust;
+	pthread_t dying;
+
+	pthread_mutexattr_init(&robust);
+	pthread_mutexattr_setrobust(&robust, PTHREAD_MUTEX_ROBUST);
+	pthread_mutex_init(mutex, &robust);
+	must(pthread_create(&dying, NULL, owner_of_locked, mutex) == 0, "thread");
+	pthread_join(dying, NULL);
+}
+
 /* One that sleeps for each of the first mutexes, and one that comes later for each of the others. */
 static void scene_robust(void)
 {
@@ -374,6 +396,7 @@ static void scene_robust(void)
 			waiter((void *)n);
 		send_away();
 	}
+	die_over_read_only();
 }
 
 /* A process that ends owning a mutex of another process' as well, behind such as are not here. */
@@ -410,12 +433,27 @@ static void scene_robust_shared(void)
 	}
 }
 
+/* Each a page, with a gap behind it, so that no two are one mapping. */
+static void scene_stacks(void)
+{
+	for (unsigned i = 0; i < 9000; i++) {
+		char *at = mmap(NULL, 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		must(at != MAP_FAILED, "map");
+		must(mmap(at, PAGE, PROT_READ | PROT_WRITE,
+		          MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_FIXED, -1, 0) == at,
+		     "map a stack");
+		*at = 's';
+	}
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
 } scenes[] = {
-	{ "fails", scene_fails }, { "advice", scene_advice }, { "hole", scene_hole },
-	{ "vfork", scene_vfork }, { "robust", scene_robust }, { "robust-shared", scene_robust_shared },
+	{ "fails", scene_fails },   { "advice", scene_advice }, { "hole", scene_hole },
+	{ "vfork", scene_vfork },   { "robust", scene_robust }, { "robust-shared", scene_robust_shared },
+	{ "stacks", scene_stacks },
 };
 
 int main(int argc, char **argv)
@@ -433,7 +471,7 @@ int main(int argc, char **argv)
 		write_page(page);
 	for (size_t i = 0; i < sizeof scenes / sizeof *scenes; i++) {
 		now_scene = scenes[i].name;
-		if (only && strcmp(only, now_scene))
+		if (only ? strcmp(only, now_scene) : scenes[i].run == scene_stacks)
 			continue;
 		scenes[i].run();
 		printf("%s ok\n", now_scene);

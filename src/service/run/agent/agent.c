@@ -38,14 +38,6 @@ static int on_sigsegv(void *context, int signal, siginfo_t *info, void *frame)
 
 /* ---- calls ---- */
 
-/* With the thread engine the kernel meets no absent memory; but what it is lent must not serve another page. */
-static long call_of_thread(struct lh_agent *agent, struct lh_trap *trap)
-{
-	if (lh__buffers_lends(trap))
-		lh__home_lend(agent->home);
-	return lh__intercept_proceed(trap);
-}
-
 static long on_call(void *context, struct lh_trap *trap)
 {
 	struct lh_agent *agent = context;
@@ -55,7 +47,7 @@ static long on_call(void *context, struct lh_trap *trap)
 	if (lh__descriptors_wanted(trap->nr))
 		return lh__descriptors_call(agent, trap);
 	if (__atomic_load_n(&agent->engine, __ATOMIC_ACQUIRE) == LH_ENGINE_THREAD)
-		return call_of_thread(agent, trap);
+		return lh__buffers_call_of_thread(&agent->buffers, trap);
 	return lh__buffers_call(&agent->buffers, trap);
 }
 
@@ -78,9 +70,17 @@ static void on_start(void *context, enum lh_intercept_start how)
 		lh__agent_in_child(context);
 }
 
+static void on_thread_exit(void *context)
+{
+	struct lh_agent *agent = context;
+
+	lh__buffers_thread_ends(&agent->buffers);
+}
+
 static void on_process_exit(void *context, int status)
 {
 	(void)status;
+	on_thread_exit(context);
 	lh__agent_count(context);
 }
 
@@ -103,6 +103,7 @@ static int intercept(struct lh_agent *agent, struct lh_error *error)
 		.hook = on_call,
 		.owns = on_owned,
 		.on_start = on_start,
+		.on_thread_exit = on_thread_exit,
 		.on_process_exit = on_process_exit,
 		.before_fork = before_fork,
 		.after_fork = after_fork,
@@ -186,6 +187,7 @@ static int begin(struct lh_agent *agent, struct lh_error *error)
 		                      : HOLD_LEAST,
 		.proceed = lh__intercept_proceed,
 		.copy = lh__intercept_copy,
+		.swap = lh__intercept_swap,
 		.later_use = on_later_use,
 		.context = agent,
 	};

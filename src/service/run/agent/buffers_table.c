@@ -204,8 +204,8 @@ static const struct lh_call table[LH_INTERCEPT_NUMBERS] = {
 	[457 /* statmount */] = { LH_CALL_LATE, { FIXED(0, 32), SIZED(1, 2, 1) } },
 	[458 /* listmount */] = { LH_CALL_LATE, { FIXED(0, 32), SIZED(1, 2, 8) } },
 	[451 /* cachestat */] = { LH_CALL_LATE, { FIXED(1, 16), FIXED(2, 40) } },
-	[SYS_execve] = { LH_CALL_LOOSE, { STRING(0), STRINGS(1), STRINGS(2) } },
-	[SYS_execveat] = { LH_CALL_LOOSE, { STRING(1), STRINGS(2), STRINGS(3) } },
+	[SYS_execve] = { LH_CALL_EXECUTE, { STRING(0), STRINGS(1), STRINGS(2) } },
+	[SYS_execveat] = { LH_CALL_EXECUTE, { STRING(1), STRINGS(2), STRINGS(3) } },
 
 	/* descriptors */
 	[SYS_pipe] = { LH_CALL_LATE, { FIXED(0, 8) } },

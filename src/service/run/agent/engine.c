@@ -97,7 +97,7 @@ static int pass_all(struct lh_agent *agent)
 	return result;
 }
 
-/* From here on nothing needs to be done with buffers: fewer calls need to be seen. */
+/* From here on little needs to be done with buffers: fewer calls need to be seen. */
 static void go_on_with_thread(struct lh_agent *agent)
 {
 	uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64] = { 0 };
@@ -106,6 +106,7 @@ static void go_on_with_thread(struct lh_agent *agent)
 	__atomic_store_n(&agent->engine, LH_ENGINE_THREAD, __ATOMIC_RELEASE);
 	lh__space_want(bitmap);
 	lh__descriptors_want(bitmap);
+	lh__buffers_want(bitmap, false);
 	lh__intercept_want(bitmap);
 	lh__count(&agent->control->engine_changes, 1);
 }
