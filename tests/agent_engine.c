@@ -1,9 +1,9 @@
 /*
- * agent_engine.c - a process changes its engine: what other threads and system calls meet in the very moment in which a range is
- * watched by nobody, and what is left when any call that the change makes fails.
+ * agent_engine.c - a process changes its engine: what other threads and system calls meet in the very moment
+ * in which a range is watched by nobody, and what is left when any call that the change makes fails.
  *
- * The program is its own agent here. All calls of the change go through a table, which looks around after each that
- * unwatches, makes single ones fail, or lets other threads run then.
+ * The program is its own agent here. All calls of the change go through a table, which looks around after
+ * each that unwatches, makes single ones fail, or lets other threads run then.
  */
 /* timeout: 120 */
 #include <errno.h>
@@ -202,7 +202,10 @@ static bool is_away(const uint64_t *address)
 
 static unsigned looked_away, looked_here, bad_looks;
 
-/* In the range that nobody watches now: pages that are away are out of everybody's reach, others are as always. */
+/*
+ * In the range that nobody watches now: pages that are away are out of everybody's reach, others are as
+ * always.
+ */
 static void look_at(uint64_t *page, int memory, const int *ends)
 {
 	uint64_t word = 0, through = 0;
@@ -242,7 +245,10 @@ static bool is_of_change(long nr, const long a[6])
 	       (nr == SYS_madvise && a[2] == MADV_GUARD_INSTALL);
 }
 
-/* Until another thread has touched what is hidden; they begin only now, else all of them would wait for the change. */
+/*
+ * Until another thread has touched what is hidden; they begin only now, else all of them would wait for the
+ * change.
+ */
 static void let_touch(void)
 {
 	__atomic_store_n(&begun, true, __ATOMIC_RELEASE);
@@ -443,7 +449,10 @@ static void *hammer(void *argument)
 	return (void *)(uintptr_t)wrong;
 }
 
-/* Others touch all the time, the moment without a watch lasts, and some find the change over when they are answered. */
+/*
+ * Others touch all the time, the moment without a watch lasts, and some find the change over when they are
+ * answered.
+ */
 static void test_touches(bool answered_late)
 {
 	pthread_t threads[HAMMERS];

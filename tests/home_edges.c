@@ -1,6 +1,6 @@
 /*
- * home_edges.c - a home whose port says "try again" for as long as it likes, and whose tables of ranges are full, or hold
- * pieces with gaps between them. The program is its own agent here.
+ * home_edges.c - a home whose port says "try again" for as long as it likes, and whose tables of ranges are
+ * full, or hold pieces with gaps between them. The program is its own agent here.
  */
 #include <errno.h>
 #include <signal.h>

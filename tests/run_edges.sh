@@ -1,10 +1,11 @@
 #!/bin/bash
-# timeout: 200
-# Calls about memory that fail, advice about forks, children of a child of vfork, and threads that die with robust mutexes.
+# timeout: 400
+# Calls about memory that fail, advice about forks, children of a child of vfork, and threads that die with
+# robust mutexes.
 engines="thread inline"
 . "$(dirname "$0")/lib/run.sh"
 begin
-limit_seconds=60
+limit_seconds=100
 compare edges "$programs/edges" --size 24
 
 # More separate stacks than the agent can tell apart.

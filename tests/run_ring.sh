@@ -1,7 +1,7 @@
 #!/bin/bash
-# timeout: 200
-# io_uring, and pages that are lent to the kernel beyond a call: a process changes its engine with its first ring, whatever its
-# threads do meanwhile; and one that may not do so is refused a ring and nothing else.
+# timeout: 400
+# io_uring, and pages that are lent to the kernel beyond a call: a process changes its engine with its first
+# ring, whatever its threads do meanwhile; and one that may not do so is refused a ring and nothing else.
 engines="thread inline"
 . "$(dirname "$0")/lib/run.sh"
 begin
@@ -13,8 +13,9 @@ for engine in $engines; do
 	repeat=100
 	[ "$engine" = thread ] && repeat=10
 	launch "$engine" $((4 << 20)) --stats "$work/stats"
-	timeout -k 5 150 "${launcher[@]}" "$programs/ring" --size 8 --repeat $repeat >"$work/out" 2>"$work/err"
-	is "$? $(cat "$work/out")" "0 ring ok" "$engine: $repeat processes make rings while their threads use memory"
+	timeout -k 5 150 "${launcher[@]}" "$programs/ring" --size 8 --repeat $repeat \
+		>"$work/out" 2>"$work/err"
+	is "$? $(cat "$work/out")" "0 ring ok" "$engine: $repeat processes make rings"
 	note_file "$work/err"
 	[ -n "${LINEHOME_RUN-}" ] && continue
 	changes=$repeat
@@ -22,7 +23,7 @@ for engine in $engines; do
 	is "$(field engine) $(field engine_changes)" "$engine $changes" "$engine: the change is counted"
 done
 
-limit_seconds=60
+limit_seconds=100
 compare lent "$programs/lent"
 
 # Before anything is watched the change is only one of what will be.

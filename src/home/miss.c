@@ -54,8 +54,9 @@ static int take_frame(struct lh_home *home, uint64_t page, uint32_t *frame)
 /* ---- putting pages in place ---- */
 
 /*
- * Whether to ask the port once more, which said that the address space is being changed. Not for ever: who changes it may
- * wait for this fault to end. Then the thread that touched looks again (is_moot), as if the page had come and gone.
+ * Whether to ask the port once more, which said that the address space is being changed. Not for ever: who
+ * changes it may wait for this fault to end. Then the thread that touched looks again (is_moot), as if the
+ * page had come and gone.
  */
 static bool once_more(struct lh_home *home, long result, unsigned *tries)
 {
@@ -65,7 +66,10 @@ static bool once_more(struct lh_home *home, long result, unsigned *tries)
 	return true;
 }
 
-/* The page could not be put in place, and need not be: it is there, its mapping is gone, or it is asked for again. */
+/*
+ * The page could not be put in place, and need not be: it is there, its mapping is gone, or it is asked for
+ * again.
+ */
 static bool is_moot(struct lh_home *home, uint64_t page, long result)
 {
 	if (result == -EAGAIN)

@@ -1,10 +1,11 @@
 /*
- * edges.c - calls about memory that fail, or that mean something only later, with every word known before and after.
+ * edges.c - calls about memory that fail, or that mean something only later, with every word known before and
+ * after.
  *
  *     edges --size 24 [--scene NAME]
  *
- * fails    munmap, mmap over something and mremap that fail, by wrong arguments, and because the process has as many mappings
- *          as it may: the content is as it was, also beside what is not homed (a file's pages, a stack)
+ * fails    munmap, mmap over something and mremap that fail, by wrong arguments, and because the process has
+ *          as many mappings as it may: the content is as it was, also beside a file's pages
  * advice   MADV_DONTFORK, MADV_WIPEONFORK, MADV_DONTDUMP, and MADV_DONTNEED over a hole
  * vfork    a child of vfork that forks and clones
  * robust   threads that die with robust mutexes in memory that is not here
@@ -189,7 +190,10 @@ static void scene_fails(void)
 
 /* ---- advice about forks ---- */
 
-/* Of pages 1000 on: 300 that no child has, 100 that each child finds empty, 100 that no dump has, 100 as others. */
+/*
+ * Of pages 1000 on: 300 that no child has, 100 that each child finds empty, 100 that no dump has, 100 as
+ * others.
+ */
 static void look_as_child(void)
 {
 	must(is_zero(page_at(1300), 100), "what is empty in the child");

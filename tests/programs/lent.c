@@ -1,9 +1,10 @@
 /*
  * lent.c - pages that a pipe, a socket or a ring goes on reading after the call that lent them has returned.
  *
- * The program lends pages, then uses all its other memory until theirs have left and what they took serves others, and only
- * then takes the data out at the other end. It does not touch the pages that it has lent, as it must not. A ring's buffers
- * that are registered, or handed over in a group, are used by the kernel at places that it chooses itself.
+ * The program lends pages, then uses all its other memory until theirs have left and what they took serves
+ * others, and only then takes the data out at the other end. It does not touch the pages that it has lent, as
+ * it must not. A ring's buffers that are registered, or handed over in a group, are used by the kernel at
+ * places that it chooses itself.
  *
  *     lent --size 24 [--case NAME]
  */

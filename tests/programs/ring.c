@@ -1,15 +1,16 @@
 /*
  * ring.c - the first ring of io_uring, while other threads use memory.
  *
- * The region's pages belong to threads in turn; page p of generation g holds mix(p, g, word). A process makes its first ring
- * after some thousands of touches, in two threads at once, while the others
+ * The region's pages belong to threads in turn; page p of generation g holds mix(p, g, word). A process makes
+ * its first ring after some thousands of touches, in two threads at once, while the others
  *
  *     hammer    verify and rewrite their pages at random, and now and then let the kernel read or write one
  *     sleep     in read, recv, epoll_wait and on a futex, each with its operands in pages of its own, and are
  *               woken when the ring is there
  *
- * Then the ring writes and reads pages, also from the kernel's own threads; a child is forked, which verifies everything and
- * makes a ring of its own. All this in --repeat processes, one after the other, each a fork of the first, which has no ring.
+ * Then the ring writes and reads pages, also from the kernel's own threads; a child is forked, which verifies
+ * everything and makes a ring of its own. All this in --repeat processes, one after the other, each a fork of
+ * the first, which has no ring.
  *
  *     ring --size 16 --repeat 20 [--refused]
  *

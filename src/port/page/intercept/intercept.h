@@ -133,7 +133,10 @@ int lh__intercept_signal(int sig, lh_intercept_claim *handler, void *context)
 /* Copies between memory that may be the program's; -EFAULT where it is not there, and then in part. */
 int lh__intercept_copy(void *to, const void *from, size_t size) __attribute__((warn_unused_result));
 
-/* If *at is *seen, makes it wanted, atomically; *seen is what it was. -EFAULT where it is not there, or not to be written. */
+/*
+ * If *at is *seen, makes it wanted, atomically; *seen is what it was. -EFAULT where it is not there, or not
+ * to be written.
+ */
 int lh__intercept_swap(uint32_t *at, uint32_t *seen, uint32_t wanted) __attribute__((warn_unused_result));
 
 #endif

@@ -80,7 +80,10 @@ static int is_own(int nr)
 	return 0;
 }
 
-/* Threads may be on their way through the table: each word changes at once, and those of the module's own calls never. */
+/*
+ * Threads may be on their way through the table: each word changes at once, and those of the module's own
+ * calls never.
+ */
 static void fill_table(struct lh_interception *state, const uint64_t *bitmap)
 {
 	uint64_t other = (uint64_t)(state->config.count_all ? lh__stub_counted : lh__stub_fast);

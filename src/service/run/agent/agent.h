@@ -58,9 +58,9 @@ struct lh_agent {
 		granted; /* bytes that the program can have come to use since lh__agent_granted was last called */
 	uint64_t own_pages;   /* private writable pages that are mapped, but not by the program */
 	uint64_t stack_bytes; /* stacks of threads */
-	bool fork_advice; /* MADV_DONTFORK or MADV_WIPEONFORK has been given: a child has not all of its parent's memory */
-	bool cloned;    /* the fork under way has a copy of the region */
-	char lost[160]; /* why the store could not be reached again; empty: it could, or nobody tried */
+	bool fork_advice; /* MADV_DONTFORK or MADV_WIPEONFORK was given: a child has not all of this memory */
+	bool cloned;      /* the fork under way has a copy of the region */
+	char lost[160];   /* why the store could not be reached again; empty: it could, or nobody tried */
 	struct lh_node_link link;  /* the store's: region and token */
 	struct lh_node_link clone; /* for the child that is being forked */
 	uintptr_t heap_end;        /* the program break */
@@ -134,9 +134,15 @@ uint64_t lh__agent_granted(struct lh_agent *agent);
 
 /* ---- engine.c ---- */
 
-/* Makes this process go on with the thread engine, if it does not have it. -errno: it cannot, and is as it was. */
+/*
+ * Makes this process go on with the thread engine, if it does not have it. -errno: it cannot, and is as it
+ * was.
+ */
 int lh__engine_thread(struct lh_agent *agent) LH_MUST_CHECK;
-/* A SIGSEGV: whether it came of a change of the engine, so that the touch is to be repeated. Waits for the change. */
+/*
+ * A SIGSEGV: whether it came of a change of the engine, so that the touch is to be repeated. Waits for the
+ * change.
+ */
 bool lh__engine_hid(struct lh_agent *agent, const siginfo_t *info);
 
 /* ---- fork.c ---- */

@@ -151,8 +151,8 @@ static bool watches(const struct lh_hold *hold)
 /* ---- the classes ---- */
 
 /*
- * A program that is executed is read while it is seen whether it can be, and the kernel then goes through the list of the
- * thread's robust mutexes, which must be there until the memory is not.
+ * A program that is executed is read while it is seen whether it can be, and the kernel then goes through the
+ * list of the thread's robust mutexes, which must be there until the memory is not.
  */
 static long execute(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call)
 {

@@ -14,19 +14,23 @@
  *           too: it may be watched while the call sleeps.
  *   once    Early, and never repeated: a datagram or a child that is gone does not come again.
  *   loose   Late, and repeated without being kept: futex and epoll_wait, which sleep long but look at their
- *           operands at one moment, and execve, which never comes back to give a keeping up.
+ *           operands at one moment.
  *   parts   Early. What is larger than hold_limit is done in parts, as POSIX lets such a call be cut.
  *   pinned  The kernel writes there later, at any time (a thread's tid word, rseq, the robust list): kept for good.
- *   ring    Memory is used when no call is under way: io_uring. The process changes its engine first (engine.c); where it
- *           cannot, the call is refused as on a kernel that lacks it, and programs have other ways.
+ *   ring    Memory is used when no call is under way: io_uring. The process changes its engine first
+ *           (engine.c); where it cannot, the call is refused as on a kernel that lacks it, and programs have
+ *           other ways.
+ *   execute Loose, and the robust list is kept, which the kernel goes through before it lets the memory go.
  *
- * A send with MSG_ZEROCOPY goes on reading the pages, not the addresses, after it has returned: the home is told to use no
- * such memory for another page (lh__home_lend). It is never cut into parts, since the program counts the notes of their end.
+ * A send with MSG_ZEROCOPY goes on reading the pages, not the addresses, after it has returned: the home is
+ * told to use no such memory for another page (lh__home_lend). It is never cut into parts, since the program
+ * counts the notes of their end.
  *
  * Touching is a read of one byte a page in user mode. An address that is not there is left for the kernel to refuse.
  *
- * What remains: other processes that read this one's memory (a debugger, ps reading arguments) see EFAULT for what is
- * absent; KVM and user-mode drivers that fault pages in for a device are not served; one call that appends more than hold_limit is not atomic.
+ * What remains: other processes that read this one's memory (a debugger, ps reading arguments) see EFAULT for
+ * what is absent; KVM and user-mode drivers that fault pages in for a device are not served; one call that
+ * appends more than hold_limit is not atomic.
  */
 #ifndef LH_SERVICE_RUN_AGENT_BUFFERS_H
 #define LH_SERVICE_RUN_AGENT_BUFFERS_H
@@ -78,8 +82,9 @@ long lh__buffers_call(struct lh_buffers *self, struct lh_trap *trap);
 void lh__buffers_thread_ends(struct lh_buffers *self);
 
 /*
- * The same for a process with the thread engine, where the kernel waits for absent memory: but not for a thread that has
- * ended, and in vain where the pager has ended, as all threads do before another program takes the process over.
+ * The same for a process with the thread engine, where the kernel waits for absent memory: but not for a
+ * thread that has ended, and in vain where the pager has ended, as all threads do before another program
+ * takes the process over.
  */
 long lh__buffers_call_of_thread(struct lh_buffers *self, struct lh_trap *trap);
 

@@ -1,7 +1,8 @@
 /*
- * buffers_exit.c - what the kernel does with memory when a thread ends: it walks the list of robust mutexes that the thread
- * owns, marks each and wakes who waits. It does so when the thread takes no signals any more, and answers no userfault for
- * it either: at the first absent page it stops, with both engines, and those who wait for the rest do so for ever.
+ * buffers_exit.c - what the kernel does with memory when a thread ends: it walks the list of robust mutexes
+ * that the thread owns, marks each and wakes who waits. It does so when the thread takes no signals any more,
+ * and answers no userfault for it either: at the first absent page it stops, with both engines, and those who
+ * wait for the rest do so for ever.
  *
  * So a thread that ends does it itself, just before, as futex(2) and the kernel's exit_robust_list say:
  *
@@ -11,12 +12,12 @@
  *
  *     word == tid [| WAITERS]        becomes   OWNER_DIED [| WAITERS], and one is woken
  *
- * Bit 0 of a pointer to an entry says that the mutex inherits priorities: who waits for such is woken by the kernel, as the
- * thread ends.
+ * Bit 0 of a pointer to an entry says that the mutex inherits priorities: who waits for such is woken by the
+ * kernel, as the thread ends.
  *
- * A program that is executed ends the list in the same way, but only if it can be executed: so then the entries are kept, and
- * the kernel does it. (It is about mutexes shared with other processes, behind such as are absent.) When a process is ended by
- * another thread or a signal nobody can do it for the others.
+ * A program that is executed ends the list in the same way, but only if it can be executed: so then the
+ * entries are kept, and the kernel does it. (It is about mutexes shared with other processes, behind such as
+ * are absent.) When a process is ended by another thread or a signal nobody can do it for the others.
  *
  * The word that is cleared when a thread ends is pinned (buffers_pin.c).
  */
@@ -53,7 +54,10 @@ static uintptr_t word_of(const struct list *list, uintptr_t entry)
 	return (entry & ~PRIORITY) + (uintptr_t)list->head.futex_offset;
 }
 
-/* Calls visit for each entry, the pending one last, until it returns false; each is left before it is visited. */
+/*
+ * Calls visit for each entry, the pending one last, until it returns false; each is left before it is
+ * visited.
+ */
 static void each_entry(struct list *list, bool (*visit)(struct list *, uintptr_t entry, void *),
                        void *context)
 {

@@ -1,25 +1,26 @@
 /*
  * engine.c - a process changes its engine, from inline to thread, while it runs.
  *
- * Why: a ring of io_uring makes the kernel use the program's memory when no call is under way, in threads of its own
- * that no signal reaches. Only the thread engine serves those. So a process goes on with that one from its first ring on, and
- * its children with it; a program that it executes begins anew.
+ * Why: a ring of io_uring makes the kernel use the program's memory when no call is under way, in threads of
+ * its own that no signal reaches. Only the thread engine serves those. So a process goes on with that one
+ * from its first ring on, and its children with it; a program that it executes begins anew.
  *
- * How: the home stands still, so no page comes or goes. Then range by range, what is absent and has a content is hidden, the
- * range is handed over to a userfaultfd without SIGBUS, and what was hidden is shown again (port/page/page.h). Other
- * threads run on meanwhile:
+ * How: the home stands still, so no page comes or goes. Then range by range, what is absent and has a content
+ * is hidden, the range is handed over to a userfaultfd without SIGBUS, and what was hidden is shown again
+ * (port/page/page.h). Other threads run on meanwhile:
  *
  *     touches what is present           nothing happens, in user mode and in system calls
  *     touches what is absent, watched   SIGBUS, whose handler waits at the home's gate
  *     touches what is hidden            SIGSEGV, which waits at the gate as well: lh__engine_hid
  *     either in a system call           EFAULT, which buffers.c makes good, as ever: its touch waits as above
- *     touches what nothing is known of  as before; or, in the moment without a watch, the kernel gives a page of zeroes, which
- *                                       is right, and which is found by the next scan
+ *     touches what nothing is known of  as before; or, in the moment without a watch, the kernel gives a page
+ *                                       of zeroes, which is right, and which is found by the next scan
  *
- * A fault that was taken in between may be answered after: lh__home_miss finds the page as it is, whatever the engine.
+ * A fault that was taken in between may be answered after: lh__home_miss finds the page as it is, whatever
+ * the engine.
  *
- * A process that could not change (the user may not handle faults of the kernel; a kernel before Linux 6.13) is as it was,
- * and is not tried again.
+ * A process that could not change (the user may not handle faults of the kernel; a kernel before Linux 6.13)
+ * is as it was, and is not tried again.
  */
 #include <errno.h>
 #include <signal.h>
@@ -173,9 +174,9 @@ int lh__engine_thread(struct lh_agent *agent)
 /* ---- who touched what was hidden ---- */
 
 /*
- * The change may have ended between the touch and this. That can be so once for each thread: what it touches later it touches
- * after the change. A program has no other SIGSEGV of this kind at a watched place, unless it has put a guard there itself;
- * then it gets it at the second try.
+ * The change may have ended between the touch and this. That can be so once for each thread: what it touches
+ * later it touches after the change. A program has no other SIGSEGV of this kind at a watched place, unless
+ * it has put a guard there itself; then it gets it at the second try.
  */
 static bool first_time(struct lh_agent *agent)
 {

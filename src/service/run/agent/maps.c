@@ -1,6 +1,6 @@
 /*
- * maps.c - see maps.h. A line: "start-end prot offset major:minor inode   name"; in smaps lines like "Size:  4 kB" and
- * "VmFlags: rd wr mr" follow it.
+ * maps.c - see maps.h. A line: "start-end prot offset major:minor inode   name"; in smaps lines like
+ * "Size:  4 kB" and "VmFlags: rd wr mr" follow it.
  */
 #include "service/run/agent/maps.h"
 

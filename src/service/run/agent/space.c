@@ -314,8 +314,8 @@ static int look_in_child(void *context, const struct lh_mapping *mapping)
 }
 
 /*
- * The kernel is asked, who knows where such mappings have moved since; but only if there ever were any. The home stands still
- * since before the fork, and this is the only thread.
+ * The kernel is asked, who knows where such mappings have moved since; but only if there ever were any. The
+ * home stands still since before the fork, and this is the only thread.
  */
 int lh__space_in_child(struct lh_agent *agent, struct lh_error *error)
 {
@@ -368,7 +368,9 @@ static long call_madvise(struct lh_agent *agent, struct lh_trap *trap)
 	return result;
 }
 
-/* A mapping that is made another by mremap. Its pieces that were watched are those that have left (home.h). */
+/*
+ * A mapping that is made another by mremap. Its pieces that were watched are those that have left (home.h).
+ */
 struct moving {
 	struct lh_agent *agent;
 	uintptr_t from, to;
@@ -461,10 +463,11 @@ static void settle_failed_mremap(struct moving *moving)
 }
 
 /*
- * A mapping that moves may be merged with a neighbour of its new place, and the kernel (6.18) then drops the watch of both,
- * so that the neighbour's absent pages would read as zero. What is not watched is not merged with what is: so the watch of a
- * mapping that may move is dropped before. Nobody else may touch it until the call has returned. -ENOMEM: the process has
- * as many mappings as it may, so that no part of one could move either.
+ * A mapping that moves may be merged with a neighbour of its new place, and the kernel (6.18) then drops the
+ * watch of both, so that the neighbour's absent pages would read as zero. What is not watched is not merged
+ * with what is: so the watch of a mapping that may move is dropped before. Nobody else may touch it until the
+ * call has returned. -ENOMEM: the process has as many mappings as it may, so that no part of one could move
+ * either.
  */
 static int unwatch_moving(struct moving *moving, const struct lh_trap *trap)
 {
