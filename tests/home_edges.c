@@ -179,7 +179,7 @@ static bool watches(size_t page)
 static int count_piece(void *context, uintptr_t start, uintptr_t end)
 {
 	*(size_t *)context += (end - start) / PAGE;
-	return 0;
+	return start < end ? 0 : -EINVAL;
 }
 
 /* Pages 256 to 264 and 268 to 280, of which 260 to 272 leave. */
@@ -196,6 +196,12 @@ static void test_pieces(void)
 	   "what leaves is not watched");
 	is(lh__home_each_left(home, from, to, count_piece, &left), 0, "its pieces are remembered");
 	is(left, 8, "and these alone");
+	/* Another change, of what lies beside it. */
+	lh__home_leave(home, to, to + 4 * PAGE);
+	left = 0;
+	is(lh__home_each_left(home, from, to, count_piece, &left) + (int)left, 8,
+	   "also where what is beside it leaves as well");
+	lh__home_left(home, to, to + 4 * PAGE, false);
 	lh__home_left(home, from, to, false);
 	ok(watches(260) && watches(263) && !watches(264) && !watches(267) && watches(268) && watches(271),
 	   "a change that failed leaves what was watched, and no more");

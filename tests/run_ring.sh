@@ -31,7 +31,8 @@ launch inline $((512 << 20)) --stats "$work/stats"
 "${launcher[@]}" "$programs/ring" --size 4 --repeat 3 >"$work/out" 2>"$work/err"
 is "$? $(cat "$work/out")" "0 ring ok" "a program that fits makes rings"
 note_file "$work/err"
-[ -n "${LINEHOME_RUN-}" ] || is "$(field engine_changes) $(field processes_paged)" "3 0" "and is not watched for it"
+counted="$(field engine_changes) $(field processes_paged)"
+[ -n "${LINEHOME_RUN-}" ] || is "$counted" "3 0" "and is not watched for it"
 
 # A user who may answer no faults of the kernel's.
 cannot_change="a ring is refused where the engine cannot be changed, and all else is as always"
@@ -39,13 +40,14 @@ nobody=()
 [ "$(id -u)" = 0 ] && nobody=(setpriv --reuid 65534 --regid 65534 --clear-groups)
 if [ -n "${LINEHOME_RUN-}" ]; then
 	skip "$cannot_change" "a stand-in has no engine"
-elif [ "$(cat /proc/sys/vm/unprivileged_userfaultfd)" = 1 ] || ! "${nobody[@]}" test ! -w /dev/userfaultfd 2>/dev/null; then
+elif [ "$(cat /proc/sys/vm/unprivileged_userfaultfd)" = 1 ] || "${nobody[@]}" test -w /dev/userfaultfd; then
 	skip "$cannot_change" "every user may answer faults of the kernel's here"
 elif ! "${nobody[@]}" test -x "$linehome"; then
 	skip "$cannot_change" "nobody else may run $linehome"
 else
 	launch inline $((4 << 20)) --stats -
-	"${nobody[@]}" "${launcher[@]}" "$programs/ring" --size 8 --repeat 10 --refused >"$work/out" 2>"$work/stats"
+	"${nobody[@]}" "${launcher[@]}" "$programs/ring" --size 8 --repeat 10 --refused \
+		>"$work/out" 2>"$work/stats"
 	is "$? $(cat "$work/out")" "0 ring ok" "$cannot_change"
 	is "$(field engine_changes)" 0 "and no change is counted"
 	sed -n 's/^[^ {}]/# &/p' "$work/stats"

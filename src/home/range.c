@@ -213,7 +213,7 @@ static bool first_piece(const struct lh_ranges *ranges, uintptr_t start, uintptr
 {
 	size_t i = lh__ranges_after(ranges, start);
 
-	if (i >= ranges->count || ranges->at[i].start >= end)
+	if (start >= end || i >= ranges->count || ranges->at[i].start >= end)
 		return false;
 	*piece = ranges->at[i];
 	piece->start = piece->start > start ? piece->start : start;

@@ -123,7 +123,7 @@ static bool case_zerocopy(void)
 static bool case_ring_zerocopy(void)
 {
 	struct io_uring_sqe e;
-	struct io_uring_cqe done;
+	struct completion done;
 	struct ring r;
 	int ends[2];
 
@@ -165,7 +165,7 @@ static bool case_ring_group(void)
 	ring_submit(&r, &e);
 	for (uint64_t i = 0; i < 4; i++) { /* what a socket holds of these */
 		uint64_t words[WORDS];
-		struct io_uring_cqe done;
+		struct completion done;
 		uint64_t buffer;
 
 		for (unsigned w = 0; w < WORDS; w++)

@@ -68,18 +68,25 @@ __attribute__((unused)) static void ring_submit(struct ring *r, const struct io_
 		cannot("enter the ring");
 }
 
+struct completion {
+	int res;
+	uint32_t flags;
+};
+
 /* The next completion, waited for. */
-__attribute__((unused)) static struct io_uring_cqe ring_next(struct ring *r)
+__attribute__((unused)) static struct completion ring_next(struct ring *r)
 {
 	uint32_t *head = (uint32_t *)(r->cq + r->params.cq_off.head);
 	uint32_t *tail = (uint32_t *)(r->cq + r->params.cq_off.tail);
-	struct io_uring_cqe done;
+	struct io_uring_cqe *entry;
+	struct completion done;
 
 	while (__atomic_load_n(tail, __ATOMIC_ACQUIRE) == *head)
 		if (syscall(SYS_io_uring_enter, r->fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0) < 0 &&
 		    errno != EINTR)
 			cannot("wait for the ring");
-	done = ((struct io_uring_cqe *)(r->cq + r->params.cq_off.cqes))[*head & (r->params.cq_entries - 1)];
+	entry = (struct io_uring_cqe *)(r->cq + r->params.cq_off.cqes) + (*head & (r->params.cq_entries - 1));
+	done = (struct completion){ entry->res, entry->flags };
 	__atomic_store_n(head, *head + 1, __ATOMIC_RELEASE);
 	return done;
 }
