@@ -6,7 +6,8 @@
  *
  * fails    munmap, mmap over something and mremap that fail, by wrong arguments, and because the process has
  *          as many mappings as it may: the content is as it was, also beside a file's pages
- * advice   MADV_DONTFORK, MADV_WIPEONFORK, MADV_DONTDUMP, and MADV_DONTNEED over a hole
+ * advice   MADV_DONTFORK, MADV_WIPEONFORK, MADV_DONTDUMP
+ * hole     MADV_DONTNEED over a hole, and guards
  * vfork    a child of vfork that forks and clones
  * robust   threads that die with robust mutexes in memory that is not here
  * stacks   more separate stacks than Linehome can tell apart; only where it is named
@@ -21,6 +22,10 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
 #define MADV_KEEPONFORK 19
@@ -245,6 +250,17 @@ static void scene_advice(void)
 	}
 }
 
+/* What stood where a guard is put is gone. Before Linux 6.13 there are none. */
+static void guard(uint64_t from, uint64_t count)
+{
+	if (madvise(page_at(from), count * PAGE, MADV_GUARD_INSTALL) && errno == EINVAL)
+		return;
+	must(madvise(page_at(from), count * PAGE, MADV_GUARD_REMOVE) == 0, "MADV_GUARD_REMOVE");
+	must(is_zero(page_at(from), count), "where a guard was");
+	for (uint64_t page = from; page < from + count; page++)
+		write_page(page);
+}
+
 /* The kernel gives back what there is and then says that there was a hole. */
 static void scene_hole(void)
 {
@@ -257,6 +273,7 @@ static void scene_hole(void)
 	     "map in the hole");
 	for (uint64_t page = 2000; page < 2020; page++)
 		write_page(page);
+	guard(2100, 30);
 	send_away();
 	verify(0, pages, "in the end");
 }
