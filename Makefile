@@ -141,6 +141,7 @@ $(B)/linehome: $(CLI_OBJ) $(B)/liblinehome.a
 LIBS_keys := -lhiredis
 $(filter $(B)/tests/cli_%,$(TEST_BIN)): $(call obj,$(B),src/cli/cli.c src/cli/words.c)
 $(filter $(B)/tests/agent_buffers,$(TEST_BIN)): $(call obj,$(B),$(wildcard src/service/run/agent/buffers*.c))
+$(filter $(B)/tests/agent_engine,$(TEST_BIN)): $(call obj,$(B),src/service/run/agent/engine.c)
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
 	$(link) $(LIB_LIBS) $(LIBS_$*)
@@ -155,7 +156,7 @@ $(TEST_AGENT): $(TEST_AGENT_OBJ)
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs -o $@ $^ $(AGENT_LIBS)
 $(filter $(B)/tests/intercept_% $(B)/bench/intercept,$(TEST_BIN) $(BENCH_BIN)): $(TEST_AGENT)
 # Programs that tests, demo and benchmarks run under Linehome: plain ones, never sanitized, without the library.
-$(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h
+$(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/programs/ring.h
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O2 -D_GNU_SOURCE $(WARN) $(EXTRA_CFLAGS) -o $@ $< -lpthread $(LIBS_$*)
 # As someone would who has only what is installed: the public header and the shared library.

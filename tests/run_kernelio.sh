@@ -5,12 +5,6 @@ engines="thread inline"
 . "$(dirname "$0")/lib/run.sh"
 begin
 
-# The inline engine refuses io_uring, whose workers touch memory when no system call is under way; the thread engine has it.
-# Called by compare, for inline after thread.
-expect() {
-	if [ "$2" = inline ]; then sed -i 's/^\(io_uring.*\) ok$/\1 unavailable/' "$work/$1.plain.out"; fi
-}
-
 compare kernelio "$programs/kernelio" --size 64 --rounds 60
 for engine in $engines; do
 	launch "$engine" 16777216

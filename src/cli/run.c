@@ -95,19 +95,22 @@ static json_t *to_json(const struct lh_run_control *control, const struct lh_run
 {
 	const struct lh_stats *stats = &control->stats;
 
-	return json_pack(
-		"{s:s,s:s,s:I,s:i,s:I,s:I,s:I,s:I,s:o,s:o,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}",
-		"store", control->store, "engine", control->engine == LH_ENGINE_INLINE ? "inline" : "thread",
-		"local_bytes", (json_int_t)control->local, "exit_status", result->status, "wall_ms",
-		(json_int_t)result->milliseconds, "processes", (json_int_t)control->processes,
-		"processes_paged", (json_int_t)control->processes_paged, "forks", (json_int_t)stats->forks,
-		"faults", faults(stats), "fetch_latency_ns", latency(stats), "fetched", fetched(stats),
-		"written", written(stats), "amplification", amplification(stats), "evictions",
-		evictions(stats), "zero_pages_ahead", (json_int_t)stats->pages_zero_ahead, "bytes_out",
-		(json_int_t)control->bytes_out, "bytes_in", (json_int_t)control->bytes_in, "reconnects",
-		(json_int_t)control->reconnects, "stalls", (json_int_t)stats->stalls, "stall_ns",
-		(json_int_t)stats->stall_ns, "peak_local_bytes", (json_int_t)control->peak_local,
-		"peak_homed_bytes", (json_int_t)control->peak_homed);
+	return json_pack("{s:s,s:s,s:I,s:i,s:I,s:I,s:I,s:I,s:I,s:o,s:o,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:I,s:"
+	                 "I,s:I,s:I}",
+	                 "store", control->store, "engine",
+	                 control->engine == LH_ENGINE_INLINE ? "inline" : "thread", "local_bytes",
+	                 (json_int_t)control->local, "exit_status", result->status, "wall_ms",
+	                 (json_int_t)result->milliseconds, "processes", (json_int_t)control->processes,
+	                 "processes_paged", (json_int_t)control->processes_paged, "engine_changes",
+	                 (json_int_t)control->engine_changes, "forks", (json_int_t)stats->forks, "faults",
+	                 faults(stats), "fetch_latency_ns", latency(stats), "fetched", fetched(stats),
+	                 "written", written(stats), "amplification", amplification(stats), "evictions",
+	                 evictions(stats), "zero_pages_ahead", (json_int_t)stats->pages_zero_ahead,
+	                 "bytes_out", (json_int_t)control->bytes_out, "bytes_in",
+	                 (json_int_t)control->bytes_in, "reconnects", (json_int_t)control->reconnects,
+	                 "stalls", (json_int_t)stats->stalls, "stall_ns", (json_int_t)stats->stall_ns,
+	                 "peak_local_bytes", (json_int_t)control->peak_local, "peak_homed_bytes",
+	                 (json_int_t)control->peak_homed);
 }
 
 static int write_stats(const char *path, const struct lh_run_control *control,

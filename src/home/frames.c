@@ -1,6 +1,7 @@
 /* frames.c - frames, the store's page numbers, and the table of watched ranges. See home.h. */
 #include "home/internal.h"
 
+#include <limits.h>
 #include <sys/mman.h>
 
 /* Free frames below which the reclaimer is woken. */
@@ -75,6 +76,12 @@ void lh__home_frame_filled(struct lh_home *home, uint32_t frame, enum lh_fill so
 	lh__unlock(home->sys, &home->lock);
 }
 
+/* The memory of a frame, which stands in staging, goes back to the kernel. */
+static void drop_memory(struct lh_home *home, uint32_t frame)
+{
+	LH_SYS(home->sys, SYS_madvise, lh__home_frame_memory(home, frame), LH_PAGE_SIZE, MADV_DONTNEED);
+}
+
 static void make_free(struct lh_home *home, uint32_t frame, bool kept)
 {
 	struct lh_frame *f = &home->frame[frame];
@@ -109,13 +116,16 @@ static void push_number(struct lh_numbers *numbers, uint64_t number)
 void lh__home_frame_release(struct lh_home *home, uint32_t frame, bool kept, bool key_too)
 {
 	struct lh_frame *f = &home->frame[frame];
+	bool lent = kept && __atomic_load_n(&home->lends, __ATOMIC_ACQUIRE);
 
+	if (lent)
+		drop_memory(home, frame);
 	lh__lock(home->sys, &home->lock);
 	if (!f->out)
 		home->options.policy->removed(home->policy, frame);
 	if (key_too && f->key != LH_NO_KEY)
 		push_number(&home->dead_keys, f->key);
-	make_free(home, frame, kept);
+	make_free(home, frame, kept && !lent);
 	lh__unlock(home->sys, &home->lock);
 }
 
@@ -178,14 +188,21 @@ bool lh__frames_shrink(struct lh_home *home)
 	lh__lock(home->sys, &home->lock);
 	if (home->backed > home->limit && home->free_count) {
 		frame = pop_free(home);
-		LH_SYS(home->sys, SYS_madvise, lh__home_frame_memory(home, frame), LH_PAGE_SIZE,
-		       MADV_DONTNEED);
+		drop_memory(home, frame);
 		home->frame[frame].backed = false;
 		home->backed--;
 		home->cold[home->cold_count++] = frame;
 	}
 	lh__unlock(home->sys, &home->lock);
 	return frame != LH_NO_FRAME;
+}
+
+/* Who is about to sleep has seen an older count: the kernel compares it. */
+void lh__frames_tell(struct lh_home *home)
+{
+	if (__atomic_load_n(&home->awaited, __ATOMIC_SEQ_CST) &&
+	    __atomic_exchange_n(&home->awaited, 0, __ATOMIC_SEQ_CST))
+		lh__futex_wake(home->sys, &home->freed, INT_MAX);
 }
 
 /* ---- watched ranges ---- */

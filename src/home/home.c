@@ -48,7 +48,8 @@ static int open_memory(struct lh_home *home)
 	home->free_ring = lh__alloc(sys, frames * sizeof *home->free_ring);
 	home->cold = lh__alloc(sys, frames * sizeof *home->cold);
 	home->regions.at = lh__alloc(sys, LH_REGIONS_MAX * sizeof *home->regions.at);
-	home->regions.capacity = LH_REGIONS_MAX;
+	home->left.at = lh__alloc(sys, LH_REGIONS_MAX * sizeof *home->left.at);
+	home->regions.capacity = home->left.capacity = LH_REGIONS_MAX;
 	home->keep = lh__alloc(sys, LH_KEEP_SLOTS * sizeof *home->keep);
 	home->flight = lh__alloc(sys, LH_REQUESTS * sizeof *home->flight);
 	home->hash = reserve(sys, round_page(hash_size(home)));
@@ -56,9 +57,9 @@ static int open_memory(struct lh_home *home)
 	home->zeroes = reserve(sys, PAGE(1));
 	home->free_keys.stack = reserve(sys, LH_NUMBERS_MAX * sizeof(uint64_t));
 	home->dead_keys.stack = reserve(sys, LH_NUMBERS_MAX * sizeof(uint64_t));
-	if (!home->frame || !home->free_ring || !home->cold || !home->regions.at || !home->keep ||
-	    !home->flight || !home->hash || !home->staging || !home->zeroes || !home->free_keys.stack ||
-	    !home->dead_keys.stack)
+	if (!home->frame || !home->free_ring || !home->cold || !home->regions.at || !home->left.at ||
+	    !home->keep || !home->flight || !home->hash || !home->staging || !home->zeroes ||
+	    !home->free_keys.stack || !home->dead_keys.stack)
 		return -ENOMEM;
 	return 0;
 }
@@ -72,6 +73,7 @@ static void close_memory(struct lh_home *home)
 	lh__free(sys, home->free_ring, frames * sizeof *home->free_ring);
 	lh__free(sys, home->cold, frames * sizeof *home->cold);
 	lh__free(sys, home->regions.at, LH_REGIONS_MAX * sizeof *home->regions.at);
+	lh__free(sys, home->left.at, LH_REGIONS_MAX * sizeof *home->left.at);
 	lh__free(sys, home->keep, LH_KEEP_SLOTS * sizeof *home->keep);
 	lh__free(sys, home->flight, LH_REQUESTS * sizeof *home->flight);
 	unreserve(sys, home->hash, round_page(hash_size(home)));
@@ -167,7 +169,9 @@ void lh__home_set_limit(struct lh_home *home, uint32_t limit)
 {
 	lh__lock(home->sys, &home->lock);
 	home->limit = limit < home->options.frames ? limit : home->options.frames;
+	__atomic_add_fetch(&home->freed, 1, __ATOMIC_RELEASE);
 	lh__unlock(home->sys, &home->lock);
+	lh__frames_tell(home);
 	lh__home_poke(home);
 }
 
@@ -179,6 +183,11 @@ uint32_t lh__home_backed(const struct lh_home *home)
 uint32_t lh__home_limit(const struct lh_home *home)
 {
 	return __atomic_load_n(&home->limit, __ATOMIC_RELAXED);
+}
+
+void lh__home_lend(struct lh_home *home)
+{
+	__atomic_store_n(&home->lends, true, __ATOMIC_RELEASE);
 }
 
 /* ---- fork ---- */
@@ -224,13 +233,19 @@ static int watch_again(struct lh_home *home)
 	return result;
 }
 
+/* Others can have been reading under the lock. */
+void lh__home_fork_begin(struct lh_home *home)
+{
+	home->lock.word = 0;
+	home->leaving = 0;
+	home->left.count = 0;
+}
+
 int lh__home_fork_child(struct lh_home *home, struct lh_store *store)
 {
 	int result;
 
-	/* Of the parent's other threads nothing is left but what they were reading under the lock. */
-	home->lock.word = 0;
-	home->leaving = 0;
+	lh__home_fork_begin(home);
 	home->store = store;
 	home->turnover++; /* what the parent has counted, this process may count again */
 	home->turned = 0;
@@ -245,6 +260,48 @@ int lh__home_fork_child(struct lh_home *home, struct lh_store *store)
 	home->reclaiming.word = 0;
 	home->io.word = 0;
 	return 0;
+}
+
+/* ---- standing still, to have the watch renewed ---- */
+
+int lh__home_each_watched(struct lh_home *home, lh_home_visit *visit, void *context)
+{
+	int result = visit(context, home->staging, home->staging + PAGE(home->options.frames));
+
+	for (size_t i = 0; i < home->regions.count && result == 0; i++)
+		result = visit(context, home->regions.at[i].start, home->regions.at[i].end);
+	return result;
+}
+
+static bool is_away(const lh_entry *entry)
+{
+	enum lh_page_state state = lh__entry_state(__atomic_load_n(entry, __ATOMIC_ACQUIRE));
+
+	return state == LH_PAGE_STAGED || state == LH_PAGE_STORED;
+}
+
+/* The first page at or after `page` whose content is elsewhere; last where there is none. */
+static uint64_t next_away(struct lh_home *home, uint64_t page, uint64_t last)
+{
+	lh_entry *entry = NULL;
+
+	while ((page = lh__directory_next(&home->directory, page, last, &entry)) < last && !is_away(entry))
+		page++;
+	return page;
+}
+
+int lh__home_each_absent(struct lh_home *home, uintptr_t start, uintptr_t end, lh_home_visit *visit,
+                         void *context)
+{
+	uint64_t page = start / LH_PAGE_SIZE, last = end / LH_PAGE_SIZE, from;
+	int result = 0;
+
+	while (result == 0 && (from = page = next_away(home, page, last)) < last) {
+		while (page < last && next_away(home, page, page + 1) == page)
+			page++;
+		result = visit(context, lh__page_address(from), lh__page_address(page));
+	}
+	return result;
 }
 
 /* ---- checks ---- */

@@ -62,6 +62,8 @@ struct lh_home_options {
 
 struct lh_home;
 
+typedef int lh_home_visit(void *context, uintptr_t start, uintptr_t end);
+
 /* Opens a home that watches nothing yet. Does not take over port and store. */
 int lh__home_open(const struct lh_sys *sys, const struct lh_home_options *options,
                   struct lh_home **out) LH_MUST_CHECK;
@@ -125,12 +127,18 @@ void lh__home_hold(struct lh_home *home, uintptr_t start, uintptr_t end);
 void lh__home_release(struct lh_home *home, uintptr_t start, uintptr_t end);
 void lh__home_forget(struct lh_home *home, uintptr_t start, uintptr_t end);
 /*
- * Around a change that unmaps: leave takes the range out of what is watched, before the change, because the kernel may
- * give its addresses to another thread's new mapping before the change has returned; left says how it ended
- * (not gone: it is watched as before). Who touches the range in between tries again until then.
+ * Around a change that unmaps: leave takes the range out of what is watched, before the change, because the
+ * kernel may give its addresses to another thread's new mapping before the change has returned; left says how
+ * it ended (not gone: what was watched of it is watched as before). Who touches the range in between tries
+ * again until then. In between, each_left visits the pieces that were watched, until one gives a result that
+ * is not 0, and returns that.
  */
 void lh__home_leave(struct lh_home *home, uintptr_t start, uintptr_t end);
 void lh__home_left(struct lh_home *home, uintptr_t start, uintptr_t end, bool gone);
+int lh__home_each_left(struct lh_home *home, uintptr_t start, uintptr_t end, lh_home_visit *visit,
+                       void *context);
+/* How many more separate ranges can be watched. Leaving and being unmapped may each make two out of one. */
+size_t lh__home_room(struct lh_home *home);
 int lh__home_rename(struct lh_home *home, uintptr_t start, uintptr_t end, uintptr_t to) LH_MUST_CHECK;
 
 /* ---- reclaim ---- */
@@ -159,6 +167,13 @@ void lh__home_poke(struct lh_home *home);
  */
 void lh__home_settle(struct lh_home *home, uint64_t nanoseconds);
 
+/*
+ * From now on the memory of a page that leaves is given back to the kernel and serves no other page: a pipe,
+ * a socket or a ring may go on reading it long after the call that lent it (vmsplice, MSG_ZEROCOPY). It costs
+ * a page from the kernel for each fault.
+ */
+void lh__home_lend(struct lh_home *home);
+
 /* Moves the limit on frames with memory. Lowering it makes the following rounds of balance give memory back. */
 void lh__home_set_limit(struct lh_home *home, uint32_t limit);
 /* Frames with memory at present. */
@@ -176,10 +191,25 @@ uint32_t lh__home_limit(const struct lh_home *home);
 int lh__home_pause(struct lh_home *home) LH_MUST_CHECK;
 void lh__home_resume(struct lh_home *home);
 /*
- * In the child, before anything else of the program runs: the port has been renewed (lh__page_after_fork), store is the
+ * In the child, first of all: of the parent's other threads nothing is left, whatever they held. What the
+ * child does not have of its parent's memory (MADV_DONTFORK, MADV_WIPEONFORK) is held and forgotten now,
+ * before anything is mapped there.
+ */
+void lh__home_fork_begin(struct lh_home *home);
+/*
+ * Then, before anything of the program runs: the port has been renewed (lh__page_after_fork), store is the
  * clone of the parent's. Watches everything again; opens the gate.
  */
 int lh__home_fork_child(struct lh_home *home, struct lh_store *store) LH_MUST_CHECK;
+
+/*
+ * Between pause and resume. The first visits each range that the port watches for this home, staging first;
+ * the second the runs of pages of one that are absent and have a content, in ascending order. They end with
+ * the first result that is not 0, and return it.
+ */
+int lh__home_each_watched(struct lh_home *home, lh_home_visit *visit, void *context);
+int lh__home_each_absent(struct lh_home *home, uintptr_t start, uintptr_t end, lh_home_visit *visit,
+                         void *context);
 
 /* ---- checks ---- */
 

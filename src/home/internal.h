@@ -79,8 +79,10 @@ struct lh_home {
 	uint32_t *cold; /* free frames without memory */
 	uint32_t cold_count;
 	uint32_t backed, limit;
+	bool lends;                  /* lh__home_lend */
 	struct lh_ranges regions;    /* what is watched */
-	uint32_t leaving;            /* changes under way that take ranges out of it */
+	struct lh_ranges left;       /* what changes under way have taken out of it */
+	uint32_t leaving;            /* these changes */
 	struct lh_numbers free_keys; /* to be used again */
 	struct lh_numbers dead_keys; /* to be dropped from the store first */
 	uint64_t next_key;
@@ -107,6 +109,7 @@ struct lh_home {
 	uint64_t fault_cpus; /* bit n: a fault was answered on CPU n % 64 since this was last asked for */
 	uint32_t need;       /* futex: bumped when a reclaimer should look */
 	uint32_t freed;      /* futex: bumped when frames became free */
+	uint32_t awaited;    /* a fault sleeps on it */
 
 	/* Ranges that stay present: lh__home_keep. A slot is free where end is 0. */
 	struct lh_range *keep;
@@ -144,6 +147,8 @@ uint64_t lh__key_take(struct lh_home *home);
 void lh__key_drop(struct lh_home *home, uint64_t key);
 /* Gives the memory of free frames back to the kernel while there are more with memory than the limit. */
 bool lh__frames_shrink(struct lh_home *home);
+/* Frames have become free: wakes the faults that wait for one. */
+void lh__frames_tell(struct lh_home *home);
 /* The watched range that address lies in. */
 bool lh__region_find(struct lh_home *home, uintptr_t address, struct lh_range *out);
 

@@ -11,6 +11,7 @@
 #define STALL_SLICE_NS 2000000
 /* Beside 0 and errors: the page needed nothing after all. Each fault ends as one of the kinds of stats.h. */
 #define NEEDLESS 1
+#define AGAIN_TRIES 64 /* with a yield between them */
 
 /* ---- frames ---- */
 
@@ -27,6 +28,7 @@ static void wait_for_frames(struct lh_home *home, uint32_t freed)
 			return;
 	}
 	lh__home_poke(home);
+	__atomic_store_n(&home->awaited, 1, __ATOMIC_SEQ_CST);
 	lh__futex_wait(home->sys, &home->freed, freed, STALL_SLICE_NS);
 }
 
@@ -54,14 +56,39 @@ static int take_frame(struct lh_home *home, uint64_t page, uint32_t *frame)
 
 /* ---- putting pages in place ---- */
 
+/*
+ * Whether to ask the port once more, which said that the address space is being changed. Not for ever: who
+ * changes it may wait for this fault to end. Then the thread that touched looks again (is_moot), as if the
+ * page had come and gone.
+ */
+static bool once_more(struct lh_home *home, long result, unsigned *tries)
+{
+	if (result != -EAGAIN || ++*tries == AGAIN_TRIES)
+		return false;
+	LH_SYS(home->sys, SYS_sched_yield);
+	return true;
+}
+
+/*
+ * The page could not be put in place, and need not be: it is there, its mapping is gone, or it is asked for
+ * again.
+ */
+static bool is_moot(struct lh_home *home, uint64_t page, long result)
+{
+	if (result == -EAGAIN)
+		home->port->ops->wake(home->port, lh__page_address(page));
+	return result == -EEXIST || result == -ENOENT || result == -EAGAIN;
+}
+
 static long install_run(struct lh_home *home, uint64_t page, uint32_t frame, size_t pages)
 {
+	unsigned tries = 0;
 	long result;
 
 	do
 		result = home->port->ops->give(home->port, lh__home_frame_memory(home, frame),
 		                               lh__page_address(page), pages);
-	while (result == -EAGAIN);
+	while (once_more(home, result, &tries));
 	return result;
 }
 
@@ -74,11 +101,12 @@ int lh__install_backed(struct lh_home *home, uint64_t page, uint32_t frame)
 
 static int install_copy(struct lh_home *home, uint64_t page, const void *content)
 {
+	unsigned tries = 0;
 	long result;
 
 	do
 		result = home->port->ops->supply(home->port, lh__page_address(page), content, 1);
-	while (result == -EAGAIN);
+	while (once_more(home, result, &tries));
 	return result < 0 ? (int)result : 0;
 }
 
@@ -86,9 +114,9 @@ static int install_copy(struct lh_home *home, uint64_t page, const void *content
  * The page turned out to be present although the home did not know it (it became so before it was watched), or its
  * mapping has gone: either way nothing is to be done and the thread looks again.
  */
-static int refused(int result)
+static int refused(struct lh_home *home, uint64_t page, int result)
 {
-	return result == -EEXIST || result == -ENOENT ? NEEDLESS : result;
+	return is_moot(home, page, result) ? NEEDLESS : result;
 }
 
 /* ---- zeroes ---- */
@@ -110,7 +138,7 @@ static int fill_zero(struct lh_home *home, uint64_t page, lh_entry *entry)
 		result = install_zero(home, page, frame);
 		if (result < 0) {
 			lh__home_frame_untake(home, frame);
-			result = refused(result);
+			result = refused(home, page, result);
 		} else {
 			lh__home_frame_filled(home, frame, LH_FILL_NEW);
 			lh__entry_unlock(home->sys, entry, lh__entry(LH_PAGE_RESIDENT, frame));
@@ -177,7 +205,7 @@ static int miss_staged(struct lh_home *home, uint64_t page, lh_entry *entry, uin
 
 	if (result < 0) {
 		lh__entry_unlock(home->sys, entry, lh__entry(LH_PAGE_STAGED, frame));
-		return refused(result);
+		return refused(home, page, result);
 	}
 	lh__home_frame_returned(home, frame);
 	lh__entry_unlock(home->sys, entry, lh__entry(LH_PAGE_RESIDENT, frame));
@@ -248,7 +276,7 @@ static int miss_stored(struct lh_home *home, uint64_t page, lh_entry *entry, uin
 			return 0;
 		}
 		lh__home_frame_untake(home, frame);
-		result = refused(result);
+		result = refused(home, page, result);
 	}
 	lh__entry_unlock(home->sys, entry, lh__entry(LH_PAGE_STORED, key));
 	return result;
@@ -444,14 +472,15 @@ static void await_prefetch(struct lh_home *home, lh_entry *entry)
  */
 static int miss_resident(struct lh_home *home, uint64_t page)
 {
+	unsigned tries = 0;
 	long result;
 
 	do
 		result = home->port->ops->supply_zero(home->port, lh__page_address(page), 1);
-	while (result == -EAGAIN);
+	while (once_more(home, result, &tries));
 	if (result > 0)
 		lh__count(&home->stats->faults_zero, 1);
-	return result > 0 ? 0 : refused((int)result);
+	return result > 0 ? 0 : refused(home, page, (int)result);
 }
 
 /* The word of the page, BUSY by us; *awaited: a prefetch of it was on its way. */
@@ -501,20 +530,23 @@ static int miss_page(struct lh_home *home, uint64_t page, lh_entry *entry)
 	return 0;
 }
 
-/* Brings in what the home has of a range. */
+static bool is_elsewhere(const lh_entry *entry)
+{
+	enum lh_page_state state = lh__entry_state(__atomic_load_n(entry, __ATOMIC_ACQUIRE));
+
+	return state == LH_PAGE_STAGED || state == LH_PAGE_STORED;
+}
+
+/* Brings in what the home has of a range. A page that stays elsewhere has lost its mapping. */
 static int bring_in(struct lh_home *home, uint64_t first, uint64_t last)
 {
 	lh_entry *entry = NULL;
 	int result = 0;
 
 	for (uint64_t page = first;
-	     result == 0 && (page = lh__directory_next(&home->directory, page, last, &entry)) < last;
-	     page++) {
-		enum lh_page_state state = lh__entry_state(__atomic_load_n(entry, __ATOMIC_ACQUIRE));
-
-		if (state == LH_PAGE_STAGED || state == LH_PAGE_STORED)
+	     result == 0 && (page = lh__directory_next(&home->directory, page, last, &entry)) < last; page++)
+		for (unsigned tries = 0; result == 0 && is_elsewhere(entry) && tries < AGAIN_TRIES; tries++)
 			result = miss_page(home, page, entry);
-	}
 	return result;
 }
 

@@ -207,10 +207,37 @@ static void forget_page(struct lh_home *home, lh_entry word)
 	}
 }
 
+/* The first piece of the range that is in the set; false where there is none. */
+static bool first_piece(const struct lh_ranges *ranges, uintptr_t start, uintptr_t end,
+                        struct lh_range *piece)
+{
+	size_t i = lh__ranges_after(ranges, start);
+
+	if (start >= end || i >= ranges->count || ranges->at[i].start >= end)
+		return false;
+	*piece = ranges->at[i];
+	piece->start = piece->start > start ? piece->start : start;
+	piece->end = piece->end < end ? piece->end : end;
+	return true;
+}
+
+/* Moves what `from` has of the range over to `to`, which has room: the two have been one. */
+static void pass(struct lh_ranges *from, struct lh_ranges *to, uintptr_t start, uintptr_t end)
+{
+	struct lh_range piece;
+
+	while (first_piece(from, start, end, &piece)) {
+		lh__ranges_remove(from, piece.start, piece.end);
+		if (lh__ranges_add(to, piece.start, piece.end) < 0)
+			return;
+		start = piece.end;
+	}
+}
+
 void lh__home_leave(struct lh_home *home, uintptr_t start, uintptr_t end)
 {
 	lh__lock(home->sys, &home->lock);
-	lh__ranges_remove(&home->regions, start, end);
+	pass(&home->regions, &home->left, start, end);
 	home->leaving++;
 	lh__unlock(home->sys, &home->lock);
 }
@@ -218,11 +245,44 @@ void lh__home_leave(struct lh_home *home, uintptr_t start, uintptr_t end)
 void lh__home_left(struct lh_home *home, uintptr_t start, uintptr_t end, bool gone)
 {
 	lh__lock(home->sys, &home->lock);
-	/* There is room: it was in the table before. */
-	if (!gone && lh__ranges_add(&home->regions, start, end) < 0)
-		gone = true;
+	if (gone)
+		lh__ranges_remove(&home->left, start, end);
+	else
+		pass(&home->left, &home->regions, start, end);
 	home->leaving--;
 	lh__unlock(home->sys, &home->lock);
+}
+
+int lh__home_each_left(struct lh_home *home, uintptr_t start, uintptr_t end, lh_home_visit *visit,
+                       void *context)
+{
+	struct lh_range piece;
+	int result = 0;
+
+	while (result == 0) {
+		bool more;
+
+		lh__lock(home->sys, &home->lock);
+		more = first_piece(&home->left, start, end, &piece);
+		lh__unlock(home->sys, &home->lock);
+		if (!more)
+			break;
+		result = visit(context, piece.start, piece.end);
+		start = piece.end;
+	}
+	return result;
+}
+
+size_t lh__home_room(struct lh_home *home)
+{
+	size_t room;
+
+	lh__lock(home->sys, &home->lock);
+	room = home->regions.capacity - home->regions.count;
+	if (room > home->left.capacity - home->left.count)
+		room = home->left.capacity - home->left.count;
+	lh__unlock(home->sys, &home->lock);
+	return room;
 }
 
 void lh__home_forget(struct lh_home *home, uintptr_t start, uintptr_t end)

@@ -307,6 +307,7 @@ int lh__reclaim_round(struct lh_home *home)
 	lh__harvest(home);
 	done += drop_dead(home);
 	lh__unlock(home->sys, &home->io);
+	lh__frames_tell(home);
 	if (home->broken)
 		return home->broken;
 	wanted = high_mark(home);
@@ -320,6 +321,7 @@ int lh__reclaim_round(struct lh_home *home)
 		done += reclaim(home, wanted);
 	lh__harvest(home);
 	lh__unlock(home->sys, &home->io);
+	lh__frames_tell(home);
 	return done > 0 ? LH_ROUND_MORE : home->in_flight ? LH_ROUND_AWAITS : LH_ROUND_NOTHING;
 }
 

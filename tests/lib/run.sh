@@ -137,8 +137,7 @@ one_run() {
 	rm -f "$work/$name.out"
 }
 
-# compare NAME COMMAND...: a plain run, then each engine with each part of the plain run's peak. A test may define
-# expect NAME ENGINE, which changes what the plain run printed into what is expected of that engine.
+# compare NAME COMMAND...: a plain run, then each engine with each part of the plain run's peak.
 compare() {
 	local name=$1 peak engine part
 	shift
@@ -147,7 +146,6 @@ compare() {
 	peak=$(reported "$work/$name.plain.report" main_peak_kib)
 	note "$name: plain run ends with $(cat "$work/$name.plain.status"), peak $peak KiB"
 	for engine in $engines; do
-		if declare -F expect >/dev/null; then expect "$name" "$engine"; fi
 		for part in $parts; do
 			one_run "$name" "$engine" $((peak * 1024 / 100 * part)) "$@"
 		done

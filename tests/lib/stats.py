@@ -103,6 +103,7 @@ def check_rest(c, want):
     c.same(s["processes"], words["times"] + (words["mode"] == "fork"), "processes")
     c.same(s["processes_paged"], words["times"], "processes that were watched")
     c.same(s["forks"], int(words["mode"] == "fork"), "forks")
+    c.same(s["engine_changes"], 0, "processes that changed their engine")
     c.same(s["reconnects"], words["reconnects"], "reconnections")
     c.holds((s["stalls"] > 0) == (s["stall_ns"] > 0), "stalls take time")
     c.between(0, s["stall_ns"] / 1e6, 2 * s["wall_ms"], "stalls are within the run")

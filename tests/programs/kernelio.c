@@ -11,7 +11,7 @@
  *
  * One line a case: "NAME ok", or "NAME unavailable" where the kernel or a sandbox refuses the call itself.
  */
-#include "program.h"
+#include "ring.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -19,7 +19,6 @@
 #include <limits.h>
 #include <linux/aio_abi.h>
 #include <linux/futex.h>
-#include <linux/io_uring.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/epoll.h>
@@ -836,55 +835,6 @@ static int case_aio(void)
 }
 
 /* io_uring without its library: one ring of eight entries. */
-struct ring {
-	int fd;
-	struct io_uring_params params;
-	char *sq, *cq;
-	struct io_uring_sqe *entries;
-};
-
-static bool ring_open(struct ring *r)
-{
-	struct io_uring_params *p = &r->params;
-
-	memset(r, 0, sizeof *r);
-	r->fd = (int)syscall(SYS_io_uring_setup, 8, p);
-	if (r->fd < 0)
-		return false;
-	r->sq = mmap(NULL, p->sq_off.array + p->sq_entries * 4, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd,
-	             IORING_OFF_SQ_RING);
-	r->cq = mmap(NULL, p->cq_off.cqes + p->cq_entries * sizeof(struct io_uring_cqe),
-	             PROT_READ | PROT_WRITE, MAP_SHARED, r->fd, IORING_OFF_CQ_RING);
-	r->entries = mmap(NULL, p->sq_entries * sizeof *r->entries, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd,
-	                  IORING_OFF_SQES);
-	must(r->sq != MAP_FAILED && r->cq != MAP_FAILED && r->entries != MAP_FAILED, "map the ring");
-	return true;
-}
-
-static int ring_do(struct ring *r, const struct io_uring_sqe *entry)
-{
-	uint32_t *tail = (uint32_t *)(r->sq + r->params.sq_off.tail);
-	uint32_t *head = (uint32_t *)(r->cq + r->params.cq_off.head),
-		 slot = *tail & (r->params.sq_entries - 1);
-	struct io_uring_cqe *done;
-
-	r->entries[slot] = *entry;
-	((uint32_t *)(r->sq + r->params.sq_off.array))[slot] = slot;
-	__atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
-	must(syscall(SYS_io_uring_enter, r->fd, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) == 1,
-	     "io_uring_enter");
-	done = (struct io_uring_cqe *)(r->cq + r->params.cq_off.cqes) + (*head & (r->params.cq_entries - 1));
-	__atomic_store_n(head, *head + 1, __ATOMIC_RELEASE);
-	return done->res;
-}
-
-static struct io_uring_sqe transfer(uint8_t op, int fd, void *at, size_t bytes, uint8_t flags)
-{
-	return (struct io_uring_sqe){
-		.opcode = op, .fd = fd, .addr = (uintptr_t)at, .len = (uint32_t)bytes, .flags = flags
-	};
-}
-
 /* One write and one read; flags may ask for a worker thread of the kernel to do it (IOSQE_ASYNC). */
 static void ring_once(struct ring *r, int fd, uint8_t flags)
 {
@@ -908,11 +858,11 @@ static int case_io_uring(void)
 	int fd = scratch_file();
 	struct ring r;
 
-	if (!ring_open(&r))
+	if (!ring_open(&r, 0))
 		return UNAVAILABLE;
 	for (uint64_t i = 0; i < rounds; i++)
 		ring_once(&r, fd, i % 2 ? IOSQE_ASYNC : 0);
-	close(r.fd);
+	ring_close(&r);
 	close(fd);
 	return OK;
 }
@@ -926,7 +876,7 @@ static int case_io_uring_fixed(void)
 	struct ring r;
 	uint64_t sum = 0;
 
-	if (!ring_open(&r))
+	if (!ring_open(&r, 0))
 		return UNAVAILABLE;
 	if (syscall(SYS_io_uring_register, r.fd, IORING_REGISTER_BUFFERS, &v, 1))
 		return UNAVAILABLE;
@@ -946,7 +896,7 @@ static int case_io_uring_fixed(void)
 		must(ring_do(&r, &e) == (int)bytes_of(part), "io_uring fixed read");
 		check_written(part);
 	}
-	close(r.fd);
+	ring_close(&r);
 	close(fd);
 	return sum == 42 ? UNAVAILABLE : OK;
 }

@@ -20,6 +20,8 @@ struct page_port {
 	struct lh_port port;
 	struct lh_page_options options;
 	int uffd;
+	int second; /* while the engine is being changed: the one that will be uffd */
+	enum lh_engine second_engine;
 	int pagemap;
 	int memory; /* /proc/self/mem */
 	bool keys;  /* the processor has protection keys and the kernel uses them */
@@ -284,11 +286,13 @@ static void close_descriptors(struct page_port *self)
 {
 	if (self->uffd >= 0)
 		LH_SYS(self->port.sys, SYS_close, self->uffd);
+	if (self->second >= 0)
+		LH_SYS(self->port.sys, SYS_close, self->second);
 	if (self->pagemap >= 0)
 		LH_SYS(self->port.sys, SYS_close, self->pagemap);
 	if (self->memory >= 0)
 		LH_SYS(self->port.sys, SYS_close, self->memory);
-	self->uffd = self->pagemap = self->memory = -1;
+	self->uffd = self->second = self->pagemap = self->memory = -1;
 }
 
 static void page_close(struct lh_port *port)
@@ -310,10 +314,10 @@ static int raise_descriptor(struct page_port *self, int descriptor)
 	return raised;
 }
 
-static int new_uffd(struct page_port *self)
+static int new_uffd(struct page_port *self, enum lh_engine engine)
 {
 	int flags = O_CLOEXEC | O_NONBLOCK;
-	bool user_only = self->options.engine == LH_ENGINE_INLINE;
+	bool user_only = engine == LH_ENGINE_INLINE;
 	int descriptor;
 
 	if (self->options.device >= 0)
@@ -325,24 +329,22 @@ static int new_uffd(struct page_port *self)
 	return descriptor;
 }
 
-static int open_uffd(struct page_port *self, struct lh_error *error)
+static int open_uffd(struct page_port *self, enum lh_engine engine, int *uffd, struct lh_error *error)
 {
-	bool in_line = self->options.engine == LH_ENGINE_INLINE;
 	struct uffdio_api api = {
 		.api = UFFD_API,
-		.features = UFFD_FEATURE_MOVE | (in_line ? UFFD_FEATURE_SIGBUS : 0),
+		.features = UFFD_FEATURE_MOVE | (engine == LH_ENGINE_INLINE ? UFFD_FEATURE_SIGBUS : 0),
 	};
 	int result;
 
-	self->uffd = raise_descriptor(self, new_uffd(self));
-	if (self->uffd == -EPERM || self->uffd == -EACCES)
+	*uffd = raise_descriptor(self, new_uffd(self, engine));
+	if (*uffd == -EPERM || *uffd == -EACCES)
 		return lh__fail(error, -EPERM,
 		                "userfaultfd is not allowed for this user: run as root, give access to "
 		                "/dev/userfaultfd, or set sysctl vm.unprivileged_userfaultfd=1");
-	if (self->uffd < 0)
-		return lh__fail(error, self->uffd, "this kernel has no userfaultfd (%s)",
-		                lh__errno_name(self->uffd));
-	result = (int)uffd_ioctl(self, UFFDIO_API, &api);
+	if (*uffd < 0)
+		return lh__fail(error, *uffd, "this kernel has no userfaultfd (%s)", lh__errno_name(*uffd));
+	result = (int)LH_SYS(self->port.sys, SYS_ioctl, *uffd, UFFDIO_API, &api);
 	if (result < 0)
 		return lh__fail(error, result,
 		                "this kernel's userfaultfd lacks UFFD_FEATURE_MOVE: Linux 6.8 is needed");
@@ -373,7 +375,7 @@ static int open_proc(struct page_port *self, struct lh_error *error)
 
 static int open_descriptors(struct page_port *self, struct lh_error *error)
 {
-	int result = open_uffd(self, error);
+	int result = open_uffd(self, self->options.engine, &self->uffd, error);
 
 	if (result == 0)
 		result = open_proc(self, error);
@@ -418,7 +420,7 @@ int lh__page_open(const struct lh_sys *sys, const struct lh_page_options *option
 	};
 	self->options = *options;
 	self->keys = has_keys();
-	self->uffd = self->pagemap = self->memory = -1;
+	self->uffd = self->second = self->pagemap = self->memory = -1;
 	result = open_descriptors(self, error);
 	if (result < 0) {
 		lh__free(sys, self, sizeof *self);
@@ -458,4 +460,64 @@ int lh__page_after_fork(struct lh_port *port, struct lh_error *error)
 {
 	close_descriptors(page_port_of(port));
 	return open_descriptors(page_port_of(port), error);
+}
+
+/* ---- changing the engine ---- */
+
+enum lh_engine lh__page_engine(const struct lh_port *port)
+{
+	return ((const struct page_port *)port)->options.engine;
+}
+
+int lh__page_change_begin(struct lh_port *port, enum lh_engine engine, struct lh_error *error)
+{
+	struct page_port *self = page_port_of(port);
+	int result = open_uffd(self, engine, &self->second, error);
+
+	self->second_engine = engine;
+	if (result < 0)
+		lh__page_change_end(port, false);
+	return result;
+}
+
+int lh__page_change_range(struct lh_port *port, uintptr_t start, size_t size, bool back)
+{
+	struct page_port *self = page_port_of(port);
+	int from = back ? self->second : self->uffd, to = back ? self->uffd : self->second;
+	struct uffdio_register request = {
+		.range = { .start = start, .len = size },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	int result = (int)LH_SYS(port->sys, SYS_ioctl, from, UFFDIO_UNREGISTER, &request.range);
+
+	if (result < 0)
+		return result;
+	result = (int)LH_SYS(port->sys, SYS_ioctl, to, UFFDIO_REGISTER, &request);
+	if (result < 0 && LH_SYS(port->sys, SYS_ioctl, from, UFFDIO_REGISTER, &request) < 0)
+		return -ENOTRECOVERABLE;
+	return result;
+}
+
+void lh__page_change_end(struct lh_port *port, bool changed)
+{
+	struct page_port *self = page_port_of(port);
+	int other = changed ? self->uffd : self->second;
+
+	if (changed) {
+		self->uffd = self->second;
+		self->options.engine = self->second_engine;
+	}
+	self->second = -1;
+	if (other >= 0)
+		LH_SYS(port->sys, SYS_close, other);
+}
+
+int lh__page_hide(struct lh_port *port, uintptr_t start, size_t size)
+{
+	return (int)LH_SYS(port->sys, SYS_madvise, start, size, MADV_GUARD_INSTALL);
+}
+
+int lh__page_show(struct lh_port *port, uintptr_t start, size_t size)
+{
+	return (int)LH_SYS(port->sys, SYS_madvise, start, size, MADV_GUARD_REMOVE);
 }

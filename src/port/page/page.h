@@ -46,4 +46,29 @@ int lh__page_wait(struct lh_port *port, uintptr_t *addresses, size_t max, int ti
  */
 int lh__page_after_fork(struct lh_port *port, struct lh_error *error) LH_MUST_CHECK;
 
+enum lh_engine lh__page_engine(const struct lh_port *port);
+
+/*
+ * Changing the engine of a port in use, while its home stands still. begin opens a second userfaultfd; range
+ * hands the watch of a range over to it (or back), for which the range is not watched for a moment; end makes
+ * the second one the port's, or gives it up.
+ *
+ * Between being unwatched and watched again, an absent page would read as zero. So those that have a content
+ * are *hidden* before, and *shown* after: a guard marker of the kernel (Linux 6.13) stands in their place,
+ * and whoever touches one gets SIGSEGV with SEGV_MAPERR, in a system call EFAULT, and through /proc/self/mem
+ * EIO. What is present is never out of reach, so a system call that sleeps over present memory takes no
+ * notice of it all.
+ *
+ *     absent, watched | hide | hidden, watched | range | hidden, watched anew | show | absent, watched anew
+ *
+ * -EPERM: that engine is not allowed to this user. hide returns -EINVAL where the kernel has no guards. A
+ * range that failed is watched as before, but with -ENOTRECOVERABLE.
+ */
+int lh__page_change_begin(struct lh_port *port, enum lh_engine engine, struct lh_error *error) LH_MUST_CHECK;
+int lh__page_change_range(struct lh_port *port, uintptr_t start, size_t size, bool back) LH_MUST_CHECK;
+void lh__page_change_end(struct lh_port *port, bool changed);
+/* All pages of the range are absent. */
+int lh__page_hide(struct lh_port *port, uintptr_t start, size_t size) LH_MUST_CHECK;
+int lh__page_show(struct lh_port *port, uintptr_t start, size_t size) LH_MUST_CHECK;
+
 #endif

@@ -48,7 +48,7 @@ struct lh_run_control {
 	uint32_t version;
 	uint32_t size;     /* of this structure */
 	uint64_t local;    /* bytes of local memory for each process; 0: no limit */
-	uint32_t engine;   /* enum lh_engine */
+	uint32_t engine;   /* enum lh_engine: the one that each program begins with */
 	uint32_t prefetch; /* enum lh_prefetch */
 	uint32_t timeout_ms;
 	char policy[16]; /* the eviction policy's name; empty: the default */
@@ -60,6 +60,7 @@ struct lh_run_control {
 	uint64_t reconnects;
 	uint64_t processes;       /* that an agent has lived in */
 	uint64_t processes_paged; /* of these, how many outgrew local memory */
+	uint64_t engine_changes;  /* processes that went over to the thread engine */
 	uint64_t peak_local;      /* the most anonymous memory that one of them had, in bytes */
 	uint64_t peak_homed;      /* the most frames with memory, in bytes */
 };

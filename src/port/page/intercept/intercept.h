@@ -113,6 +113,8 @@ struct lh_intercept_counters {
  */
 int lh__intercept_open(const struct lh_intercept_config *config, struct lh_error *error)
 	__attribute__((warn_unused_result));
+/* From now on the hook is called for these numbers; calls that are under way go on as they began. */
+void lh__intercept_want(const uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64]);
 unsigned lh__intercept_capabilities(void);
 void lh__intercept_counters(struct lh_intercept_counters *counters);
 
@@ -130,5 +132,11 @@ int lh__intercept_signal(int sig, lh_intercept_claim *handler, void *context)
 
 /* Copies between memory that may be the program's; -EFAULT where it is not there, and then in part. */
 int lh__intercept_copy(void *to, const void *from, size_t size) __attribute__((warn_unused_result));
+
+/*
+ * If *at is *seen, makes it wanted, atomically; *seen is what it was. -EFAULT where it is not there, or not
+ * to be written.
+ */
+int lh__intercept_swap(uint32_t *at, uint32_t *seen, uint32_t wanted) __attribute__((warn_unused_result));
 
 #endif

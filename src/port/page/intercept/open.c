@@ -72,19 +72,34 @@ static const short own_calls[] = {
 	SYS_seccomp,
 };
 
-static void fill_table(struct lh_interception *state)
+static int is_own(int nr)
 {
-	const struct lh_intercept_config *config = &state->config;
-	uint64_t other = (uint64_t)(config->count_all ? lh__stub_counted : lh__stub_fast);
-
-	memcpy(state->hooked, config->bitmap, sizeof state->hooked);
-	if (!config->hook)
-		memset(state->hooked, 0, sizeof state->hooked);
-	state->any = (uint64_t)lh__stub_any;
-	for (int nr = 0; nr < LH_INTERCEPT_NUMBERS; nr++)
-		state->table[nr] = state->hooked[nr / 64] >> nr % 64 & 1 ? (uint64_t)lh__stub_slow : other;
 	for (size_t i = 0; i < sizeof own_calls / sizeof *own_calls; i++)
-		state->table[own_calls[i]] = (uint64_t)lh__stub_slow;
+		if (own_calls[i] == nr)
+			return 1;
+	return 0;
+}
+
+/*
+ * Threads may be on their way through the table: each word changes at once, and those of the module's own
+ * calls never.
+ */
+static void fill_table(struct lh_interception *state, const uint64_t *bitmap)
+{
+	uint64_t other = (uint64_t)(state->config.count_all ? lh__stub_counted : lh__stub_fast);
+
+	for (int i = 0; i < LH_INTERCEPT_NUMBERS / 64; i++)
+		__atomic_store_n(&state->hooked[i], state->config.hook ? bitmap[i] : 0, __ATOMIC_RELEASE);
+	for (int nr = 0; nr < LH_INTERCEPT_NUMBERS; nr++)
+		__atomic_store_n(&state->table[nr],
+		                 state->hooked[nr / 64] >> nr % 64 & 1 || is_own(nr) ? (uint64_t)lh__stub_slow
+		                                                                     : other,
+		                 __ATOMIC_RELEASE);
+}
+
+void lh__intercept_want(const uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64])
+{
+	fill_table(lh__intercept_state, bitmap);
 }
 
 int lh__wanted(long nr)
@@ -217,7 +232,8 @@ static int make_state(const struct lh_intercept_config *config, struct lh_interc
 	if (!state)
 		return lh__fail(error, -ENOMEM, "no memory for the interceptor");
 	state->config = *config;
-	fill_table(state);
+	state->any = (uint64_t)lh__stub_any;
+	fill_table(state, config->bitmap);
 	result = processor(state, error);
 	if (result == 0) {
 		state->arena = (uint64_t)map(config, size, PROT_NONE, MAP_NORESERVE);

@@ -334,6 +334,16 @@ __asm__("	.pushsection lh_syscall, \"ax\", @progbits\n"
 	LABEL(copy_fault)
 	"	mov $-14, %eax\n"
 	"	ret\n"
+
+	/* int swap_raw(at, seen, wanted) */
+	GLOBAL(lh__swap_raw)
+	"	mov (%rsi), %eax\n"
+	LABEL(swap)
+	"	lock cmpxchg %edx, (%rdi)\n"
+	LABEL(swapped)
+	"	mov %eax, (%rsi)\n"
+	"	xor %eax, %eax\n"
+	"	ret\n"
 	"	.popsection\n");
 
 #define AT(name) extern char lh__at_##name[];
@@ -342,10 +352,11 @@ AT(fast_end) AT(net_after) AT(net_end) AT(int80_after) AT(int80_end) AT(any1) AT
 AT(straight2) AT(straight3) AT(straight4) AT(straight_end) AT(slow1) AT(slow2) AT(slow3) AT(exit_begin)
 AT(exit_out) AT(exit_bell) AT(exit_end) AT(foreign1) AT(foreign2) AT(foreign3) AT(foreign4) AT(foreign5)
 AT(foreign_end) AT(call_begin) AT(call) AT(call_end) AT(final_begin) AT(final_out) AT(final_bell) AT(final_end)
-AT(copy) AT(copied) AT(copy_fault)
+AT(copy) AT(copied) AT(copy_fault) AT(swap) AT(swapped)
 #undef AT
 
 int lh__copy_raw(void *to, const void *from, size_t size);
+int lh__swap_raw(uint32_t *at, uint32_t *seen, uint32_t wanted);
 /* clang-format on */
 
 int lh__intercept_copy(void *to, const void *from, size_t size)
@@ -353,11 +364,17 @@ int lh__intercept_copy(void *to, const void *from, size_t size)
 	return lh__copy_raw(to, from, size);
 }
 
+int lh__intercept_swap(uint32_t *at, uint32_t *seen, uint32_t wanted)
+{
+	return lh__swap_raw(at, seen, wanted);
+}
+
 int lh__copy_fixup(struct lh_ucontext *context)
 {
 	uint64_t rip = (uint64_t)context->machine.gregs[REG_RIP];
 
-	if (rip < (uint64_t)lh__at_copy || rip >= (uint64_t)lh__at_copied)
+	if ((rip < (uint64_t)lh__at_copy || rip >= (uint64_t)lh__at_copied) &&
+	    (rip < (uint64_t)lh__at_swap || rip >= (uint64_t)lh__at_swapped))
 		return 0;
 	context->machine.gregs[REG_RIP] = (greg_t)lh__at_copy_fault;
 	return 1;

@@ -29,6 +29,13 @@ static int on_sigbus(void *context, int signal, siginfo_t *info, void *frame)
 	return result != LH_MISS_NOT_MINE;
 }
 
+static int on_sigsegv(void *context, int signal, siginfo_t *info, void *frame)
+{
+	(void)signal;
+	(void)frame;
+	return lh__engine_hid(context, info);
+}
+
 /* ---- calls ---- */
 
 static bool is_exec(long nr)
@@ -37,13 +44,10 @@ static bool is_exec(long nr)
 }
 
 /* A child of vfork leaves its parent's memory, and its parent goes on counting. */
-static long on_exec(struct lh_agent *agent, struct lh_trap *trap)
+static void before_exec(struct lh_agent *agent)
 {
-	if (LH_SYS(&agent->sys, SYS_getpid) == agent->pid)
+	if (LH_SYS(&agent->sys, SYS_getpid) == agent->process)
 		lh__agent_count_last(agent);
-	if (agent->control->engine == LH_ENGINE_INLINE)
-		return lh__buffers_call(&agent->buffers, trap);
-	return lh__intercept_proceed(trap);
 }
 
 static long on_call(void *context, struct lh_trap *trap)
@@ -51,12 +55,19 @@ static long on_call(void *context, struct lh_trap *trap)
 	struct lh_agent *agent = context;
 
 	if (is_exec(trap->nr))
-		return on_exec(agent, trap);
+		before_exec(agent);
 	if (lh__space_wanted(trap->nr))
 		return lh__space_call(agent, trap);
 	if (lh__descriptors_wanted(trap->nr))
 		return lh__descriptors_call(agent, trap);
+	if (__atomic_load_n(&agent->engine, __ATOMIC_ACQUIRE) == LH_ENGINE_THREAD)
+		return lh__buffers_call_of_thread(&agent->buffers, trap);
 	return lh__buffers_call(&agent->buffers, trap);
+}
+
+static int on_later_use(void *context)
+{
+	return lh__engine_thread(context);
 }
 
 static void on_owned(void *context, void *address, size_t size)
@@ -73,9 +84,17 @@ static void on_start(void *context, enum lh_intercept_start how)
 		lh__agent_in_child(context);
 }
 
+static void on_thread_exit(void *context)
+{
+	struct lh_agent *agent = context;
+
+	lh__buffers_thread_ends(&agent->buffers);
+}
+
 static void on_process_exit(void *context, int status)
 {
 	(void)status;
+	on_thread_exit(context);
 	lh__agent_count_last(context);
 }
 
@@ -91,13 +110,14 @@ static void after_fork(void *context, long child)
 
 static int intercept(struct lh_agent *agent, struct lh_error *error)
 {
-	bool in_line = agent->control->engine == LH_ENGINE_INLINE;
+	bool in_line = agent->engine == LH_ENGINE_INLINE;
 	struct lh_intercept_config config = {
 		.sys = &agent->sys,
 		.context = agent,
 		.hook = on_call,
 		.owns = on_owned,
 		.on_start = on_start,
+		.on_thread_exit = on_thread_exit,
 		.on_process_exit = on_process_exit,
 		.before_fork = before_fork,
 		.after_fork = after_fork,
@@ -108,11 +128,12 @@ static int intercept(struct lh_agent *agent, struct lh_error *error)
 	lh__descriptors_want(config.bitmap);
 	config.bitmap[SYS_execve / 64] |= UINT64_C(1) << SYS_execve % 64;
 	config.bitmap[SYS_execveat / 64] |= UINT64_C(1) << SYS_execveat % 64;
-	if (in_line)
-		lh__buffers_want(config.bitmap);
+	lh__buffers_want(config.bitmap, in_line);
 	result = lh__intercept_open(&config, error);
-	if (result == 0 && in_line && lh__intercept_signal(SIGBUS, on_sigbus, agent) < 0)
-		result = lh__fail(error, -EINVAL, "SIGBUS cannot be taken over");
+	if (result == 0 && in_line &&
+	    (lh__intercept_signal(SIGBUS, on_sigbus, agent) < 0 ||
+	     lh__intercept_signal(SIGSEGV, on_sigsegv, agent) < 0))
+		result = lh__fail(error, -EINVAL, "SIGBUS and SIGSEGV cannot be taken over");
 	return result;
 }
 
@@ -140,7 +161,7 @@ static int open_home(struct lh_agent *agent, struct lh_error *error)
 static int open_port(struct lh_agent *agent, struct lh_error *error)
 {
 	struct lh_page_options options = {
-		.engine = (enum lh_engine)agent->control->engine,
+		.engine = (enum lh_engine)agent->engine,
 		.device = agent->device,
 		.descriptor_floor = agent->descriptor_floor,
 	};
@@ -162,6 +183,8 @@ static int begin(struct lh_agent *agent, struct lh_error *error)
 
 	if (result < 0 || agent->control->local == 0)
 		return result;
+	agent->engine = agent->control->engine;
+	agent->process = LH_SYS(&agent->sys, SYS_getpid);
 	result = lh__space_begin(agent, error);
 	/* Before the home reserves its tables: trampolines need room near the libraries. */
 	if (result == 0)
@@ -180,6 +203,9 @@ static int begin(struct lh_agent *agent, struct lh_error *error)
 		                      : HOLD_LEAST,
 		.proceed = lh__intercept_proceed,
 		.copy = lh__intercept_copy,
+		.swap = lh__intercept_swap,
+		.later_use = on_later_use,
+		.context = agent,
 	};
 	if (result == 0)
 		result = lh__agent_threads(agent, error);
@@ -196,7 +222,6 @@ __attribute__((constructor)) static void agent_begin(void)
 		return;
 	memcpy(agent->name, name, strlen(name));
 	lh__agent_memory(agent);
-	agent->pid = LH_SYS(&agent->sys, SYS_getpid);
 	if (begin(agent, &error) < 0)
 		lh__agent_fail(agent, error.text);
 	lh__count(&agent->control->processes, 1);

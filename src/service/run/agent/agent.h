@@ -25,6 +25,9 @@
 #include "sys/ranges.h"
 
 #define LH_EXCLUDED_MAX 8192
+#define LH_LOOKED_AGAIN 64
+
+enum lh_pager { LH_PAGER_WAITS, LH_PAGER_WORKS, LH_PAGER_ENDS };
 
 struct lh_agent {
 	struct lh_sys sys;
@@ -39,17 +42,26 @@ struct lh_agent {
 	struct lh_store *store;
 	struct lh_home *home;
 	struct lh_buffers buffers;
-	struct lh_lock counting;       /* guards counted */
+	struct lh_lock counting;    /* guards counted */
+	uint32_t engine;            /* enum lh_engine: this process' own, see engine.c */
+	long process;               /* whose agent this is: a child of vfork sees it too */
+	struct lh_lock engine_lock; /* one change at a time */
+	bool changing;              /* the engine is being changed at this moment */
+	bool has_hidden;            /* pages have been hidden for a moment, once */
+	bool stays_inline;          /* the engine could not be changed */
+	uint32_t pager;             /* futex: enum lh_pager */
+	int32_t looked_again
+		[LH_LOOKED_AGAIN]; /* threads whose touch of what was hidden has been repeated, by number */
 	struct lh_node_counts counted; /* of the store's counts, what is in the control page already */
-	long pid;                      /* a child of vfork has another, and all else of its parent */
 	bool active;                   /* mappings are watched */
 	struct lh_lock activating;
 	uint64_t
 		granted; /* bytes that the program can have come to use since lh__agent_granted was last called */
 	uint64_t own_pages;   /* private writable pages that are mapped, but not by the program */
 	uint64_t stack_bytes; /* stacks of threads */
-	bool cloned;          /* the fork under way has a copy of the region */
-	char lost[160];       /* why the store could not be reached again; empty: it could, or nobody tried */
+	bool fork_advice; /* MADV_DONTFORK or MADV_WIPEONFORK was given: a child has not all of this memory */
+	bool cloned;      /* the fork under way has a copy of the region */
+	char lost[160];   /* why the store could not be reached again; empty: it could, or nobody tried */
 	struct lh_node_link link;  /* the store's: region and token */
 	struct lh_node_link clone; /* for the child that is being forked */
 	uintptr_t heap_end;        /* the program break */
@@ -99,6 +111,8 @@ void lh__space_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64]);
 /* Does a call that space_want asked for. */
 long lh__space_call(struct lh_agent *agent, struct lh_trap *trap);
 bool lh__space_wanted(long nr);
+/* In a child of a fork, before the agent maps anything: what its parent did not hand on is forgotten. */
+int lh__space_in_child(struct lh_agent *agent, struct lh_error *error) LH_MUST_CHECK;
 /* Looks for memory in watched ranges that the home does not know. */
 void lh__space_rescan(struct lh_agent *agent);
 
@@ -112,6 +126,9 @@ long lh__descriptors_call(struct lh_agent *agent, struct lh_trap *trap);
 
 /* ---- threads.c: the agent's threads ---- */
 
+/* Starts the pager thread of the thread engine. WAITS: it does nothing until it is told WORKS or ENDS. */
+int lh__agent_pager(struct lh_agent *agent, enum lh_pager first) LH_MUST_CHECK;
+void lh__agent_pager_told(struct lh_agent *agent, enum lh_pager next);
 /* Starts the threads; each blocks all signals and is unknown to libc. */
 int lh__agent_threads(struct lh_agent *agent, struct lh_error *error) LH_MUST_CHECK;
 
@@ -120,6 +137,19 @@ void lh__agent_note_size(struct lh_agent *agent);
 
 /* Pages that the program has been given the right to write to: what it can come to use. */
 uint64_t lh__agent_granted(struct lh_agent *agent);
+
+/* ---- engine.c ---- */
+
+/*
+ * Makes this process go on with the thread engine, if it does not have it. -errno: it cannot, and is as it
+ * was.
+ */
+int lh__engine_thread(struct lh_agent *agent) LH_MUST_CHECK;
+/*
+ * A SIGSEGV: whether it came of a change of the engine, so that the touch is to be repeated. Waits for the
+ * change.
+ */
+bool lh__engine_hid(struct lh_agent *agent, const siginfo_t *info);
 
 /* ---- fork.c ---- */
 

@@ -1,8 +1,8 @@
 /* buffers.c - keeping and touching the operands of a call, and what is done with each class of call. See buffers.h. */
 #include "service/run/agent/buffers_inside.h"
 
-#include <asm/socket.h>
 #include <errno.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define KEEP_TRIES 64   /* with a yield between them, before a call goes on unkept */
@@ -150,6 +150,28 @@ static bool watches(const struct lh_hold *hold)
 
 /* ---- the classes ---- */
 
+/*
+ * A program that is executed is read while it is seen whether it can be, and the kernel then goes through the
+ * list of the thread's robust mutexes, which must be there until the memory is not.
+ */
+static long execute(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call)
+{
+	struct lh_hold hold;
+	long result;
+
+	begin(&hold, self, trap);
+	begin_walk(&hold, false);
+	lh__buffers_reach_robust(&hold);
+	if (hold.runs) {
+		keep(&hold);
+		begin_walk(&hold, true);
+		lh__buffers_reach_robust(&hold);
+	}
+	result = lh__buffers_whole(self, trap, call);
+	give_up(&hold);
+	return result;
+}
+
 static long call_kept(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call)
 {
 	struct lh_hold hold;
@@ -168,7 +190,7 @@ static long call_kept(struct lh_buffers *self, struct lh_trap *trap, const struc
 /* One repetition of a call that failed with EFAULT. *sure: the answer is the last. */
 static long repeat(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call, bool *sure)
 {
-	bool loose = call->class == LH_CALL_LOOSE;
+	bool loose = call->class == LH_CALL_LOOSE || call->class == LH_CALL_EXECUTE;
 	struct lh_hold hold;
 	long result = -EFAULT;
 
@@ -217,8 +239,8 @@ static long repeat_in_place(struct lh_buffers *self, struct lh_trap *trap)
 
 long lh__buffers_whole(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call)
 {
-	bool late = call->class == LH_CALL_LATE || call->class == LH_CALL_LOOSE ||
-	            call->class == LH_CALL_SOCKET_OPTION;
+	bool late =
+		call->class == LH_CALL_LATE || call->class == LH_CALL_LOOSE || call->class == LH_CALL_EXECUTE;
 	long result = late ? self->proceed(trap) : call_kept(self, trap, call);
 
 	if (result == -EIO && (trap->nr == SYS_read || trap->nr == SYS_write))
@@ -228,34 +250,70 @@ long lh__buffers_whole(struct lh_buffers *self, struct lh_trap *trap, const stru
 	return repeat_while_absent(self, trap, call);
 }
 
-/* Sending without a copy would have the network use pages that are somebody else's by then. */
-static bool is_zero_copy(const struct lh_trap *trap)
+/* A ring that was inherited or received can be used without having been set up here: hence each call asks. */
+static long ring(struct lh_buffers *self, struct lh_trap *trap)
 {
-	return (int)trap->argument[1] == SOL_SOCKET && (int)trap->argument[2] == SO_ZEROCOPY;
+	if (!self->later_use || self->later_use(self->context) < 0)
+		return -ENOSYS;
+	return self->proceed(trap);
+}
+
+/* Whether the call lets the kernel go on reading pages when it has returned. */
+static bool lends(const struct lh_trap *trap)
+{
+	switch (trap->nr) {
+	case SYS_vmsplice:
+	case SYS_io_uring_setup:
+	case SYS_io_uring_enter:
+	case SYS_io_uring_register: return true;
+	case SYS_sendto:
+	case SYS_sendmmsg: return trap->argument[3] & MSG_ZEROCOPY;
+	case SYS_sendmsg: return trap->argument[2] & MSG_ZEROCOPY;
+	default: return false;
+	}
 }
 
 long lh__buffers_call(struct lh_buffers *self, struct lh_trap *trap)
 {
 	const struct lh_call *call = lh__buffers_row(trap->nr);
 
+	if (call->class != LH_CALL_VMSPLICE && call->class != LH_CALL_RING && lends(trap))
+		lh__home_lend(self->home);
 	switch (call->class) {
 	case LH_CALL_NONE: return self->proceed(trap);
 	case LH_CALL_PARTS: return lh__buffers_parts(self, trap, call);
 	case LH_CALL_VMSPLICE: return lh__buffers_vmsplice(self, trap, call);
-	case LH_CALL_REFUSED: return -ENOSYS;
-	case LH_CALL_SOCKET_OPTION:
-		if (is_zero_copy(trap))
-			return -EOPNOTSUPP;
-		break;
+	case LH_CALL_RING: return ring(self, trap);
 	case LH_CALL_PIN: lh__buffers_pin(self, trap); break;
+	case LH_CALL_EXECUTE: return execute(self, trap, call);
 	default: break;
 	}
 	return lh__buffers_whole(self, trap, call);
 }
 
-void lh__buffers_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64])
+long lh__buffers_call_of_thread(struct lh_buffers *self, struct lh_trap *trap)
+{
+	const struct lh_call *call = lh__buffers_row(trap->nr);
+
+	if (lends(trap))
+		lh__home_lend(self->home);
+	if (call->class == LH_CALL_EXECUTE)
+		return execute(self, trap, call);
+	if (call->class == LH_CALL_PIN)
+		lh__buffers_pin(self, trap);
+	return self->proceed(trap);
+}
+
+static const long lenders[] = { SYS_vmsplice, SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register,
+	                        SYS_sendto,   SYS_sendmsg,        SYS_sendmmsg };
+
+void lh__buffers_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64], bool in_line)
 {
 	for (long nr = 0; nr < LH_INTERCEPT_NUMBERS; nr++)
-		if (lh__buffers_row(nr)->class != LH_CALL_NONE)
+		if (lh__buffers_row(nr)->class == LH_CALL_PIN ||
+		    lh__buffers_row(nr)->class == LH_CALL_EXECUTE ||
+		    (in_line && lh__buffers_row(nr)->class != LH_CALL_NONE))
 			bitmap[nr / 64] |= UINT64_C(1) << nr % 64;
+	for (size_t i = 0; i < sizeof lenders / sizeof lenders[0]; i++)
+		bitmap[lenders[i] / 64] |= UINT64_C(1) << lenders[i] % 64;
 }

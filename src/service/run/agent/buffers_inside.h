@@ -49,6 +49,9 @@ long lh__buffers_parts(struct lh_buffers *self, struct lh_trap *trap, const stru
 /* A pipe would go on to use the pages after vmsplice has returned: the data are copied instead. */
 long lh__buffers_vmsplice(struct lh_buffers *self, struct lh_trap *trap, const struct lh_call *call);
 
+/* buffers_exit.c: reaches this thread's robust mutexes. */
+void lh__buffers_reach_robust(struct lh_hold *hold);
+
 /* buffers_pin.c: keeps for good what the kernel will write to on behalf of this call. */
 void lh__buffers_pin(struct lh_buffers *self, const struct lh_trap *trap);
 

@@ -133,6 +133,9 @@ static enum manner manner_of_socket(const struct cut *cut, bool output)
 	/* Descriptors that came with a later part would have nowhere to go. */
 	if (cut->trap->nr == SYS_recvmsg && cut->asked.msg_controllen)
 		all = false;
+	/* The program counts one note of the end for each call. */
+	if (output && (flags & MSG_ZEROCOPY))
+		all = false;
 	return all ? TO_THE_END : ONE_PART;
 }
 

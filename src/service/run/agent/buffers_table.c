@@ -67,9 +67,9 @@ static const struct lh_call table[LH_INTERCEPT_NUMBERS] = {
 	[SYS_io_cancel] = { LH_CALL_ONCE, { FIXED(1, 64), FIXED(2, 32) } },
 	[SYS_io_getevents] = { LH_CALL_ONCE, { SIZED(3, 2, 32), FIXED(4, 16) } },
 	[SYS_io_pgetevents] = { LH_CALL_ONCE, { SIZED(3, 2, 32), FIXED(4, 16), SIGMASK(5) } },
-	[SYS_io_uring_setup] = { LH_CALL_REFUSED, { { 0 } } },
-	[SYS_io_uring_enter] = { LH_CALL_REFUSED, { { 0 } } },
-	[SYS_io_uring_register] = { LH_CALL_REFUSED, { { 0 } } },
+	[SYS_io_uring_setup] = { LH_CALL_RING, { { 0 } } },
+	[SYS_io_uring_enter] = { LH_CALL_RING, { { 0 } } },
+	[SYS_io_uring_register] = { LH_CALL_RING, { { 0 } } },
 
 	/* sockets */
 	[SYS_sendto] = { LH_CALL_PARTS, { SIZED(1, 2, 1), COUNTED(4, 5, 1) } },
@@ -85,7 +85,7 @@ static const struct lh_call table[LH_INTERCEPT_NUMBERS] = {
 	[SYS_getsockname] = { LH_CALL_LATE, { LENGTH(1, 2, 4) } },
 	[SYS_getpeername] = { LH_CALL_LATE, { LENGTH(1, 2, 4) } },
 	[SYS_socketpair] = { LH_CALL_LATE, { FIXED(3, 8) } },
-	[SYS_setsockopt] = { LH_CALL_SOCKET_OPTION, { COUNTED(3, 4, 1), FILTER(3) } },
+	[SYS_setsockopt] = { LH_CALL_LATE, { COUNTED(3, 4, 1), FILTER(3) } },
 	[SYS_getsockopt] = { LH_CALL_ONCE, { LENGTH(3, 4, 4) } },
 
 	/* waiting */
@@ -204,8 +204,8 @@ static const struct lh_call table[LH_INTERCEPT_NUMBERS] = {
 	[457 /* statmount */] = { LH_CALL_LATE, { FIXED(0, 32), SIZED(1, 2, 1) } },
 	[458 /* listmount */] = { LH_CALL_LATE, { FIXED(0, 32), SIZED(1, 2, 8) } },
 	[451 /* cachestat */] = { LH_CALL_LATE, { FIXED(1, 16), FIXED(2, 40) } },
-	[SYS_execve] = { LH_CALL_LOOSE, { STRING(0), STRINGS(1), STRINGS(2) } },
-	[SYS_execveat] = { LH_CALL_LOOSE, { STRING(1), STRINGS(2), STRINGS(3) } },
+	[SYS_execve] = { LH_CALL_EXECUTE, { STRING(0), STRINGS(1), STRINGS(2) } },
+	[SYS_execveat] = { LH_CALL_EXECUTE, { STRING(1), STRINGS(2), STRINGS(3) } },
 
 	/* descriptors */
 	[SYS_pipe] = { LH_CALL_LATE, { FIXED(0, 8) } },

@@ -44,8 +44,8 @@ enum lh_call_class {
 	LH_CALL_PARTS,
 	LH_CALL_PIN,
 	LH_CALL_VMSPLICE,
-	LH_CALL_SOCKET_OPTION,
-	LH_CALL_REFUSED
+	LH_CALL_RING,
+	LH_CALL_EXECUTE
 };
 
 struct lh_call {

@@ -36,11 +36,12 @@ static void forget_parent(struct lh_agent *agent)
 	LH_SYS(&agent->sys, SYS_close, agent->channel);
 	LH_SYS(&agent->sys, SYS_close, agent->statm);
 	agent->channel = agent->statm = -1;
-	agent->pid = LH_SYS(&agent->sys, SYS_getpid);
 	agent->asking.word = 0;
 	agent->counting.word = 0;
 	agent->activating.word = 0;
 	agent->excluded_lock.word = 0;
+	agent->engine_lock.word = 0;
+	agent->process = LH_SYS(&agent->sys, SYS_getpid);
 	lh__agent_memory_in_child();
 	lh__node_forget(agent->store);
 }
@@ -48,8 +49,10 @@ static void forget_parent(struct lh_agent *agent)
 static int begin_child(struct lh_agent *agent, struct lh_error *error)
 {
 	struct lh_node_link link = agent->clone;
-	int result = lh__agent_hello(agent, agent->name, error);
+	int result = lh__space_in_child(agent, error);
 
+	if (result == 0)
+		result = lh__agent_hello(agent, agent->name, error);
 	if (result == 0 && !agent->cloned)
 		result = lh__agent_ask(agent, LH_RUN_CREATE, (int)agent->control->timeout_ms, NULL, &link,
 		                       error);

@@ -20,12 +20,16 @@
 #define PAGE_MASK ((uintptr_t)LH_PAGE_SIZE - 1)
 #define SMALL_DATA ((size_t)1 << 20)
 #define BATCH 4096
+#define HIGHEST ((uintptr_t)1 << 47)
 
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
 #endif
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24
+#endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
 #endif
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
@@ -191,6 +195,9 @@ static bool hold_leaving(struct lh_agent *agent, uintptr_t start, uintptr_t end)
 {
 	bool held = hold(agent, start, end);
 
+	if (held && lh__home_room(agent->home) < 2)
+		lh__agent_fail(agent,
+		               "too many separate ranges of memory are watched; the program was stopped");
 	if (held)
 		lh__home_leave(agent->home, start, end);
 	return held;
@@ -246,8 +253,9 @@ static long call_mmap(struct lh_agent *agent, struct lh_trap *trap)
 
 	if (homed)
 		let_read(trap);
-	if (homed && agent->active)
-		trap->argument[3] = flags & ~(MAP_POPULATE | MAP_LOCKED);
+	/* Pages of a locked mapping could not be moved, once it is watched. */
+	if (homed)
+		trap->argument[3] = flags & ~(agent->active ? MAP_POPULATE | MAP_LOCKED : MAP_LOCKED);
 	result = lh__intercept_proceed(trap);
 	settle(agent, held, start, start + size, !failed(result), true);
 	if (failed(result))
@@ -294,9 +302,57 @@ static long call_brk(struct lh_agent *agent, struct lh_trap *trap)
 	return result;
 }
 
+/* ---- what a child does not have of its parent's memory ---- */
+
+struct child {
+	struct lh_agent *agent;
+	uintptr_t seen; /* up to here all mappings have been looked at */
+};
+
+static void lose(struct lh_agent *agent, uintptr_t start, uintptr_t end, bool unmapped)
+{
+	bool held = start < end && (unmapped ? hold_leaving(agent, start, end) : hold(agent, start, end));
+
+	settle(agent, held, start, end, true, unmapped);
+}
+
+/* MADV_DONTFORK leaves a gap, MADV_WIPEONFORK a mapping without content. */
+static int look_in_child(void *context, const struct lh_mapping *mapping)
+{
+	struct child *child = context;
+
+	lose(child->agent, child->seen, mapping->start, true);
+	if (mapping->wiped)
+		lose(child->agent, mapping->start, mapping->end, false);
+	child->seen = mapping->end;
+	return 0;
+}
+
+/*
+ * The kernel is asked, who knows where such mappings have moved since; but only if there ever were any. The
+ * home stands still since before the fork, and this is the only thread.
+ */
+int lh__space_in_child(struct lh_agent *agent, struct lh_error *error)
+{
+	struct child child = { agent, 0 };
+	int result;
+
+	lh__home_fork_begin(agent->home);
+	if (!agent->fork_advice || !agent->active)
+		return 0;
+	result = lh__smaps_read(&agent->sys, look_in_child, &child);
+	if (result < 0)
+		return lh__fail(error, result, "/proc/self/smaps: %s", lh__errno_name(result));
+	lose(agent, child.seen, HIGHEST, true);
+	return 0;
+}
+
+/* ---- advice ---- */
+
 static bool drops_content(long advice)
 {
-	return advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_DONTNEED_LOCKED;
+	return advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_DONTNEED_LOCKED ||
+	       advice == MADV_GUARD_INSTALL;
 }
 
 /* Advice about where memory should be: that is the home's business now. */
@@ -312,89 +368,166 @@ static long call_madvise(struct lh_agent *agent, struct lh_trap *trap)
 	long advice = trap->argument[2], result;
 	bool held;
 
+	if (advice == MADV_DONTFORK || advice == MADV_WIPEONFORK)
+		agent->fork_advice = true;
 	if (!agent->active || !lh__home_watches(agent->home, start, end))
 		return lh__intercept_proceed(trap);
 	if (is_placement(advice))
 		return 0;
 	held = drops_content(advice) && start < end && hold(agent, start, end);
-	if (held)
-		trap->argument[2] =
-			MADV_DONTNEED; /* MADV_FREE allows it, and the home then knows what is left */
+	if (held && advice == MADV_FREE)
+		trap->argument[2] = MADV_DONTNEED; /* which it allows, and the home then knows what is left */
 	result = lh__intercept_proceed(trap);
-	settle(agent, held, start, end, result == 0, false);
+	/* Over a hole it is done as well, and the hole is told. */
+	settle(agent, held, start, end, result == 0 || result == -ENOMEM, false);
 	return result;
 }
 
-/* Moved: what was known of the old place is known of the new one. */
-static void rename_moved(struct lh_agent *agent, uintptr_t from, size_t old_size, uintptr_t to,
-                         size_t new_size, bool keeps_old)
-{
-	size_t common = old_size < new_size ? old_size : new_size;
+/*
+ * A mapping that is made another by mremap. Its pieces that were watched are those that have left (home.h).
+ */
+struct moving {
+	struct lh_agent *agent;
+	uintptr_t from, to;
+	size_t old_size, new_size;
+};
 
-	if (lh__home_rename(agent->home, from, from + common, to) < 0)
-		lh__agent_fail(agent, "no memory to follow a mapping that moved");
-	lh__home_forget(agent->home, from, from + old_size);
-	watch(agent, to, to + new_size);
-	if (keeps_old)
-		watch(agent, from, from + old_size);
+static void watch_moved(struct moving *moving, uintptr_t start, uintptr_t end)
+{
+	if (start < end && lh__home_watch(moving->agent->home, start, end) < 0)
+		lh__agent_fail(moving->agent,
+		               "a mapping that moved cannot be watched; the program was stopped");
 }
 
-static void settle_mremap(struct lh_agent *agent, const struct lh_trap *trap, uintptr_t to)
+/* A piece that was watched is watched at its place now, as far as it is there still. */
+static int follow(void *context, uintptr_t start, uintptr_t end)
 {
-	uintptr_t from = (uintptr_t)trap->argument[0];
-	size_t old_size = round_up((uintptr_t)trap->argument[1]),
-	       new_size = round_up((uintptr_t)trap->argument[2]);
+	struct moving *moving = context;
+	uintptr_t last = moving->from + moving->new_size, shift = moving->to - moving->from;
+
+	watch_moved(moving, start + shift, (end < last ? end : last) + shift);
+	return 0;
+}
+
+static int stay(void *context, uintptr_t start, uintptr_t end)
+{
+	struct moving *moving = context;
+
+	watch_moved(moving, start, end);
+	return 0;
+}
+
+static int unwatch_piece(void *context, uintptr_t start, uintptr_t end)
+{
+	struct moving *moving = context;
+
+	return moving->agent->port->ops->unwatch(moving->agent->port, start, end - start);
+}
+
+static int each_piece(struct moving *moving, lh_home_visit *visit)
+{
+	return lh__home_each_left(moving->agent->home, moving->from, moving->from + moving->old_size, visit,
+	                          moving);
+}
+
+/* With a visit that has no other result than 0. */
+static void all_pieces(struct moving *moving, lh_home_visit *visit)
+{
+	if (each_piece(moving, visit) != 0)
+		return;
+}
+
+/* Moved: what was known of the old place is known of the new one. */
+static void rename_moved(struct moving *moving, bool keeps_old)
+{
+	struct lh_home *home = moving->agent->home;
+	size_t common = moving->old_size < moving->new_size ? moving->old_size : moving->new_size;
+
+	if (lh__home_rename(home, moving->from, moving->from + common, moving->to) < 0)
+		lh__agent_fail(moving->agent, "no memory to follow a mapping that moved");
+	lh__home_forget(home, moving->from, moving->from + moving->old_size);
+	all_pieces(moving, follow);
+	if (keeps_old)
+		all_pieces(moving, stay);
+}
+
+static void settle_mremap(struct moving *moving, const struct lh_trap *trap)
+{
+	struct lh_home *home = moving->agent->home;
+	uintptr_t from = moving->from, to = moving->to;
+	size_t old_size = moving->old_size, new_size = moving->new_size;
 
 	if (to != from) {
-		rename_moved(agent, from, old_size, to, new_size, trap->argument[3] & MREMAP_DONTUNMAP);
-		return;
+		rename_moved(moving, trap->argument[3] & MREMAP_DONTUNMAP);
+	} else {
+		if (new_size < old_size)
+			lh__home_forget(home, from + new_size, from + old_size);
+		all_pieces(moving, follow);
+		lh__home_release(home, from, from + (new_size < old_size ? new_size : old_size));
 	}
-	if (new_size < old_size)
-		lh__home_forget(agent->home, from + new_size, from + old_size);
-	watch(agent, from, from + new_size);
-	lh__home_release(agent->home, from, from + (new_size < old_size ? new_size : old_size));
+	/* What grows is one mapping. */
+	if (new_size > old_size)
+		watch(moving->agent, to + old_size, to + new_size);
+}
+
+/* As before: watched in all its pieces, and nothing happened to the content. */
+static void settle_failed_mremap(struct moving *moving)
+{
+	all_pieces(moving, stay);
+	lh__home_release(moving->agent->home, moving->from, moving->from + moving->old_size);
 }
 
 /*
- * A mapping that moves may be merged with a neighbour of its new place, and the kernel (6.18) then drops the watch of both,
- * so that the neighbour's absent pages would read as zero. What is not watched is not merged with what is: so the watch of a
- * mapping that may move is dropped before. Nobody else may touch it until the call has returned.
+ * A mapping that moves may be merged with a neighbour of its new place, and the kernel (6.18) then drops the
+ * watch of both, so that the neighbour's absent pages would read as zero. What is not watched is not merged
+ * with what is: so the watch of a mapping that may move is dropped before. Nobody else may touch it until the
+ * call has returned. -ENOMEM: the process has as many mappings as it may, so that no part of one could move
+ * either.
  */
-static void unwatch_moving(struct lh_agent *agent, const struct lh_trap *trap, uintptr_t from,
-                           uintptr_t from_end)
+static int unwatch_moving(struct moving *moving, const struct lh_trap *trap)
 {
-	bool grows = round_up((uintptr_t)trap->argument[2]) > from_end - from;
-
 	if ((trap->argument[3] & MREMAP_MAYMOVE) &&
-	    (grows || (trap->argument[3] & (MREMAP_FIXED | MREMAP_DONTUNMAP))) &&
-	    agent->port->ops->unwatch(agent->port, from, from_end - from) < 0)
-		lh__agent_fail(agent, "a mapping that moves cannot be followed");
+	    (moving->new_size > moving->old_size || (trap->argument[3] & (MREMAP_FIXED | MREMAP_DONTUNMAP))))
+		return each_piece(moving, unwatch_piece);
+	return 0;
+}
+
+/* The kernel refuses it whatever is mapped. Of two ranges that overlap, pages would be held twice. */
+static bool is_refused(const struct moving *moving, bool fixed, uintptr_t to)
+{
+	return (moving->from & PAGE_MASK) || moving->new_size == 0 ||
+	       (fixed && ((to & PAGE_MASK) ||
+	                  (to < moving->from + moving->old_size && moving->from < to + moving->new_size)));
 }
 
 static long call_mremap(struct lh_agent *agent, struct lh_trap *trap)
 {
-	uintptr_t from = (uintptr_t)trap->argument[0],
-		  from_end = from + round_up((uintptr_t)trap->argument[1]);
-	uintptr_t to = (uintptr_t)trap->argument[4], to_end = to + round_up((uintptr_t)trap->argument[2]);
+	struct moving moving = { .agent = agent,
+		                 .from = (uintptr_t)trap->argument[0],
+		                 .old_size = round_up((uintptr_t)trap->argument[1]),
+		                 .new_size = round_up((uintptr_t)trap->argument[2]) };
+	uintptr_t from = moving.from, from_end = from + moving.old_size;
+	uintptr_t to = (uintptr_t)trap->argument[4], to_end = to + moving.new_size;
 	bool fixed = trap->argument[3] & MREMAP_FIXED, held, held_target = false;
 	long result;
 
+	if (is_refused(&moving, fixed, to))
+		return lh__intercept_proceed(trap);
 	/* Two ranges are held in the order of their addresses, as everybody does. */
 	if (fixed && to < from)
 		held_target = hold_leaving(agent, to, to_end);
 	held = from < from_end && hold_leaving(agent, from, from_end);
 	if (fixed && to > from)
 		held_target = hold_leaving(agent, to, to_end);
-	if (held)
-		unwatch_moving(agent, trap, from, from_end);
-	result = lh__intercept_proceed(trap);
+	result = held ? unwatch_moving(&moving, trap) : 0;
+	if (result == 0)
+		result = lh__intercept_proceed(trap);
 	settle(agent, held_target, to, to_end, !failed(result), true);
-	if (held && failed(result)) {
-		watch(agent, from, from_end);
-		lh__home_release(agent->home, from, from_end);
-	} else if (held) {
-		settle_mremap(agent, trap, (uintptr_t)result);
-	}
+	moving.to = (uintptr_t)result;
+	if (held && failed(result))
+		settle_failed_mremap(&moving);
+	else if (held)
+		settle_mremap(&moving, trap);
 	/* What is left of the range has been watched again. */
 	if (held)
 		lh__home_left(agent->home, from, from_end, true);

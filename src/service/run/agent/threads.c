@@ -1,6 +1,6 @@
 /*
  * threads.c - the agent's threads: one that watches the size of the program and takes pages back, and with the thread
- * engine one that answers faults.
+ * engine one that answers faults, the pager.
  *
  * They are made with clone and not with pthread_create: libc neither counts them (a main thread that leaves with pthread_exit
  * must not wait for them) nor signals them (setuid in all threads), and no signal of the program reaches them. They
@@ -247,11 +247,20 @@ static void answer(struct lh_agent *agent, uintptr_t address)
 		lh__agent_fail_page(agent, address, (int)result);
 }
 
+static enum lh_pager what_next(struct lh_agent *agent)
+{
+	uint32_t next;
+
+	while ((next = __atomic_load_n(&agent->pager, __ATOMIC_ACQUIRE)) == LH_PAGER_WAITS)
+		lh__futex_wait(&agent->sys, &agent->pager, LH_PAGER_WAITS, -1);
+	return (enum lh_pager)next;
+}
+
 static void fault_thread(struct lh_agent *agent)
 {
 	uintptr_t addresses[FAULTS];
 
-	for (;;) {
+	while (what_next(agent) == LH_PAGER_WORKS) {
 		int n = lh__page_wait(agent->port, addresses, FAULTS, -1);
 
 		for (int i = 0; i < n; i++)
@@ -259,9 +268,32 @@ static void fault_thread(struct lh_agent *agent)
 	}
 }
 
-int lh__agent_threads(struct lh_agent *agent, struct lh_error *error)
+/* With all signals blocked, which a thread has from who starts it. */
+static int start_deaf(struct lh_agent *agent, void (*body)(struct lh_agent *))
 {
 	uint64_t all = ~UINT64_C(0), old;
+	int result;
+
+	LH_SYS(&agent->sys, SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, sizeof all);
+	result = start_thread(agent, body);
+	LH_SYS(&agent->sys, SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, sizeof all);
+	return result;
+}
+
+int lh__agent_pager(struct lh_agent *agent, enum lh_pager first)
+{
+	__atomic_store_n(&agent->pager, first, __ATOMIC_RELEASE);
+	return start_deaf(agent, fault_thread);
+}
+
+void lh__agent_pager_told(struct lh_agent *agent, enum lh_pager next)
+{
+	__atomic_store_n(&agent->pager, next, __ATOMIC_RELEASE);
+	lh__futex_wake(&agent->sys, &agent->pager, 1);
+}
+
+int lh__agent_threads(struct lh_agent *agent, struct lh_error *error)
+{
 	int result;
 
 	if (agent->control->local == 0)
@@ -274,11 +306,9 @@ int lh__agent_threads(struct lh_agent *agent, struct lh_error *error)
 	/* What is mapped at first is the agent's tables, the libraries' data, and little else; a child has its parent's. */
 	if (agent->own_pages == 0)
 		agent->own_pages = lh__agent_granted(agent);
-	LH_SYS(&agent->sys, SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, sizeof all);
-	result = start_thread(agent, balance_thread);
-	if (result == 0 && agent->control->engine == LH_ENGINE_THREAD)
-		result = start_thread(agent, fault_thread);
-	LH_SYS(&agent->sys, SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, sizeof all);
+	result = start_deaf(agent, balance_thread);
+	if (result == 0 && agent->engine == LH_ENGINE_THREAD)
+		result = lh__agent_pager(agent, LH_PAGER_WORKS);
 	return result < 0 ? lh__fail(error, result, "cannot start the agent's threads: %s",
 	                             lh__errno_name(result))
 	                  : 0;
