@@ -1,6 +1,6 @@
 /*
- * intercept.c - what it costs that a system call is seen: getpid, ns a call, in five ways. Each way is a run of
- * this program by itself, with the tests' agent or without; the ways take turns, and the medians of their
+ * intercept.c - what it costs that a system call is seen: getpid, ns a call, in five ways. Each way is a run
+ * of this program by itself, with the tests' agent or without; the ways take turns, and the medians of their
  * repetitions are shown, with the least beside them.
  */
 #include <libgen.h>

@@ -385,7 +385,10 @@ static void prepare(size_t mib)
 	(void)lh__lineset_encode(encoded[1], 1, LINES_FEW, 0, arena_a);
 }
 
-/* So that the caches and the clock are one processor's. Where it is not allowed the figures are what they are. */
+/*
+ * So that the caches and the clock are one processor's. Where it is not allowed the figures are what they
+ * are.
+ */
 static void pin(void)
 {
 	cpu_set_t one;

@@ -9,12 +9,13 @@
  * thousand records of the trace, and their cost.
  *
  * The prices are measurements of page faults on a kernel 6.x machine, in us: a fetch 12.5 (10 to 15, by the
- * transport), a return 6, deactivating a page 1.6. The first touch of a page costs the same under every policy
- * and is left out.
+ * transport), a return 6, deactivating a page 1.6. The first touch of a page costs the same under every
+ * policy and is left out.
  *
  * Two bounds: `opt` evicts the page that is needed last (Belady: nobody can fetch less), `lru` knows every
  * access. Both are priced as if knowing cost nothing: a fetch and a deactivation for each page that leaves.
- * The last lines sum up: cost relative to fifo's, as geometric means over all traces and shares, and the worst.
+ * The last lines sum up: cost relative to fifo's, as geometric means over all traces and shares, and the
+ * worst.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -230,7 +231,9 @@ static size_t times_end(const struct times *s, bool last)
 	return t;
 }
 
-/* For each record the next one of the same page. Pages that are never needed again get times after the end. */
+/*
+ * For each record the next one of the same page. Pages that are never needed again get times after the end.
+ */
 static uint32_t *next_uses(const struct trace *t)
 {
 	uint32_t *next = take(t->records, sizeof *next), *seen = take(t->pages, sizeof *seen);

@@ -100,7 +100,9 @@ static void pin(int cpu)
 		cannot("pin to CPU %d", cpu);
 }
 
-/* Word 0 of a page is its number (touches add 2^32 to it), words 1 to 255 are random, the rest is constant. */
+/*
+ * Word 0 of a page is its number (touches add 2^32 to it), words 1 to 255 are random, the rest is constant.
+ */
 static void fill(void)
 {
 	for (uint64_t p = 0; p < g.pages; p++) {

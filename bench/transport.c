@@ -1,12 +1,12 @@
 /*
- * transport.c - what one request to a memory node takes, over everything that carries it: ring, Unix socket, TCP on
- * loopback, TLS; the node on the client's CPU and on another.
+ * transport.c - what one request to a memory node takes, over everything that carries it: ring, Unix socket,
+ * TCP on loopback, TLS; the node on the client's CPU and on another.
  *
  *     build/bench/transport [SECONDS]       roughly how long the whole takes; 20
  *
- * Each figure is the median, then the mean of all samples below 1 ms ("trimmed"), of five repetitions in turn with the
- * others, the median repetition being shown. The last column is what one of 4096 puts of a page takes with as many in
- * flight as the store allows.
+ * Each figure is the median, then the mean of all samples below 1 ms ("trimmed"), of five repetitions in turn
+ * with the others, the median repetition being shown. The last column is what one of 4096 puts of a page
+ * takes with as many in flight as the store allows.
  */
 #include <errno.h>
 #include <sched.h>

@@ -1,5 +1,6 @@
 /*
- * wire.h - what the two wire fuzzers share: input that is made to pass checksums, so that what lies behind is reached.
+ * wire.h - what the two wire fuzzers share: input that is made to pass checksums, so that what lies behind is
+ * reached.
  */
 #ifndef FUZZ_WIRE_H
 #define FUZZ_WIRE_H

@@ -1,7 +1,8 @@
 /*
- * wire_client.c - fuzzes what a node store does with the bytes of a node: they are given to it as the replies on both of
- * its channels. The first byte says whether checksums and sequence numbers are put right first. A call that fails has
- * delivered nothing; one that succeeds has touched the wanted lines only; requests end, each once.
+ * wire_client.c - fuzzes what a node store does with the bytes of a node: they are given to it as the replies
+ * on both of its channels. The first byte says whether checksums and sequence numbers are put right first. A
+ * call that fails has delivered nothing; one that succeeds has touched the wanted lines only; requests end,
+ * each once.
  */
 #include "wire.h"
 

@@ -1,7 +1,7 @@
 /*
- * wire_server.c - fuzzes what a memory node does with the bytes of a client: hello, framing, messages. The first byte
- * says whether checksums and sequence numbers are put right first. Whatever is carried out must have a reply that a
- * client accepts; the memory in use must fit the limit.
+ * wire_server.c - fuzzes what a memory node does with the bytes of a client: hello, framing, messages. The
+ * first byte says whether checksums and sequence numbers are put right first. Whatever is carried out must
+ * have a reply that a client accepts; the memory in use must fit the limit.
  */
 #include "wire.h"
 

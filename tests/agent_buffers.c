@@ -1,10 +1,12 @@
 /*
- * agent_buffers.c - system calls with operands in absent memory give the results that they give without paging.
+ * agent_buffers.c - system calls with operands in absent memory give the results that they give without
+ * paging.
  *
- * Each case is run twice: plainly, in ordinary memory; and through lh__buffers_call, in watched memory, all of which has been
- * taken away before the call. What it notes of results and contents must be the same. And once the operands have been
- * made present, just before the kernel gets the call, everything that is not kept is taken away again: so a call
- * whose operands were touched but not kept fails every time and not once in a million. The program is its own agent here.
+ * Each case is run twice: plainly, in ordinary memory; and through lh__buffers_call, in watched memory, all
+ * of which has been taken away before the call. What it notes of results and contents must be the same. And
+ * once the operands have been made present, just before the kernel gets the call, everything that is not kept
+ * is taken away again: so a call whose operands were touched but not kept fails every time and not once in a
+ * million. The program is its own agent here.
  */
 /* timeout: 120 */
 #include <errno.h>
@@ -236,7 +238,10 @@ static long call6(long nr, const long a[6])
 #define CALL(...) ARGS(__VA_ARGS__, 0, 0, 0, 0, 0, 0)
 #define NOTE(...) note(CALL(__VA_ARGS__))
 
-/* Places in the arena, each in pages of its own, and at their ends: what does not fit goes over into the next. */
+/*
+ * Places in the arena, each in pages of its own, and at their ends: what does not fit goes over into the
+ * next.
+ */
 static void *place(unsigned n)
 {
 	return arena + n * 4 * 4096ul + 4096 - 8;
@@ -636,7 +641,10 @@ static void case_children(void)
 	NOTE(SYS_waitid, P_PID, pid, info, WEXITED, usage);
 }
 
-/* vfork: the child shares the memory and its home. A plain fork would have to be followed by lh__home_fork_child. */
+/*
+ * vfork: the child shares the memory and its home. A plain fork would have to be followed by
+ * lh__home_fork_child.
+ */
 static void case_exec(void)
 {
 	char **arguments = place(0), **environment = place(3);
@@ -1318,7 +1326,10 @@ static volatile int storm_over;
 
 static void *storm_evictor(void *unused)
 {
-	/* With a moment between, or on few processors nobody would ever have both of two pages that it compares. */
+	/*
+	 * With a moment between, or on few processors nobody would ever have both of two pages that it
+	 * compares.
+	 */
 	while (!storm_over) {
 		evict();
 		usleep(200);

@@ -1,7 +1,7 @@
 /*
- * home_stats.c - what the home counts, against workloads whose counts are known: a home over the page port and a memory
- * store in this process. Nobody reclaims but this test, by hand, and the store acknowledges when it is told to, so
- * every figure is exact.
+ * home_stats.c - what the home counts, against workloads whose counts are known: a home over the page port
+ * and a memory store in this process. Nobody reclaims but this test, by hand, and the store acknowledges when
+ * it is told to, so every figure is exact.
  */
 /* timeout: 60 */
 #include <errno.h>
@@ -21,7 +21,10 @@
 #define LIMIT 1024u
 #define SMALL 256u
 
-/* ---- a store that counts by itself, answers late if told to, and acknowledges only while it is not shut ---- */
+/*
+ * ---- a store that counts by itself, answers late if told to, and acknowledges only while it is not shut
+ * ----
+ */
 
 struct witness {
 	struct lh_store store;
@@ -223,7 +226,10 @@ static void balance(void)
 	uint64_t page;
 	unsigned idle = 0;
 
-	/* Pages that stay since they are refused are tried for ever: a round in which nothing leaves is the last. */
+	/*
+	 * Pages that stay since they are refused are tried for ever: a round in which nothing leaves is the
+	 * last.
+	 */
 	while (idle < 3) {
 		uint64_t before = stats.pages_reclaimed + stats.pages_written;
 
@@ -330,7 +336,10 @@ static void prefetches(void)
 	evict_all();
 	for (size_t i = 0; i < 98; i++)
 		touch(i);
-	/* 0 and 1 are fetched; then 4, 8, 16, 32 and 32 pages are asked for ahead, and the page after them fetched. */
+	/*
+	 * 0 and 1 are fetched; then 4, 8, 16, 32 and 32 pages are asked for ahead, and the page after them
+	 * fetched.
+	 */
 	is(stats.faults_store, 6, "a touch in order fetches");
 	is(stats.pages_prefetched, 92, "what follows is asked for before it is touched");
 	is(stats.faults_prefetched, 5, "the first touch of what is on its way waits for it");

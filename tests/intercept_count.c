@@ -16,8 +16,8 @@ struct counts {
 };
 
 /*
- * With -n strace's lines are "12345 [  39] getpid() = 12345". Signals have such lines too. A call that strace's
- * own stop has interrupted, and that the kernel repeats, is written down again.
+ * With -n strace's lines are "12345 [  39] getpid() = 12345". Signals have such lines too. A call that
+ * strace's own stop has interrupted, and that the kernel repeats, is written down again.
  */
 static int from_strace(const char *path, struct counts *counts)
 {

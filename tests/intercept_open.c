@@ -1,6 +1,6 @@
 /*
- * While the interceptor takes over a program, its first, second, ... call that can fail does. The program must
- * run as it does alone: unseen, seen by the net, or with the libraries that could be rewritten.
+ * While the interceptor takes over a program, its first, second, ... call that can fail does. The program
+ * must run as it does alone: unseen, seen by the net, or with the libraries that could be rewritten.
  */
 /* timeout: 120 */
 #include "intercept.h"

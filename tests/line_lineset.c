@@ -1,4 +1,6 @@
-/* line_lineset.c - the encoding of line sets: round trips, and that nothing but what was encoded is accepted. */
+/*
+ * line_lineset.c - the encoding of line sets: round trips, and that nothing but what was encoded is accepted.
+ */
 #include "line/line.h"
 #include "line_random.h"
 #include "tap.h"

@@ -1,4 +1,7 @@
-/* line_random.h - random numbers and pages for the tests of the line layer; the seed is printed by who uses it. */
+/*
+ * line_random.h - random numbers and pages for the tests of the line layer; the seed is printed by who uses
+ * it.
+ */
 #ifndef LINE_RANDOM_H
 #define LINE_RANDOM_H
 

@@ -1,6 +1,6 @@
 /*
- * line_variants.c - each variant of diff, nonzero, changed, hash and CRC-32C against a slow one written here, on
- * random and on adversarial pages, aligned and not, at the edge of what may be read.
+ * line_variants.c - each variant of diff, nonzero, changed, hash and CRC-32C against a slow one written here,
+ * on random and on adversarial pages, aligned and not, at the edge of what may be read.
  */
 #include "inject.h"
 #include "line/line.h"

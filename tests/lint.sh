@@ -130,6 +130,25 @@ check_length() {
 		/^}/ && start { if (FNR - start - 1 > longest) print FILENAME ":" start ": a function of " FNR - start - 1 " lines"; start = 0 }' {} +
 }
 
+# Columns of C, a tab being eight. Text that the assembler reads is let through.
+widest=110
+check_width() {
+	find "$1" \( -name .git -o -name build \) -prune -o -name '*.[ch]' -exec awk -v widest="$widest" '
+		/\\n"/ { next }
+		{
+			line = ""
+			for (i = 1; i <= length($0); i++) {
+				c = substr($0, i, 1)
+				if (c == "\t")
+					do line = line " "; while (length(line) % 8)
+				else
+					line = line c
+			}
+			if (length(line) > widest)
+				print FILENAME ":" FNR ": " length(line) " columns"
+		}' {} +
+}
+
 commands() { "$1/linehome" --help | sed -n -E 's/^  ([a-z]+) .*/\1/p'; }
 # Options of a command's --help, with their dashes.
 options() { "$1/linehome" "$2" --help | sed -n -E 's/^  (--[a-z-]+).*/\1/p'; }
@@ -274,6 +293,10 @@ catches text 'a note of unfinished work' 'unfinished'
 holds length "no function is longer than $longest lines"
 { echo 'int f(void)'; echo '{'; yes ';' | head -n $((longest + 1)); echo '}'; } | plant src/bad.c
 catches length 'a function that is too long' 'a function of'
+
+holds width "no line of C is wider than $widest columns"
+{ printf '\t/* '; yes x | head -n 101 | tr -d '\n'; echo ' */'; } | plant src/bad.h
+catches width 'a comment that is too wide' 'bad.h:1: 11[0-9] columns'
 
 # The --help of a command that has one option which is documented and one that is not.
 documents_tree() {

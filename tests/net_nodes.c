@@ -1,6 +1,6 @@
 /*
- * net_nodes.c - clients and nodes that are none, or bad ones: what connecting says, and that a store never delivers
- * what a node must not have sent, gives up in time, and then fails at once.
+ * net_nodes.c - clients and nodes that are none, or bad ones: what connecting says, and that a store never
+ * delivers what a node must not have sent, gives up in time, and then fails at once.
  */
 #include <errno.h>
 #include <poll.h>

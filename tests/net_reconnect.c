@@ -1,6 +1,7 @@
 /*
- * net_reconnect.c - connections that break in the middle, and nodes that hang or die: what was acknowledged is there
- * afterwards, nothing old is carried out late, and a node that was started anew is not taken for the old one.
+ * net_reconnect.c - connections that break in the middle, and nodes that hang or die: what was acknowledged
+ * is there afterwards, nothing old is carried out late, and a node that was started anew is not taken for the
+ * old one.
  */
 #include <errno.h>
 #include <signal.h>
@@ -12,7 +13,10 @@
 
 enum { PAGES = 24, IN_FLIGHT = 64 };
 
-/* A link whose sockets a second thread cuts; the descriptors are copies, so that none is cut that is not ours. */
+/*
+ * A link whose sockets a second thread cuts; the descriptors are copies, so that none is cut that is not
+ * ours.
+ */
 static struct line {
 	struct lh_node_target target;
 	pthread_mutex_t lock;
@@ -330,7 +334,10 @@ static void stop_process(pid_t pid)
 		printf("# the node did not stop\n");
 }
 
-/* What a node has acknowledged can be looked at as long as somebody has its memory, whatever becomes of the node. */
+/*
+ * What a node has acknowledged can be looked at as long as somebody has its memory, whatever becomes of the
+ * node.
+ */
 static void viewed(const char *url)
 {
 	pid_t node = node_process(url);

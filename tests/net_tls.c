@@ -1,4 +1,7 @@
-/* net_tls.c - keys: what is accepted, what is refused, what it says, and what never leaves a machine in the clear. */
+/*
+ * net_tls.c - keys: what is accepted, what is refused, what it says, and what never leaves a machine in the
+ * clear.
+ */
 #include <errno.h>
 #include <poll.h>
 #include <sys/socket.h>

@@ -1,4 +1,7 @@
-/* net_wire.c - messages: what is written is read back, and whatever is damaged is refused and delivers nothing. */
+/*
+ * net_wire.c - messages: what is written is read back, and whatever is damaged is refused and delivers
+ * nothing.
+ */
 #include <errno.h>
 
 #include "net/data/wire.h"

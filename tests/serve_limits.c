@@ -1,6 +1,6 @@
 /*
- * serve_limits.c - a full node, its statistics, clones over the wire, and a node that is told to end while puts are in
- * flight.
+ * serve_limits.c - a full node, its statistics, clones over the wire, and a node that is told to end while
+ * puts are in flight.
  */
 #include <errno.h>
 #include <signal.h>

@@ -1,6 +1,6 @@
 /*
- * serve_peers.c - a memory node and peers that break the rules: each loses its own connection, the log says so in one
- * line, and a client beside them notices nothing.
+ * serve_peers.c - a memory node and peers that break the rules: each loses its own connection, the log says
+ * so in one line, and a client beside them notices nothing.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -49,7 +49,9 @@ static void say(int fd, const void *bytes, size_t size)
 		printf("# the node took less than was sent\n");
 }
 
-/* The one new line in the log says text, the peer's connection is over, and the witness still gets its page. */
+/*
+ * The one new line in the log says text, the peer's connection is over, and the witness still gets its page.
+ */
 static void expect_end(int fd, unsigned lines_before, const char *text, const char *what)
 {
 	unsigned char page[LH_PAGE_SIZE];

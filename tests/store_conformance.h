@@ -6,8 +6,8 @@
  * serve twice: store_conformance() reports each as a test; store_conformance_catches() runs them
  * over a store with a planted fault and says which case saw it.
  *
- * The randomised case prints its seed where it fails; LH_TEST_SEED=N runs it again, LH_TEST_STEPS=N changes its
- * length.
+ * The randomised case prints its seed where it fails; LH_TEST_SEED=N runs it again, LH_TEST_STEPS=N changes
+ * its length.
  */
 #ifndef STORE_CONFORMANCE_H
 #define STORE_CONFORMANCE_H

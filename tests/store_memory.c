@@ -1,6 +1,6 @@
 /*
- * store_memory.c - the memory store passes the conformance suite, and does what is promised beyond it: requests
- * from several threads on one store, while clones of it come, are written and go.
+ * store_memory.c - the memory store passes the conformance suite, and does what is promised beyond it:
+ * requests from several threads on one store, while clones of it come, are written and go.
  *
  * timeout: 120
  */

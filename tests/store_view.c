@@ -1,6 +1,6 @@
 /*
- * store_view.c - the view of a memory store: what a reader sees is what the store would have answered, or nothing; in the
- * middle of a change as well, and whatever fails while it is made.
+ * store_view.c - the view of a memory store: what a reader sees is what the store would have answered, or
+ * nothing; in the middle of a change as well, and whatever fails while it is made.
  */
 #include <fcntl.h>
 #include <pthread.h>

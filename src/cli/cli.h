@@ -69,8 +69,8 @@ struct cli_usage {
 
 /*
  * Reads the options; argv[0] is the command's name. Returns CLI_GO_ON, with argc and argv then standing for
- * what follows the options (argc may be 0; argv ends with NULL), or the status to exit with: 0 after --help and
- * --version, CLI_BAD_USAGE after a message.
+ * what follows the options (argc may be 0; argv ends with NULL), or the status to exit with: 0 after --help
+ * and --version, CLI_BAD_USAGE after a message.
  */
 int cli_parse(const struct cli_usage *usage, int *argc, char ***argv) LH_MUST_CHECK;
 
@@ -81,8 +81,8 @@ int cli_fail(const char *command, int status, const char *format, ...) __attribu
 const char *cli_nearest(const char *word, const char *const *names, size_t n);
 
 /*
- * The words. Each returns 0, or -EINVAL with a text that says what is wrong with the word and what to write instead
- * ("not a size; write for instance 512M"), and then leaves *out as it was.
+ * The words. Each returns 0, or -EINVAL with a text that says what is wrong with the word and what to write
+ * instead ("not a size; write for instance 512M"), and then leaves *out as it was.
  */
 /* Bytes: digits, then nothing or one of K, M, G (powers of 1024). Zero is refused. */
 int cli_read_size(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;

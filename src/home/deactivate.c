@@ -1,8 +1,8 @@
 /*
  * deactivate.c - taking pages out of the program's sight, into staging.
  *
- * Neighbours that the policy chose one after the other are taken together. A page that somebody else works on, that is
- * kept, or that the kernel holds on to stays, and counts as touched.
+ * Neighbours that the policy chose one after the other are taken together. A page that somebody else works
+ * on, that is kept, or that the kernel holds on to stays, and counts as touched.
  *
  * All of it under reclaiming.
  */
@@ -63,7 +63,10 @@ struct taking {
 	lh_entry *entry[LH_BATCH];
 };
 
-/* Adds a pick if its page can be had at once and follows the others; false: it starts a new run, or is done with. */
+/*
+ * Adds a pick if its page can be had at once and follows the others; false: it starts a new run, or is done
+ * with.
+ */
 static bool join(struct lh_home *home, struct taking *taking, const struct lh_pick *pick, bool *settled)
 {
 	uint64_t page;

@@ -14,7 +14,9 @@ struct lh_directory_leaf {
 	lh_entry entry[FANOUT];
 };
 
-/* With a word for each block: here and not in the leaf, since 4 KiB of them last for 2 GiB of address space. */
+/*
+ * With a word for each block: here and not in the leaf, since 4 KiB of them last for 2 GiB of address space.
+ */
 struct lh_directory_middle {
 	struct lh_directory_leaf *leaf[FANOUT];
 	uint32_t block[FANOUT << (BITS - BLOCK_BITS)];

@@ -1,8 +1,9 @@
 /*
  * directory.h - what the home knows of each page of the program's address space.
  *
- * One 64-bit word a page, in a table of three levels over the 36-bit page number (address / 4096), whose leaves come
- * into being when something is known of one of their 4096 pages and stay for the home's life. A word is
+ * One 64-bit word a page, in a table of three levels over the 36-bit page number (address / 4096), whose
+ * leaves come into being when something is known of one of their 4096 pages and stay for the home's life. A
+ * word is
  *
  *     bits 0-1   state (enum lh_page_state)
  *     bit  2     BUSY: one thread is changing the page; whoever else wants it waits
@@ -13,8 +14,8 @@
  *
  * A word that is zero says: nothing is known; where such a page is absent its content is zero.
  *
- * Reads and lock-free changes from any thread and from signal handlers. A thread may hold several words only in
- * ascending order of pages, or by trying.
+ * Reads and lock-free changes from any thread and from signal handlers. A thread may hold several words only
+ * in ascending order of pages, or by trying.
  */
 #ifndef LH_DIRECTORY_H
 #define LH_DIRECTORY_H
@@ -62,19 +63,21 @@ lh_entry *lh__directory_find(const struct lh_directory *directory, uint64_t page
 lh_entry *lh__directory_make(struct lh_directory *directory, uint64_t page);
 
 /*
- * A word for each block of 2 MiB, zero at first, which is whose the caller says; NULL where nothing was ever known of a
- * page near it. (The turnover in which it was last written: stats.h.)
+ * A word for each block of 2 MiB, zero at first, which is whose the caller says; NULL where nothing was ever
+ * known of a page near it. (The turnover in which it was last written: stats.h.)
  */
 uint32_t *lh__directory_block(const struct lh_directory *directory, uint64_t page);
 
 /*
- * The first page at or after `page`, before `end`, whose word is not zero, with its word in *entry; end where there is
- * none. Skips what has no tables, so its cost follows what is known, not the size of the range.
+ * The first page at or after `page`, before `end`, whose word is not zero, with its word in *entry; end where
+ * there is none. Skips what has no tables, so its cost follows what is known, not the size of the range.
  */
 uint64_t lh__directory_next(const struct lh_directory *directory, uint64_t page, uint64_t end,
                             lh_entry **entry);
 
-/* Sets BUSY if it is not set; false if it is. *seen: the word before (without BUSY and WAITERS where true). */
+/*
+ * Sets BUSY if it is not set; false if it is. *seen: the word before (without BUSY and WAITERS where true).
+ */
 bool lh__entry_try(lh_entry *entry, lh_entry *seen);
 /* Waits until the word is not BUSY any more, or a moment has passed: look again. */
 void lh__entry_wait(const struct lh_sys *sys, lh_entry *entry);

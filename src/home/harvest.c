@@ -1,9 +1,10 @@
 /*
  * harvest.c - what the store has acknowledged: puts, whose pages may leave now, drops, and prefetched pages.
  *
- * While the lines of a page are on the way to the store the page may be touched: it goes back to the program at once, and
- * the acknowledgement then only says that its hashes are right. It says no more where the page was changed meanwhile
- * and stands in staging again: that takes a put of its own. A frame has at most one in flight.
+ * While the lines of a page are on the way to the store the page may be touched: it goes back to the program
+ * at once, and the acknowledgement then only says that its hashes are right. It says no more where the page
+ * was changed meanwhile and stands in staging again: that takes a put of its own. A frame has at most one in
+ * flight.
  *
  * All of it under io.
  */

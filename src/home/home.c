@@ -5,7 +5,10 @@
 
 #define PAGE(n) ((size_t)(n)*LH_PAGE_SIZE)
 
-/* Address space without memory, with an inaccessible page at each end so that the kernel joins it with nothing. */
+/*
+ * Address space without memory, with an inaccessible page at each end so that the kernel joins it with
+ * nothing.
+ */
 static void *reserve(const struct lh_sys *sys, size_t size)
 {
 	long base = LH_SYS(sys, SYS_mmap, NULL, size + PAGE(2), PROT_NONE,

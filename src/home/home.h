@@ -1,10 +1,11 @@
 /*
  * home.h - the home: it is asked for pages that are absent, and takes pages back before memory runs out.
  *
- * A *frame* is the right to one page of local memory, and that memory itself: it stands in the program (the page is
- * RESIDENT), in the staging range (the page is STAGED; or the frame is free but keeps its memory for the next page),
- * or nowhere yet. Memory is moved between the two by the port, not copied, so a home never uses more memory than
- * it has frames, and in the steady state takes none from the kernel and gives none back.
+ * A *frame* is the right to one page of local memory, and that memory itself: it stands in the program (the
+ * page is RESIDENT), in the staging range (the page is STAGED; or the frame is free but keeps its memory for
+ * the next page), or nowhere yet. Memory is moved between the two by the port, not copied, so a home never
+ * uses more memory than it has frames, and in the steady state takes none from the kernel and gives none
+ * back.
  *
  * The life of a page:
  *
@@ -14,13 +15,14 @@
  *        |  dropped by program   |  '------ miss: moved back -'                                   |
  *        '---- (hold, forget) ---|-------------- miss: fetched from the store -------------------'
  *
- * What changed is found with per-line hashes: while a frame has a *base*, hash[frame] describes the content that the
- * store holds under frame.key, and the lines whose hash is different are those to send. A frame without a base
- * (a new page) sends all its lines that are not zero, as the whole of the page. A page that is all zero is
- * not sent but forgotten.
+ * What changed is found with per-line hashes: while a frame has a *base*, hash[frame] describes the content
+ * that the store holds under frame.key, and the lines whose hash is different are those to send. A frame
+ * without a base (a new page) sends all its lines that are not zero, as the whole of the page. A page that is
+ * all zero is not sent but forgotten.
  *
  * Invariants (lh__home_check asserts them while nobody uses the home):
- *  1. A word RESIDENT or STAGED with value f has frame[f].page equal to its page; each frame belongs to at most one page.
+ *  1. A word RESIDENT or STAGED with value f has frame[f].page equal to its page; each frame belongs to at
+ *     most one page.
  *  2. A frame is in exactly one place: the free list, or one page.
  *  3. A store page number belongs to at most one of: a word STORED, a frame's key, the free numbers, the
  *     numbers to be dropped.
@@ -28,8 +30,8 @@
  *  5. Nothing is BUSY.
  *
  * Threads: every function from any thread, with all signals blocked (a handler that interrupts the home and
- * misses a page would wait for itself). Locks are held for microseconds, none across an operation of the store, except
- * `reclaiming`, which only reclaimers take and which a fault never waits for.
+ * misses a page would wait for itself). Locks are held for microseconds, none across an operation of the
+ * store, except `reclaiming`, which only reclaimers take and which a fault never waits for.
  */
 #ifndef LH_HOME_H
 #define LH_HOME_H
@@ -75,8 +77,8 @@ void lh__home_close(struct lh_home *home);
 
 /*
  * A page was touched and is absent. Returns 0: look again, it is there or will be; LH_MISS_NOT_MINE: the
- * address is not watched; a negative errno: its content cannot be had (the store's error, or -ENOMEM where no frame became
- * free in time). May wait for the store. Async-signal-safe if the store's get_now is.
+ * address is not watched; a negative errno: its content cannot be had (the store's error, or -ENOMEM where no
+ * frame became free in time). May wait for the store. Async-signal-safe if the store's get_now is.
  */
 int lh__home_miss(struct lh_home *home, uintptr_t address) LH_MUST_CHECK;
 
@@ -85,8 +87,8 @@ bool lh__home_watches(struct lh_home *home, uintptr_t start, uintptr_t end);
 
 /*
  * Keeps what is present of [start, end) present: from the call to lh__home_unkeep with the number that it
- * returned, no page of the range is taken away (it may be absent at the call: touch it after). For buffers that
- * the kernel works on. -EAGAIN: too many are kept; try again later.
+ * returned, no page of the range is taken away (it may be absent at the call: touch it after). For buffers
+ * that the kernel works on. -EAGAIN: too many are kept; try again later.
  */
 int lh__home_keep(struct lh_home *home, uintptr_t start, uintptr_t end) LH_MUST_CHECK;
 void lh__home_unkeep(struct lh_home *home, int slot);
@@ -94,8 +96,8 @@ void lh__home_unkeep(struct lh_home *home, int slot);
 /* ---- ranges ---- */
 
 /*
- * A fork must not fall into a change of mappings, nor into a look at what is present: all functions of this section are
- * called between begin and end, which nest with nothing, or while the home is paused.
+ * A fork must not fall into a change of mappings, nor into a look at what is present: all functions of this
+ * section are called between begin and end, which nest with nothing, or while the home is paused.
  */
 void lh__home_change_begin(struct lh_home *home);
 void lh__home_change_end(struct lh_home *home);
@@ -104,20 +106,22 @@ void lh__home_change_end(struct lh_home *home);
 int lh__home_watch(struct lh_home *home, uintptr_t start, uintptr_t end) LH_MUST_CHECK;
 
 /*
- * Brings all of [start, end) in and watches it no more; its memory is the program's alone from then on. The store's errors,
- * -EAGAIN where too many ranges are kept.
+ * Brings all of [start, end) in and watches it no more; its memory is the program's alone from then on. The
+ * store's errors, -EAGAIN where too many ranges are kept.
  */
 int lh__home_unwatch(struct lh_home *home, uintptr_t start, uintptr_t end) LH_MUST_CHECK;
 
 /* As lh__home_watch, but what is present is not looked for yet: for many ranges, followed by one rescan. */
 int lh__home_watch_blind(struct lh_home *home, uintptr_t start, uintptr_t end) LH_MUST_CHECK;
 
-/* Finds pages of watched ranges that are present and that the home does not know. Returns how many it found. */
+/*
+ * Finds pages of watched ranges that are present and that the home does not know. Returns how many it found.
+ */
 uint64_t lh__home_rescan(struct lh_home *home);
 
 /*
- * Around a change of the program's mappings (munmap, madvise, mremap, mmap over something): hold makes every known
- * page of the range wait; then the change is made; then one of
+ * Around a change of the program's mappings (munmap, madvise, mremap, mmap over something): hold makes every
+ * known page of the range wait; then the change is made; then one of
  *   release: nothing happened;
  *   forget: the content is gone;
  *   rename: the content stands at `to` now, of which nothing was known, and whose range the caller watches
@@ -145,8 +149,8 @@ int lh__home_rename(struct lh_home *home, uintptr_t start, uintptr_t end, uintpt
 
 /*
  * One round: if fewer frames are free than should be, deactivates and reclaims a batch, and harvests what the
- * store has acknowledged. Returns an enum lh_round; or a negative errno: the store failed, with the page in question in
- * *page.
+ * store has acknowledged. Returns an enum lh_round; or a negative errno: the store failed, with the page in
+ * question in *page.
  */
 enum lh_round {
 	LH_ROUND_NOTHING, /* enough frames are free */
@@ -174,7 +178,9 @@ void lh__home_settle(struct lh_home *home, uint64_t nanoseconds);
  */
 void lh__home_lend(struct lh_home *home);
 
-/* Moves the limit on frames with memory. Lowering it makes the following rounds of balance give memory back. */
+/*
+ * Moves the limit on frames with memory. Lowering it makes the following rounds of balance give memory back.
+ */
 void lh__home_set_limit(struct lh_home *home, uint32_t limit);
 /* Frames with memory at present. */
 uint32_t lh__home_backed(const struct lh_home *home);
@@ -183,10 +189,10 @@ uint32_t lh__home_limit(const struct lh_home *home);
 /* ---- standing still, and fork ---- */
 
 /*
- * Waits until nothing is in flight, no fault is being answered and no change of mappings is under way, and keeps it so
- * until lh__home_resume: for a fork, and for watching a whole address space at once (the caller may call
- * lh__home_watch meanwhile). The caller must not touch watched memory in between. -errno: the store has failed; the home
- * goes on.
+ * Waits until nothing is in flight, no fault is being answered and no change of mappings is under way, and
+ * keeps it so until lh__home_resume: for a fork, and for watching a whole address space at once (the caller
+ * may call lh__home_watch meanwhile). The caller must not touch watched memory in between. -errno: the store
+ * has failed; the home goes on.
  */
 int lh__home_pause(struct lh_home *home) LH_MUST_CHECK;
 void lh__home_resume(struct lh_home *home);

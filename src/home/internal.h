@@ -55,7 +55,10 @@ struct lh_stream {
 	uint32_t window;
 };
 
-/* A stack of numbers; the array is address space, touched as far as used. A number that finds it full is not used again. */
+/*
+ * A stack of numbers; the array is address space, touched as far as used. A number that finds it full is not
+ * used again.
+ */
 struct lh_numbers {
 	uint64_t *stack;
 	size_t count;
@@ -129,17 +132,26 @@ static inline uintptr_t lh__page_address(uint64_t page)
 
 /* frames.c: all but the first take home->lock themselves unless the name says locked. */
 uint32_t lh__frames_free(const struct lh_home *home);
-/* A free frame for page, preferring one with memory; LH_NO_FRAME where there is none. Pokes the reclaimer when few are left. */
+/*
+ * A free frame for page, preferring one with memory; LH_NO_FRAME where there is none. Pokes the reclaimer
+ * when few are left.
+ */
 uint32_t lh__home_frame_take(struct lh_home *home, uint64_t page);
 /* The frame's page is in memory now: tells the policy. */
 void lh__home_frame_filled(struct lh_home *home, uint32_t frame, enum lh_fill source);
 /* A frame that was taken but not filled goes back. */
 void lh__home_frame_untake(struct lh_home *home, uint32_t frame);
-/* The page left: the frame is free. kept: its memory is in staging; else it went with the page. The key goes with `key_too`. */
+/*
+ * The page left: the frame is free. kept: its memory is in staging; else it went with the page. The key goes
+ * with `key_too`.
+ */
 void lh__home_frame_release(struct lh_home *home, uint32_t frame, bool kept, bool key_too);
 /* A staged frame whose page was touched: resident again. */
 void lh__home_frame_returned(struct lh_home *home, uint32_t frame);
-/* A frame for a page that is in the program's memory already, beyond the limit if need be; LH_NO_FRAME where there is none. */
+/*
+ * A frame for a page that is in the program's memory already, beyond the limit if need be; LH_NO_FRAME where
+ * there is none.
+ */
 uint32_t lh__home_frame_adopt(struct lh_home *home, uint64_t page);
 /* A number of the store's for a new page; LH_NO_KEY where there is none left. */
 uint64_t lh__key_take(struct lh_home *home);
@@ -174,14 +186,20 @@ void lh__flight_give(struct lh_home *home, struct lh_flight *flight);
 /* reclaim.c */
 /* Under reclaiming; returns an enum lh_round, or the store's error. */
 int lh__reclaim_round(struct lh_home *home);
-/* One page less for the rounds to take out of sight, if they are about to: what a fault does while the store answers. */
+/*
+ * One page less for the rounds to take out of sight, if they are about to: what a fault does while the store
+ * answers.
+ */
 void lh__reclaim_meanwhile(void *home);
 
 /* miss.c */
 /* Prefetches have come back: installs their pages, neighbours together. Under io. */
 void lh__prefetched(struct lh_home *home, struct lh_flight *const *flights, size_t n);
 
-/* Puts the content in the frame's memory in place at page; the entry is BUSY by the caller. 0 or -errno: the frame still has its memory. */
+/*
+ * Puts the content in the frame's memory in place at page; the entry is BUSY by the caller. 0 or -errno: the
+ * frame still has its memory.
+ */
 int lh__install_backed(struct lh_home *home, uint64_t page, uint32_t frame);
 
 #endif

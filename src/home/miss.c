@@ -1,10 +1,10 @@
 /*
  * miss.c - a page was touched and is absent.
  *
- * The page's word is BUSY while its answer is fetched, so that one thread fetches and the others wait for it; no
- * lock is held. What a thread does for its own page comes first; looking ahead is done afterwards, and a fault for a page
- * that is on its way from a prefetch takes in all the prefetched pages that have come, since they are what will
- * be touched next.
+ * The page's word is BUSY while its answer is fetched, so that one thread fetches and the others wait for it;
+ * no lock is held. What a thread does for its own page comes first; looking ahead is done afterwards, and a
+ * fault for a page that is on its way from a prefetch takes in all the prefetched pages that have come, since
+ * they are what will be touched next.
  */
 #include "home/internal.h"
 
@@ -111,8 +111,8 @@ static int install_copy(struct lh_home *home, uint64_t page, const void *content
 }
 
 /*
- * The page turned out to be present although the home did not know it (it became so before it was watched), or its
- * mapping has gone: either way nothing is to be done and the thread looks again.
+ * The page turned out to be present although the home did not know it (it became so before it was watched),
+ * or its mapping has gone: either way nothing is to be done and the thread looks again.
  */
 static int refused(struct lh_home *home, uint64_t page, int result)
 {
@@ -227,7 +227,9 @@ static void note_fetched(struct lh_home *home, lh_mask held)
 	lh__count(&home->stats->lines_fetched, lh__mask_count(held));
 }
 
-/* The content of a fetched page is in memory: its hashes are what the store holds, its frame knows the key. */
+/*
+ * The content of a fetched page is in memory: its hashes are what the store holds, its frame knows the key.
+ */
 static void set_base(struct lh_home *home, uint32_t frame, uint64_t key, const void *content)
 {
 	lh__page_hash(&home->hash_key, content, home->hash[frame]);
@@ -248,7 +250,9 @@ static int fetch(struct lh_home *home, uint64_t key, void *content)
 	return 0;
 }
 
-/* Fetches the page into the frame's own memory, or through a buffer if it has none yet, and puts it in place. */
+/*
+ * Fetches the page into the frame's own memory, or through a buffer if it has none yet, and puts it in place.
+ */
 static int fetch_and_install(struct lh_home *home, uint64_t page, uint64_t key, uint32_t frame)
 {
 	unsigned char buffer[LH_PAGE_SIZE] __attribute__((aligned(64)));
@@ -432,7 +436,10 @@ static struct lh_stream *stream_for(struct lh_home *home, uint64_t page)
 	return NULL;
 }
 
-/* A page was fetched by a fault: if faults come one after the other, the following pages are asked for. Never waits. */
+/*
+ * A page was fetched by a fault: if faults come one after the other, the following pages are asked for. Never
+ * waits.
+ */
 static void look_ahead(struct lh_home *home, uint64_t page)
 {
 	struct lh_stream *stream;
@@ -467,8 +474,8 @@ static void await_prefetch(struct lh_home *home, lh_entry *entry)
 /* ---- the request ---- */
 
 /*
- * Nothing is to be done for a page that is present. One that the directory calls resident but that is absent has
- * been dropped behind the home's back: then its content is zero, as the kernel has it.
+ * Nothing is to be done for a page that is present. One that the directory calls resident but that is absent
+ * has been dropped behind the home's back: then its content is zero, as the kernel has it.
  */
 static int miss_resident(struct lh_home *home, uint64_t page)
 {
@@ -596,7 +603,7 @@ int lh__home_miss(struct lh_home *home, uintptr_t address)
 		if (__atomic_load_n(&home->leaving, __ATOMIC_ACQUIRE) == 0)
 			return LH_MISS_NOT_MINE;
 		LH_SYS(home->sys, SYS_sched_yield);
-		return 0; /* perhaps a mapping that is being changed: then it is gone, or watched again, in a moment */
+		return 0; /* perhaps a mapping that is being changed: gone, or watched again, in a moment */
 	}
 	note_cpu(home);
 	lh__gate_enter(home->sys, &home->gate);

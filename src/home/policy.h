@@ -57,7 +57,9 @@ struct lh_policy_ops {
 	int (*open)(const struct lh_sys *sys, size_t frames, struct lh_policy **out) LH_MUST_CHECK;
 	/* policy may be NULL. */
 	void (*close)(struct lh_policy *policy);
-	/* The free frame now holds the page that identity names: a 64-bit name that the page keeps for life. */
+	/*
+	 * The free frame now holds the page that identity names: a 64-bit name that the page keeps for life.
+	 */
 	void (*filled)(struct lh_policy *policy, uint32_t frame, uint64_t identity, enum lh_fill source);
 	/* The staged frame is resident again: its page was touched. */
 	void (*returned)(struct lh_policy *policy, uint32_t frame);
@@ -82,7 +84,9 @@ const struct lh_policy_ops *lh__policy_find(const char *name);
 /* Frames that are resident, and staged. */
 size_t lh__policy_resident(const struct lh_policy *policy);
 size_t lh__policy_staged(const struct lh_policy *policy);
-/* Checks the invariants at the head of policy_check.c, in O(frames). 0, or -EUCLEAN and which one is broken. */
+/*
+ * Checks the invariants at the head of policy_check.c, in O(frames). 0, or -EUCLEAN and which one is broken.
+ */
 int lh__policy_check(const struct lh_policy *policy, struct lh_error *error) LH_MUST_CHECK;
 
 #endif

@@ -4,13 +4,13 @@
  * Two queues as in S3-FIFO: a page comes in to RECENT, a twentieth of the frames, and must show that it is
  * worth one of the others, in MAIN. But coming back is not enough, since in a loop over more than fits every
  * page comes back, and each would push out one that is as good. What is asked is whether the page came back
- * *soon*: its distance (fills between its last known touch and now) must be less than half the time for
- * which the oldest page of MAIN has shown no sign of use. As in LIRS and CLOCK-Pro, the newcomer's distance is
+ * *soon*: its distance (fills between its last known touch and now) must be less than half the time for which
+ * the oldest page of MAIN has shown no sign of use. As in LIRS and CLOCK-Pro, the newcomer's distance is
  * compared with the incumbent's; half, because the incumbent may have been touched since, unseen.
  *
  * Example: MAIN's oldest page was last known to be touched 1000 fills ago. Page A was touched 300 fills ago,
- * evicted, and is fetched now: 2 * 300 < 1000, A joins MAIN, whose oldest will be staged next (and stays if it
- * proves to be in use). Page B comes back after 900: B joins RECENT, and leaves soon if it is not touched.
+ * evicted, and is fetched now: 2 * 300 < 1000, A joins MAIN, whose oldest will be staged next (and stays if
+ * it proves to be in use). Page B comes back after 900: B joins RECENT, and leaves soon if it is not touched.
  *
  * In a loop over twice the frames distances are equal all round, so few pages are exchanged, and those in
  * MAIN are hit, unseen and at no cost, once a round, where FIFO and LRU hit nothing.

@@ -1,9 +1,10 @@
 /*
- * reclaim.c - pages in staging lose their memory, once the store has what changed of them; and when all this is done.
+ * reclaim.c - pages in staging lose their memory, once the store has what changed of them; and when all this
+ * is done.
  *
- * A round never waits for a page that somebody else works on: a thread that reclaims for its own fault holds its own
- * page, and waiting for another's could close a circle. Such pages are noted in `again` and looked at in the next
- * round. The two steps before and after are in deactivate.c and harvest.c.
+ * A round never waits for a page that somebody else works on: a thread that reclaims for its own fault holds
+ * its own page, and waiting for another's could close a circle. Such pages are noted in `again` and looked at
+ * in the next round. The two steps before and after are in deactivate.c and harvest.c.
  */
 #include "home/internal.h"
 
@@ -79,7 +80,9 @@ static struct lh_flight *prepare_put(struct lh_home *home, uint32_t frame, lh_en
 	return flight;
 }
 
-/* Looks at one staged frame; a flight if it has lines to send, whose page stays BUSY until that is submitted. */
+/*
+ * Looks at one staged frame; a flight if it has lines to send, whose page stays BUSY until that is submitted.
+ */
 static struct lh_flight *reclaim_one(struct lh_home *home, const struct lh_pick *pick)
 {
 	uint64_t page;
@@ -140,7 +143,9 @@ static void submit_puts(struct lh_home *home, struct lh_flight *const *flights, 
 	}
 }
 
-/* Pages that leave have not been looked at for long: the next one comes from memory while this one is hashed. */
+/*
+ * Pages that leave have not been looked at for long: the next one comes from memory while this one is hashed.
+ */
 static void bring_near(const struct lh_home *home, uint32_t frame)
 {
 	const char *content = (const char *)lh__home_frame_memory(home, frame);
@@ -231,7 +236,9 @@ static void give_keys(struct lh_home *home, struct lh_numbers *to, const uint64_
 	lh__unlock(home->sys, &home->lock);
 }
 
-/* Tells the store; requests on one page keep their order, so the numbers can be used again at once. Under io. */
+/*
+ * Tells the store; requests on one page keep their order, so the numbers can be used again at once. Under io.
+ */
 static size_t drop_dead(struct lh_home *home)
 {
 	struct lh_request *requests[SUBMIT_BATCH];
@@ -282,8 +289,8 @@ static size_t stage(struct lh_home *home, size_t wanted)
 }
 
 /*
- * A fault that fetches takes a frame, so a page has to leave for it sooner or later; it can leave the program's sight while
- * the store answers the fault, at no cost in time. The rounds then find it staged.
+ * A fault that fetches takes a frame, so a page has to leave for it sooner or later; it can leave the
+ * program's sight while the store answers the fault, at no cost in time. The rounds then find it staged.
  */
 void lh__reclaim_meanwhile(void *context)
 {
@@ -339,8 +346,8 @@ int lh__home_balance(struct lh_home *home, uint64_t *page)
 }
 
 /*
- * The balancing thread takes in what comes: who waits here must not be caught in a connection that breaks. It sleeps, since
- * others have to run for what it waits for.
+ * The balancing thread takes in what comes: who waits here must not be caught in a connection that breaks. It
+ * sleeps, since others have to run for what it waits for.
  */
 void lh__home_settle(struct lh_home *home, uint64_t nanoseconds)
 {

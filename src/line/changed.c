@@ -1,10 +1,10 @@
 /*
- * changed.c - how many bytes of a page get another value: what was held before against what is given, where a line
- * that is in neither mask is zero on that side.
+ * changed.c - how many bytes of a page get another value: what was held before against what is given, where a
+ * line that is in neither mask is zero on that side.
  *
- * A store that overwrites a page asks this while both are in its hands, so the time matters as that of a copy does.
- * A line that is missing on one side is read from a line of zeroes, which costs less than a branch; lines that
- * are missing on both are not looked at.
+ * A store that overwrites a page asks this while both are in its hands, so the time matters as that of a copy
+ * does. A line that is missing on one side is read from a line of zeroes, which costs less than a branch;
+ * lines that are missing on both are not looked at.
  */
 #include "line/variant.h"
 

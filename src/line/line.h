@@ -99,9 +99,9 @@ lh_mask lh__page_diff(const void *a, const void *b);
 lh_mask lh__page_nonzero(const void *page);
 
 /*
- * How many bytes of a page get another value where the lines `held` of one page-shaped buffer were all that was not
- * zero, and the lines `given` of another are all that will not be. Lines outside the masks are not read; a buffer
- * whose mask is empty may be NULL.
+ * How many bytes of a page get another value where the lines `held` of one page-shaped buffer were all that
+ * was not zero, and the lines `given` of another are all that will not be. Lines outside the masks are not
+ * read; a buffer whose mask is empty may be NULL.
  */
 uint32_t lh__lines_changed(const void *before, lh_mask held, const void *after, lh_mask given);
 
@@ -181,7 +181,9 @@ size_t lh__lineset_encode(void *out, uint64_t page, lh_mask mask, uint32_t flags
  * is not valid. On error *set is as it was.
  */
 long lh__lineset_decode(struct lh_lineset *set, const void *in, size_t size) LH_MUST_CHECK;
-/* The same, for a caller whose transport already checks content (TLS, or memory): the CRC is not looked at. */
+/*
+ * The same, for a caller whose transport already checks content (TLS, or memory): the CRC is not looked at.
+ */
 long lh__lineset_decode_trusted(struct lh_lineset *set, const void *in, size_t size) LH_MUST_CHECK;
 /* Writes the lines of the set into a page-shaped buffer; with REPLACE, zeroes over all others. */
 void lh__lineset_scatter(const struct lh_lineset *set, void *page);

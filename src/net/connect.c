@@ -57,8 +57,8 @@ static int secure(const struct attempt *attempt, struct channel *channel)
 }
 
 /*
- * A node that refuses does not wait for a hello: where it could not be sent, what the node has said before it ended the
- * connection is there to be read. So it is the answer that tells how this went.
+ * A node that refuses does not wait for a hello: where it could not be sent, what the node has said before it
+ * ended the connection is there to be read. So it is the answer that tells how this went.
  */
 static void send_hello(struct channel *channel, const struct lh_wire_hello *hello)
 {

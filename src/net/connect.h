@@ -1,8 +1,8 @@
 /*
  * connect.h - making links to memory nodes: ordinary code, for a launcher or for users of the library.
  *
- * A link over unix: is a ring, over tcp: two stream sockets; with a key the sockets are ends of a relay, whose
- * threads in this process speak TLS.
+ * A link over unix: is a ring, over tcp: two stream sockets; with a key the sockets are ends of a relay,
+ * whose threads in this process speak TLS.
  */
 #ifndef LH_NET_CONNECT_H
 #define LH_NET_CONNECT_H
@@ -27,9 +27,9 @@ int lh__node_target(const char *url, const char *key_file, struct lh_node_target
 int lh__node_create(const struct lh_node_target *target, int timeout_ms, struct lh_node_link *link,
                     struct lh_error *error) LH_MUST_CHECK;
 /*
- * A new link to the same region: *link is replaced, its old descriptors are not looked at. The node has then ended the
- * old link's connections. Tries again and again where that may help: an error comes either at once, since it is final
- * (-ESTALE: the node does not have the region any more), or when the time is over.
+ * A new link to the same region: *link is replaced, its old descriptors are not looked at. The node has then
+ * ended the old link's connections. Tries again and again where that may help: an error comes either at once,
+ * since it is final (-ESTALE: the node does not have the region any more), or when the time is over.
  */
 int lh__node_again(const struct lh_node_target *target, int timeout_ms, struct lh_node_link *link,
                    struct lh_error *error) LH_MUST_CHECK;

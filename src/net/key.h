@@ -1,6 +1,6 @@
 /*
- * key.h - the secret that a node and its clients share: a file with 64 hexadecimal digits (32 bytes) on one line,
- * readable by its owner alone. `openssl rand -hex 32` makes one.
+ * key.h - the secret that a node and its clients share: a file with 64 hexadecimal digits (32 bytes) on one
+ * line, readable by its owner alone. `openssl rand -hex 32` makes one.
  */
 #ifndef LH_NET_KEY_H
 #define LH_NET_KEY_H

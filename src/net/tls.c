@@ -1,9 +1,9 @@
 /*
  * tls.c - see tls.h.
  *
- * The key is an external PSK in TLS 1.3's sense, with an ephemeral key exchange beside it: recorded traffic stays
- * secret should the key become known. The socket is reached through a BIO of our own, since OpenSSL's writes
- * without MSG_NOSIGNAL, and a library must not let its caller die of SIGPIPE.
+ * The key is an external PSK in TLS 1.3's sense, with an ephemeral key exchange beside it: recorded traffic
+ * stays secret should the key become known. The socket is reached through a BIO of our own, since OpenSSL's
+ * writes without MSG_NOSIGNAL, and a library must not let its caller die of SIGPIPE.
  */
 #include <openssl/bio.h>
 #include <openssl/err.h>

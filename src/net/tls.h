@@ -1,7 +1,8 @@
 /*
  * tls.h - TLS 1.3 with a pre-shared key and nothing else: no certificates, no tickets, no earlier version.
  *
- * Works on blocking sockets whose time limits are set (lh__socket_timeout). One thread at a time on a connection.
+ * Works on blocking sockets whose time limits are set (lh__socket_timeout). One thread at a time on a
+ * connection.
  */
 #ifndef LH_NET_TLS_H
 #define LH_NET_TLS_H
@@ -18,7 +19,10 @@ int lh__tls_context_open(bool server, const struct lh_node_key *key, struct lh_t
                          struct lh_error *error) LH_MUST_CHECK;
 void lh__tls_context_close(struct lh_tls_context *context);
 
-/* Shakes hands by deadline_ms. -EACCES: another key; -EPROTO: the peer does not speak TLS; -ETIMEDOUT; -ECONNRESET. */
+/*
+ * Shakes hands by deadline_ms. -EACCES: another key; -EPROTO: the peer does not speak TLS; -ETIMEDOUT;
+ * -ECONNRESET.
+ */
 int lh__tls_open(struct lh_tls_context *context, int fd, uint64_t deadline_ms, struct lh_tls **out,
                  struct lh_error *error) LH_MUST_CHECK;
 /* Says goodbye if that goes without waiting. fd stays open. */
@@ -31,8 +35,8 @@ long lh__tls_write(struct lh_tls *tls, const void *buffer, size_t size);
 bool lh__tls_pending(const struct lh_tls *tls);
 
 /*
- * Takes over tls and its fd, and makes *plain, a blocking stream socket whose bytes a thread carries over tls in both
- * directions until either side ends. On failure tls and fd stay the caller's.
+ * Takes over tls and its fd, and makes *plain, a blocking stream socket whose bytes a thread carries over tls
+ * in both directions until either side ends. On failure tls and fd stay the caller's.
  */
 int lh__tls_relay(struct lh_tls *tls, int fd, int *plain) LH_MUST_CHECK;
 

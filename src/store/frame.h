@@ -2,9 +2,10 @@
  * frame.h - the frames of memory stores: page contents, counted and shared.
  *
  * A frame is one page's content, referred to by any number of page tables; only a holder of the only
- * reference may write it. Frames come out of a heap, in slabs of 64: a pool has a heap, whose slabs are this process' own
- * memory, and a store with a view has one of its own, whose slabs lie in the view as long as that has room. A heap
- * lives until its last frame has been given back, since a clone's frames may be another store's.
+ * reference may write it. Frames come out of a heap, in slabs of 64: a pool has a heap, whose slabs are this
+ * process' own memory, and a store with a view has one of its own, whose slabs lie in the view as long as
+ * that has room. A heap lives until its last frame has been given back, since a clone's frames may be another
+ * store's.
  *
  * All functions: from any thread.
  */

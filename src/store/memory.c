@@ -20,8 +20,8 @@
  *  1. an entry has a frame exactly when its mask is not empty;
  *  2. no line that is held is all zero (zero lines are "not held", which reads the same), so a page of
  *     zeroes has no frame;
- *  3. a page that the view shows has a frame of this store's heap, whose content does not change while it is shown,
- *     and whose lines that are not held are zero;
+ *  3. a page that the view shows has a frame of this store's heap, whose content does not change while it is
+ *     shown, and whose lines that are not held are zero;
  *  4. a chunk's count is the number of its entries with a frame; a chunk in the tree that is not being
  *     changed has a count above 0.
  */

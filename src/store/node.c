@@ -1,20 +1,21 @@
 /*
  * node.c - the node store; see node.h.
  *
- * Fetches (get_now) and everything else (bulk) have a channel each. Bulk requests stand in a queue of slots with
- * three counters, answered <= sent <= queued; slot k is slots[k % DEPTH] and holds the whole message, so that it
- * can be sent again over a new link. Replies come in the order of the queue.
+ * Fetches (get_now) and everything else (bulk) have a channel each. Bulk requests stand in a queue of slots
+ * with three counters, answered <= sent <= queued; slot k is slots[k % DEPTH] and holds the whole message, so
+ * that it can be sent again over a new link. Replies come in the order of the queue.
  *
- * Repair. Every call is *inside* while it uses the link. Whoever finds the link broken goes outside and tries to turn
- * UP into REPAIRING; the winner makes everybody else leave, waits until nobody is inside, and has the link to
- * itself; the others wait until it is UP again, or BROKEN. Fetches are then repeated by their own threads; bulk
- * requests are marked as not sent.
+ * Repair. Every call is *inside* while it uses the link. Whoever finds the link broken goes outside and tries
+ * to turn UP into REPAIRING; the winner makes everybody else leave, waits until nobody is inside, and has the
+ * link to itself; the others wait until it is UP again, or BROKEN. Fetches are then repeated by their own
+ * threads; bulk requests are marked as not sent.
  *
- * Why sending again is right: the node has ended the old connections before it serves the new link, so nothing
- * old is carried out late; and the queue is repeated from its oldest unanswered request on, so that the last word
- * on a page is the same. A GET must not see a PUT that was submitted after it, so a change of a page waits while a
- * GET of it is in flight (`reading`, by a hash of the page; a false alarm costs a little time). How many bytes a change
- * changed the node remembers under the change's number, so that one that is carried out twice counts once.
+ * Why sending again is right: the node has ended the old connections before it serves the new link, so
+ * nothing old is carried out late; and the queue is repeated from its oldest unanswered request on, so that
+ * the last word on a page is the same. A GET must not see a PUT that was submitted after it, so a change of a
+ * page waits while a GET of it is in flight (`reading`, by a hash of the page; a false alarm costs a little
+ * time). How many bytes a change changed the node remembers under the change's number, so that one that is
+ * carried out twice counts once.
  */
 #include "store/node.h"
 
@@ -70,7 +71,7 @@ struct node {
 	struct lh_view_reader view;
 
 	uint64_t
-		first_number; /* of a change, on the wire: what another handle on the region did has lower ones */
+		first_number; /* of a change, on the wire: those of earlier handles on the region are lower */
 	uint64_t queued, sent, answered;
 	uint64_t first;   /* the slot that is sequence number 1 on this link */
 	size_t sent_part; /* bytes of slots[sent] that are already sent */
@@ -395,7 +396,10 @@ static void fail_queue(struct node *node, int error)
 	node->sent = node->first = node->answered;
 }
 
-/* Written with its number among all of the region's changes, of whichever handle; the sequence is the link's own. */
+/*
+ * Written with its number among all of the region's changes, of whichever handle; the sequence is the link's
+ * own.
+ */
 static void enqueue(struct node *node, struct lh_request *request)
 {
 	struct slot *slot = slot_at(node, node->queued);

@@ -1,12 +1,13 @@
 /*
- * node.h - the node store: pages on a memory node, through a link that somebody else has made (net/connect.h, or a
- * launcher that passes descriptors).
+ * node.h - the node store: pages on a memory node, through a link that somebody else has made (net/connect.h,
+ * or a launcher that passes descriptors).
  *
  * Nothing here resolves names, shakes hands or encrypts; that is why it can live in another process' signal
- * handlers. When a channel breaks or the node does not answer, `reconnect` is asked for a new link to the same
- * region, and what was in flight is sent again: every request is idempotent, and the node has ended the
- * connections of the old link before the new one is served. Calls wait meanwhile, poll and submit too, but never
- * longer than timeout_ms; then the store is broken: what is in flight fails, and every later call at once.
+ * handlers. When a channel breaks or the node does not answer, `reconnect` is asked for a new link to the
+ * same region, and what was in flight is sent again: every request is idempotent, and the node has ended the
+ * connections of the old link before the new one is served. Calls wait meanwhile, poll and submit too, but
+ * never longer than timeout_ms; then the store is broken: what is in flight fails, and every later call at
+ * once.
  */
 #ifndef LH_STORE_NODE_H
 #define LH_STORE_NODE_H
@@ -17,8 +18,8 @@
 struct lh_node_options {
 	unsigned timeout_ms; /* how long calls wait for a node that does not answer; 0: 30000 */
 	/*
-	 * The caller of every function has blocked all signals, or has no handler that calls get_now. Otherwise
-	 * the store blocks them itself around get_now, at the price of two system calls.
+	 * The caller of every function has blocked all signals, or has no handler that calls get_now.
+	 * Otherwise the store blocks them itself around get_now, at the price of two system calls.
 	 */
 	bool signals_blocked;
 	/* reconnect may be called in a signal handler, so that get_now may be. */
@@ -31,8 +32,8 @@ struct lh_node_options {
 	 */
 	int (*reconnect)(void *context, struct lh_node_link *link, int ms);
 	/*
-	 * A link to a new region that is a copy of `of`, and the context of the store that will stand for it (it
-	 * has the same options otherwise). NULL: clone fails with -ENOTSUP.
+	 * A link to a new region that is a copy of `of`, and the context of the store that will stand for it
+	 * (it has the same options otherwise). NULL: clone fails with -ENOTSUP.
 	 */
 	int (*clone)(void *context, const struct lh_node_link *of, struct lh_node_link *out,
 	             void **clone_context, struct lh_error *error);
@@ -60,8 +61,8 @@ uint64_t lh__node_region(const struct lh_store *store);
 /* The context of the options. */
 void *lh__node_context(const struct lh_store *store);
 /*
- * For the child of a fork: forgets an inherited handle without a word to the node, closing its descriptors and
- * giving its memory back. The parent's handle goes on.
+ * For the child of a fork: forgets an inherited handle without a word to the node, closing its descriptors
+ * and giving its memory back. The parent's handle goes on.
  */
 void lh__node_forget(struct lh_store *store);
 

@@ -33,9 +33,9 @@
  * PUT, REPLACE: the lines in mask are read from data. The store has read them when submit returns (so the
  *      caller may change data from then on, though not the request).
  * DROP: mask and data are ignored.
- * changed: of a PUT or REPLACE with result 0, the bytes of the page whose value is another than before. A line that
- *      is not held is zero, before as after; so a REPLACE counts the bytes other than zero of lines that it does
- *      not give. Exact, also where the request was carried out more than once.
+ * changed: of a PUT or REPLACE with result 0, the bytes of the page whose value is another than before. A
+ *      line that is not held is zero, before as after; so a REPLACE counts the bytes other than zero of lines
+ *      that it does not give. Exact, also where the request was carried out more than once.
  * result: 0 or a negative errno value, valid once poll has returned the request. On error the page is as
  *      it was. -ENOSPC: the store is full; -EIO, -ETIMEDOUT: it cannot be reached any more.
  */
@@ -86,7 +86,9 @@ struct lh_store_ops {
 	 * of the other. Nothing may be in flight (-EBUSY). May block.
 	 */
 	int (*clone)(struct lh_store *store, struct lh_store **out, struct lh_error *error) LH_MUST_CHECK;
-	/* Ends the handle; requests in flight are abandoned. Never fails. store may not be used afterwards. */
+	/*
+	 * Ends the handle; requests in flight are abandoned. Never fails. store may not be used afterwards.
+	 */
 	void (*close)(struct lh_store *store);
 };
 
@@ -95,8 +97,10 @@ struct lh_store {
 	const struct lh_store_ops *ops;
 	const struct lh_sys *sys;
 	struct lh_store_caps caps;
-	/* The caller's; may be set while nobody uses the store. A get_now that has to wait calls it each time it has asked. It
-	 * must not use the store. */
+	/*
+	 * The caller's; may be set while nobody uses the store. A get_now that has to wait calls it each time
+	 * it has asked. It must not use the store.
+	 */
 	struct lh_meanwhile meanwhile;
 };
 
@@ -123,8 +127,9 @@ uint64_t lh__memory_pool_used(const struct lh_memory_pool *pool);
 uint64_t lh__memory_pool_limit(const struct lh_memory_pool *pool);
 int lh__memory_open(struct lh_memory_pool *pool, struct lh_store **out) LH_MUST_CHECK;
 /*
- * Gives a store that is still empty a view (view.h) of its first `pages` page numbers, in memory of the store's own; its
- * clones have one each, which begins empty. -errno: there is none, and the store is as it was.
+ * Gives a store that is still empty a view (view.h) of its first `pages` page numbers, in memory of the
+ * store's own; its clones have one each, which begins empty. -errno: there is none, and the store is as it
+ * was.
  */
 int lh__memory_share(struct lh_store *store, uint64_t pages) LH_MUST_CHECK;
 /* A new descriptor for a reader of the view, which the caller closes; negative: there is none. */

@@ -181,7 +181,10 @@ static void set_word(struct lh_view *view, uint64_t page, uint64_t place)
 	__atomic_store_n(&view->index[page], ((old & ~PLACE_MASK) + COUNT_ONE) | place, __ATOMIC_SEQ_CST);
 }
 
-/* Whether there is memory behind the page's word. Two threads that find that there is none both provide it: no harm. */
+/*
+ * Whether there is memory behind the page's word. Two threads that find that there is none both provide it:
+ * no harm.
+ */
 static bool have_index(struct lh_view *view, uint64_t page)
 {
 	uint64_t at = LH_VIEW_HEADER + page * sizeof(uint64_t);

@@ -1,9 +1,10 @@
 /*
  * lock.h - a mutex and a gate made of futexes, for code that may not enter libc.
  *
- * Both spin briefly, since what they guard takes a microsecond, and then sleep in the kernel. Neither may be taken
- * by a thread that can be interrupted by a signal whose handler takes it again: callers block all signals,
- * or are in a handler that has them all blocked. Neither allocates; zeroed memory is an unlocked one.
+ * Both spin briefly, since what they guard takes a microsecond, and then sleep in the kernel. Neither may be
+ * taken by a thread that can be interrupted by a signal whose handler takes it again: callers block all
+ * signals, or are in a handler that has them all blocked. Neither allocates; zeroed memory is an unlocked
+ * one.
  */
 #ifndef LH_LOCK_H
 #define LH_LOCK_H
@@ -42,8 +43,9 @@ static inline void lh__unlock(const struct lh_sys *sys, struct lh_lock *lock)
 }
 
 /*
- * A gate: any number pass at once, or one closes it and has the place to itself. Closing waits until those inside
- * have left; from the moment of closing on nobody enters. The top bit is "closed", the rest counts those inside.
+ * A gate: any number pass at once, or one closes it and has the place to itself. Closing waits until those
+ * inside have left; from the moment of closing on nobody enters. The top bit is "closed", the rest counts
+ * those inside.
  */
 struct lh_gate {
 	uint32_t word;

@@ -34,7 +34,10 @@ bool lh__ranges_touch(const struct lh_ranges *ranges, uintptr_t start, uintptr_t
 int lh__ranges_add(struct lh_ranges *ranges, uintptr_t start, uintptr_t end) LH_MUST_CHECK;
 /* A range that [start, end) lies inside of is split; where the array is full it is left whole. */
 void lh__ranges_remove(struct lh_ranges *ranges, uintptr_t start, uintptr_t end);
-/* The first part of [*start, end) outside the set: moves *start to it and returns its end; 0 where there is none. */
+/*
+ * The first part of [*start, end) outside the set: moves *start to it and returns its end; 0 where there is
+ * none.
+ */
 uintptr_t lh__ranges_gap(const struct lh_ranges *ranges, uintptr_t *start, uintptr_t end);
 
 #endif

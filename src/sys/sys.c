@@ -5,7 +5,10 @@
 #include <string.h>
 #include <time.h>
 
-/* In a section of its own: the one range that Syscall User Dispatch lets calls through from (port/page/intercept). */
+/*
+ * In a section of its own: the one range that Syscall User Dispatch lets calls through from
+ * (port/page/intercept).
+ */
 __attribute__((noinline, section("lh_syscall"))) long lh__raw_syscall(long nr, long a, long b, long c, long d,
                                                                       long e, long f)
 {

@@ -69,10 +69,10 @@ static inline void lh__free(const struct lh_sys *sys, void *pointer, size_t size
 }
 
 /*
- * Fills *error (which may be NULL) with code and formatted text, and returns code, so that a function
- * fails in one line: return lh__fail(error, -EINVAL, "%s: not a size", word);
- * Knows %s, %d, %u, %x, %ld, %lu, %lx, %zu, %c and %%; nothing else. Async-signal-safe: it never enters libc's
- * stdio, whose locale data may lie in memory that is not there.
+ * Fills *error (which may be NULL) with code and formatted text, and returns code, so that a function fails
+ * in one line: return lh__fail(error, -EINVAL, "%s: not a size", word); Knows %s, %d, %u, %x, %ld, %lu, %lx,
+ * %zu, %c and %%; nothing else. Async-signal-safe: it never enters libc's stdio, whose locale data may lie in
+ * memory that is not there.
  */
 int lh__fail(struct lh_error *error, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* The same formatting into a buffer; always terminated; returns the length without the terminator. */

@@ -122,7 +122,9 @@ static void scene_descent(void)
 	descend(0, 9);
 }
 
-/* The middle process ends at once; the orphan verifies while nobody is left above it, and reports by a pipe. */
+/*
+ * The middle process ends at once; the orphan verifies while nobody is left above it, and reports by a pipe.
+ */
 static void scene_orphan(void)
 {
 	char answer = 0;

@@ -1,8 +1,9 @@
 /*
- * kernelio.c - the kernel reads and writes the program's memory, at places the program has not touched lately.
+ * kernelio.c - the kernel reads and writes the program's memory, at places the program has not touched
+ * lately.
  *
- * The region is cut into slots of 512 bytes; slot s of generation g holds a known sequence. Each case lets the
- * kernel read slots (and checks what arrives) or write slots (with the next generation, and checks what
+ * The region is cut into slots of 512 bytes; slot s of generation g holds a known sequence. Each case lets
+ * the kernel read slots (and checks what arrives) or write slots (with the next generation, and checks what
  * stands there), many times at random places, with the vectors split at odd bytes, so that buffers begin in
  * one absent page and end in another. Structures that the kernel reads or fills (iovec, msghdr, stat, epoll
  * events, futex words, path names, ...) stand in the region as well. At the end all slots are verified.
@@ -405,7 +406,9 @@ static int case_datagrams(void)
 	return OK;
 }
 
-/* Message header, vector and control buffer all stand in cold pages; a descriptor travels with each message. */
+/*
+ * Message header, vector and control buffer all stand in cold pages; a descriptor travels with each message.
+ */
 static void pass_descriptor(int via, struct span s, int fd)
 {
 	struct msghdr *m = scratch(sizeof *m);

@@ -1,15 +1,15 @@
 /*
  * phases.c - a workload of which everything is known beforehand, for the statistics of `linehome run`.
  *
- *     phases lines  PAGES BALLAST [TIMES]    write, evict, read back, change, evict; TIMES - 1 times execute it again
+ *     phases lines  PAGES BALLAST [TIMES]    write, evict, read back, change, evict; and again, executed anew
  *     phases walk   PAGES BALLAST            the same, reading back upwards, for prefetch
  *     phases both   PAGES BALLAST            the same, read back by two threads, page by page together
  *     phases fork   PAGES BALLAST            the same, and then a child that reads one page
  *
- * Of each page 5 lines get 3 bytes each. BALLAST pages are then read, which evicts all PAGES where they are more than
- * there is room for. They are read back; of each second page 2 lines get 7 other bytes each, and the ballast is
- * read again. Nothing else takes memory: no heap, and no output but where something is wrong. It begins when the
- * agent watches what it has mapped, which must be more than local memory.
+ * Of each page 5 lines get 3 bytes each. BALLAST pages are then read, which evicts all PAGES where they are
+ * more than there is room for. They are read back; of each second page 2 lines get 7 other bytes each, and
+ * the ballast is read again. Nothing else takes memory: no heap, and no output but where something is wrong.
+ * It begins when the agent watches what it has mapped, which must be more than local memory.
  */
 #include "program.h"
 

@@ -74,7 +74,9 @@ PROBE(alone_narrow, ALONE, 0)
 PROBE(addressed_wide, ADDRESSED, 1)
 PROBE(addressed_narrow, ADDRESSED, 0)
 
-/* syscall first in its function, and its number in eax already: the window is the syscall and what follows. */
+/*
+ * syscall first in its function, and its number in eax already: the window is the syscall and what follows.
+ */
 long bare(long nr, long a, long b, long c);
 __asm__(".pushsection .text\n .p2align 4\n .type bare, @function\nbare:\n .cfi_startproc\n mov %edi, %eax\n"
         " mov %rsi, %rdi\n mov %rdx, %rsi\n mov %rcx, %rdx\n jmp 1f\n .p2align 4\n1: syscall\n cmp $-4096, "

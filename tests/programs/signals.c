@@ -1,9 +1,9 @@
 /*
- * signals.c - a program with its own ideas about SIGSEGV and SIGBUS, and with signals at any moment, while its
- * memory is bigger than what may stay. Everything here works without Linehome and must work the same with it:
- * guard pages, write barriers, null pointers survived with siglongjmp, a file cut short under its mapping,
- * handlers on alternate stacks that touch cold memory, timers, all signals blocked while memory is touched,
- * default and ignored actions, signals that were sent rather than caused.
+ * signals.c - a program with its own ideas about SIGSEGV and SIGBUS, and with signals at any moment, while
+ * its memory is bigger than what may stay. Everything here works without Linehome and must work the same with
+ * it: guard pages, write barriers, null pointers survived with siglongjmp, a file cut short under its
+ * mapping, handlers on alternate stacks that touch cold memory, timers, all signals blocked while memory is
+ * touched, default and ignored actions, signals that were sent rather than caused.
  *
  *     signals --size 64
  */

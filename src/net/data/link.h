@@ -10,11 +10,13 @@
 #include <stdint.h>
 
 enum lh_node_kind {
-	LH_NODE_STREAM =
-		1, /* fd[0]: connected stream socket for get_now; fd[1]: another, for everything else */
-	LH_NODE_RING =
-		2, /* fd[0]: the Unix socket, which ends when the node ends; fd[1]: the ring's memfd; fd[2]: the
-	                     region's view, or -1 */
+	/* fd[0]: connected stream socket for get_now; fd[1]: another, for everything else */
+	LH_NODE_STREAM = 1,
+	/*
+	 * fd[0]: the Unix socket, which ends when the node ends; fd[1]: the ring's memfd; fd[2]: the region's
+	 * view, or -1
+	 */
+	LH_NODE_RING = 2,
 };
 
 #define LH_NODE_LINK_FDS 3

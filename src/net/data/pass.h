@@ -14,8 +14,9 @@
 int lh__pass_send(const struct lh_sys *sys, int socket, const void *data, size_t size, const int *descriptors,
                   size_t n) LH_MUST_CHECK;
 /*
- * Receives one packet of exactly size bytes; up to *n descriptors (close-on-exec) go to descriptors, their number to *n.
- * -EPIPE: the other end is gone. -EPROTO: a packet of another size, or more descriptors; those that came are closed.
+ * Receives one packet of exactly size bytes; up to *n descriptors (close-on-exec) go to descriptors, their
+ * number to *n. -EPIPE: the other end is gone. -EPROTO: a packet of another size, or more descriptors; those
+ * that came are closed.
  */
 int lh__pass_receive(const struct lh_sys *sys, int socket, void *data, size_t size, int *descriptors,
                      size_t *n) LH_MUST_CHECK;

@@ -4,17 +4,17 @@
  * The node makes a sealed memfd of LH_RING_SIZE bytes and passes it over the Unix socket; that socket then
  * carries nothing, it only ends when one side does. Two lanes share the memory:
  *
- *   fetch  LH_RING_FETCH slots, each on its own: a thread claims a slot (in the client's private memory), writes
- *          a request there, sets state to ASKED and the slot's bit in `asked`; the node takes all bits at
- *          once, answers in place and sets state to ANSWERED. No thread waits for another.
- *   bulk   LH_RING_BULK slots used in turn: the client fills slots and moves `head`, the node answers in place
- *          and moves `tail`. One client thread.
+ *   fetch  LH_RING_FETCH slots, each on its own: a thread claims a slot (in the client's private memory),
+ *          writes a request there, sets state to ASKED and the slot's bit in `asked`; the node takes all bits
+ *          at once, answers in place and sets state to ANSWERED. No thread waits for another.
+ *   bulk   LH_RING_BULK slots used in turn: the client fills slots and moves `head`, the node answers in
+ *          place and moves `tail`. One client thread.
  *
  * The node looks at the fetch lane before every bulk message, so a fetch waits for one bulk message at most.
  *
  * Sleeping. Each side polls for a while and then sleeps on a futex; the other wakes it only if it sleeps:
- *   node    writes ASLEEP to `node`, looks again, sleeps; a client that has published work changes ASLEEP back
- *           to AWAKE and wakes.
+ *   node    writes ASLEEP to `node`, looks again, sleeps; a client that has published work changes ASLEEP
+ *           back to AWAKE and wakes.
  *   client  changes its slot's ASKED to AWAITED (bulk: sets `bulk_waits`, looks again) and sleeps.
  *
  * Neither side trusts the other: the node copies a message before it looks at it, keeps its own counters
@@ -71,7 +71,9 @@ int lh__ring_map(const struct lh_sys *sys, int fd, struct lh_ring **out) LH_MUST
 int lh__ring_map_own(const struct lh_sys *sys, int fd, struct lh_ring **out) LH_MUST_CHECK;
 void lh__ring_unmap(const struct lh_sys *sys, struct lh_ring *ring);
 
-/* Wakes the node if it sleeps; call after publishing work, sequentially consistent as all of the sleeping is. */
+/*
+ * Wakes the node if it sleeps; call after publishing work, sequentially consistent as all of the sleeping is.
+ */
 void lh__ring_knock(const struct lh_sys *sys, struct lh_ring *ring);
 
 #endif

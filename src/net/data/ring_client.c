@@ -106,7 +106,10 @@ static unsigned limit_of(const struct lh_ring_client *client)
 	return __atomic_load_n(&client->limit_ms, __ATOMIC_RELAXED);
 }
 
-/* Before sleeping, and after: the node may have ended without answering. 0, or why there is no use in waiting. */
+/*
+ * Before sleeping, and after: the node may have ended without answering. 0, or why there is no use in
+ * waiting.
+ */
 static int check_node(const struct lh_sys *sys, const struct lh_ring_client *client,
                       const struct lh_ring_slot *slot, uint64_t since)
 {
@@ -141,8 +144,8 @@ static int await(const struct lh_sys *sys, struct lh_ring_client *client, struct
 }
 
 /*
- * Reads an answer in place: the size once. A node that changes it meanwhile could as well have written something
- * else at first: content is its word in any case, and lh__wire_reply_read reads lengths once only.
+ * Reads an answer in place: the size once. A node that changes it meanwhile could as well have written
+ * something else at first: content is its word in any case, and lh__wire_reply_read reads lengths once only.
  */
 static int read_in_place(const struct lh_ring_slot *slot, uint64_t sequence, uint64_t page, lh_mask want,
                          void *data, lh_mask *held, int *result)

@@ -1,6 +1,6 @@
 /*
- * ring_client.h - the client's side of the ring (ring.h): fetches by any number of threads, and the bulk lane.
- * -ECONNRESET, -ETIMEDOUT and -EPROTO are as in stream.h.
+ * ring_client.h - the client's side of the ring (ring.h): fetches by any number of threads, and the bulk
+ * lane. -ECONNRESET, -ETIMEDOUT and -EPROTO are as in stream.h.
  */
 #ifndef LH_NET_DATA_RING_CLIENT_H
 #define LH_NET_DATA_RING_CLIENT_H

@@ -146,8 +146,8 @@ static struct lh_waiter *take_first(struct lh_fetch_channel *channel)
 }
 
 /*
- * One reply is for the first in line, or the channel is broken. Nobody else takes from the line, and it is not
- * empty while there is a leader, so `first` may be read without the lock.
+ * One reply is for the first in line, or the channel is broken. Nobody else takes from the line, and it is
+ * not empty while there is a leader, so `first` may be read without the lock.
  */
 static int deliver(const struct lh_sys *sys, struct lh_fetch_channel *channel, const uint8_t *message,
                    size_t size)

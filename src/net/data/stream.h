@@ -4,8 +4,8 @@
  *
  * A fetch channel serves any number of threads. Whoever sends while nobody reads becomes the leader: it reads
  * replies, which come in the order of the requests, and hands each to the thread that waits for it, until its
- * own is there; then it passes the lead to the next in line. So one request costs a send and a receive, and no
- * thread of its own stands between.
+ * own is there; then it passes the lead to the next in line. So one request costs a send and a receive, and
+ * no thread of its own stands between.
  *
  * Three errors mean that the channel is of no use any more: -ECONNRESET (it broke), -ETIMEDOUT (no answer for
  * too long) and -EPROTO (the node wrote what it must not).
@@ -25,9 +25,14 @@ struct lh_inbox {
 
 /* The next whole message, or NULL; -EPROTO in *error where it can be none. Valid until the next receive. */
 const uint8_t *lh__inbox_next(struct lh_inbox *inbox, size_t *size, int *error);
-/* Makes room at the end and says how much; never 0 after lh__inbox_next has returned NULL without an error. */
+/*
+ * Makes room at the end and says how much; never 0 after lh__inbox_next has returned NULL without an error.
+ */
 size_t lh__inbox_room(struct lh_inbox *inbox, uint8_t **at);
-/* One recv into the inbox. Bytes received; -ECONNRESET at the end of the connection; -EAGAIN, -EINTR, other errors. */
+/*
+ * One recv into the inbox. Bytes received; -ECONNRESET at the end of the connection; -EAGAIN, -EINTR, other
+ * errors.
+ */
 long lh__inbox_receive(const struct lh_sys *sys, int fd, struct lh_inbox *inbox, int flags);
 
 /* How long one blocking call may take where limit_ms is the whole patience. */

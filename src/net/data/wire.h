@@ -23,8 +23,8 @@
  *      8  8  sequence: 1, 2, 3... on each channel; a reply has its request's
  *     16  8  page
  *     24  8  GET: mask of the lines wanted
- *            PUT, REPLACE: number of the change: another than that of any of the 127 before it, and the same when it is
- *            sent again over a new connection; 0: it has none
+ *            PUT, REPLACE: number of the change: another than that of any of the 127 before it, and the same
+ *            when it is sent again over a new connection; 0: it has none
  *            reply to a PUT or REPLACE that went well: bytes whose value it changed
  *            everything else: zero
  *     32  4  CRC32C of the header with these four as zero and the next four
@@ -74,7 +74,10 @@ struct lh_wire_hello {
 };
 
 void lh__wire_hello_write(uint8_t out[LH_WIRE_HELLO], const struct lh_wire_hello *hello);
-/* 0; -EPROTO: not a hello; -EPROTONOSUPPORT: of another version (hello->version says which, the rest is zero). */
+/*
+ * 0; -EPROTO: not a hello; -EPROTONOSUPPORT: of another version (hello->version says which, the rest is
+ * zero).
+ */
 int lh__wire_hello_read(const uint8_t in[LH_WIRE_HELLO], struct lh_wire_hello *hello) LH_MUST_CHECK;
 
 /*
@@ -84,8 +87,8 @@ int lh__wire_hello_read(const uint8_t in[LH_WIRE_HELLO], struct lh_wire_hello *h
 long lh__wire_size(const uint8_t *in, size_t have) LH_MUST_CHECK;
 
 /*
- * Writes a request; data is page-shaped and read for PUT and REPLACE only, whose number becomes `sequence` too. Returns
- * its size.
+ * Writes a request; data is page-shaped and read for PUT and REPLACE only, whose number becomes `sequence`
+ * too. Returns its size.
  */
 size_t lh__wire_request_write(uint8_t *out, enum lh_wire_op op, uint64_t sequence, uint64_t page,
                               lh_mask mask, const void *data);
@@ -128,8 +131,8 @@ struct lh_wire_answer {
 };
 
 /*
- * Reads the reply to a request; want is its mask, of a PUT too. Fills data (page-shaped, only for a GET that went
- * well: every wanted line) and *answer. 0; or -EPROTO, and then both are unchanged.
+ * Reads the reply to a request; want is its mask, of a PUT too. Fills data (page-shaped, only for a GET that
+ * went well: every wanted line) and *answer. 0; or -EPROTO, and then both are unchanged.
  */
 int lh__wire_reply_read(const uint8_t *message, size_t size, enum lh_wire_op op, uint64_t sequence,
                         uint64_t page, lh_mask want, void *data, struct lh_wire_answer *answer) LH_MUST_CHECK;

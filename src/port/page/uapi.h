@@ -1,7 +1,8 @@
 /*
  * uapi.h - the parts of the kernel's interface that Debian 12's headers (Linux 6.1) lack.
  *
- * Source: Linux 6.8, include/uapi/linux/userfaultfd.h, include/uapi/linux/fs.h. Numbers and layouts are the kernel's ABI.
+ * Source: Linux 6.8, include/uapi/linux/userfaultfd.h, include/uapi/linux/fs.h. Numbers and layouts are the
+ * kernel's ABI.
  */
 #ifndef LH_UAPI_H
 #define LH_UAPI_H

@@ -9,7 +9,10 @@
 
 struct lh_broker;
 
-/* control is the page that agents map, and control_fd its file; both stay the caller's. *out listens under lh__broker_name. */
+/*
+ * control is the page that agents map, and control_fd its file; both stay the caller's. *out listens under
+ * lh__broker_name.
+ */
 int lh__broker_open(const struct lh_node_target *target, int control_fd, struct lh_broker **out,
                     struct lh_error *error) LH_MUST_CHECK;
 /* The name for LH_RUN_ENVIRONMENT. */

@@ -1,6 +1,6 @@
 /*
- * program.c - looks at a program before it is run: an agent is loaded by the dynamic linker, which ignores the request for
- * programs that have none, or that run with more rights than their caller.
+ * program.c - looks at a program before it is run: an agent is loaded by the dynamic linker, which ignores
+ * the request for programs that have none, or that run with more rights than their caller.
  */
 #include <elf.h>
 #include <errno.h>

@@ -10,8 +10,8 @@
  *     CLONE (link) -> LINK      a link to a new region that is a copy
  *     FAIL (text)               no answer: the launcher shows the text, and will end with status 125
  *
- * An answer that failed has kind ERROR, a negative errno in code, and a text. Both sides are one build: the version word
- * is there for an agent that was left over from another one.
+ * An answer that failed has kind ERROR, a negative errno in code, and a text. Both sides are one build: the
+ * version word is there for an agent that was left over from another one.
  */
 #ifndef LH_SERVICE_RUN_PROTOCOL_H
 #define LH_SERVICE_RUN_PROTOCOL_H

@@ -253,7 +253,10 @@ static void show_progress(const struct run *run, uint64_t began)
 		run->options->progress(run->options->progress_context, run->control, now_ms() - began);
 }
 
-/* Passes a signal that was sent to the launcher on to the program. Those of the terminal reach the program by themselves. */
+/*
+ * Passes a signal that was sent to the launcher on to the program. Those of the terminal reach the program by
+ * themselves.
+ */
 static void pass_on(int number, pid_t child, bool running)
 {
 	if (running && (number == SIGTERM || number == SIGHUP || number == SIGUSR1 || number == SIGUSR2))

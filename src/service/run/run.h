@@ -1,6 +1,6 @@
 /*
- * run.h - the launcher: starts a program with an agent in it, and answers the agents' questions until the last
- * process that one of them lives in has ended.
+ * run.h - the launcher: starts a program with an agent in it, and answers the agents' questions until the
+ * last process that one of them lives in has ended.
  */
 #ifndef LH_SERVICE_RUN_RUN_H
 #define LH_SERVICE_RUN_RUN_H
@@ -23,19 +23,22 @@ struct lh_run_options {
 };
 
 struct lh_run_result {
-	int status; /* as a shell has it: the program's exit status, or 128 plus its signal; 125 where an agent failed */
+	int status; /* as a shell has it: the program's, or 128 plus its signal; 125 where an agent failed */
 	uint64_t milliseconds;
 };
 
 /*
- * Runs argv[0] with arguments argv. Messages of agents go to standard error. On success *result and *control hold what
- * happened. -ENOENT, -EACCES: the program was not found, or cannot be executed; other errors: nothing was started. By
- * one thread of a process once at a time: it forks, and waits for all children.
+ * Runs argv[0] with arguments argv. Messages of agents go to standard error. On success *result and *control
+ * hold what happened. -ENOENT, -EACCES: the program was not found, or cannot be executed; other errors:
+ * nothing was started. By one thread of a process once at a time: it forks, and waits for all children.
  */
 int lh__run(const struct lh_run_options *options, char *const *argv, struct lh_run_result *result,
             struct lh_run_control *control, struct lh_error *error) LH_MUST_CHECK;
 
-/* Whether a program can be run with an agent: resolves it in PATH, follows #!, and looks at the file (program.c). */
+/*
+ * Whether a program can be run with an agent: resolves it in PATH, follows #!, and looks at the file
+ * (program.c).
+ */
 int lh__run_check_program(const char *name, struct lh_error *error) LH_MUST_CHECK;
 
 #endif

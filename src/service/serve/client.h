@@ -13,7 +13,9 @@
  */
 int lh__node_open(const struct lh_sys *sys, const struct lh_node_target *target, unsigned timeout_ms,
                   struct lh_store **out, struct lh_error *error) LH_MUST_CHECK;
-/* Why the last attempt to connect again failed; error->code is 0 where none has. For stores of lh__node_open. */
+/*
+ * Why the last attempt to connect again failed; error->code is 0 where none has. For stores of lh__node_open.
+ */
 void lh__node_last_error(struct lh_store *store, struct lh_error *error);
 
 #endif

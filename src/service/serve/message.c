@@ -23,8 +23,8 @@ static size_t serve_get(struct connection *connection, const struct lh_wire_requ
 }
 
 /*
- * A change that was carried out before, and is sent again since its reply was lost, changes nothing any more, or undoes
- * and repeats what came after it: what counts is what it changed at first. Under region->changes.
+ * A change that was carried out before, and is sent again since its reply was lost, changes nothing any more,
+ * or undoes and repeats what came after it: what counts is what it changed at first. Under region->changes.
  */
 static uint32_t changed_first(struct region *region, const struct lh_wire_request *wire, uint32_t changed)
 {

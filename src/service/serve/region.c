@@ -2,8 +2,8 @@
  * region.c - regions: made, attached to again, cloned, dropped.
  *
  * Fencing. A client whose link broke comes back with a greater generation. Its old connections may still have
- * requests in their buffers; carried out late, they would overwrite what the new link puts. So attach ends every
- * connection of an earlier generation and waits for its thread before it answers.
+ * requests in their buffers; carried out late, they would overwrite what the new link puts. So attach ends
+ * every connection of an earlier generation and waits for its thread before it answers.
  */
 #include "service/serve/inside.h"
 

@@ -1,13 +1,14 @@
 /*
  * ring.c - the node's side of the ring (net/data/ring.h).
  *
- * Two threads: the connection's own waits for the socket to end; a second one polls the ring. How long it polls before
- * it sleeps is bounded (spin_us), since on a small machine it takes time from the program that it serves; and where
- * the client asked from the CPU that this thread runs on, it yields at once, for it only stands in the way.
+ * Two threads: the connection's own waits for the socket to end; a second one polls the ring. How long it
+ * polls before it sleeps is bounded (spin_us), since on a small machine it takes time from the program that
+ * it serves; and where the client asked from the CPU that this thread runs on, it yields at once, for it only
+ * stands in the way.
  *
- * The client may write anything at any time: a request is copied before it is looked at, and the counters that
- * decide what is read stand in this process' own memory. Replies are made in the slot: who meddles with one spoils
- * his own.
+ * The client may write anything at any time: a request is copied before it is looked at, and the counters
+ * that decide what is read stand in this process' own memory. Replies are made in the slot: who meddles with
+ * one spoils his own.
  */
 #include "service/serve/inside.h"
 

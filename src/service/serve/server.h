@@ -1,9 +1,9 @@
 /*
- * server.h - the memory node: many clients' pages in this process' memory. `linehome serve` is this and a command
- * line; `linehome run` embeds one when it is given no store.
+ * server.h - the memory node: many clients' pages in this process' memory. `linehome serve` is this and a
+ * command line; `linehome run` embeds one when it is given no store.
  *
- * Ordinary code with a thread for each connection (and one more for each ring). Each region belongs to one client;
- * it is dropped when its last connection has gone and nobody has come back within grace_ms.
+ * Ordinary code with a thread for each connection (and one more for each ring). Each region belongs to one
+ * client; it is dropped when its last connection has gone and nobody has come back within grace_ms.
  */
 #ifndef LH_SERVICE_SERVE_SERVER_H
 #define LH_SERVICE_SERVE_SERVER_H
@@ -20,7 +20,10 @@ struct lh_server_options {
 	unsigned grace_ms;
 	unsigned spin_us;     /* how long a ring that has nothing to do polls before it sleeps */
 	unsigned connections; /* at most so many at once; 0: 4096 */
-	/* One line of text, no newline, about a connection that was refused or ended; NULL: nowhere. From any thread. */
+	/*
+	 * One line of text, no newline, about a connection that was refused or ended; NULL: nowhere. From any
+	 * thread.
+	 */
 	void (*log)(void *context, const char *line);
 	void *log_context;
 };

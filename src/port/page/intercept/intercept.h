@@ -122,8 +122,8 @@ void lh__intercept_counters(struct lh_intercept_counters *counters);
 long lh__intercept_proceed(struct lh_trap *trap);
 
 /*
- * First claim on SIGBUS or SIGSEGV: handler returns 1 if the signal was its own and the thread shall go on,
- * 0 if it is the program's. It runs on the module's alternate stack, about 50 KiB, with all signals blocked but
+ * First claim on SIGBUS or SIGSEGV: handler returns 1 if the signal was its own and the thread shall go on, 0
+ * if it is the program's. It runs on the module's alternate stack, about 50 KiB, with all signals blocked but
  * SIGBUS, SIGSEGV and SIGSYS. handler NULL gives the claim up. -EINVAL for another signal.
  */
 typedef int lh_intercept_claim(void *context, int sig, siginfo_t *info, void *ucontext);

@@ -125,7 +125,10 @@ struct lh_thread {
 struct lh_region {
 	uint64_t start, end, tramps, tramps_size;
 	uint32_t moved_count;
-	/* Sites whose `syscall` bytes are gone: from = its old address, to = that of the one in the trampoline. */
+	/*
+	 * Sites whose `syscall` bytes are gone: from = its old address, to = that of the one in the
+	 * trampoline.
+	 */
 	struct lh_moved {
 		uint64_t from, to;
 	} * moved;
@@ -165,7 +168,9 @@ long lh__clone_raw(long nr, const long argument[6], struct lh_thread *child);
 _Noreturn void lh__thread_leave(struct lh_thread *thread, long status);
 _Noreturn void lh__sigreturn_final(struct lh_thread *thread);
 _Noreturn void lh__slow_exit(struct lh_thread *thread);
-/* Whether rip of a deferred signal lies before the kernel was entered by lh__program_syscall or just after. */
+/*
+ * Whether rip of a deferred signal lies before the kernel was entered by lh__program_syscall or just after.
+ */
 int lh__before_program_call(uint64_t rip);
 int lh__after_program_call(uint64_t rip);
 uint64_t lh__program_call_end(void);

@@ -103,7 +103,9 @@ static int pointer_size(unsigned encoding)
 	}
 }
 
-/* What of a CIE is needed: the encoding of addresses, whether landing pads are given, whether a signal frame. */
+/*
+ * What of a CIE is needed: the encoding of addresses, whether landing pads are given, whether a signal frame.
+ */
 struct common {
 	unsigned address, pads;
 	int is_signal_frame;

@@ -113,7 +113,9 @@ static long masked(struct lh_thread *thread, long nr, const long *argument, int 
 	return masked_at(thread, nr, other, &other[at]);
 }
 
-/* The mask of io_uring_enter stands in the argument or, with a flag, in a structure whose first word it is. */
+/*
+ * The mask of io_uring_enter stands in the argument or, with a flag, in a structure whose first word it is.
+ */
 static long io_uring_enter_(struct lh_thread *thread, const long *argument)
 {
 	long extended[3], other[6];

@@ -224,8 +224,10 @@ static void defer(struct lh_thread *thread, int sig, const siginfo_t *info, stru
 	if (thread->deferred)
 		return keep_special(thread, sig, info);
 	if (lh__before_program_call(rip)) {
-		/* A wait with a time limit that was to be taken up again, as when a stopped process goes on: such a
-		   wait ends with the handler. All else has not begun. */
+		/*
+		 * A wait with a time limit that was to be taken up again, as when a stopped process goes on:
+		 * such a wait ends with the handler. All else has not begun.
+		 */
 		int resumed = gregs[REG_RAX] == SYS_restart_syscall;
 
 		gregs[REG_RIP] = (greg_t)lh__program_call_end();

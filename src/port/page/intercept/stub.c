@@ -175,7 +175,10 @@ __asm__("	.pushsection lh_syscall, \"ax\", @progbits\n"
 	"	hlt\n"
 	LABEL(exit_end)
 
-	/* gs is the program's: find the record by thread number. On the stack: rdx, rax, return address, flags. */
+	/*
+	 * gs is the program's: find the record by thread number. On the stack: rdx, rax, return address,
+	 * flags.
+	 */
 	"lh__foreign:\n"
 	"	push %rax\n"
 	LABEL(foreign1)
@@ -351,7 +354,8 @@ AT(counted1) AT(counted2) AT(counted3) AT(counted4) AT(fast1) AT(fast_call) AT(f
 AT(fast_end) AT(net_after) AT(net_end) AT(int80_after) AT(int80_end) AT(any1) AT(any2) AT(any3) AT(straight1)
 AT(straight2) AT(straight3) AT(straight4) AT(straight_end) AT(slow1) AT(slow2) AT(slow3) AT(exit_begin)
 AT(exit_out) AT(exit_bell) AT(exit_end) AT(foreign1) AT(foreign2) AT(foreign3) AT(foreign4) AT(foreign5)
-AT(foreign_end) AT(call_begin) AT(call) AT(call_end) AT(final_begin) AT(final_out) AT(final_bell) AT(final_end)
+AT(foreign_end) AT(call_begin) AT(call) AT(call_end)
+AT(final_begin) AT(final_out) AT(final_bell) AT(final_end)
 AT(copy) AT(copied) AT(copy_fault) AT(swap) AT(swapped)
 #undef AT
 

@@ -1,15 +1,15 @@
 /*
  * agent.h - the agent: what `linehome run` loads into a program to give its memory a home.
  *
- * At first nothing is watched and the program runs as if the agent were not there, but for its system calls that
- * change mappings, which pass through a hook, and a thread that looks how large the program is. When it is
- * given more than its limit, or comes near it, the agent is *activated*: every anonymous private mapping is watched by the home from then on, new ones as
- * they are made.
+ * At first nothing is watched and the program runs as if the agent were not there, but for its system calls
+ * that change mappings, which pass through a hook, and a thread that looks how large the program is. When it
+ * is given more than its limit, or comes near it, the agent is *activated*: every anonymous private mapping
+ * is watched by the home from then on, new ones as they are made.
  *
- * The agent's own memory is never watched, it never uses the program's heap, and its threads are made with raw clone,
- * without libc's knowledge, so that nothing that the program does to libc or to its threads concerns them. All
- * of this process' agent hangs off one struct, reached through one pointer in agent.c, since the dynamic linker and the
- * kernel carry no argument.
+ * The agent's own memory is never watched, it never uses the program's heap, and its threads are made with
+ * raw clone, without libc's knowledge, so that nothing that the program does to libc or to its threads
+ * concerns them. All of this process' agent hangs off one struct, reached through one pointer in agent.c,
+ * since the dynamic linker and the kernel carry no argument.
  */
 #ifndef LH_SERVICE_RUN_AGENT_H
 #define LH_SERVICE_RUN_AGENT_H
@@ -50,13 +50,12 @@ struct lh_agent {
 	bool has_hidden;            /* pages have been hidden for a moment, once */
 	bool stays_inline;          /* the engine could not be changed */
 	uint32_t pager;             /* futex: enum lh_pager */
-	int32_t looked_again
-		[LH_LOOKED_AGAIN]; /* threads whose touch of what was hidden has been repeated, by number */
+	/* Threads whose touch of what was hidden has been repeated, by number. */
+	int32_t looked_again[LH_LOOKED_AGAIN];
 	struct lh_node_counts counted; /* of the store's counts, what is in the control page already */
 	bool active;                   /* mappings are watched */
 	struct lh_lock activating;
-	uint64_t
-		granted; /* bytes that the program can have come to use since lh__agent_granted was last called */
+	uint64_t granted;     /* bytes that the program was given since lh__agent_granted was last called */
 	uint64_t own_pages;   /* private writable pages that are mapped, but not by the program */
 	uint64_t stack_bytes; /* stacks of threads */
 	bool fork_advice; /* MADV_DONTFORK or MADV_WIPEONFORK was given: a child has not all of this memory */
@@ -79,7 +78,10 @@ void lh__agent_memory_in_child(void);
 int lh__exclude(struct lh_agent *agent, uintptr_t start, uintptr_t end) LH_MUST_CHECK;
 /* Returns how many bytes of the range had been excluded. */
 size_t lh__include(struct lh_agent *agent, uintptr_t start, uintptr_t end);
-/* The first part of [*start, end) that is not excluded: moves *start to it and returns its end; 0 where there is none. */
+/*
+ * The first part of [*start, end) that is not excluded: moves *start to it and returns its end; 0 where there
+ * is none.
+ */
 uintptr_t lh__included(struct lh_agent *agent, uintptr_t *start, uintptr_t end);
 
 /* ---- ask.c: the launcher ---- */
@@ -103,7 +105,10 @@ void lh__agent_count_last(struct lh_agent *agent);
 
 /* ---- space.c: the address space ---- */
 
-/* Notes what is never watched: what is there before the program begins that the kernel or the dynamic linker touch. */
+/*
+ * Notes what is never watched: what is there before the program begins that the kernel or the dynamic linker
+ * touch.
+ */
 int lh__space_begin(struct lh_agent *agent, struct lh_error *error) LH_MUST_CHECK;
 /* From now on everything is watched. */
 void lh__space_activate(struct lh_agent *agent);

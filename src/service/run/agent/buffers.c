@@ -1,4 +1,7 @@
-/* buffers.c - keeping and touching the operands of a call, and what is done with each class of call. See buffers.h. */
+/*
+ * buffers.c - keeping and touching the operands of a call, and what is done with each class of call. See
+ * buffers.h.
+ */
 #include "service/run/agent/buffers_inside.h"
 
 #include <errno.h>
@@ -99,8 +102,8 @@ static bool keep_once(struct lh_hold *hold)
 }
 
 /*
- * Where all slots are taken by calls that sleep, waiting for one could last for ever: the one who would wake them may be
- * this call. Then it is touched only; pages that were just touched are the last to be taken.
+ * Where all slots are taken by calls that sleep, waiting for one could last for ever: the one who would wake
+ * them may be this call. Then it is touched only; pages that were just touched are the last to be taken.
  */
 static void keep(struct lh_hold *hold)
 {
@@ -220,8 +223,9 @@ static long repeat_while_absent(struct lh_buffers *self, struct lh_trap *trap, c
 }
 
 /*
- * read and write at an absent place of /proc/self/mem, which is where the file stands: as pread and pwrite, whose rows
- * know of that. The kernel takes no notice of the fourth argument. Nothing has been done, so repeating is harmless.
+ * read and write at an absent place of /proc/self/mem, which is where the file stands: as pread and pwrite,
+ * whose rows know of that. The kernel takes no notice of the fourth argument. Nothing has been done, so
+ * repeating is harmless.
  */
 static long repeat_in_place(struct lh_buffers *self, struct lh_trap *trap)
 {

@@ -1,22 +1,24 @@
 /*
  * buffers.h - makes a system call behave as if no memory were absent.
  *
- * Why: under the inline engine a touch of an absent page is answered in the thread that touches it, but where the kernel
- * touches one in a system call, the call fails with EFAULT or stops half way. So each call with operands in
- * memory comes through here.
+ * Why: under the inline engine a touch of an absent page is answered in the thread that touches it, but where
+ * the kernel touches one in a system call, the call fails with EFAULT or stops half way. So each call with
+ * operands in memory comes through here.
  *
  * How, by what an absent page does to the call (buffers_table.c says which call is which):
  *
- *   late    The call fails with EFAULT and nothing has happened: most calls, all that take names and fill in structures. They
- *           go straight to the kernel, at no cost. On EFAULT the operands are kept and touched and the call repeated.
- *   early   The call would do a part, or lose what it took (recv, read, wait4, accept): its operands are kept, so that
- *           reclaim leaves them alone, touched, and only then it runs. This is done for memory that is not watched
- *           too: it may be watched while the call sleeps.
+ *   late    The call fails with EFAULT and nothing has happened: most calls, all that take names and fill in
+ *           structures. They go straight to the kernel, at no cost. On EFAULT the operands are kept and
+ *           touched and the call repeated.
+ *   early   The call would do a part, or lose what it took (recv, read, wait4, accept): its operands are
+ *           kept, so that reclaim leaves them alone, touched, and only then it runs. This is done for memory
+ *           that is not watched too: it may be watched while the call sleeps.
  *   once    Early, and never repeated: a datagram or a child that is gone does not come again.
  *   loose   Late, and repeated without being kept: futex and epoll_wait, which sleep long but look at their
  *           operands at one moment.
  *   parts   Early. What is larger than hold_limit is done in parts, as POSIX lets such a call be cut.
- *   pinned  The kernel writes there later, at any time (a thread's tid word, rseq, the robust list): kept for good.
+ *   pinned  The kernel writes there later, at any time (a thread's tid word, rseq, the robust list): kept for
+ *           good.
  *   ring    Memory is used when no call is under way: io_uring. The process changes its engine first
  *           (engine.c); where it cannot, the call is refused as on a kernel that lacks it, and programs have
  *           other ways.
@@ -26,7 +28,8 @@
  * told to use no such memory for another page (lh__home_lend). It is never cut into parts, since the program
  * counts the notes of their end.
  *
- * Touching is a read of one byte a page in user mode. An address that is not there is left for the kernel to refuse.
+ * Touching is a read of one byte a page in user mode. An address that is not there is left for the kernel to
+ * refuse.
  *
  * What remains: other processes that read this one's memory (a debugger, ps reading arguments) see EFAULT for
  * what is absent; KVM and user-mode drivers that fault pages in for a device are not served; one call that
@@ -91,7 +94,10 @@ long lh__buffers_call_of_thread(struct lh_buffers *self, struct lh_trap *trap);
 /* In a child, after lh__home_fork_child: the home has forgotten what was kept. */
 void lh__buffers_fork_child(struct lh_buffers *self);
 
-/* The program has unmapped the range, or mapped something over it: what was pinned there need not be kept any more. */
+/*
+ * The program has unmapped the range, or mapped something over it: what was pinned there need not be kept any
+ * more.
+ */
 void lh__buffers_forget(struct lh_buffers *self, uintptr_t start, uintptr_t end);
 
 #endif

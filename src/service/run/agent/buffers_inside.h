@@ -17,8 +17,8 @@ struct lh_run {
 };
 
 /*
- * The operands of one call, while it runs. They are walked twice: first noted as page runs, which are then kept; and when
- * nothing can be taken away any more, touched. On the hook's stack, whose 28 KiB it respects.
+ * The operands of one call, while it runs. They are walked twice: first noted as page runs, which are then
+ * kept; and when nothing can be taken away any more, touched. On the hook's stack, whose 28 KiB it respects.
  */
 struct lh_hold {
 	struct lh_buffers *self;

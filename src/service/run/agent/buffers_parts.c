@@ -4,12 +4,12 @@
  * What may be cut, and when to go on after a part, is what POSIX and Linux say of the descriptor:
  *
  *     file, block device, /dev/zero   both ways to the end, or to the first short part
- *     pipe, terminal, stream socket   written to the end; read once, of at most one part: more than what is there may
- *                                     not be waited for, unless with MSG_WAITALL
+ *     pipe, terminal, stream socket   written to the end; read once, of at most one part: more than what is
+ *                                     there may not be waited for, unless with MSG_WAITALL
  *     anything else                   not at all: a datagram or an event is one piece
  *
- * A part that fails ends the call: with what was done before, if anything was, as the kernel does itself. So does
- * LH_INTERCEPT_RESTART. Parts are multiples of a page from the start on, as O_DIRECT demands.
+ * A part that fails ends the call: with what was done before, if anything was, as the kernel does itself. So
+ * does LH_INTERCEPT_RESTART. Parts are multiples of a page from the start on, as O_DIRECT demands.
  */
 #include "service/run/agent/buffers_inside.h"
 
@@ -336,7 +336,10 @@ static long proceed_with(struct cut *cut, long nr, const long argument[6])
 	return result;
 }
 
-/* 1: there is room for PIPE_BUF bytes; 0: there is none. vmsplice waits for the first room only, unless told not to. */
+/*
+ * 1: there is room for PIPE_BUF bytes; 0: there is none. vmsplice waits for the first room only, unless told
+ * not to.
+ */
 static long find_room(struct cut *cut)
 {
 	bool wait = cut->done == 0 && !(cut->argument[3] & SPLICE_F_NONBLOCK);

@@ -1,11 +1,12 @@
 /*
- * buffers_pin.c - memory that the kernel writes to at times of its own choosing: a thread's tid word when it ends, its
- * rseq area when it is scheduled, its robust list. Absent, the first leaves a join waiting for ever and the second
- * kills the process. With glibc all three of a thread lie in the same page or two, so a thread takes one pin.
+ * buffers_pin.c - memory that the kernel writes to at times of its own choosing: a thread's tid word when it
+ * ends, its rseq area when it is scheduled, its robust list. Absent, the first leaves a join waiting for ever
+ * and the second kills the process. With glibc all three of a thread lie in the same page or two, so a thread
+ * takes one pin.
  *
- * A pin stays when its thread ends (the kernel writes to it after that) and serves the next thread whose stack is
- * put there; it goes when the program unmaps it. With more threads than pins, the two pins that are nearest to each other
- * become one, which costs memory and never correctness.
+ * A pin stays when its thread ends (the kernel writes to it after that) and serves the next thread whose
+ * stack is put there; it goes when the program unmaps it. With more threads than pins, the two pins that are
+ * nearest to each other become one, which costs memory and never correctness.
  */
 #include "service/run/agent/buffers_inside.h"
 

@@ -1,17 +1,17 @@
 /*
- * buffers_table.c - one row a system call of Linux 6.18 on x86-64 that has operands in memory: how it is made safe, and
- * what its operands are. See buffers.h for the classes.
+ * buffers_table.c - one row a system call of Linux 6.18 on x86-64 that has operands in memory: how it is made
+ * safe, and what its operands are. See buffers.h for the classes.
  *
  *     [SYS_recvfrom] = { LH_CALL_PARTS, { SIZED(1, 2, 1), LENGTH(4, 5, 4) } }
  *
- * says that argument 1 is a buffer of as many bytes as argument 2 says, and that argument 4 is one of as many as
- * the four-byte integer says to which argument 5 points.
+ * says that argument 1 is a buffer of as many bytes as argument 2 says, and that argument 4 is one of as many
+ * as the four-byte integer says to which argument 5 points.
  *
- * A call is late only if, with EFAULT from any of its operands, nothing has happened that a second call would not do
- * just the same; and if it never goes on without what it could not read or write. (mount takes what it
- * could read of its options for the whole; timerfd_settime has set the timer when it finds no place for the old
- * value: both are early.)
- * Of late calls, memory around each argument is made present besides, so a structure may be given too small here.
+ * A call is late only if, with EFAULT from any of its operands, nothing has happened that a second call would
+ * not do just the same; and if it never goes on without what it could not read or write. (mount takes what it
+ * could read of its options for the whole; timerfd_settime has set the timer when it finds no place for the
+ * old value: both are early.) Of late calls, memory around each argument is made present besides, so a
+ * structure may be given too small here.
  *
  * Numbers that are not in the headers of all supported systems are written as such.
  */

@@ -8,25 +8,25 @@
 
 enum lh_operand_kind {
 	LH_OPERAND_NONE,
-	LH_OPERAND_FIXED,   /* size bytes */
-	LH_OPERAND_SIZED,   /* argument[other] times size bytes */
-	LH_OPERAND_COUNTED, /* the same, of argument[other] only the lower 32 bits */
-	LH_OPERAND_BITS,    /* argument[other] bits, in whole words, of which as above */
-	LH_OPERAND_PAGES,   /* a byte for each page of argument[other] bytes */
-	LH_OPERAND_LENGTH, /* argument[other] points to the size, of `size` bytes, which is read and written */
+	LH_OPERAND_FIXED,    /* size bytes */
+	LH_OPERAND_SIZED,    /* argument[other] times size bytes */
+	LH_OPERAND_COUNTED,  /* the same, of argument[other] only the lower 32 bits */
+	LH_OPERAND_BITS,     /* argument[other] bits, in whole words, of which as above */
+	LH_OPERAND_PAGES,    /* a byte for each page of argument[other] bytes */
+	LH_OPERAND_LENGTH,   /* argument[other] points to the size, of `size` bytes, read and written */
 	LH_OPERAND_STRING,   /* up to a NUL */
 	LH_OPERAND_STRINGS,  /* pointers to strings, up to NULL */
 	LH_OPERAND_IOVEC,    /* argument[other] iovecs, and what they point to */
 	LH_OPERAND_REMOTE,   /* the same, if argument[0] is this process */
 	LH_OPERAND_MESSAGE,  /* a msghdr with all that it points to */
 	LH_OPERAND_MESSAGES, /* argument[other] mmsghdrs */
-	LH_OPERAND_POINTERS, /* argument[other] (or one where that is this one) times size bytes, with pointers in them */
-	LH_OPERAND_IOCBS,   /* argument[other] pointers to iocbs, with their buffers */
-	LH_OPERAND_SIGMASK, /* a pointer to a mask of signals, and its size */
-	LH_OPERAND_FILTER,  /* a sock_fprog */
-	LH_OPERAND_PLACE,   /* argument[other] bytes from an offset on, should the file be /proc/self/mem */
-	LH_OPERAND_IOCTL,   /* as large as the number in argument[1] says */
-	LH_OPERAND_ANY      /* nothing is known: some memory from the address on, if it is one */
+	LH_OPERAND_POINTERS, /* argument[other] (or one, if that is this one) times size bytes of pointers */
+	LH_OPERAND_IOCBS,    /* argument[other] pointers to iocbs, with their buffers */
+	LH_OPERAND_SIGMASK,  /* a pointer to a mask of signals, and its size */
+	LH_OPERAND_FILTER,   /* a sock_fprog */
+	LH_OPERAND_PLACE,    /* argument[other] bytes from an offset on, should the file be /proc/self/mem */
+	LH_OPERAND_IOCTL,    /* as large as the number in argument[1] says */
+	LH_OPERAND_ANY       /* nothing is known: some memory from the address on, if it is one */
 };
 
 struct lh_operand {

@@ -1,6 +1,7 @@
 /*
- * buffers_walk.c - finds the memory that a call's operands take, by the table's row. All that it reads of the program is
- * copied with a copy that survives wrong addresses, since the kernel shall be the one to say EFAULT.
+ * buffers_walk.c - finds the memory that a call's operands take, by the table's row. All that it reads of the
+ * program is copied with a copy that survives wrong addresses, since the kernel shall be the one to say
+ * EFAULT.
  */
 #include "service/run/agent/buffers_inside.h"
 
@@ -157,7 +158,10 @@ static void filter(struct lh_hold *hold, uintptr_t address)
 	hold->guess = false;
 }
 
-/* The number of a newer ioctl says the size of its structure; arrays may follow it, and there may be pointers in it. */
+/*
+ * The number of a newer ioctl says the size of its structure; arrays may follow it, and there may be pointers
+ * in it.
+ */
 static void io_control(struct lh_hold *hold, uintptr_t address, unsigned long number)
 {
 	size_t size = _IOC_SIZE(number);

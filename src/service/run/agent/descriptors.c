@@ -1,9 +1,9 @@
 /*
  * descriptors.c - keeps the agent's descriptors out of the program's hands.
  *
- * They have the highest numbers that the process may use, and calls of the program that would close or replace one are
- * answered as if there were none. Programs do close what they have not opened: before they become daemons, or between
- * fork and exec.
+ * They have the highest numbers that the process may use, and calls of the program that would close or
+ * replace one are answered as if there were none. Programs do close what they have not opened: before they
+ * become daemons, or between fork and exec.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,10 +1,11 @@
 /*
  * fork.c - a child gets a copy of its parent's memory, and so does its home.
  *
- * Before the fork the parent's home stands still and the launcher makes a copy of the region on the node, which is the
- * child's. At the fork the kernel copies what is in local memory (staging and tables included) and drops every watch in the
- * child, where a page that is absent would read as zero; so the child watches everything again before it runs
- * any code of the program's. A child of a program that was never activated gets a new region.
+ * Before the fork the parent's home stands still and the launcher makes a copy of the region on the node,
+ * which is the child's. At the fork the kernel copies what is in local memory (staging and tables included)
+ * and drops every watch in the child, where a page that is absent would read as zero; so the child watches
+ * everything again before it runs any code of the program's. A child of a program that was never activated
+ * gets a new region.
  */
 #include "service/run/agent/agent.h"
 

@@ -14,7 +14,10 @@ struct lh_mapping {
 	bool wiped;    /* MADV_WIPEONFORK; only by lh__smaps_read */
 };
 
-/* Calls visit for each mapping in ascending order until it returns non-zero. Returns that, 0, or a negative errno. */
+/*
+ * Calls visit for each mapping in ascending order until it returns non-zero. Returns that, 0, or a negative
+ * errno.
+ */
 int lh__maps_read(const struct lh_sys *sys, int (*visit)(void *context, const struct lh_mapping *mapping),
                   void *context) LH_MUST_CHECK;
 

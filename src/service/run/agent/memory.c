@@ -1,6 +1,6 @@
 /*
- * memory.c - the agent's own memory: mapped from the kernel, with an inaccessible page at each end so that it never becomes
- * part of a mapping of the program's, and noted as excluded so that it is never watched.
+ * memory.c - the agent's own memory: mapped from the kernel, with an inaccessible page at each end so that it
+ * never becomes part of a mapping of the program's, and noted as excluded so that it is never watched.
  *
  * Small pieces are cut from chunks and never given back: they are few, and live as long as the process.
  */

@@ -1,13 +1,15 @@
 /*
  * space.c - follows the program's address space.
  *
- * What is homed: mappings that are anonymous and private and not executable, of whatever protection (allocators reserve with
- * PROT_NONE and open up later). What is not: the first thread's stack; stacks of threads, which the kernel writes to
- * behind everybody's back (signal frames, rseq, the word that wakes a joiner); what the dynamic linker mapped before the
- * program began, where the first thread's thread-local storage is; small uninitialised data of libraries; and the agent's own memory.
+ * What is homed: mappings that are anonymous and private and not executable, of whatever protection
+ * (allocators reserve with PROT_NONE and open up later). What is not: the first thread's stack; stacks of
+ * threads, which the kernel writes to behind everybody's back (signal frames, rseq, the word that wakes a
+ * joiner); what the dynamic linker mapped before the program began, where the first thread's thread-local
+ * storage is; small uninitialised data of libraries; and the agent's own memory.
  *
- * Calls that change mappings are made between lh__home_change_begin and _end. Where they touch watched memory the pages in
- * question are held meanwhile, so that no other thread sees a page that is gone but not forgotten.
+ * Calls that change mappings are made between lh__home_change_begin and _end. Where they touch watched memory
+ * the pages in question are held meanwhile, so that no other thread sees a page that is gone but not
+ * forgotten.
  */
 #include <asm/prctl.h>
 #include <errno.h>
@@ -136,7 +138,7 @@ static void watch_batch(struct lh_agent *agent, const struct batch *batch)
 {
 	for (size_t i = 0; i < batch->n; i++)
 		if (lh__home_watch_blind(agent->home, batch->range[i].start, batch->range[i].end) < 0)
-			continue; /* somebody else watches it: it stays where it is, and counts as not homed */
+			continue; /* somebody else watches it: it stays, and counts as not homed */
 }
 
 static void activate(struct lh_agent *agent)
@@ -171,7 +173,10 @@ void lh__space_activate(struct lh_agent *agent)
 	lh__unlock(&agent->sys, &agent->activating);
 }
 
-/* Like a change of mappings: a fork in its middle would leave pages BUSY in the child, with nobody to end that. */
+/*
+ * Like a change of mappings: a fork in its middle would leave pages BUSY in the child, with nobody to end
+ * that.
+ */
 void lh__space_rescan(struct lh_agent *agent)
 {
 	lh__home_change_begin(agent->home);
@@ -232,8 +237,8 @@ static void uncount_stacks(struct lh_agent *agent, size_t bytes)
 }
 
 /*
- * This processor lets memory that may be written to be read as well, whatever the mapping says; but pages of a
- * mapping that says so can leave, which those of one that does not cannot.
+ * This processor lets memory that may be written to be read as well, whatever the mapping says; but pages of
+ * a mapping that says so can leave, which those of one that does not cannot.
  */
 static void let_read(struct lh_trap *trap)
 {
@@ -602,9 +607,10 @@ static size_t granted_by(const struct lh_agent *agent, const struct lh_trap *tra
 }
 
 /*
- * A program can only come to use what it is given. While that is within the limit nothing is to be done; once it is not, the
- * address space is watched before the program has it: on a busy machine no thread wakes in time to notice that it is used.
- * The price for a program that asks for much and uses little is that its new pages come from the home.
+ * A program can only come to use what it is given. While that is within the limit nothing is to be done; once
+ * it is not, the address space is watched before the program has it: on a busy machine no thread wakes in
+ * time to notice that it is used. The price for a program that asks for much and uses little is that its new
+ * pages come from the home.
  */
 static void consider_activation(struct lh_agent *agent, const struct lh_trap *trap)
 {

@@ -1,10 +1,10 @@
 /*
- * threads.c - the agent's threads: one that watches the size of the program and takes pages back, and with the thread
- * engine one that answers faults, the pager.
+ * threads.c - the agent's threads: one that watches the size of the program and takes pages back, and with
+ * the thread engine one that answers faults, the pager.
  *
- * They are made with clone and not with pthread_create: libc neither counts them (a main thread that leaves with pthread_exit
- * must not wait for them) nor signals them (setuid in all threads), and no signal of the program reaches them. They
- * have no thread-local storage of their own, so nothing they call may use errno.
+ * They are made with clone and not with pthread_create: libc neither counts them (a main thread that leaves
+ * with pthread_exit must not wait for them) nor signals them (setuid in all threads), and no signal of the
+ * program reaches them. They have no thread-local storage of their own, so nothing they call may use errno.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -59,7 +59,10 @@ __attribute__((section("lh_syscall"), noinline)) static int start_thread(struct 
 
 /* ---- the size of the program ---- */
 
-/* The words of statm: pages mapped, in memory, of these shared or of files, text, 0, private writable or stack, 0. */
+/*
+ * The words of statm: pages mapped, in memory, of these shared or of files, text, 0, private writable or
+ * stack, 0.
+ */
 static void read_statm(struct lh_agent *agent, uint64_t word[7])
 {
 	char text[160];
@@ -101,8 +104,8 @@ static void note_peak(uint64_t *peak, uint64_t value)
 }
 
 /*
- * The size at which watching must begin. There must be room for what the program takes into use while this thread waits for a
- * processor: 8 ms at the fastest growth, where local memory is large enough for that.
+ * The size at which watching must begin. There must be room for what the program takes into use while this
+ * thread waits for a processor: 8 ms at the fastest growth, where local memory is large enough for that.
  */
 static uint64_t threshold_pages(const struct lh_agent *agent)
 {
@@ -140,8 +143,8 @@ void lh__agent_note_size(struct lh_agent *agent)
 }
 
 /*
- * Local memory is for the homed pages, and for all else that is anonymous in the program: the agent's tables and hashes, and what is
- * not homed. The latter is measured, and the frames get the rest.
+ * Local memory is for the homed pages, and for all else that is anonymous in the program: the agent's tables
+ * and hashes, and what is not homed. The latter is measured, and the frames get the rest.
  */
 static void adjust_limit(struct lh_agent *agent, uint64_t local, uint64_t *other_before)
 {
@@ -156,8 +159,9 @@ static void adjust_limit(struct lh_agent *agent, uint64_t local, uint64_t *other
 }
 
 /*
- * Where all faults come from one CPU this thread runs there too, between them: taking a page away interrupts every other
- * CPU that the program runs on, and waking a thread on another CPU costs more than the page. Otherwise it runs anywhere.
+ * Where all faults come from one CPU this thread runs there too, between them: taking a page away interrupts
+ * every other CPU that the program runs on, and waking a thread on another CPU costs more than the page.
+ * Otherwise it runs anywhere.
  */
 static void follow_faults(struct lh_agent *agent, uint64_t *placed)
 {
@@ -170,7 +174,9 @@ static void follow_faults(struct lh_agent *agent, uint64_t *placed)
 	memset(mask, one ? 0 : 0xff, sizeof mask);
 	if (one)
 		mask[0] = cpus;
-	/* -EINVAL on a machine with more than 64 CPUs where the number was folded: then it stays where it is. */
+	/*
+	 * -EINVAL on a machine with more than 64 CPUs where the number was folded: then it stays where it is.
+	 */
 	LH_SYS(&agent->sys, SYS_sched_setaffinity, 0, sizeof mask, mask);
 }
 
@@ -211,8 +217,8 @@ static void be_ordinary(struct lh_agent *agent)
 }
 
 /*
- * Until the address space is watched a program can take 10 MB into use in a millisecond, so this thread must run when it
- * wakes. Who has no right to real time does with a short slice.
+ * Until the address space is watched a program can take 10 MB into use in a millisecond, so this thread must
+ * run when it wakes. Who has no right to real time does with a short slice.
  */
 static void be_prompt(struct lh_agent *agent)
 {
@@ -303,7 +309,10 @@ int lh__agent_threads(struct lh_agent *agent, struct lh_error *error)
 	agent->statm = lh__descriptor_raise(agent, agent->statm);
 	if (agent->statm < 0)
 		return lh__fail(error, agent->statm, "/proc/self/statm: %s", lh__errno_name(agent->statm));
-	/* What is mapped at first is the agent's tables, the libraries' data, and little else; a child has its parent's. */
+	/*
+	 * What is mapped at first is the agent's tables, the libraries' data, and little else; a child has
+	 * its parent's.
+	 */
 	if (agent->own_pages == 0)
 		agent->own_pages = lh__agent_granted(agent);
 	result = start_deaf(agent, balance_thread);
