@@ -83,21 +83,37 @@ static bool answered(const struct lh_ring_slot *slot)
 	return __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) == LH_RING_ANSWERED;
 }
 
-static bool poll_slot(const struct lh_sys *sys, const struct lh_ring *ring, const struct lh_ring_slot *slot)
+/*
+ * Lets others run once. False: it took so long that somebody else has work of his own to do here. Who sleeps is then
+ * served sooner than who yields, since a thread that wakes need not wait until the other's slice has ended.
+ */
+static bool yield(const struct lh_sys *sys, struct lh_ring_client *client)
+{
+	uint64_t before = lh__now(sys), after;
+
+	if (before < __atomic_load_n(&client->busy_until_ns, __ATOMIC_RELAXED))
+		return false;
+	LH_SYS(sys, SYS_sched_yield);
+	after = lh__now(sys);
+	if (after - before < LH_RING_LONG_NS)
+		return true;
+	__atomic_store_n(&client->busy_until_ns, after + LH_RING_BUSY_NS, __ATOMIC_RELAXED);
+	return false;
+}
+
+static bool poll_slot(const struct lh_sys *sys, struct lh_ring_client *client,
+                      const struct lh_ring_slot *slot)
 {
 	unsigned i;
 
-	if (worth_spinning(ring))
+	if (worth_spinning(client->ring))
 		for (i = 0; i < SPINS; i++) {
 			if (answered(slot))
 				return true;
 			lh__ring_pause();
 		}
-	for (i = 0; i < YIELDS; i++) {
-		if (answered(slot))
-			return true;
-		LH_SYS(sys, SYS_sched_yield);
-	}
+	for (i = 0; i < YIELDS && !answered(slot) && yield(sys, client);)
+		i++;
 	return answered(slot);
 }
 
@@ -124,7 +140,7 @@ static int await(const struct lh_sys *sys, struct lh_ring_client *client, struct
 	uint64_t since;
 	int error = 0;
 
-	if (poll_slot(sys, client->ring, slot))
+	if (poll_slot(sys, client, slot))
 		return 0;
 	since = lh__clock_ms(sys);
 	while (error == 0) {
@@ -227,15 +243,15 @@ static bool bulk_moved(const struct lh_ring_client *client)
 	return __atomic_load_n(&client->ring->tail, __ATOMIC_SEQ_CST) != client->tail;
 }
 
-static bool poll_bulk(const struct lh_sys *sys, const struct lh_ring_client *client)
+static bool poll_bulk(const struct lh_sys *sys, struct lh_ring_client *client)
 {
 	unsigned i;
 
 	if (worth_spinning(client->ring))
 		for (i = 0; i < SPINS && !bulk_moved(client); i++)
 			lh__ring_pause();
-	for (i = 0; i < YIELDS && !bulk_moved(client); i++)
-		LH_SYS(sys, SYS_sched_yield);
+	for (i = 0; i < YIELDS && !bulk_moved(client) && yield(sys, client);)
+		i++;
 	return bulk_moved(client);
 }
 

@@ -10,11 +10,12 @@
 
 struct lh_ring_client {
 	struct lh_ring *ring;
-	int fd;            /* the socket that ends when the node ends */
-	unsigned limit_ms; /* no answer for this long: the node hangs */
-	bool dead;         /* set to make every thread leave */
-	uint64_t claimed;  /* fetch slots in use, one bit each */
-	uint32_t crowd;    /* futex: threads that wait for a slot sleep on it */
+	int fd;                 /* the socket that ends when the node ends */
+	unsigned limit_ms;      /* no answer for this long: the node hangs */
+	bool dead;              /* set to make every thread leave */
+	uint64_t busy_until_ns; /* until then this CPU is taken for wanted by others: nobody yields */
+	uint64_t claimed;       /* fetch slots in use, one bit each */
+	uint32_t crowd;         /* futex: threads that wait for a slot sleep on it */
 	uint64_t sequence[LH_RING_FETCH];
 	uint64_t head, tail; /* this side's own counters of the bulk lane */
 };

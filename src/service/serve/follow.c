@@ -101,8 +101,8 @@ static void go(const struct lh_follow *follow)
 	(void)sched_setaffinity(0, sizeof cpus, &cpus);
 }
 
-/* The client waits, so the sooner this thread runs the better. Its policy and nice value stay. */
-static void be_prompt(void)
+/* Its policy and nice value stay. */
+void lh__serve_promptly(void)
 {
 	const struct lh_sys *sys = &lh__sys_default;
 	struct lh_sched schedule = { 0 };
@@ -123,7 +123,7 @@ void lh__follow_begin(struct lh_follow *follow, struct lh_places *places, int fd
 		return;
 	follow->places = places;
 	follow->self = __atomic_add_fetch(&places->threads, 1, __ATOMIC_RELAXED) % SELF_MASK + 1;
-	be_prompt();
+	lh__serve_promptly();
 }
 
 static unsigned fitting(const struct lh_follow *follow, int fd, bool single)

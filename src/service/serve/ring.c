@@ -18,7 +18,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "net/data/clock.h"
@@ -29,6 +28,7 @@ struct server {
 	bool ending;                     /* atomic: the socket has ended; carry out what is there and stop */
 	uint64_t fetched[LH_RING_FETCH]; /* the last sequence number of each slot */
 	uint64_t tail;
+	uint64_t busy_until_ns; /* until then others have work to do on this CPU: it does not poll */
 	const char *why;
 	uint8_t request[LH_WIRE_MESSAGE_MAX];
 };
@@ -149,34 +149,44 @@ static bool has_work(const struct server *server)
 	       __atomic_load_n(&server->ring->head, __ATOMIC_SEQ_CST) != server->tail;
 }
 
-static uint64_t now_us(void)
+/* Looks for work on another CPU than the client's. */
+static bool spin_on_ring(const struct server *server)
 {
-	struct timespec now;
+	unsigned cpu = lh__ring_cpu(), i;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
-/* Polls for spin_us; whether there is work. */
-static bool poll_ring(const struct server *server)
-{
-	uint64_t until = now_us() + server->connection->server->options.spin_us;
-	unsigned i;
-
-	do {
-		unsigned cpu = lh__ring_cpu();
-
-		__atomic_store_n(&server->ring->cpu, cpu, __ATOMIC_RELAXED);
-		if (__atomic_load_n(&server->ring->client_cpu, __ATOMIC_RELAXED) != cpu)
-			for (i = 0; i < 100; i++) {
-				if (has_work(server))
-					return true;
-				lh__ring_pause();
-			}
-		sched_yield();
+	__atomic_store_n(&server->ring->cpu, cpu, __ATOMIC_RELAXED);
+	if (__atomic_load_n(&server->ring->client_cpu, __ATOMIC_RELAXED) == cpu)
+		return false;
+	for (i = 0; i < 100; i++) {
 		if (has_work(server))
 			return true;
-	} while (now_us() < until);
+		lh__ring_pause();
+	}
+	return false;
+}
+
+/*
+ * Polls for spin_us; whether there is work. Where a yield shows that others have work of their own here, it sleeps instead:
+ * it runs at once when it is woken, and need not wait for their slices.
+ */
+static bool poll_ring(struct server *server)
+{
+	uint64_t now = lh__now(sys),
+		 until = now + (uint64_t)server->connection->server->options.spin_us * 1000;
+
+	while (now < until && now >= server->busy_until_ns) {
+		uint64_t before;
+
+		if (spin_on_ring(server))
+			return true;
+		before = lh__now(sys);
+		sched_yield();
+		now = lh__now(sys);
+		if (now - before >= LH_RING_LONG_NS)
+			server->busy_until_ns = now + LH_RING_BUSY_NS;
+		if (has_work(server))
+			return true;
+	}
 	return false;
 }
 
@@ -206,6 +216,7 @@ static void *ring_thread(void *argument)
 	struct server *server = argument;
 	int done;
 
+	lh__serve_promptly();
 	while ((done = serve_once(server)) >= 0) {
 		if (done > 0)
 			continue;
