@@ -58,7 +58,10 @@ struct lh_ring {
 	struct lh_ring_slot slot[LH_RING_FETCH + LH_RING_BULK] __attribute__((aligned(4096)));
 };
 
-/* A yield that takes so long gave the CPU to somebody with work of his own; for so long nobody yields after it. */
+/*
+ * A yield that takes so long gave the CPU to somebody with work of his own; for so long nobody yields after
+ * it.
+ */
 #define LH_RING_LONG_NS 300000u
 #define LH_RING_BUSY_NS 100000000u
 

@@ -84,8 +84,9 @@ static bool answered(const struct lh_ring_slot *slot)
 }
 
 /*
- * Lets others run once. False: it took so long that somebody else has work of his own to do here. Who sleeps is then
- * served sooner than who yields, since a thread that wakes need not wait until the other's slice has ended.
+ * Lets others run once. False: it took so long that somebody else has work of his own to do here. Who sleeps
+ * is then served sooner than who yields, since a thread that wakes need not wait until the other's slice has
+ * ended.
  */
 static bool yield(const struct lh_sys *sys, struct lh_ring_client *client)
 {

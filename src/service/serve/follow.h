@@ -52,7 +52,9 @@ struct lh_follow {
 	cpu_set_t allowed; /* to the thread when it began */
 };
 
-/* The calling thread is one that clients of this machine wait for: it runs as soon as it wakes (sys/slice.h). */
+/*
+ * The calling thread is one that clients of this machine wait for: it runs as soon as it wakes (sys/slice.h).
+ */
 void lh__serve_promptly(void);
 
 /* By the thread that is to serve the connected socket. Only TCP within this machine is followed. */

@@ -166,8 +166,8 @@ static bool spin_on_ring(const struct server *server)
 }
 
 /*
- * Polls for spin_us; whether there is work. Where a yield shows that others have work of their own here, it sleeps instead:
- * it runs at once when it is woken, and need not wait for their slices.
+ * Polls for spin_us; whether there is work. Where a yield shows that others have work of their own here, it
+ * sleeps instead: it runs at once when it is woken, and need not wait for their slices.
  */
 static bool poll_ring(struct server *server)
 {
