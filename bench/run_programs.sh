@@ -59,15 +59,21 @@ one() { # one PROGRAM SYSTEM PART
 	rm -f "$work/stats"
 }
 
-# Bytes written back over the bytes of the lines that really changed, and how long pages had stayed.
+# Bytes of the messages that wrote lines back, each with 64 bytes before the lines (docs/wire.md), over the bytes of the
+# lines that really changed; the same for whole pages; over the bytes that changed; and how long pages had stayed.
 amplification() {
 	/usr/bin/python3 -c '
 import json, sys
 s = json.load(open(sys.argv[1]))
-print(s["amplification"]["64"], s["amplification"]["4096"], s["written"]["mean_residence_ms"])' "$work/stats" >"$work/values"
-	read -r lines pages residence <"$work/values"
+w, a = s["written"], s["amplification"]
+lines = max(w["lines"], 1)
+print((w["lines"] + w["pages"]) / lines, 64 * w["pages"] / lines, a["64"], a["4096"], w["mean_residence_ms"])' \
+		"$work/stats" >"$work/values"
+	read -r lines pages of_bytes pages_of_bytes residence <"$work/values"
 	keep "$1.lines" "$lines"
 	keep "$1.pages" "$pages"
+	keep "$1.of_bytes" "$of_bytes"
+	keep "$1.pages_of_bytes" "$pages_of_bytes"
 	keep "$1.residence" "$residence"
 }
 
@@ -112,5 +118,7 @@ for part in $parts; do
 	aim "redis, $part %: bytes written back / bytes in changed lines" "$(median "redis.linehome.$part.lines")" '<=' 1.3
 	echo "    whole pages would have been $(median "redis.linehome.$part.pages") x; a page stayed for" \
 		"$(median "redis.linehome.$part.residence") ms on average"
+	echo "    over the bytes that changed: lines $(median "redis.linehome.$part.of_bytes") x, whole pages" \
+		"$(median "redis.linehome.$part.pages_of_bytes") x"
 done
 exit 0
