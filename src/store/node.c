@@ -77,7 +77,8 @@ struct node {
 	size_t sent_part; /* bytes of slots[sent] that are already sent */
 	uint64_t stalled_since;
 	struct lh_request *done, **done_last;
-	uint16_t reading[READING];
+	uint16_t reading[READING];  /* GETs in flight, by a hash of the page */
+	uint16_t changing[READING]; /* changes in flight, likewise */
 	struct lh_inbox inbox;
 	struct slot slots[DEPTH];
 };
@@ -366,9 +367,16 @@ static int node_get_now(struct lh_store *store, uint64_t page, lh_mask want, voi
 
 /* ---- the bulk queue ---- */
 
-static uint16_t *reading(struct node *node, uint64_t page)
+static unsigned hash_of(uint64_t page)
 {
-	return &node->reading[(page * UINT64_C(0x9e3779b97f4a7c15)) >> 56];
+	return (unsigned)((page * UINT64_C(0x9e3779b97f4a7c15)) >> 56);
+}
+
+/* How many requests of this one's kind are in flight for its page, or for one of the same hash. */
+static uint16_t *alike(struct node *node, const struct lh_request *request)
+{
+	return request->op == LH_OP_GET ? &node->reading[hash_of(request->page)]
+	                                : &node->changing[hash_of(request->page)];
 }
 
 static void complete(struct node *node, struct lh_request *request, int result)
@@ -384,8 +392,7 @@ static void answer(struct node *node, int result)
 {
 	struct lh_request *request = slot_at(node, node->answered++)->request;
 
-	if (request->op == LH_OP_GET)
-		--*reading(node, request->page);
+	--*alike(node, request);
 	complete(node, request, result);
 }
 
@@ -410,8 +417,7 @@ static void enqueue(struct node *node, struct lh_request *request)
 	                                              request->page, request->mask, request->data);
 	if (number != sequence)
 		lh__wire_renumber(slot->message, sequence);
-	if (request->op == LH_OP_GET)
-		++*reading(node, request->page);
+	++*alike(node, request);
 	node->queued++;
 }
 
@@ -419,7 +425,7 @@ static bool has_room(struct node *node, const struct lh_request *request)
 {
 	if (node->queued - node->answered == DEPTH)
 		return false;
-	return request->op == LH_OP_GET || *reading(node, request->page) == 0;
+	return request->op == LH_OP_GET || node->reading[hash_of(request->page)] == 0;
 }
 
 static int take_reply(struct node *node, const uint8_t *message, size_t size)
@@ -630,6 +636,19 @@ static bool valid(const struct lh_request *request)
 	return request->op >= LH_OP_GET && request->op <= LH_OP_DROP && request->page <= LH_PAGE_NUMBER_MAX;
 }
 
+/* A GET that can be answered by looking, since no change of its page is on the way, is complete at once. */
+static bool done_by_looking(struct node *node, struct lh_request *request)
+{
+	lh_mask held;
+
+	if (request->op != LH_OP_GET || node->changing[hash_of(request->page)] != 0 ||
+	    !look(node, request->page, request->mask, request->data, &held))
+		return false;
+	request->mask = held;
+	complete(node, request, 0);
+	return true;
+}
+
 /* Once the first is taken, every one is: where the store breaks meanwhile, they end with its error. */
 static int node_submit(struct lh_store *store, struct lh_request *const *requests, size_t n)
 {
@@ -645,6 +664,8 @@ static int node_submit(struct lh_store *store, struct lh_request *const *request
 	if (error)
 		return error;
 	for (i = 0; i < n; i++) {
+		if (done_by_looking(node, requests[i]))
+			continue;
 		error = make_room(node, requests[i], &epoch);
 		if (error)
 			break;
