@@ -194,16 +194,32 @@ static void test_words(void)
 	   (unsigned long)stats.pages_written);
 }
 
+/* Everything leaves, and all that was sent is acknowledged. */
+static void empty_local_memory(void)
+{
+	stop_reclaimer();
+	lh__home_set_limit(home, 0);
+	while (lh__home_backed(home) > 0)
+		if (lh__home_balance(home, &(uint64_t){ 0 }) < 0)
+			break;
+	lh__home_set_limit(home, LOCAL_PAGES);
+	start_reclaimer();
+}
+
 static void test_clean(void)
 {
 	uint64_t written;
 
-	count_wrong(0);
-	count_wrong(0);
+	empty_local_memory();
 	written = stats.pages_written;
 	count_wrong(0);
-	count_wrong(0);
+	count_wrong(7);
+	empty_local_memory();
 	is(stats.pages_written - written, 0, "reading alone sends nothing");
+	write_page(1, 9);
+	empty_local_memory();
+	is(stats.pages_written - written, 1, "a page that was changed is sent once");
+	write_page(1, 3);
 }
 
 static void *thread_body(void *argument)
@@ -411,9 +427,9 @@ static void test_sequential(void)
 	for (size_t i = 0; i < REGION_PAGES; i++)
 		wrong += region[i * 512 + 1] != i + 3;
 	is(wrong, 0, "prefetched pages are right");
-	ok(stats.pages_prefetched > REGION_PAGES / 4, "pages were asked for ahead: %lu",
+	ok(stats.pages_prefetched > REGION_PAGES / 2, "pages were asked for ahead: %lu",
 	   (unsigned long)stats.pages_prefetched);
-	ok(stats.faults_store - fetched < REGION_PAGES / 4, "few had to be waited for: %lu",
+	ok(stats.faults_store - fetched < REGION_PAGES / 2, "fewer had to be waited for: %lu",
 	   (unsigned long)(stats.faults_store - fetched));
 }
 
