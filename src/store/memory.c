@@ -531,6 +531,13 @@ static int clone_at_once(struct memory *from, struct memory *to)
 	return result;
 }
 
+/* Where there can be no second view the clone does without. */
+static void lay_open_too(struct lh_store *copy, const struct memory *from)
+{
+	if (lh__memory_share(copy, lh__view_pages(from->view)) < 0)
+		return;
+}
+
 static int memory_clone(struct lh_store *store, struct lh_store **out, struct lh_error *error)
 {
 	struct memory *from = of(store);
@@ -542,9 +549,8 @@ static int memory_clone(struct lh_store *store, struct lh_store **out, struct lh
 		return lh__fail(error, -EBUSY,
 		                "memory store: a clone was asked for while requests are in flight");
 	result = lh__memory_open(from->pool, &copy);
-	/* Where there can be no second view the clone does without. */
-	if (result == 0 && from->view && lh__memory_share(copy, lh__view_pages(from->view)) < 0)
-		result = 0;
+	if (result == 0 && from->view)
+		lay_open_too(copy, from);
 	if (result == 0 && (result = clone_at_once(from, of(copy))) != 0)
 		memory_close(copy);
 	if (result != 0)

@@ -66,16 +66,26 @@ static uint64_t most_pages(const struct lh_server *server)
 	return (limit && limit < all ? limit : all) / LH_PAGE_SIZE + 1;
 }
 
+/* A client on this machine reads pages itself. Where there can be no view it asks for them all. */
+static void lay_open(struct connection *connection, struct lh_store *store)
+{
+	int result;
+
+	if (connection->channel != LH_WIRE_RING)
+		return;
+	result = lh__memory_share(store, most_pages(connection->server));
+	if (result < 0)
+		lh__serve_log(connection, "no view of its pages (%s): it asks for each",
+		              lh__errno_name(result));
+}
+
 enum lh_wire_status lh__serve_create(struct connection *connection)
 {
 	struct lh_store *store;
 
 	if (lh__memory_open(connection->server->pool, &store) < 0)
 		return LH_WIRE_FAILED;
-	/* A client on this machine reads pages itself; where there can be no view it asks for them all. */
-	if (connection->channel == LH_WIRE_RING &&
-	    lh__memory_share(store, most_pages(connection->server)) < 0)
-		return add(connection, store);
+	lay_open(connection, store);
 	return add(connection, store);
 }
 
