@@ -140,7 +140,7 @@ static void *work(void *argument)
 	uint64_t share = g.pages / g.threads, first = share * w->number, state = mix(w->number + 1);
 	uint64_t n = g.touches / g.threads, warm = g.warm / g.threads;
 
-	pin(g.cpu >= 0 ? g.cpu + (int)(w->number % (unsigned)sysconf(_SC_NPROCESSORS_ONLN)) : -1);
+	pin(g.cpu >= 0 ? (g.cpu + (int)w->number) % (int)sysconf(_SC_NPROCESSORS_ONLN) : -1);
 	for (uint64_t i = 0; i < n + warm; i++) {
 		uint64_t r = next_random(&state);
 

@@ -94,6 +94,31 @@ static bool log_is_clean(const char *log)
 	return true;
 }
 
+static void count_meanwhile(void *calls)
+{
+	++*(unsigned *)calls;
+}
+
+/* Who has to wait for a page does something else meanwhile, once; who finds it in view does not wait. */
+static void meanwhile(struct way *way)
+{
+	unsigned char page[LH_PAGE_SIZE] = { 1 };
+	struct lh_request put = { .op = LH_OP_PUT, .page = 3, .mask = LH_MASK_ALL, .data = page };
+	bool viewed = strcmp(way->name, "ring and view") == 0;
+	struct lh_store *store = open_node(way);
+	unsigned calls = 0;
+	lh_mask held;
+
+	if (!ok(store && lh__store_do(store, &put) == 0, "%s: a page", way->name))
+		return;
+	store->meanwhile = (struct lh_meanwhile){ count_meanwhile, &calls };
+	ok(store->ops->get_now(store, 3, LH_MASK_ALL, page, &held) == 0 && held == 1, "%s: is fetched",
+	   way->name);
+	is(calls, viewed ? 0 : 1, "%s: what there is to do meanwhile is done %s", way->name,
+	   viewed ? "elsewhere" : "once");
+	store->ops->close(store);
+}
+
 static void try_way(struct way *way)
 {
 	struct lh_server_options options = { .spin_us = 50 };
@@ -113,6 +138,7 @@ static void try_way(struct way *way)
 		return;
 	}
 	store_conformance(&factory);
+	meanwhile(way);
 	ok(log_is_clean(way->node.log), "%s: the node has nothing to complain of", way->name);
 	if (way->node.lines)
 		printf("# %s\n", way->node.log);

@@ -48,6 +48,14 @@ static inline lh_entry lh__entry(enum lh_page_state state, uint64_t value)
 	return (lh_entry)state | value << LH_ENTRY_VALUE_SHIFT;
 }
 
+/* The page's content is not where the program would find it. */
+static inline bool lh__entry_away(const lh_entry *entry)
+{
+	enum lh_page_state state = lh__entry_state(__atomic_load_n(entry, __ATOMIC_ACQUIRE));
+
+	return state == LH_PAGE_STAGED || state == LH_PAGE_STORED;
+}
+
 struct lh_directory {
 	const struct lh_sys *sys;
 	struct lh_directory_middle **root;

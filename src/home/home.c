@@ -276,19 +276,13 @@ int lh__home_each_watched(struct lh_home *home, lh_home_visit *visit, void *cont
 	return result;
 }
 
-static bool is_away(const lh_entry *entry)
-{
-	enum lh_page_state state = lh__entry_state(__atomic_load_n(entry, __ATOMIC_ACQUIRE));
-
-	return state == LH_PAGE_STAGED || state == LH_PAGE_STORED;
-}
-
 /* The first page at or after `page` whose content is elsewhere; last where there is none. */
 static uint64_t next_away(struct lh_home *home, uint64_t page, uint64_t last)
 {
 	lh_entry *entry = NULL;
 
-	while ((page = lh__directory_next(&home->directory, page, last, &entry)) < last && !is_away(entry))
+	while ((page = lh__directory_next(&home->directory, page, last, &entry)) < last &&
+	       !lh__entry_away(entry))
 		page++;
 	return page;
 }

@@ -537,13 +537,6 @@ static int miss_page(struct lh_home *home, uint64_t page, lh_entry *entry)
 	return 0;
 }
 
-static bool is_elsewhere(const lh_entry *entry)
-{
-	enum lh_page_state state = lh__entry_state(__atomic_load_n(entry, __ATOMIC_ACQUIRE));
-
-	return state == LH_PAGE_STAGED || state == LH_PAGE_STORED;
-}
-
 /* Brings in what the home has of a range. A page that stays elsewhere has lost its mapping. */
 static int bring_in(struct lh_home *home, uint64_t first, uint64_t last)
 {
@@ -552,7 +545,7 @@ static int bring_in(struct lh_home *home, uint64_t first, uint64_t last)
 
 	for (uint64_t page = first;
 	     result == 0 && (page = lh__directory_next(&home->directory, page, last, &entry)) < last; page++)
-		for (unsigned tries = 0; result == 0 && is_elsewhere(entry) && tries < AGAIN_TRIES; tries++)
+		for (unsigned tries = 0; result == 0 && lh__entry_away(entry) && tries < AGAIN_TRIES; tries++)
 			result = miss_page(home, page, entry);
 	return result;
 }

@@ -8,7 +8,6 @@
  */
 #include "home/internal.h"
 
-#include <sched.h>
 #include <time.h>
 
 #define SUBMIT_BATCH 16
