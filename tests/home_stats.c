@@ -101,6 +101,7 @@ static const struct lh_store_ops witness_ops = {
 	.get_now = witness_get_now,
 	.sync = witness_sync,
 	.clone = witness_clone,
+	.reserve = lh__store_reserve_none,
 	.close = witness_close,
 };
 

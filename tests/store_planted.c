@@ -341,6 +341,7 @@ static const struct lh_store_ops planted_ops = {
 	.get_now = planted_get_now,
 	.sync = planted_sync,
 	.clone = planted_clone,
+	.reserve = lh__store_reserve_none,
 	.close = planted_close,
 };
 

@@ -224,6 +224,13 @@ static int delay_sync(struct lh_store *store)
 	return result;
 }
 
+static int delay_reserve(struct lh_store *store, uint64_t pages)
+{
+	struct lh_store *below = of(store)->below;
+
+	return below->ops->reserve(below, pages);
+}
+
 static int delay_clone(struct lh_store *store, struct lh_store **out, struct lh_error *error)
 {
 	struct delay *delay = of(store);
@@ -264,6 +271,7 @@ static const struct lh_store_ops delay_ops = {
 	.get_now = delay_get_now,
 	.sync = delay_sync,
 	.clone = delay_clone,
+	.reserve = delay_reserve,
 	.close = delay_close,
 };
 

@@ -128,6 +128,13 @@ static int fault_sync(struct lh_store *store)
 	return result != 0 ? result : fault->below->ops->sync(fault->below);
 }
 
+static int fault_reserve(struct lh_store *store, uint64_t pages)
+{
+	struct lh_store *below = of(store)->below;
+
+	return below->ops->reserve(below, pages);
+}
+
 static int fault_clone(struct lh_store *store, struct lh_store **out, struct lh_error *error)
 {
 	struct fault *fault = of(store);
@@ -169,6 +176,7 @@ static const struct lh_store_ops fault_ops = {
 	.get_now = fault_get_now,
 	.sync = fault_sync,
 	.clone = fault_clone,
+	.reserve = fault_reserve,
 	.close = fault_close,
 };
 

@@ -566,6 +566,7 @@ static const struct lh_store_ops memory_ops = {
 	.get_now = memory_get_now,
 	.sync = memory_sync,
 	.clone = memory_clone,
+	.reserve = lh__store_reserve_none,
 	.close = memory_close,
 };
 

@@ -806,6 +806,7 @@ static const struct lh_store_ops ops = {
 	.get_now = node_get_now,
 	.sync = node_sync,
 	.clone = node_clone,
+	.reserve = lh__store_reserve_none,
 	.close = node_close,
 };
 

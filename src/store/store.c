@@ -10,8 +10,13 @@ int lh__store_check(const struct lh_store *store)
 	if (!ops || !store->sys || !store->caps.depth)
 		return -EINVAL;
 	if (!ops->name || !ops->submit || !ops->poll || !ops->get_now || !ops->sync || !ops->clone ||
-	    !ops->close)
+	    !ops->reserve || !ops->close)
 		return -EINVAL;
+	return 0;
+}
+
+int lh__store_reserve_none(struct lh_store *store, uint64_t pages)
+{
 	return 0;
 }
 

@@ -36,11 +36,16 @@
  * changed: of a PUT or REPLACE with result 0, the bytes of the page whose value is another than before. A
  *      line that is not held is zero, before as after; so a REPLACE counts the bytes other than zero of lines
  *      that it does not give. Exact, also where the request was carried out more than once.
+ * flags: LH_REQUEST_UNCOUNTED: nobody wants `changed` of this PUT or REPLACE, and the store may leave it 0,
+ *      which saves some of them reading what was there. LH_REQUEST_DURABLE: this PUT is acknowledged only when
+ *      it is as durable as sync would make it; looked at only where caps.durable_put is set.
  * result: 0 or a negative errno value, valid once poll has returned the request. On error the page is as
  *      it was. -ENOSPC: the store is full; -EIO, -ETIMEDOUT: it cannot be reached any more.
  */
+enum { LH_REQUEST_UNCOUNTED = 1, LH_REQUEST_DURABLE = 2 };
 struct lh_request {
 	enum lh_op op;
+	unsigned flags; /* LH_REQUEST_ */
 	int result;
 	uint32_t changed;
 	uint64_t page;
@@ -54,10 +59,34 @@ struct lh_request {
 struct lh_store_caps {
 	bool get_now_in_signal; /* get_now is async-signal-safe: raw system calls and shared memory only */
 	bool durable;           /* sync makes acknowledged requests survive the loss of power */
+	bool durable_put;       /* LH_REQUEST_DURABLE is honoured */
+	bool sync_aside;        /* sync may be called while another thread is in submit or poll */
 	unsigned depth;         /* requests in flight beyond which submit may wait */
 };
 
 struct lh_store;
+
+/*
+ * Pages that stand in this process's memory where the store keeps them: persistent memory, or what takes its
+ * place. Page p is at base + 4096 * p, for p below `pages`, and may be read and written there by any thread,
+ * beside requests or instead of them; base stays where it is while the store is open. What was written is
+ * durable once it has been flushed *and* a fence has followed. Before that each aligned word of 8 bytes may
+ * have reached the medium or not, in any order.
+ */
+struct lh_direct {
+	void *base;
+	uint64_t pages;
+	/* Sends the lines that [from, from + size) touches on their way to the medium. */
+	void (*flush)(const struct lh_direct *direct, const void *from, size_t size);
+	/* Returns when all that this thread has flushed is on the medium. */
+	void (*fence)(const struct lh_direct *direct);
+	/*
+	 * Maps `pages` pages from `page` on a second time, at `address`, where nothing is mapped but what the
+	 * caller has reserved (it is replaced). flush takes addresses there too. Returns 0 or a negative
+	 * errno; the caller unmaps.
+	 */
+	int (*map)(const struct lh_direct *direct, uint64_t page, size_t pages, void *address) LH_MUST_CHECK;
+};
 
 /* Every slot is required; lh__store_check asserts it in the conformance suite. */
 struct lh_store_ops {
@@ -87,6 +116,11 @@ struct lh_store_ops {
 	 */
 	int (*clone)(struct lh_store *store, struct lh_store **out, struct lh_error *error) LH_MUST_CHECK;
 	/*
+	 * Makes room for the pages below `pages`, so that no later request on them fails with -ENOSPC. Where
+	 * the store can promise no such thing it returns 0 and does nothing. -ENOSPC: there is no such room.
+	 */
+	int (*reserve)(struct lh_store *store, uint64_t pages) LH_MUST_CHECK;
+	/*
 	 * Ends the handle; requests in flight are abandoned. Never fails. store may not be used afterwards.
 	 */
 	void (*close)(struct lh_store *store);
@@ -97,6 +131,7 @@ struct lh_store {
 	const struct lh_store_ops *ops;
 	const struct lh_sys *sys;
 	struct lh_store_caps caps;
+	const struct lh_direct *direct; /* NULL: pages are reached by requests only */
 	/*
 	 * The caller's; may be set while nobody uses the store. A get_now that has to wait calls it each time
 	 * it has asked. It must not use the store.
@@ -106,6 +141,8 @@ struct lh_store {
 
 /* 0 where every slot of the store's table is filled and its head is complete, else -EINVAL. */
 int lh__store_check(const struct lh_store *store) LH_MUST_CHECK;
+/* `reserve` of a store that can promise nothing. */
+int lh__store_reserve_none(struct lh_store *store, uint64_t pages) LH_MUST_CHECK;
 /* Submits one request and waits for it; the handle must have nothing in flight. Returns its result. */
 int lh__store_do(struct lh_store *store, struct lh_request *request) LH_MUST_CHECK;
 
