@@ -56,17 +56,17 @@ LH_API const char *lh_version(void);
 /* ---- pools: memory that survives a crash, all of a transaction or nothing of it ---- */
 
 /*
- * A *pool* is memory kept in a file (or on a memory node) and mapped at the same address each time it is opened,
- * so that plain pointers inside it stay valid. Within a transaction a program changes it by plain stores. After
- * any crash, of the program, the kernel or the power, it is as it was after the last commit that returned, or,
- * where a commit had not returned yet, after that one: never between two.
+ * A *pool* is memory kept in a file (or on a memory node) and mapped at the same address each time it is
+ * opened, so that plain pointers inside it stay valid. Within a transaction a program changes it by plain
+ * stores. After any crash, of the program, the kernel or the power, it is as it was after the last commit
+ * that returned, or, where a commit had not returned yet, after that one: never between two.
  *
  * Where a pool is: a file's PATH or file:PATH; or a name on a memory node, unix:PATH/NAME or
  * tcp://HOST:PORT/NAME, which lives for as long as the node does.
  *
- * One process has a pool open for writing at a time; any number have it open read-only while nobody writes. In a
- * child of fork the pool's memory is not there (a touch is SIGSEGV) and every call on the handle but lh_pool_close
- * fails with -ECHILD.
+ * One process has a pool open for writing at a time; any number have it open read-only while nobody writes.
+ * In a child of fork the pool's memory is not there (a touch is SIGSEGV) and every call on the handle but
+ * lh_pool_close fails with -ECHILD.
  */
 struct lh_pool;
 
@@ -75,15 +75,15 @@ enum lh_see {
 	/*
 	 * The first store to a page in a transaction faults (SIGBUS, which the library handles and passes on
 	 * what is not its own); the commit logs the lines of the page that have changed. A store outside a
-	 * transaction ends as a store to memory that may not be written to does: SIGBUS. The kernel takes part
-	 * in no such fault: a system call that is to write to the pool needs lh_tx_add first.
+	 * transaction ends as a store to memory that may not be written to does: SIGBUS. The kernel takes
+	 * part in no such fault: a system call that is to write to the pool needs lh_tx_add first.
 	 */
 	LH_SEE_PAGE = 0,
 	/* The program says lh_tx_add before it stores. A store without it is lost, or worse. No faults. */
 	LH_SEE_DECLARED = 1,
 	/*
-	 * As declared; and the pool watches as well: a changed line that was not declared fails the commit, with
-	 * its address and the place in the code that stored. Slow: some microseconds for each store.
+	 * As declared; and the pool watches as well: a changed line that was not declared fails the commit,
+	 * with its address and the place in the code that stored. Slow: some microseconds for each store.
 	 */
 	LH_SEE_CHECKED = 2,
 };
@@ -92,14 +92,16 @@ enum lh_see {
 enum lh_log {
 	LH_LOG_AUTO = 0, /* redo */
 	/*
-	 * The program works on a copy in its own memory. A commit logs the new lines; they go to their place in
-	 * the file later, in the background. One write and one flush (one fence on persistent memory) a commit.
+	 * The program works on a copy in its own memory. A commit logs the new lines; they go to their place
+	 * in the file later, in the background. One write and one flush (one fence on persistent memory) a
+	 * commit.
 	 */
 	LH_LOG_REDO = 1,
 	/*
 	 * The program works in the file's own memory; old lines are logged before they change. No copy of the
-	 * pool in memory; three fences a commit. Only where the file is persistent memory (a DAX file system), or
-	 * on tmpfs, whose memory is all the medium there is. LH_SEE_PAGE and LH_SEE_CHECKED on tmpfs only.
+	 * pool in memory; three fences a commit. Only where the file is persistent memory (a DAX file
+	 * system), or on tmpfs, whose memory is all the medium there is. LH_SEE_PAGE and LH_SEE_CHECKED on
+	 * tmpfs only.
 	 */
 	LH_LOG_UNDO = 2,
 };
@@ -109,8 +111,9 @@ enum lh_log {
 /* Zeroed memory is the default of everything. */
 struct lh_pool_options {
 	/*
-	 * What the program calls the shape of what it keeps there, at most 63 bytes. Kept at creation; opening
-	 * fails with -EMEDIUMTYPE where it is not the same. NULL: at creation the empty name, at opening any.
+	 * What the program calls the shape of what it keeps there, at most 63 bytes. Kept at creation;
+	 * opening fails with -EMEDIUMTYPE where it is not the same. NULL: at creation the empty name, at
+	 * opening any.
 	 */
 	const char *layout;
 	enum lh_see see;
@@ -133,21 +136,21 @@ struct lh_pool_options {
 #define LH_POOL_LOG_MIN (64u * 1024)
 
 /*
- * Makes a pool and opens it. options may be NULL. -EEXIST: there is something of that name, which is left alone.
- * -EINVAL: an option is out of its range. -ENOSPC, -EIO and so on: the file is removed again.
+ * Makes a pool and opens it. options may be NULL. -EEXIST: there is something of that name, which is left
+ * alone. -EINVAL: an option is out of its range. -ENOSPC, -EIO and so on: the file is removed again.
  */
 LH_API int lh_pool_create(const char *where, const struct lh_pool_options *options, struct lh_pool **out,
                           struct lh_error *error) LH_MUST_CHECK;
 /*
- * Opens a pool, and recovers it if it was not closed. -ENOENT; -EBUSY: it is open elsewhere; -EADDRINUSE: what
- * the process has at its address is named; -EMEDIUMTYPE: another layout; -EBADMSG: not a pool, or a damaged
- * one, and it is left as it is; -EPROTONOSUPPORT: of a newer version.
+ * Opens a pool, and recovers it if it was not closed. -ENOENT; -EBUSY: it is open elsewhere; -EADDRINUSE:
+ * what the process has at its address is named; -EMEDIUMTYPE: another layout; -EBADMSG: not a pool, or a
+ * damaged one, and it is left as it is; -EPROTONOSUPPORT: of a newer version.
  */
 LH_API int lh_pool_open(const char *where, const struct lh_pool_options *options, struct lh_pool **out,
                         struct lh_error *error) LH_MUST_CHECK;
 /*
- * Brings everything home and ends the handle, whatever it returns. No other call on the pool may be under way.
- * An open transaction is aborted. An error: nothing committed is lost, and the next open recovers it.
+ * Brings everything home and ends the handle, whatever it returns. No other call on the pool may be under
+ * way. An open transaction is aborted. An error: nothing committed is lost, and the next open recovers it.
  */
 LH_API int lh_pool_close(struct lh_pool *pool, struct lh_error *error);
 /*
@@ -176,43 +179,45 @@ struct lh_pool_info {
 LH_API void lh_pool_info(const struct lh_pool *pool, struct lh_pool_info *info);
 
 /*
- * Offsets, for those who would rather not keep pointers: of a byte from the pool's base. lh_off_ptr(0) is NULL,
- * and lh_ptr_off(NULL) is 0; no object lies there. Of what is not in the pool: 0 and NULL.
+ * Offsets, for those who would rather not keep pointers: of a byte from the pool's base. lh_off_ptr(0) is
+ * NULL, and lh_ptr_off(NULL) is 0; no object lies there. Of what is not in the pool: 0 and NULL.
  */
 LH_API uint64_t lh_ptr_off(const struct lh_pool *pool, const void *pointer);
 LH_API void *lh_off_ptr(const struct lh_pool *pool, uint64_t offset);
 
 /*
- * Makes [pointer, pointer + size) present, so that the kernel may read it in a system call (write, send), which
- * otherwise may fail with EFAULT. What has been loaded stays.
+ * Makes [pointer, pointer + size) present, so that the kernel may read it in a system call (write, send),
+ * which otherwise may fail with EFAULT. What has been loaded stays.
  */
 LH_API int lh_pool_load(struct lh_pool *pool, const void *pointer, size_t size,
                         struct lh_error *error) LH_MUST_CHECK;
 
 /*
- * Transactions. One is open in a pool at a time: lh_tx_begin of another thread waits until it has ended. While it
- * is open any thread that the program lets take part may store to the pool; the program sees to it that their
- * stores have happened before the commit. begin, commit and abort are called by the thread that began.
+ * Transactions. One is open in a pool at a time: lh_tx_begin of another thread waits until it has ended.
+ * While it is open any thread that the program lets take part may store to the pool; the program sees to it
+ * that their stores have happened before the commit. begin, commit and abort are called by the thread that
+ * began.
  *
  * lh_tx_begin inside a transaction joins it: it ends with the outermost commit.
  */
 LH_API int lh_tx_begin(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
 /*
- * Of the outermost begin: returns when the changes are durable. -ECANCELED: an inner transaction was aborted, and
- * so is this one. -EPERM: this thread has no transaction. -E2BIG: more changes than the log has room for;
+ * Of the outermost begin: returns when the changes are durable. -ECANCELED: an inner transaction was aborted,
+ * and so is this one. -EPERM: this thread has no transaction. -E2BIG: more changes than the log has room for;
  * -EFAULT (LH_SEE_CHECKED): a change was not declared, and error says where and by whom. After these two the
- * transaction has been aborted. -EIO and others: the log could not be written; what became of the transaction is
- * known when the pool is opened again, and until then every call fails with -ENOTRECOVERABLE.
+ * transaction has been aborted. -EIO and others: the log could not be written; what became of the transaction
+ * is known when the pool is opened again, and until then every call fails with -ENOTRECOVERABLE.
  */
 LH_API int lh_tx_commit(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
 /*
- * The same without waiting for it to be durable: *token is for lh_tx_wait. Until that has returned, a crash may
- * lose the transaction, and those after it; never one without those after it. Of an inner begin *token is 0.
+ * The same without waiting for it to be durable: *token is for lh_tx_wait. Until that has returned, a crash
+ * may lose the transaction, and those after it; never one without those after it. Of an inner begin *token is
+ * 0.
  */
 LH_API int lh_tx_commit_async(struct lh_pool *pool, uint64_t *token, struct lh_error *error) LH_MUST_CHECK;
 /*
- * Returns when the commit of that token, and so all before it, is durable. From any thread. Threads that wait at
- * the same time share one flush.
+ * Returns when the commit of that token, and so all before it, is durable. From any thread. Threads that wait
+ * at the same time share one flush.
  */
 LH_API int lh_tx_wait(struct lh_pool *pool, uint64_t token, struct lh_error *error) LH_MUST_CHECK;
 /*
@@ -221,43 +226,44 @@ LH_API int lh_tx_wait(struct lh_pool *pool, uint64_t token, struct lh_error *err
  */
 LH_API int lh_tx_abort(struct lh_pool *pool, struct lh_error *error);
 /*
- * Declares that [pointer, pointer + size) is about to be changed. With LH_SEE_PAGE it need not be called, but may
- * be: a store there will not fault then, which is also what a system call needs that writes to the pool. -EPERM:
- * no transaction; -EINVAL: not in the pool; -ENOMEM, -E2BIG.
+ * Declares that [pointer, pointer + size) is about to be changed. With LH_SEE_PAGE it need not be called, but
+ * may be: a store there will not fault then, which is also what a system call needs that writes to the pool.
+ * -EPERM: no transaction; -EINVAL: not in the pool; -ENOMEM, -E2BIG.
  */
 LH_API int lh_tx_add(struct lh_pool *pool, const void *pointer, size_t size,
                      struct lh_error *error) LH_MUST_CHECK;
 
 /*
- * Objects. Inside a transaction, all of them: an abort takes them back. Aligned to 16 bytes; from 64 bytes on to
- * a line. What lh_alloc returns holds anything; it counts as declared. NULL, with the reason in error: -ENOMEM
- * where the pool is full (see lh_pool_grow), -EPERM without a transaction, -EINVAL for a size or alignment that
- * cannot be.
+ * Objects. Inside a transaction, all of them: an abort takes them back. Aligned to 16 bytes; from 64 bytes on
+ * to a line. What lh_pool_alloc returns holds anything; it counts as declared. NULL, with the reason in
+ * error: -ENOMEM where the pool is full (see lh_pool_grow), -EPERM without a transaction, -EINVAL for a size
+ * or alignment that cannot be.
  */
-LH_API void *lh_alloc(struct lh_pool *pool, size_t size, struct lh_error *error) LH_MUST_CHECK;
+LH_API void *lh_pool_alloc(struct lh_pool *pool, size_t size, struct lh_error *error) LH_MUST_CHECK;
 /* The same, zeroed. */
-LH_API void *lh_alloc_zero(struct lh_pool *pool, size_t size, struct lh_error *error) LH_MUST_CHECK;
+LH_API void *lh_pool_alloc_zero(struct lh_pool *pool, size_t size, struct lh_error *error) LH_MUST_CHECK;
 /* alignment: a power of two, at most LH_PAGE_SIZE. */
-LH_API void *lh_alloc_aligned(struct lh_pool *pool, size_t alignment, size_t size,
-                              struct lh_error *error) LH_MUST_CHECK;
+LH_API void *lh_pool_alloc_aligned(struct lh_pool *pool, size_t alignment, size_t size,
+                                   struct lh_error *error) LH_MUST_CHECK;
 /* As realloc; pointer may be NULL, size not 0. On failure the object is as it was. */
-LH_API void *lh_realloc(struct lh_pool *pool, void *pointer, size_t size,
-                        struct lh_error *error) LH_MUST_CHECK;
+LH_API void *lh_pool_realloc(struct lh_pool *pool, void *pointer, size_t size,
+                             struct lh_error *error) LH_MUST_CHECK;
 /* NULL is no error. -EINVAL: nothing was allocated there, or it is free already; nothing has changed. */
-LH_API int lh_free(struct lh_pool *pool, void *pointer, struct lh_error *error);
+LH_API int lh_pool_free(struct lh_pool *pool, void *pointer, struct lh_error *error);
 /* How many bytes may be used there, at least what was asked for; 0 where no object begins. */
-LH_API size_t lh_usable_size(const struct lh_pool *pool, const void *pointer);
+LH_API size_t lh_pool_usable_size(const struct lh_pool *pool, const void *pointer);
 /*
- * The one object that is found without a pointer: made by the first call with a size other than 0, zeroed, in a
- * transaction. size 0: NULL where there is none yet. -EINVAL: it has another size.
+ * The one object that is found without a pointer: made by the first call with a size other than 0, zeroed, in
+ * a transaction. size 0: NULL where there is none yet. -EINVAL: it has another size.
  */
-LH_API void *lh_root(struct lh_pool *pool, size_t size, struct lh_error *error);
+LH_API void *lh_pool_root(struct lh_pool *pool, size_t size, struct lh_error *error);
 /*
- * Calls visit for each object, in ascending order, the root included, until it returns non-zero, which is then
- * returned. visit may not allocate or free. Between the objects that a program can reach and these is what leaks.
+ * Calls visit for each object, in ascending order, the root included, until it returns non-zero, which is
+ * then returned. visit may not allocate or free. Between the objects that a program can reach and these is
+ * what leaks.
  */
-LH_API int lh_objects(const struct lh_pool *pool, int (*visit)(void *context, void *object, size_t usable),
-                      void *context);
+LH_API int lh_pool_objects(const struct lh_pool *pool,
+                           int (*visit)(void *context, void *object, size_t usable), void *context);
 
 #ifdef __cplusplus
 }

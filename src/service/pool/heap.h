@@ -1,10 +1,10 @@
 /*
  * heap.h - objects inside a pool's memory: size classes, one bitmap a slab, runs of pages.
  *
- * Everything that the heap knows stands in the pool and is reached by offsets, so it is as safe from a crash as
- * what the program keeps there, and can be checked in a copy of the memory that lies at any address. The heap
- * itself knows neither transactions nor logs: before it changes a byte it calls `touch`, and an abort that
- * puts the bytes back has put the heap back. No state is kept outside the pool.
+ * Everything that the heap knows stands in the pool and is reached by offsets, so it is as safe from a crash
+ * as what the program keeps there, and can be checked in a copy of the memory that lies at any address. The
+ * heap itself knows neither transactions nor logs: before it changes a byte it calls `touch`, and an abort
+ * that puts the bytes back has put the heap back. No state is kept outside the pool.
  *
  * The heap stands at the beginning of the memory. Nothing here enters the kernel, allocates or locks; calls
  * on one heap are made by one thread at a time. A call that fails has changed nothing.
@@ -23,25 +23,27 @@ struct lh_heap {
 	uint64_t size;       /* bytes of it, whole pages */
 	void *context;
 	/*
-	 * Called before [from, from + size) is changed. Returns 0, or a negative errno, with which the call then
-	 * fails. May be NULL: nothing needs to be told.
+	 * Called before [from, from + size) is changed. Returns 0, or a negative errno, with which the call
+	 * then fails. May be NULL: nothing needs to be told.
 	 */
 	int (*touch)(void *context, const void *from, size_t size);
 };
 
 /*
- * Makes an empty heap in zeroed memory of heap->size bytes. It takes no more than a few pages' writes, however
- * large the memory is.
+ * Makes an empty heap in zeroed memory of heap->size bytes. It takes no more than a few pages' writes,
+ * however large the memory is.
  */
 int lh__heap_format(const struct lh_heap *heap) LH_MUST_CHECK;
 /* The memory has become larger: heap->size is the new size. The same bound on writes. */
 int lh__heap_grow(const struct lh_heap *heap) LH_MUST_CHECK;
 
 /*
- * An object of at least size bytes, aligned to at least alignment (a power of two up to a page, or 0 for 16; and
- * to a line from 64 bytes on): its offset into *offset. -ENOMEM: no room; -EINVAL: size 0 or the alignment.
+ * An object of at least size bytes, aligned to at least alignment (a power of two up to a page, or 0 for 16;
+ * and to a line from 64 bytes on): its offset into *offset. -ENOMEM: no room; -EINVAL: size 0 or the
+ * alignment.
  */
-int lh__heap_alloc(const struct lh_heap *heap, uint64_t size, uint64_t alignment, uint64_t *offset) LH_MUST_CHECK;
+int lh__heap_alloc(const struct lh_heap *heap, uint64_t size, uint64_t alignment,
+                   uint64_t *offset) LH_MUST_CHECK;
 /* -EINVAL: no object begins at offset. */
 int lh__heap_free(const struct lh_heap *heap, uint64_t offset) LH_MUST_CHECK;
 /* What may be used of the object that begins at offset; 0 where none does. */
@@ -66,6 +68,7 @@ struct lh_heap_usage {
  * Looks at everything that the heap keeps, trusting none of it: 0, and *usage filled in; or -EBADMSG and the
  * first thing that is wrong, with its offset. Changes nothing and reads nothing outside the memory.
  */
-int lh__heap_check(const struct lh_heap *heap, struct lh_heap_usage *usage, struct lh_error *error) LH_MUST_CHECK;
+int lh__heap_check(const struct lh_heap *heap, struct lh_heap_usage *usage,
+                   struct lh_error *error) LH_MUST_CHECK;
 
 #endif
