@@ -144,7 +144,9 @@ static int new_journal(struct lh_store *below, const struct journal_header *head
 	journal->store = (struct lh_store){
 		.ops = &journal_ops,
 		.sys = below->sys,
-		.caps = { .durable = below->caps.durable, .depth = below->caps.depth },
+		.caps = { .durable = below->caps.durable,
+		          .last_page = lh__store_last_page(below) - header->home_page,
+		          .depth = below->caps.depth },
 	};
 	journal->below = below;
 	journal->direct = below->direct;
@@ -426,12 +428,13 @@ static int journal_get_now(struct lh_store *store, uint64_t page, lh_mask want, 
 	struct journal *journal = lh__journal_of(store);
 	int result;
 
-	if (page > LH_PAGE_NUMBER_MAX - journal->header.home_page)
+	if (page > journal->store.caps.last_page)
 		return -EINVAL;
 	result = bring_home(journal);
 	if (result < 0)
 		return result;
-	return journal->below->ops->get_now(journal->below, journal->header.home_page + page, want, data, held);
+	return journal->below->ops->get_now(journal->below, journal->header.home_page + page, want, data,
+	                                    held);
 }
 
 static void do_get(struct journal *journal, struct lh_request *request)
@@ -531,7 +534,7 @@ static bool valid(const struct journal *journal, struct lh_request *const *reque
 {
 	for (size_t i = 0; i < n; i++)
 		if (requests[i]->op < LH_OP_GET || requests[i]->op > LH_OP_DROP ||
-		    requests[i]->page > LH_PAGE_NUMBER_MAX - journal->header.home_page)
+		    requests[i]->page > journal->store.caps.last_page)
 			return false;
 	return true;
 }
@@ -583,7 +586,8 @@ static int journal_clone(struct lh_store *store, struct lh_store **out, struct l
 	if (result == 0)
 		result = lh__journal_checkpoint(store);
 	if (result < 0)
-		return lh__fail(error, result, "journal: it cannot be brought home: %s", lh__errno_name(result));
+		return lh__fail(error, result, "journal: it cannot be brought home: %s",
+		                lh__errno_name(result));
 	result = journal->below->ops->clone(journal->below, &below, error);
 	if (result < 0)
 		return result;
@@ -598,7 +602,7 @@ static int journal_reserve(struct lh_store *store, uint64_t pages)
 	struct journal *journal = lh__journal_of(store);
 	int result;
 
-	if (pages > LH_PAGE_NUMBER_MAX - journal->header.home_page)
+	if (pages > journal->store.caps.last_page)
 		return -EINVAL;
 	lh__lock(store->sys, &journal->requests);
 	result = journal->below->ops->reserve(journal->below, journal->header.home_page + pages);

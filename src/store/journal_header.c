@@ -41,8 +41,7 @@ static int read_copy(struct lh_store *below, unsigned page, struct journal_heade
 {
 	unsigned char data[LH_PAGE_SIZE] __attribute__((aligned(64)));
 	lh_mask held;
-	int result =
-		below->ops->get_now(below, page, lh__mask_bytes(0, JOURNAL_HEADER_SIZE), data, &held);
+	int result = below->ops->get_now(below, page, lh__mask_bytes(0, JOURNAL_HEADER_SIZE), data, &held);
 
 	if (result == 0)
 		memcpy(header, data, sizeof *header);
@@ -55,9 +54,10 @@ static int fail_invalid(const struct journal_header copies[2], const int checks[
 
 	for (i = 0; i < 2; i++)
 		if (checks[i] == -EPROTONOSUPPORT)
-			return lh__fail(error, -EPROTONOSUPPORT,
-			                "format version %u, and this program knows version %u; use a newer linehome",
-			                copies[i].version, LH_JOURNAL_VERSION);
+			return lh__fail(
+				error, -EPROTONOSUPPORT,
+				"format version %u, and this program knows version %u; use a newer linehome",
+				copies[i].version, LH_JOURNAL_VERSION);
 	for (i = 0; i < 2; i++)
 		if (memcmp(copies[i].magic, JOURNAL_MAGIC, 8) == 0)
 			return lh__fail(error, -EBADMSG, "both copies of its header are damaged");

@@ -34,7 +34,9 @@ int lh__journal_home_end(struct journal *journal)
 		return 0;
 	for (unsigned i = 0; i < n; i++)
 		requests[i] = (struct lh_request){
-			.op = !batch->replace[i] ? LH_OP_PUT : batch->mask[i] ? LH_OP_REPLACE : LH_OP_DROP,
+			.op = !batch->replace[i] ? LH_OP_PUT
+			      : batch->mask[i]   ? LH_OP_REPLACE
+			                         : LH_OP_DROP,
 			.flags = LH_REQUEST_UNCOUNTED,
 			.page = journal->header.home_page + batch->page[i],
 			.mask = batch->mask[i],

@@ -70,8 +70,9 @@ struct journal {
 	struct lh_lock appending;
 	struct place head;    /* where the next record will stand */
 	struct place flushed; /* what stands before is durable */
-	struct place begun;   /* undo: where the open transaction begins; position 0 and sequence 0: none is open */
-	uint64_t tail;        /* the log is needed from here on */
+	struct place
+		begun; /* undo: where the open transaction begins; position 0 and sequence 0: none is open */
+	uint64_t tail; /* the log is needed from here on */
 
 	struct lh_lock flushing;
 	struct lh_request writes[WRITE_PAGES];

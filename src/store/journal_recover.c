@@ -22,11 +22,12 @@ static uint64_t ring_size(const struct journal_header *header)
 static int fail_hole(const struct journal_header *header, const struct place *end, uint64_t known,
                      struct lh_error *error)
 {
-	return lh__fail(error, -EBADMSG,
-	                "log record %lu, at byte %lu of the log, is damaged: it had been durable, as record %lu was; "
-	                "those before it are whole",
-	                (unsigned long)end->sequence, (unsigned long)(end->position % ring_size(header)),
-	                (unsigned long)known);
+	return lh__fail(
+		error, -EBADMSG,
+		"log record %lu, at byte %lu of the log, is damaged: it had been durable, as record %lu was; "
+		"those before it are whole",
+		(unsigned long)end->sequence, (unsigned long)(end->position % ring_size(header)),
+		(unsigned long)known);
 }
 
 /* The newest sequence that the header, or any record behind the end, knew to be durable. */
@@ -41,7 +42,8 @@ static uint64_t durable_known(const struct journal_header *header, const unsigne
 		uint32_t magic;
 
 		memcpy(&magic, ring + offset, sizeof magic);
-		if (magic != LH_LOG_MAGIC || lh__log_read(&record, ring + offset, size - offset, header->salt) < 0)
+		if (magic != LH_LOG_MAGIC ||
+		    lh__log_read(&record, ring + offset, size - offset, header->salt) < 0)
 			continue;
 		if (record.sequence > end->sequence &&
 		    (record.durable > known || LH_MUTANT(TAIL_TAKEN_FOR_HOLE)))
@@ -185,8 +187,8 @@ static int put_back_record(struct journal *journal, uint64_t offset)
 
 	while (result == 0 && at < record.size - LH_LOG_RECORD_HEADER) {
 		struct lh_lineset set;
-		long taken = lh__log_set_decode(&set, record.sets + at,
-		                                record.size - LH_LOG_RECORD_HEADER - at);
+		long taken =
+			lh__log_set_decode(&set, record.sets + at, record.size - LH_LOG_RECORD_HEADER - at);
 
 		result = taken < 0 ? (int)taken : lh__journal_home_write(journal, &set);
 		at += taken < 0 ? 0 : (size_t)taken;
@@ -245,10 +247,10 @@ int lh__journal_recover(struct journal *journal, struct lh_error *error)
 		return result;
 	report(journal, &found, &end);
 	if (journal->read_only)
-		return found.redo || found.open ?
-		               lh__fail(error, -EROFS,
-		                        "it was not closed and has to be recovered, which needs to write to it") :
-		               0;
+		return found.redo || found.open ? lh__fail(error, -EROFS,
+		                                           "it was not closed and has to be recovered, which "
+		                                           "needs to write to it")
+		                                : 0;
 	result = redo(journal, &end);
 	if (result == 0 && found.open)
 		result = put_back(journal, &found, error);
