@@ -202,7 +202,7 @@ static const char *case_empty(struct suite *suite, struct lh_store *store)
 {
 	TRY(suite_expect(suite, store, 0, LH_MASK_ALL, 0, 1));
 	TRY(suite_expect(suite, store, 12345678, 0x8000000000000001, 0, 1));
-	TRY(suite_expect(suite, store, LH_PAGE_NUMBER_MAX, 0xf0, 0, 1));
+	TRY(suite_expect(suite, store, lh__store_last_page(store), 0xf0, 0, 1));
 	TRY(suite_expect(suite, store, 7, LH_MASK_NONE, 0, 1));
 	return NULL;
 }
@@ -364,20 +364,20 @@ static const char *case_changed(struct suite *suite, struct lh_store *store)
 
 static const char *case_page_numbers(struct suite *suite, struct lh_store *store)
 {
-	static const uint64_t pages[] = { 0,
-		                          1,
-		                          63,
-		                          64,
-		                          511,
-		                          512,
-		                          32767,
-		                          32768,
-		                          32769,
-		                          UINT64_C(1) << 24,
-		                          (UINT64_C(1) << 24) - 1,
-		                          UINT64_C(1) << 33,
-		                          LH_PAGE_NUMBER_MAX - 1,
-		                          LH_PAGE_NUMBER_MAX };
+	const uint64_t pages[] = { 0,
+		                   1,
+		                   63,
+		                   64,
+		                   511,
+		                   512,
+		                   32767,
+		                   32768,
+		                   32769,
+		                   UINT64_C(1) << 24,
+		                   (UINT64_C(1) << 24) - 1,
+		                   lh__store_last_page(store) / 128,
+		                   lh__store_last_page(store) - 1,
+		                   lh__store_last_page(store) };
 	const unsigned n = sizeof pages / sizeof *pages;
 	unsigned i, j;
 
@@ -400,12 +400,13 @@ static const char *case_bad_requests(struct suite *suite, struct lh_store *store
 	memset(data, POISON, sizeof data);
 	EXPECT(suite_put(store, LH_OP_PUT, 0, LH_MASK_ALL, 1) == 0);
 	for (i = 0; i < 4; i++) {
-		EXPECT(suite_do(store, ops[i], LH_PAGE_NUMBER_MAX + 1, LH_MASK_ALL, data) == -EINVAL);
+		EXPECT(suite_do(store, ops[i], lh__store_last_page(store) + 1, LH_MASK_ALL, data) == -EINVAL);
 		EXPECT(suite_do(store, ops[i], UINT64_MAX, 1, data) == -EINVAL);
 	}
 	EXPECT(suite_do(store, (enum lh_op)0, 0, LH_MASK_ALL, data) == -EINVAL);
 	EXPECT(suite_do(store, (enum lh_op)99, 0, LH_MASK_ALL, data) == -EINVAL);
-	EXPECT(store->ops->get_now(store, LH_PAGE_NUMBER_MAX + 1, LH_MASK_ALL, data, &held) == -EINVAL);
+	EXPECT(store->ops->get_now(store, lh__store_last_page(store) + 1, LH_MASK_ALL, data, &held) ==
+	       -EINVAL);
 	EXPECT(held == 77);
 	TRY(suite_check(suite, data, LH_MASK_NONE, LH_MASK_NONE, data));
 	TRY(suite_expect(suite, store, 0, LH_MASK_ALL, LH_MASK_ALL, 1));
@@ -935,9 +936,9 @@ struct model_flight {
 };
 
 /* Numbers on both sides of the borders of likely tables. */
-static uint64_t model_number(unsigned index)
+static uint64_t model_number(const struct lh_store *store, unsigned index)
 {
-	static const uint64_t base[3] = { 40, 32768 - 25, (UINT64_C(1) << 40) - 50 };
+	const uint64_t base[3] = { 40, 32768 - 25, lh__store_last_page(store) - 49 };
 
 	return base[index / 50] + index % 50;
 }
@@ -1014,7 +1015,7 @@ static void model_request(struct model *model, struct model_flight *flight, uint
 
 	flight->request =
 		(struct lh_request){ .op = ops[suite_random(seed) >> 61], .data = flight->data, .result = 1 };
-	flight->request.page = model_number(index);
+	flight->request.page = model_number(model->store, index);
 	flight->want = flight->request.mask = model_mask(seed);
 	if (flight->request.op == LH_OP_GET)
 		memset(flight->data, POISON, LH_PAGE_SIZE);
@@ -1059,7 +1060,8 @@ static const char *model_get_now(struct suite *suite, struct model *model, unsig
 	lh_mask held;
 
 	memset(data, POISON, sizeof data);
-	EXPECT(model->store->ops->get_now(model->store, model_number(index), want, data, &held) == 0);
+	EXPECT(model->store->ops->get_now(model->store, model_number(model->store, index), want, data,
+	                                  &held) == 0);
 	TRY(model_check(suite, &model->page[index], want, held, data));
 	return NULL;
 }

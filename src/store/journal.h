@@ -32,9 +32,9 @@
 #define LH_JOURNAL_LOG_MIN 16u      /* pages */
 
 struct lh_journal_format {
-	uint64_t log_pages; /* a record may fill half of them */
+	uint64_t log_pages;  /* a record may fill half of them */
 	uint64_t home_pages; /* room for so many is reserved; 0: none */
-	const void *client; /* LH_JOURNAL_CLIENT_SIZE bytes; NULL: zeroes */
+	const void *client;  /* LH_JOURNAL_CLIENT_SIZE bytes; NULL: zeroes */
 };
 
 /* What opening found and did. */

@@ -51,7 +51,8 @@ size_t lh__log_set_encode(unsigned char *out, const struct lh_change *change)
 /* The mask of a word that has no mask after it; none where the run leaves the page. */
 static lh_mask run_mask(uint64_t word)
 {
-	unsigned first = (unsigned)(word >> PAGE_BITS) & 63, count = ((unsigned)(word >> (PAGE_BITS + 6)) & 63) + 1;
+	unsigned first = (unsigned)(word >> PAGE_BITS) & 63,
+		 count = ((unsigned)(word >> (PAGE_BITS + 6)) & 63) + 1;
 
 	return first + count <= LH_PAGE_LINES ? lh__mask_range(first, count) : LH_MASK_NONE;
 }
