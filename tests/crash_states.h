@@ -355,19 +355,20 @@ __attribute__((unused)) static void crash_states_close(struct crash_states *stat
 
 /* Media of the kind that options say; their points are this file's. */
 __attribute__((unused)) static void crash_states_open(struct crash_states *states,
+                                                      const struct lh_sys *sys,
                                                       const struct lh_crash_options *given)
 {
 	struct lh_crash_options options = *given;
 
 	options.context = states;
 	options.point = crash_point;
-	if (lh__crash_open(&lh__sys_default, &options, &states->medium) != 0)
+	if (lh__crash_open(sys, &options, &states->medium) != 0)
 		abort();
 	options.point = crash_nested_point;
-	if (lh__crash_open(&lh__sys_default, &options, &states->nested) != 0)
+	if (lh__crash_open(sys, &options, &states->nested) != 0)
 		abort();
 	options.calm = true;
-	if (lh__crash_open(&lh__sys_default, &options, &states->scratch) != 0)
+	if (lh__crash_open(sys, &options, &states->scratch) != 0)
 		abort();
 	states->unit = lh__crash_unit_size(states->medium);
 	states->size = options.pages * LH_PAGE_SIZE;
