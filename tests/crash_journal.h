@@ -42,9 +42,10 @@ struct journal_record {
 /* What is there after some change. */
 struct journal_content {
 	unsigned char home[JOURNAL_HOME][LH_PAGE_SIZE];
-	unsigned char client;     /* each byte of it */
-	uint64_t sequence;        /* of the record that made it; 0: not known */
+	unsigned char client;      /* each byte of it */
+	uint64_t sequence;         /* of the record that made it; 0: not known */
 	struct journal_record *by; /* NULL: not by a record */
+	bool redo;                 /* it may not be home yet */
 };
 
 struct journal_run {
@@ -104,7 +105,9 @@ static lh_mask random_lines(uint64_t *random)
 	case 0:
 	case 1: return lh__mask_line((unsigned)bits % LH_PAGE_LINES);
 	case 2: return lh__mask_range((unsigned)bits % LH_PAGE_LINES, (unsigned)(bits >> 8) % 8 + 1);
-	default: return (bits & bits >> 13 & random_next(random)) | lh__mask_line((unsigned)bits % LH_PAGE_LINES);
+	default:
+		return (bits & bits >> 13 & random_next(random)) |
+		       lh__mask_line((unsigned)bits % LH_PAGE_LINES);
 	}
 }
 
@@ -206,7 +209,8 @@ static long go_on(struct journal_run *run, struct lh_crash *medium, struct lh_st
 		return crash_says(reason, "after recovery and an append it does not open: %s", error.text);
 	kept = memcmp(home_on(medium, journal), home, sizeof home) == 0;
 	let_go(journal);
-	return kept ? found : crash_says(reason, "what was appended after recovery is not what is found then");
+	return kept ? found
+	            : crash_says(reason, "what was appended after recovery is not what is found then");
 }
 
 static long judge(const struct journal_run *run, struct lh_crash *medium, const struct lh_store *journal,
@@ -270,6 +274,7 @@ static void apply_record(struct journal_content *content, struct journal_record 
 	for (size_t i = 0; i < record->n; i++)
 		apply_change(content->home, &record->change[i]);
 	content->by = record;
+	content->redo = true;
 }
 
 static void step_append(struct journal_run *run, bool big)
@@ -278,7 +283,8 @@ static void step_append(struct journal_run *run, bool big)
 	struct journal_content *content = next_content(run);
 
 	apply_record(content, record);
-	if (must(run, lh__journal_append(run->journal, record->change, record->n, &content->sequence), "append") &&
+	if (must(run, lh__journal_append(run->journal, record->change, record->n, &content->sequence),
+	         "append") &&
 	    (chance(run, 55) || run->n - run->states.lo >= 4))
 		flush_newest(run);
 }
@@ -321,7 +327,9 @@ static void step_store(struct journal_run *run)
 		const struct lh_change *change = &record->change[i];
 
 		request[i] = (struct lh_request){
-			.op = !change->replace ? LH_OP_PUT : change->mask ? LH_OP_REPLACE : LH_OP_DROP,
+			.op = !change->replace ? LH_OP_PUT
+			      : change->mask   ? LH_OP_REPLACE
+			                       : LH_OP_DROP,
 			.flags = chance(run, 50) ? LH_REQUEST_UNCOUNTED : 0,
 			.page = change->page,
 			.mask = change->mask,
@@ -397,7 +405,8 @@ static struct journal_record *old_lines(const struct journal_run *run, const str
 }
 
 /* Logs the old lines, and stores the new ones. false: the log has no room for them. */
-static bool undo_once(struct journal_run *run, struct undo_step *step, struct journal_content *content, bool big)
+static bool undo_once(struct journal_run *run, struct undo_step *step, struct journal_content *content,
+                      bool big)
 {
 	struct journal_record *record = random_record(&run->random, big), *old = old_lines(run, record);
 	int result = lh__journal_undo(run->journal, &step->transaction, old->change, old->n);
@@ -434,7 +443,8 @@ static void roll_back(struct journal_run *run, struct undo_step *step)
 	}
 	fence(run);
 	drop_content(run);
-	if (step->transaction && must(run, lh__journal_end(run->journal, step->transaction), "end of a rollback"))
+	if (step->transaction &&
+	    must(run, lh__journal_end(run->journal, step->transaction), "end of a rollback"))
 		crash_acknowledged(&run->states, run->n);
 }
 
@@ -457,6 +467,9 @@ static bool step_undo(struct journal_run *run)
 	bool room = true, dies = chance(run, 5), big = chance(run, run->way->log_pages > 16 ? 50 : 8);
 
 	flush_newest(run);
+	/* What was appended to be redone is in memory only when it has come home. */
+	if (run->content[run->n]->redo && must(run, lh__journal_checkpoint(run->journal), "checkpoint"))
+		newest(run)->redo = false;
 	content = next_content(run);
 	run->states.hi = run->states.lo; /* what is not ended never happened */
 	if (chance(run, 4))
@@ -567,9 +580,9 @@ static void close_run(struct journal_run *run)
 	crash_states_close(&run->states);
 }
 
-/* One script of this seed; its counts stay in run->states. limit: media at which it is enough. */
-__attribute__((unused)) static void journal_script(struct journal_run *run, const struct journal_way *way,
-                                                   uint64_t seed, uint64_t limit)
+/* An empty journal, which close_run ends. */
+static void journal_begin(struct journal_run *run, const struct journal_way *way, uint64_t seed,
+                          uint64_t limit)
 {
 	struct lh_crash_options options = { .pages = 2 + way->log_pages + JOURNAL_HOME,
 		                            .direct = way->direct,
@@ -585,6 +598,13 @@ __attribute__((unused)) static void journal_script(struct journal_run *run, cons
 	run->states.limit = limit;
 	crash_states_open(&run->states, &run->sys, &options);
 	format_journal(run);
+}
+
+/* One script of this seed; its counts stay in run->states. limit: media at which it is enough. */
+__attribute__((unused)) static void journal_script(struct journal_run *run, const struct journal_way *way,
+                                                   uint64_t seed, uint64_t limit)
+{
+	journal_begin(run, way, seed, limit);
 	if (open_again(run))
 		for (unsigned i = 0; i < way->steps && !crash_enough(&run->states); i++)
 			step(run, way->undo && !(way->log_pages == LH_JOURNAL_LOG_MIN && i % 16 > 12));

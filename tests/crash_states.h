@@ -52,8 +52,8 @@ struct crash_states {
 	unsigned char *image, *kept;
 };
 
-__attribute__((format(printf, 2, 3), unused)) static long crash_says(char reason[CRASH_REASON], const char *format,
-                                                                     ...)
+__attribute__((format(printf, 2, 3), unused)) static long crash_says(char reason[CRASH_REASON],
+                                                                     const char *format, ...)
 {
 	va_list arguments;
 
@@ -126,7 +126,8 @@ static bool crash_chance(struct crash_states *states, unsigned one_in)
 static long crash_try(struct crash_states *states, const char *when)
 {
 	char reason[CRASH_REASON] = "";
-	long lo = states->in_nested ? states->must : states->lo, hi = states->in_nested ? states->must : states->hi;
+	long lo = states->in_nested ? states->must : states->lo,
+	     hi = states->in_nested ? states->must : states->hi;
 	long found;
 
 	states->tried++;
@@ -179,8 +180,8 @@ static void crash_try_choices(struct crash_states *states, const struct lh_crash
 		crash_try(states, when);
 }
 
-static void crash_try_all(struct crash_states *states, const struct lh_crash_unit *units, size_t n, uint64_t base,
-                          const char *when)
+static void crash_try_all(struct crash_states *states, const struct lh_crash_unit *units, size_t n,
+                          uint64_t base, const char *when)
 {
 	unsigned char choice[CRASH_UNITS] = { 0 };
 	size_t i;
@@ -194,8 +195,8 @@ static void crash_try_all(struct crash_states *states, const struct lh_crash_uni
 }
 
 /* All as one choice (0: certain; else the newest), but one unit, which is the other way. */
-static void crash_try_one(struct crash_states *states, const struct lh_crash_unit *units, size_t n, size_t one,
-                          bool arrived, uint64_t base, const char *when)
+static void crash_try_one(struct crash_states *states, const struct lh_crash_unit *units, size_t n,
+                          size_t one, bool arrived, uint64_t base, const char *when)
 {
 	unsigned char choice[CRASH_UNITS];
 
@@ -204,8 +205,8 @@ static void crash_try_one(struct crash_states *states, const struct lh_crash_uni
 	crash_try_choices(states, units, n, choice, base, CRASH_WHOLE, when);
 }
 
-static void crash_try_sample(struct crash_states *states, const struct lh_crash_unit *units, size_t n, uint64_t base,
-                             int way, const char *when)
+static void crash_try_sample(struct crash_states *states, const struct lh_crash_unit *units, size_t n,
+                             uint64_t base, int way, const char *when)
 {
 	unsigned char choice[CRASH_UNITS];
 	unsigned density = (unsigned)(random_next(&states->random) % 7) + 1;
@@ -217,8 +218,8 @@ static void crash_try_sample(struct crash_states *states, const struct lh_crash_
 	crash_try_choices(states, units, n, choice, base, way, when);
 }
 
-static void crash_try_some(struct crash_states *states, const struct lh_crash_unit *units, size_t n, uint64_t base,
-                           unsigned samples, const char *when)
+static void crash_try_some(struct crash_states *states, const struct lh_crash_unit *units, size_t n,
+                           uint64_t base, unsigned samples, const char *when)
 {
 	unsigned i;
 
@@ -354,8 +355,7 @@ __attribute__((unused)) static void crash_states_close(struct crash_states *stat
 }
 
 /* Media of the kind that options say; their points are this file's. */
-__attribute__((unused)) static void crash_states_open(struct crash_states *states,
-                                                      const struct lh_sys *sys,
+__attribute__((unused)) static void crash_states_open(struct crash_states *states, const struct lh_sys *sys,
                                                       const struct lh_crash_options *given)
 {
 	struct lh_crash_options options = *given;

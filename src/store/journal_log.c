@@ -187,7 +187,8 @@ static int rewind_log(struct journal *journal)
 		return 0;
 	lh__lock(store->sys, &journal->homing);
 	lh__lock(store->sys, &journal->appending);
-	journal->head.position += to_ring_end(journal);
+	/* For who has to go by the other header: the log goes on at the beginning. */
+	put_record(journal, LH_LOG_RECORD_SKIP, 0, LH_LOG_RECORD_HEADER);
 	journal->flushed = journal->applied = journal->head;
 	header = journal->header;
 	header.sequence = journal->head.sequence;
