@@ -141,6 +141,14 @@ $(B)/linehome: $(CLI_OBJ) $(B)/liblinehome.a
 LIBS_keys := -lhiredis
 $(filter $(B)/tests/cli_%,$(TEST_BIN)): $(call obj,$(B),src/cli/cli.c src/cli/words.c)
 $(filter $(B)/tests/agent_buffers,$(TEST_BIN)): $(call obj,$(B),$(wildcard src/service/run/agent/buffers*.c))
+# What keeps things durable, with faults that can be switched on, for the one test that has to notice them.
+MUTANT_SRC := src/store/log.c $(wildcard src/store/journal*.c src/service/pool/*.c)
+MUTANT_OBJ := $(call obj,$(B)/mutants,$(MUTANT_SRC) tests/crash_mutants.c)
+$(B)/mutants/obj/%.o: %.c $(B)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) -DLH_MUTANTS $(CFLAGS) $(SAN_FLAGS) -MMD -MP -c -o $@ $<
+$(B)/tests/crash_mutants: $(MUTANT_OBJ) $(B)/liblinehome.a
+	$(link) $(LIB_LIBS)
 $(filter $(B)/tests/agent_engine,$(TEST_BIN)): $(call obj,$(B),src/service/run/agent/engine.c)
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
