@@ -349,10 +349,12 @@ static void step_store(struct journal_run *run)
 
 /* ---- steps of undo ---- */
 
+enum { UNDO_RECORDS = 400 };
+
 struct undo_step {
 	uint64_t transaction;
 	size_t n, max;
-	struct journal_record *old[16]; /* what each record put into the log */
+	struct journal_record *old[UNDO_RECORDS]; /* what each record put into the log */
 };
 
 static unsigned char *memory_of(const struct journal_run *run, uint64_t page)
@@ -459,6 +461,16 @@ static void end_undo(struct journal_run *run, struct undo_step *step, struct jou
 		crash_acknowledged(&run->states, run->n);
 }
 
+/* Until not even one line more has room; what ends the transaction must have some still. Returns false. */
+static bool fill_log(struct journal_run *run, struct undo_step *step, struct journal_content *content)
+{
+	while (step->n < UNDO_RECORDS && undo_once(run, step, content, true) && !crash_enough(&run->states))
+		;
+	for (unsigned refused = 0; refused < 20 && step->n < UNDO_RECORDS && !crash_enough(&run->states);)
+		refused += !undo_once(run, step, content, false);
+	return false;
+}
+
 /* Returns whether the process dies in the middle of it. */
 static bool step_undo(struct journal_run *run)
 {
@@ -472,10 +484,10 @@ static bool step_undo(struct journal_run *run)
 		newest(run)->redo = false;
 	content = next_content(run);
 	run->states.hi = run->states.lo; /* what is not ended never happened */
-	if (chance(run, 4))
-		step.max = 16;
 	while (room && step.n < step.max && !crash_enough(&run->states))
 		room = undo_once(run, &step, content, big);
+	if (chance(run, 4))
+		room = fill_log(run, &step, content);
 	if (dies)
 		drop_content(run);
 	else if (!room || step.n == 0 || chance(run, 25))

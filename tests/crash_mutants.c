@@ -12,7 +12,7 @@
 #include "sys/mutant.h"
 #include "tap.h"
 
-enum { ROUNDS = 8, MEDIA = 12000, PATIENCE_MS = 20000 };
+enum { ROUNDS = 3, MEDIA = 12000, PATIENCE_MS = 100000 };
 
 enum lh_mutant lh__mutant;
 
