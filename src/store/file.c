@@ -76,7 +76,8 @@ static bool reads_in_place(const struct lh_file *file, lh_mask want)
 {
 	unsigned first, count;
 
-	return file->way != LH_FILE_DIRECT && lh__mask_next_run(&want, &first, &count) && want == LH_MASK_NONE;
+	return file->way != LH_FILE_DIRECT && lh__mask_next_run(&want, &first, &count) &&
+	       want == LH_MASK_NONE;
 }
 
 static int read_lines(struct lh_file *file, uint64_t page, lh_mask want, void *data)
@@ -122,7 +123,8 @@ static int carry_out(struct lh_file *file, struct lh_request *request)
 	switch (request->op) {
 	case LH_OP_GET:
 		lh__file_flush(file);
-		return file_get_now(&file->store, request->page, request->mask, request->data, &request->mask);
+		return file_get_now(&file->store, request->page, request->mask, request->data,
+		                    &request->mask);
 	case LH_OP_PUT:
 	case LH_OP_REPLACE:
 	case LH_OP_DROP:
@@ -265,8 +267,9 @@ static int find_block(struct lh_file *file, const struct statx *about, const cha
 	if (file->block < LH_LINE_SIZE)
 		file->block = LH_LINE_SIZE;
 	if (LH_PAGE_SIZE % file->block != 0)
-		return lh__fail(error, -EINVAL, "%s: O_DIRECT wants blocks of %u bytes here, more than a page",
-		                name, file->block);
+		return lh__fail(error, -EINVAL,
+		                "%s: O_DIRECT wants blocks of %u bytes here, more than a page", name,
+		                file->block);
 	return 0;
 }
 
@@ -279,7 +282,8 @@ int lh__file_take_up(struct lh_file *file, const char *name, uint64_t reach, str
 
 	memset(&about, 0, sizeof about);
 	memset(&where, 0, sizeof where);
-	result = LH_SYS(sys, SYS_statx, file->fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_DIOALIGN, &about);
+	result = LH_SYS(sys, SYS_statx, file->fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_DIOALIGN,
+	                &about);
 	if (result >= 0 && !S_ISREG(about.stx_mode) && !S_ISBLK(about.stx_mode))
 		return lh__fail(error, -EINVAL, "%s: it is neither a plain file nor a block device", name);
 	if (result >= 0)
@@ -352,8 +356,8 @@ static int take_lock(struct lh_file *file, const char *path, int wait_ms, struct
 		return lh__fail(error, -EBUSY, "%s: another process has it open for %s", path,
 		                other_has(file, lock.l_type));
 	if (result == -ETIMEDOUT)
-		return lh__fail(error, -ETIMEDOUT, "%s: another process has had it open for %s for %d ms", path,
-		                other_has(file, lock.l_type), wait_ms);
+		return lh__fail(error, -ETIMEDOUT, "%s: another process has had it open for %s for %d ms",
+		                path, other_has(file, lock.l_type), wait_ms);
 	if (result < 0)
 		return lh__fail(error, (int)result, "%s: it cannot be locked (%s)", path,
 		                lh__errno_name((int)result));
@@ -399,7 +403,8 @@ static int open_failed(const struct lh_file *file, const char *path, long result
 		return lh__fail(error, -EINVAL, "%s: it is neither a plain file nor a block device", path);
 	if (result == -EINVAL && file->way == LH_FILE_DIRECT)
 		return lh__fail(error, -EINVAL, "%s: O_DIRECT is not possible here", path);
-	return lh__fail(error, (int)result, "%s: it cannot be opened (%s)", path, lh__errno_name((int)result));
+	return lh__fail(error, (int)result, "%s: it cannot be opened (%s)", path,
+	                lh__errno_name((int)result));
 }
 
 /* The descriptor for sync; the name must still lead to the same file. */
@@ -421,8 +426,8 @@ static int open_for_sync(struct lh_file *file, const char *path, const char *nam
 	                    one.stx_dev_minor != two.stx_dev_minor))
 		result = -ESTALE;
 	if (result < 0)
-		return lh__fail(error, (int)result, "%s: it was replaced while it was being opened (%s)", path,
-		                lh__errno_name((int)result));
+		return lh__fail(error, (int)result, "%s: it was replaced while it was being opened (%s)",
+		                path, lh__errno_name((int)result));
 	return 0;
 }
 

@@ -217,8 +217,9 @@ static long punch(struct lh_file *file, uint64_t page)
 	lh__file_flush(file);
 	close_gates(file, gate_of(page));
 	do
-		result = LH_SYS(file->store.sys, SYS_fallocate, file->fd,
-		                FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, page * LH_PAGE_SIZE, LH_PAGE_SIZE);
+		result =
+			LH_SYS(file->store.sys, SYS_fallocate, file->fd,
+		               FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, page * LH_PAGE_SIZE, LH_PAGE_SIZE);
 	while (result == -EINTR);
 	open_gates(file, gate_of(page));
 	return result;
@@ -259,8 +260,8 @@ static void blocks(const struct lh_file *file, lh_mask touched, unsigned *from, 
 }
 
 /* Whole blocks from the first to the last line; `was` is what stands in them and is overwritten. */
-static void join_blocks(struct lh_file *file, struct lh_request *request, unsigned char *was,
-                        unsigned from, unsigned to)
+static void join_blocks(struct lh_file *file, struct lh_request *request, unsigned char *was, unsigned from,
+                        unsigned to)
 {
 	if (request->op == LH_OP_REPLACE)
 		lh__lines_zero(was, ~request->mask);
@@ -332,7 +333,8 @@ static void put(struct lh_file *file, struct lh_request *request)
 	else if (file->way == LH_FILE_BUFFERED)
 		join_lines(file, request);
 	else
-		request->result = lh__file_map_write(file, request->page, request->mask, request->data, replace);
+		request->result =
+			lh__file_map_write(file, request->page, request->mask, request->data, replace);
 }
 
 void lh__file_change(struct lh_file *file, struct lh_request *request)

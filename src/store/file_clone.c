@@ -18,7 +18,8 @@ static int read_chunk(const struct lh_file *from, uint64_t offset, char *buffer,
 	size_t at = 0;
 
 	while (at < size) {
-		long got = LH_SYS(from->store.sys, SYS_pread64, from->fd, buffer + at, size - at, offset + at);
+		long got =
+			LH_SYS(from->store.sys, SYS_pread64, from->fd, buffer + at, size - at, offset + at);
 
 		if (got == -EINTR)
 			continue;
@@ -126,7 +127,8 @@ int lh__file_clone(struct lh_store *store, struct lh_store **out, struct lh_erro
 	int result;
 
 	if (from->done)
-		return lh__fail(error, -EBUSY, "file store: a clone was asked for while requests are in flight");
+		return lh__fail(error, -EBUSY,
+		                "file store: a clone was asked for while requests are in flight");
 	if (__atomic_load_n(&from->broken, __ATOMIC_ACQUIRE))
 		return lh__fail(error, -EIO, "file store: it is broken, so what it holds is not known");
 	if (from->device)

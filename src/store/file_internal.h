@@ -26,7 +26,7 @@ struct lh_file_write {
 	uint64_t offset, end; /* in bytes; nothing is pending where they are equal */
 	uint64_t gates;       /* of the pages that it changes */
 	bool durable;         /* one of its requests is */
-	uint64_t reached; /* bytes before are written */
+	uint64_t reached;     /* bytes before are written */
 	unsigned parts, next; /* the first part that is not */
 	struct iovec part[LH_FILE_PARTS];
 	struct lh_request *owner[LH_FILE_PARTS]; /* whose part it is */
@@ -75,7 +75,6 @@ static inline struct lh_file *lh__file_of(struct lh_store *store)
 	return (struct lh_file *)store;
 }
 
-
 /* What the kernel calls a full or too small place is -ENOSPC to who uses a store. */
 int lh__file_result(long result);
 /*
@@ -117,7 +116,8 @@ int lh__file_clone(struct lh_store *store, struct lh_store **out, struct lh_erro
 /* A handle without a file yet. NULL: there is no memory. */
 struct lh_file *lh__file_new(const struct lh_sys *sys, enum lh_file_way way);
 /* Looks at the open file: kind, size, what the way needs. */
-int lh__file_take_up(struct lh_file *file, const char *name, uint64_t reach, struct lh_error *error) LH_MUST_CHECK;
+int lh__file_take_up(struct lh_file *file, const char *name, uint64_t reach,
+                     struct lh_error *error) LH_MUST_CHECK;
 /* Ends a handle, whatever it has already. */
 void lh__file_end(struct lh_file *file);
 

@@ -140,9 +140,10 @@ int lh__file_map_open(struct lh_file *file, uint64_t reach, const char *name, st
 	reach = reach > whole_pages(file) ? reach : whole_pages(file);
 	if (reach == 0)
 		return 0;
-	base = reach > LH_PAGE_NUMBER_MAX ? -ENOMEM
-	                                  : LH_SYS(file->store.sys, SYS_mmap, NULL, reach * LH_PAGE_SIZE, PROT_NONE,
-	                                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	base = reach > LH_PAGE_NUMBER_MAX
+	               ? -ENOMEM
+	               : LH_SYS(file->store.sys, SYS_mmap, NULL, reach * LH_PAGE_SIZE, PROT_NONE,
+	                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (base < 0 && base >= -4095)
 		return lh__fail(error, (int)base, "%s: there is no address space for %lu pages (%s)", name,
 		                (unsigned long)reach, lh__errno_name((int)base));
