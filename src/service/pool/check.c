@@ -28,8 +28,8 @@ static int fail_at(struct lh_error *error, int result, const char *where, const 
 	return lh__fail(error, result, "%s: %s", where, inner->text);
 }
 
-static int open_to_look(const struct lh_sys *sys, const char *where, const char *key_file, enum lh_place_use use,
-                        struct lh_store **below, struct lh_error *error)
+static int open_to_look(const struct lh_sys *sys, const char *where, const char *key_file,
+                        enum lh_place_use use, struct lh_store **below, struct lh_error *error)
 {
 	struct lh_pool_options options = { .key_file = key_file };
 
@@ -126,8 +126,9 @@ static int undo(void *context, const struct lh_log_record *record)
 {
 	struct image *image = context;
 
-	return record->kind == LH_LOG_RECORD_UNDO && record->transaction == image->open ? overlay(image, record)
-	                                                                                  : 0;
+	return record->kind == LH_LOG_RECORD_UNDO && record->transaction == image->open
+	               ? overlay(image, record)
+	               : 0;
 }
 
 static int make_image(struct image *image, struct lh_error *error)

@@ -51,7 +51,8 @@ static void note_sighting(struct lh_pool *pool, uintptr_t address, uintptr_t cod
 		pool->sightings[pool->sighted++] = (struct sighting){ address, code };
 }
 
-static bool see_checked(struct lh_pool *pool, struct change *change, uintptr_t address, uintptr_t code, bool *step)
+static bool see_checked(struct lh_pool *pool, struct change *change, uintptr_t address, uintptr_t code,
+                        bool *step)
 {
 	lh_mask line = lh__mask_bytes(address % LH_PAGE_SIZE, 1);
 

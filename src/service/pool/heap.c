@@ -352,3 +352,10 @@ int lh__heap_each(const struct lh_heap *heap, int (*visit)(void *context, uint64
 	}
 	return result;
 }
+
+bool lh__heap_is_formatted(const struct lh_heap *heap)
+{
+	const struct heap_header *header = (const struct heap_header *)heap->base;
+
+	return header->magic != 0;
+}

@@ -81,10 +81,10 @@ struct lh_pool {
 	uint32_t *alive; /* 0 in a child of fork */
 
 	unsigned char *base;
-	uint64_t size; /* grows; read by __atomic_load_n where no lock is held */
-	uint64_t home; /* the page below that is the pool's first */
-	bool mapped;   /* address space is reserved at base */
-	bool lazy;     /* pages are loaded at their first touch */
+	uint64_t size;      /* grows; read by __atomic_load_n where no lock is held */
+	uint64_t home;      /* the page below that is the pool's first */
+	bool mapped;        /* address space is reserved at base */
+	bool lazy;          /* pages are loaded at their first touch */
 	struct room loaded; /* a bit a page */
 	struct loading *loading;
 	uint64_t next_load, load_run; /* hints: pages that follow each other are loaded more at a time */

@@ -93,7 +93,8 @@ static void who_is_there(uint64_t from, uint64_t to, char *out, size_t size)
 		    first >= to)
 			continue;
 		line[strcspn(line, "\n")] = 0;
-		lh__format(out, size, "%s at 0x%lx", name && line[name] ? line + name : "unnamed memory", first);
+		lh__format(out, size, "%s at 0x%lx", name && line[name] ? line + name : "unnamed memory",
+		           first);
 		break;
 	}
 	if (maps)
@@ -148,9 +149,11 @@ int lh__memory_reserve(struct lh_pool *pool, struct lh_error *error)
 	if (result == -EEXIST || result == -EADDRINUSE)
 		return fail_taken(pool, error);
 	if (result < 0)
-		return lh__fail(error, result, "addresses for it cannot be reserved: %s", lh__errno_name(result));
+		return lh__fail(error, result, "addresses for it cannot be reserved: %s",
+		                lh__errno_name(result));
 	pool->mapped = true;
-	result = lh__room_reserve(pool->sys, &pool->loaded, pool->header.reach / LH_PAGE_SIZE / 8 + LH_PAGE_SIZE);
+	result = lh__room_reserve(pool->sys, &pool->loaded,
+	                          pool->header.reach / LH_PAGE_SIZE / 8 + LH_PAGE_SIZE);
 	if (result < 0)
 		return lh__fail(error, result, "there is no memory for it");
 	return 0;
@@ -191,7 +194,8 @@ int lh__memory_extend(struct lh_pool *pool, uint64_t from, uint64_t to, struct l
 	int result = lh__room_need(pool->sys, &pool->loaded, to / LH_PAGE_SIZE / 8 + 8);
 
 	if (result == 0)
-		result = pool->log == LH_LOG_UNDO ? extend_shared(pool, from, to) : extend_own(pool, from, to);
+		result =
+			pool->log == LH_LOG_UNDO ? extend_shared(pool, from, to) : extend_own(pool, from, to);
 	if (result == 0)
 		result = (int)LH_SYS(pool->sys, SYS_madvise, start, to - from, MADV_DONTFORK);
 	if (result == 0)

@@ -71,9 +71,9 @@ int lh_pool_free(struct lh_pool *pool, void *pointer, struct lh_error *error)
 
 	if (result < 0 || pointer == NULL)
 		return result;
-	result = lh__pool_has(pool, pointer, 1) ?
-	                 lh__heap_free(&pool->heap, (uint64_t)((uintptr_t)pointer - (uintptr_t)pool->base)) :
-	                 -EINVAL;
+	result = lh__pool_has(pool, pointer, 1)
+	                 ? lh__heap_free(&pool->heap, (uint64_t)((uintptr_t)pointer - (uintptr_t)pool->base))
+	                 : -EINVAL;
 	if (result == -EINVAL)
 		return lh__fail(error, result, "no object begins at 0x%lx",
 		                (unsigned long)(uintptr_t)pointer);

@@ -43,7 +43,8 @@ static int check_sizes(const struct lh_pool_options *options, const struct lh_po
 		return lh__fail(error, -EINVAL, "a pool has at least %u bytes", LH_POOL_SIZE_MIN);
 	if (options->log_size && options->log_size < LH_POOL_LOG_MIN)
 		return lh__fail(error, -EINVAL, "a log has at least %u bytes", LH_POOL_LOG_MIN);
-	if (options->log_size > ADDRESS_MAX || header->reach > ADDRESS_MAX / 4 || header->size > header->reach)
+	if (options->log_size > ADDRESS_MAX || header->reach > ADDRESS_MAX / 4 ||
+	    header->size > header->reach)
 		return lh__fail(error, -EINVAL,
 		                "a pool can be no larger than its reach, and neither larger than 32 TiB");
 	if (header->address % LH_PAGE_SIZE || header->address > ADDRESS_MAX - header->reach)
@@ -84,9 +85,10 @@ int lh__pool_header_check(const struct lh_pool_header *header, const struct lh_p
 	if (memcmp(header->magic, "LINEPOOL", 8) != 0)
 		return lh__fail(error, -EBADMSG, "a journal, but not a pool");
 	if (header->version > LH_POOL_VERSION)
-		return lh__fail(error, -EPROTONOSUPPORT,
-		                "a pool of version %u, and this program knows version %u; use a newer linehome",
-		                header->version, LH_POOL_VERSION);
+		return lh__fail(
+			error, -EPROTONOSUPPORT,
+			"a pool of version %u, and this program knows version %u; use a newer linehome",
+			header->version, LH_POOL_VERSION);
 	if (header->version != LH_POOL_VERSION || header->size < LH_POOL_SIZE_MIN ||
 	    header->size % LH_PAGE_SIZE || header->reach % LH_PAGE_SIZE || header->size > header->reach ||
 	    header->reach > ADDRESS_MAX / 4 || header->address % LH_PAGE_SIZE || !header->address ||
@@ -100,7 +102,8 @@ int lh__pool_header_check(const struct lh_pool_header *header, const struct lh_p
 
 /* ---- opening ---- */
 
-static int check_ways(const struct lh_pool_options *options, const struct lh_store *below, struct lh_error *error)
+static int check_ways(const struct lh_pool_options *options, const struct lh_store *below,
+                      struct lh_error *error)
 {
 	if ((unsigned)options->see > LH_SEE_CHECKED || (unsigned)options->log > LH_LOG_UNDO)
 		return lh__fail(error, -EINVAL, "no such way to see changes, or no such log");
@@ -185,8 +188,8 @@ static int complete_heap(struct lh_pool *pool, struct lh_error *error)
 	bool formatted = lh__heap_is_formatted(&pool->heap);
 
 	if (pool->read_only)
-		return formatted ? 0 :
-		                   lh__fail(error, -EROFS,
+		return formatted ? 0
+		                 : lh__fail(error, -EROFS,
 		                            "it was not fully made, and completing it needs to write to it");
 	return in_transaction(pool, formatted ? lh__heap_grow : lh__heap_format, error);
 }
@@ -295,12 +298,14 @@ static int fail_at(struct lh_error *error, int result, const char *where, const 
 	return lh__fail(error, result, "%s: %s", where, inner->text);
 }
 
-static int open_at(const struct lh_sys *sys, const char *where, const struct lh_pool_options *given, bool create,
-                   struct lh_pool **out, struct lh_error *error)
+static int open_at(const struct lh_sys *sys, const char *where, const struct lh_pool_options *given,
+                   bool create, struct lh_pool **out, struct lh_error *error)
 {
 	static const struct lh_pool_options none;
 	const struct lh_pool_options *options = given ? given : &none;
-	enum lh_place_use use = create ? LH_PLACE_CREATE : options->read_only ? LH_PLACE_READ : LH_PLACE_WRITE;
+	enum lh_place_use use = create               ? LH_PLACE_CREATE
+	                        : options->read_only ? LH_PLACE_READ
+	                                             : LH_PLACE_WRITE;
 	struct lh_error inner = { .code = 0 };
 	struct lh_store *below;
 	int result = lh__place_open(sys, where, use, options, &below, &inner);
@@ -368,7 +373,8 @@ int lh_pool_close(struct lh_pool *pool, struct lh_error *error)
 	lh__home_thread_stop(pool);
 	result = lh__journal_finish(pool->journal);
 	if (result < 0)
-		lh__fail(error, result, "the pool could not be brought home (%s); opening it again recovers it",
+		lh__fail(error, result,
+		         "the pool could not be brought home (%s); opening it again recovers it",
 		         lh__errno_name(result));
 	below = destroy(pool);
 	below->ops->close(below);
@@ -405,7 +411,8 @@ static int grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 	result = lh__journal_set_client(pool->journal, &header);
 	if (result < 0) {
 		pool->broken = result;
-		return lh__fail(error, result, "its header could not be written (%s); close it and open it again",
+		return lh__fail(error, result,
+		                "its header could not be written (%s); close it and open it again",
 		                lh__errno_name(result));
 	}
 	pool->header = header;

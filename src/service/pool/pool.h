@@ -12,15 +12,16 @@
 struct lh_pool_header {
 	char magic[8]; /* "LINEPOOL" */
 	uint32_t version, zero;
-	uint8_t id[16];    /* random, for telling pools apart */
-	uint64_t address;  /* where it is mapped */
-	uint64_t size;     /* bytes of its memory */
-	uint64_t reach;    /* what it may grow to */
-	uint64_t created;  /* seconds since 1970, UTC */
+	uint8_t id[16];   /* random, for telling pools apart */
+	uint64_t address; /* where it is mapped */
+	uint64_t size;    /* bytes of its memory */
+	uint64_t reach;   /* what it may grow to */
+	uint64_t created; /* seconds since 1970, UTC */
 	char layout[LH_LAYOUT_SIZE];
 	uint8_t rest[LH_JOURNAL_CLIENT_SIZE - 128];
 };
-_Static_assert(sizeof(struct lh_pool_header) == LH_JOURNAL_CLIENT_SIZE, "the header is the journal's client's");
+_Static_assert(sizeof(struct lh_pool_header) == LH_JOURNAL_CLIENT_SIZE,
+               "the header is the journal's client's");
 
 #define LH_POOL_VERSION 1u
 

@@ -151,8 +151,9 @@ int lh_tx_add(struct lh_pool *pool, const void *pointer, size_t size, struct lh_
 	result = lh__tx_declare(pool, pointer, size);
 	if (result == -E2BIG)
 		return lh__fail(error, result, "the transaction changes more than the log has room for");
-	return result == 0 ? 0 : lh__fail(error, result, "what is there cannot be saved: %s",
-	                                  lh__errno_name(result));
+	return result == 0
+	               ? 0
+	               : lh__fail(error, result, "what is there cannot be saved: %s", lh__errno_name(result));
 }
 
 /* ---- ending ---- */
@@ -171,8 +172,8 @@ static int protect_all(struct lh_pool *pool)
 		for (j = i + 1; j < n && lh__changes_at(pool, j)->page == first->page + (j - i); j++)
 			;
 		do
-			result = pool->port->ops->protect(
-				pool->port, (uintptr_t)lh__pool_page(pool, first->page), j - i);
+			result = pool->port->ops->protect(pool->port,
+			                                  (uintptr_t)lh__pool_page(pool, first->page), j - i);
 		while (result == -EAGAIN);
 	}
 	return result;
@@ -208,7 +209,8 @@ static void flush_changes(struct lh_pool *pool, const struct lh_change *list, si
 		while (lh__mask_next_run(&mask, &first, &count)) {
 			if (!LH_MUTANT(UNDO_HOME_NOT_FLUSHED))
 				pool->direct->flush(pool->direct,
-				                    (const unsigned char *)list[i].data + LH_LINE_SIZE * first,
+				                    (const unsigned char *)list[i].data +
+				                            LH_LINE_SIZE * first,
 				                    LH_LINE_SIZE * count);
 			pool->counts.flushes += count;
 			pool->counts.home_bytes += LH_LINE_SIZE * count;
@@ -294,7 +296,8 @@ static int fail_undeclared(const struct lh_pool *pool, uintptr_t address, struct
 			lh__symbol_describe(pool->sightings[i].code, code, sizeof code);
 			break;
 		}
-	return lh__fail(error, -EFAULT, "transaction %lu: 0x%lx (offset 0x%lx) was changed by %s without lh_tx_add",
+	return lh__fail(error, -EFAULT,
+	                "transaction %lu: 0x%lx (offset 0x%lx) was changed by %s without lh_tx_add",
 	                (unsigned long)pool->counts.commits + 1, (unsigned long)address,
 	                (unsigned long)(address - (uintptr_t)pool->base), code);
 }
@@ -344,7 +347,8 @@ static int commit(struct lh_pool *pool, uint64_t *sequence, struct lh_error *err
 		pool->writing = false;
 	lh__unlock(pool->sys, &pool->changing);
 	if (result == -E2BIG) {
-		lh__fail(error, result, "the transaction changes more than the log, of %lu bytes, has room for",
+		lh__fail(error, result,
+		         "the transaction changes more than the log, of %lu bytes, has room for",
 		         (unsigned long)(lh__journal_log_pages(pool->journal) * LH_PAGE_SIZE));
 		return fail_and_abort(pool, result, error);
 	}
