@@ -39,7 +39,7 @@ static void serve_all(const uint8_t *data, size_t size)
 	int error;
 
 	MUST(lh__memory_pool_open(&lh__sys_default, LIMIT, &server.pool) == 0);
-	MUST(lh__serve_create(&connection) == LH_WIRE_OK);
+	MUST(lh__serve_create(&connection, &hello) == LH_WIRE_OK);
 	inbox.begin = 0;
 	inbox.end = size < sizeof inbox.bytes ? size : sizeof inbox.bytes;
 	memcpy(inbox.bytes, data, inbox.end);
