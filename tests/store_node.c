@@ -9,6 +9,7 @@ struct way {
 	const char *name, *url;
 	bool key, stream, no_view;
 	unsigned named; /* regions that were made by name, and one: they are */
+	unsigned small_named;
 	unsigned steps;
 	struct test_node node, small;
 	bool running, small_running;
@@ -22,13 +23,13 @@ static const char *name_of(char name[LH_NODE_NAME_SIZE], unsigned number)
 }
 
 /* One that has been left, and is opened again. */
-static int open_again(struct way *way, const struct lh_node_target *target, struct lh_store **out,
+static int open_again(unsigned number, const struct lh_node_target *target, struct lh_store **out,
                       struct lh_error *error)
 {
 	char name[LH_NODE_NAME_SIZE];
 	int result;
 
-	name_of(name, way->named++);
+	name_of(name, number);
 	result = lh__node_store_named(&lh__sys_default, target, name, true, 5000, out, error);
 	if (result)
 		return result;
@@ -50,10 +51,11 @@ static struct lh_store *open_at(struct way *way, const char *url)
 	struct lh_node_target target;
 	struct lh_store *store;
 	struct lh_error error;
+	unsigned *named = url == way->node.url ? &way->named : &way->small_named;
 	int result = target_of(way, url, &target, &error);
 
 	if (result == 0)
-		result = way->named ? open_again(way, &target, &store, &error)
+		result = way->named ? open_again((*named)++, &target, &store, &error)
 		                    : lh__node_open(&lh__sys_default, &target, 5000, &store, &error);
 	return result == 0 ? store : (printf("# %s\n", error.text), NULL);
 }
@@ -108,7 +110,7 @@ static void drop_all(struct way *way)
 
 	if (target_of(way, way->node.url, &target, &error) < 0)
 		return;
-	for (unsigned i = 1; i < way->named; i++)
+	for (unsigned i = 1; i < way->named; i++) /* none where regions have no names */
 		if (lh__node_drop_named(&target, name_of(name, i), NULL, 2000, &error) < 0)
 			printf("# %s\n", error.text);
 }
@@ -119,8 +121,7 @@ static void finish(void *context)
 
 	if (way->small_running)
 		node_stop(&way->small);
-	else
-		drop_all(way);
+	drop_all(way);
 	way->small_running = false;
 	way->named = way->named != 0;
 }
