@@ -281,15 +281,18 @@ static void broken(const char *way)
 		return;
 	close_store(first);
 	first = open_cuttable(cut, &last);
-	ok(first && put(first, 1, 0x11) == 0, "%s: and a client", way);
+	if (!ok(first && put(first, 1, 0x11) == 0, "%s: and a client", way))
+		return;
 	cut_both(cut);
 	ok(put(first, 1, 0x12) == 0 && get(first, 1) == 0x12, "%s: that connects again and goes on", way);
 	close_store(first);
 	first = open_cuttable(cut, &last);
-	ok(first && get(first, 1) == 0x12, "%s: another, which loses its connections", way);
+	if (!ok(first && get(first, 1) == 0x12, "%s: another, which loses its connections", way))
+		return;
 	cut_both(cut);
-	ok(store_named("broken", false, &second, &error) == 0 && put(second, 1, 0x21) == 0,
-	   "%s: and with them the region, to one that opens it %s", way, error.text);
+	if (!ok(store_named("broken", false, &second, &error) == 0 && put(second, 1, 0x21) == 0,
+	        "%s: and with them the region, to one that opens it %s", way, error.text))
+		return;
 	is(put(first, 1, 0x13), -EIO, "%s: it comes back, and is refused", way);
 	says(way, last.code, -EBUSY, &last, "has been connected to by somebody else meanwhile");
 	is(get(second, 1), 0x21, "%s: nothing of its was carried out", way);
