@@ -1,8 +1,8 @@
 /*
- * wire_server.c - fuzzes what a memory node does with the bytes of a client: hello and name, framing, messages.
- * The first byte says whether checksums and sequence numbers of messages (1), or of a hello (2), are put right
- * first. Whatever is carried out must
- * have a reply that a client accepts; the memory in use must fit the limit.
+ * wire_server.c - fuzzes what a memory node does with the bytes of a client: hello and name, framing,
+ * messages. The first byte says whether checksums and sequence numbers of messages (1), or of a hello (2), are
+ * put right first. Whatever is carried out must have a reply that a client accepts; the memory in use must fit
+ * the limit; what has a name behaves as wire.md says.
  */
 #include "wire.h"
 
@@ -29,7 +29,7 @@ static void serve_one(struct connection *connection, const uint8_t *message, siz
 	MUST(lh__memory_pool_used(connection->server->pool) <= LIMIT);
 }
 
-/* What a name that was accepted leads to: the region is there once, for one at a time, until it is dropped. */
+/* What an accepted name leads to: the region is there once, for one at a time, until it is dropped. */
 static void serve_name(struct lh_server *server, const struct lh_wire_hello *hello)
 {
 	struct connection first = { .server = server }, second = first;

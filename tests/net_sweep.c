@@ -1,7 +1,8 @@
 /*
  * net_sweep.c - the node store with every system call and allocation failing in turn: attaching, getting and
- * putting, over a stream and over the ring; and a region that is made by name, and opened again. A call that fails says so; what was acknowledged is there; no
- * other content is ever seen; nothing leaks. The sweep is shown to see a store that loses an update.
+ * putting, over a stream and over the ring; and a region that is made by name, and opened again. A call that
+ * fails says so; what was acknowledged is there; no other content is ever seen; nothing leaks. The sweep is
+ * shown to see a store that loses an update.
  */
 #include "inject.h"
 #include "serve_node.h"

@@ -1,6 +1,7 @@
 /*
- * store_node.c - the node store passes the conformance suite over everything that carries it, and over regions
- * that were made by name and opened again; with an argument, over that one alone. (ThreadSanitizer cannot follow the ring, which is mapped twice.)
+ * store_node.c - the node store passes the conformance suite over everything that carries it, and over
+ * regions that were made by name and opened again; with an argument, over that one alone. (ThreadSanitizer
+ * cannot follow the ring, which is mapped twice.)
  */
 #include "serve_node.h"
 #include "store_conformance.h"

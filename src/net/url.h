@@ -1,6 +1,6 @@
 /*
- * url.h - where a memory node is: unix:PATH or tcp://HOST:PORT, with an IPv6 address in brackets; and where on
- * one a pool is: the node's URL, a slash, and the name of a region.
+ * url.h - where a memory node is: unix:PATH or tcp://HOST:PORT, with an IPv6 address in brackets; and where
+ * on one a pool is: the node's URL, a slash, and the name of a region.
  */
 #ifndef LH_NET_URL_H
 #define LH_NET_URL_H

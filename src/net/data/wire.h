@@ -111,8 +111,8 @@ size_t lh__wire_hello_write(uint8_t *out, const struct lh_wire_hello *hello);
  */
 int lh__wire_hello_read(const uint8_t in[LH_WIRE_HELLO], struct lh_wire_hello *hello) LH_MUST_CHECK;
 /*
- * Once those have come: reads the name behind the hello at `in`, of which lh__wire_hello_read has said that it
- * is one. -EPROTO: it is damaged, or none; hello->name is then empty.
+ * Once those have come: reads the name behind the hello at `in`, of which lh__wire_hello_read has said that
+ * it is one. -EPROTO: it is damaged, or none; hello->name is then empty.
  */
 int lh__wire_hello_read_name(const uint8_t *in, struct lh_wire_hello *hello) LH_MUST_CHECK;
 

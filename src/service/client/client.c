@@ -1,9 +1,10 @@
 /*
  * client.c - see client.h.
  *
- * Who owns what: the store owns a keeper, which knows how to connect again, through the context of its options;
- * a clone shares it. The last of them that is closed frees it, from the callback that says so, when no other
- * can be called any more. Nobody else holds one, so a store is closed like any other and nothing remains.
+ * Who owns what: the store owns a keeper, which knows how to connect again, through the context of its
+ * options; a clone shares it. The last of them that is closed frees it, from the callback that says so, when
+ * no other can be called any more. Nobody else holds one, so a store is closed like any other and nothing
+ * remains.
  */
 #include "service/client/client.h"
 

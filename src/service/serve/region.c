@@ -285,8 +285,8 @@ static void wait_for_change(struct lh_server *server)
 }
 
 /*
- * The region of that name, with the caller as a user and nobody else: what others have sent is not carried out
- * any more.
+ * The region of that name, with the caller as a user and nobody else: what others have sent is not carried
+ * out any more.
  */
 static enum lh_wire_status take_named(struct lh_server *server, const struct lh_wire_hello *hello,
                                       struct region **out)
