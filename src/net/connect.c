@@ -433,8 +433,10 @@ int lh__node_drop_named(const struct lh_node_target *target, const char *name,
 {
 	struct lh_wire_hello hello = { .what = LH_WIRE_DROP_NAMED };
 
-	if (made)
-		hello = hello_of(made, LH_WIRE_DROP_NAMED);
+	if (made) {
+		hello.region = made->region;
+		hello.generation = made->generation;
+	}
 	return by_name(target, name, timeout_ms, &hello, NULL, error);
 }
 

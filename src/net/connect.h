@@ -49,8 +49,8 @@ int lh__node_open_named(const struct lh_node_target *target, const char *name, i
                         struct lh_node_link *link, struct lh_error *error) LH_MUST_CHECK;
 /*
  * The region is gone, and its memory the node's again. -ENOENT, -EBUSY as above. `made`: only the one that
- * this link, which is closed, was made to, and only if nobody has opened it since (-EBUSY); NULL: whichever it
- * is.
+ * this link, which is closed, was made to, and only if nobody has opened it since (-EBUSY); NULL: whichever
+ * it is.
  */
 int lh__node_drop_named(const struct lh_node_target *target, const char *name,
                         const struct lh_node_link *made, int timeout_ms, struct lh_error *error);

@@ -24,8 +24,7 @@ int lh__node_store_named(const struct lh_sys *sys, const struct lh_node_target *
                          bool create, unsigned timeout_ms, struct lh_store **out,
                          struct lh_error *error) LH_MUST_CHECK;
 /*
- * Why the last attempt to connect again failed; error->code is 0 where none has. For the stores
- * above.
+ * Why the last attempt to connect again failed; error->code is 0 where none has. For the stores above.
  */
 void lh__node_last_error(struct lh_store *store, struct lh_error *error);
 
