@@ -1,8 +1,8 @@
 /*
  * wire_server.c - fuzzes what a memory node does with the bytes of a client: hello and name, framing,
  * messages. The first byte says whether checksums and sequence numbers of messages (1), or of a hello (2),
- * are put right first. Whatever is carried out must have a reply that a client accepts; the memory in use must
- * fit the limit; what has a name behaves as wire.md says.
+ * are put right first. Whatever is carried out must have a reply that a client accepts; the memory in use
+ * must fit the limit; what has a name behaves as wire.md says.
  */
 #include "wire.h"
 
