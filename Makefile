@@ -49,7 +49,7 @@ endif
 # CORE is what the agent is made of. It runs in other people's programs, on threads without libc's thread-local
 # storage: no stack protector, and none of the libraries below.
 CORE_DIRS := sys line store net/data home port port/page
-LIB_DIRS := $(CORE_DIRS) net service/serve service/pool
+LIB_DIRS := $(CORE_DIRS) net service/client service/serve service/pool
 CORE_SRC := $(foreach d,$(CORE_DIRS),$(wildcard src/$(d)/*.c))
 LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
 # What sees the program's system calls is the agent's alone.
