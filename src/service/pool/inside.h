@@ -77,6 +77,7 @@ struct lh_pool {
 	enum lh_see see;
 	enum lh_log log;
 	bool read_only, quiet;
+	bool remote; /* on a node */
 	int broken;
 	uint32_t *alive; /* 0 in a child of fork */
 
@@ -152,6 +153,10 @@ int lh__place_open(const struct lh_sys *sys, const char *where, enum lh_place_us
                    struct lh_error *error) LH_MUST_CHECK;
 /* After a failed creation. */
 void lh__place_remove(const struct lh_sys *sys, const char *where, const struct lh_pool_options *options);
+
+bool lh__place_is_node(const char *where);
+/* Closes a store in a child of fork, without a word to whoever else has it. */
+void lh__place_forget(bool node, struct lh_store *store);
 
 /* ---- memory.c ---- */
 int lh__room_reserve(const struct lh_sys *sys, struct room *room, uint64_t size) LH_MUST_CHECK;

@@ -313,8 +313,10 @@ static int open_at(const struct lh_sys *sys, const char *where, const struct lh_
 	if (result < 0)
 		return fail_at(error, result, where, &inner);
 	result = lh__pool_on_store(below, options, create, false, out, &inner);
-	if (result == 0)
+	if (result == 0) {
+		(*out)->remote = lh__place_is_node(where);
 		return 0;
+	}
 	below->ops->close(below);
 	if (create)
 		lh__place_remove(sys, where, options);
@@ -352,11 +354,10 @@ int lh_pool_open(const char *where, const struct lh_pool_options *options, struc
 /* In a child of fork: its copy of the handle, of the descriptors, and nothing that the parent has. */
 static int close_child(struct lh_pool *pool)
 {
-	struct lh_store *below;
+	bool remote = pool->remote;
 
-	pool->thread = NULL; /* there is no such thread here, and its handle's memory is a copy */
-	below = destroy(pool);
-	below->ops->close(below);
+	pool->thread = NULL; /* there is no such thread here */
+	lh__place_forget(remote, destroy(pool));
 	return 0;
 }
 
