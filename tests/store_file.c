@@ -20,9 +20,10 @@
 #include "store_conformance.h"
 
 #define SHM "/dev/shm"
+#define DISK_PAGES (UINT64_C(1) << 28) /* a file of 1 TiB, which every file system takes */
 
-static char disk[280]; /* a folder on the disk's file system */
-static char shm[300];  /* one on tmpfs; empty where there is none */
+static char disk[280];  /* a folder on the disk's file system */
+static char shm[300];   /* one on tmpfs; empty where there is none */
 static char small[300]; /* where a tmpfs of a few pages is mounted; empty where that may not be */
 static unsigned files;
 
@@ -98,7 +99,8 @@ static bool can_open(struct place *place)
 	return store || place->way != LH_FILE_DIRECT;
 }
 
-static void conforms(const char *name, const char *folder, enum lh_file_way way, uint64_t pages, unsigned steps)
+static void conforms(const char *name, const char *folder, enum lh_file_way way, uint64_t pages,
+                     unsigned steps)
 {
 	struct place place = { .folder = folder, .way = way };
 	struct store_factory factory = { .name = name,
@@ -123,14 +125,14 @@ static void conforms(const char *name, const char *folder, enum lh_file_way way,
 
 struct spy {
 	struct lh_sys sys;
-	long nr;            /* the call that is tampered with */
-	unsigned skip;      /* such calls that are let through before */
-	long result;        /* what it then gives instead; 0: half of what it would do is done */
-	bool lasting;       /* each further one too */
-	unsigned calls;     /* all, since they were last set to 0 */
+	long nr;        /* the call that is tampered with */
+	unsigned skip;  /* such calls that are let through before */
+	long result;    /* what it then gives instead; 0: half of what it would do is done */
+	bool lasting;   /* each further one too */
+	unsigned calls; /* all, since they were last set to 0 */
 	unsigned writes, reads, syncs, through;
-	long last_parts;    /* of the last write */
-	long sync_fd;       /* of the last fdatasync */
+	long last_parts; /* of the last write */
+	long sync_fd;    /* of the last fdatasync */
 };
 
 static long write_half(const long argument[6])
@@ -138,7 +140,8 @@ static long write_half(const long argument[6])
 	struct iovec half = *(const struct iovec *)argument[1];
 
 	half.iov_len = half.iov_len > 64 ? half.iov_len / 128 * 64 : half.iov_len;
-	return lh__raw_syscall(SYS_pwritev2, argument[0], (long)&half, 1, argument[3], argument[4], argument[5]);
+	return lh__raw_syscall(SYS_pwritev2, argument[0], (long)&half, 1, argument[3], argument[4],
+	                       argument[5]);
 }
 
 static long spy_call(void *context, long nr, const long argument[6])
@@ -209,13 +212,15 @@ static unsigned put_batch(struct lh_store *store, unsigned flags, uint64_t versi
 	unsigned i, failed = 0;
 
 	for (i = 0; i < BATCH; i++) {
-		batch[i] = (struct lh_request){ .op = LH_OP_PUT, .flags = flags, .page = 10 + i, .result = 1 };
+		batch[i] =
+			(struct lh_request){ .op = LH_OP_PUT, .flags = flags, .page = 10 + i, .result = 1 };
 		batch[i].mask = i == 0 ? LH_MASK_ALL << 32 : i == BATCH - 1 ? 0xff : LH_MASK_ALL;
 		batch[i].data = batch_data[i];
 		suite_fill(batch_data[i], 10 + i, LH_MASK_ALL, version);
 		pointer[i] = &batch[i];
 	}
-	if (store->ops->submit(store, pointer, BATCH) != 0 || store->ops->poll(store, done, BATCH, 0) != BATCH)
+	if (store->ops->submit(store, pointer, BATCH) != 0 ||
+	    store->ops->poll(store, done, BATCH, 0) != BATCH)
 		return BATCH;
 	for (i = 0; i < BATCH; i++)
 		failed += batch[i].result != 0;
@@ -253,7 +258,8 @@ static void one_call(void)
 	ok(store->caps.durable_put && store->caps.sync_aside, "durable puts, and sync beside them");
 	spy_count(&spy);
 	is(put_batch(store, log, 1), 0, "a log's lines over several pages");
-	ok(spy.calls == 1 && spy.writes == 1 && spy.through == 1, "... are one system call, which is durable");
+	ok(spy.calls == 1 && spy.writes == 1 && spy.through == 1,
+	   "... are one system call, which is durable");
 	is(spy.last_parts, BATCH, "... of all the parts");
 	ok(has_batch(store, 1), "... and are there");
 	spy_count(&spy);
@@ -261,11 +267,13 @@ static void one_call(void)
 	ok(spy.calls == 1 && spy.through == 0, "... one write that is no flush");
 	spy_count(&spy);
 	is(suite_put_flags(store, LH_OP_PUT, 1, 0xf0f, 1, log), 0, "two runs of lines, durable");
-	ok(spy.writes == 2 && spy.through == 0 && spy.syncs == 1 && spy.calls == 3, "... two writes, one flush");
+	ok(spy.writes == 2 && spy.through == 0 && spy.syncs == 1 && spy.calls == 3,
+	   "... two writes, one flush");
 	spy_count(&spy);
 	ok(suite_put(store, LH_OP_PUT, 40, 0xff, 3) == 0 && spy.reads == 1, "counting reads what was there");
 	spy_count(&spy);
-	ok(suite_put(store, LH_OP_PUT, 40, 0xff, 3) == 0 && spy.writes == 0, "what is there already is not written");
+	ok(suite_put(store, LH_OP_PUT, 40, 0xff, 3) == 0 && spy.writes == 0,
+	   "what is there already is not written");
 	spy_count(&spy);
 	ok(suite_put_flags(store, LH_OP_REPLACE, 41, 0xff, 3, LH_REQUEST_UNCOUNTED) == 0 && spy.reads == 0 &&
 	           spy.writes == 1,
@@ -306,11 +314,13 @@ static void mapped_calls(void)
 		return;
 	}
 	store = spied(&spy, LH_FILE_MAPPED);
-	ok(store && store->direct && !store->caps.durable, "mapped: tmpfs is memory, and says that it forgets");
+	ok(store && store->direct && !store->caps.durable,
+	   "mapped: tmpfs is memory, and says that it forgets");
 	is(store->ops->reserve(store, 100), 0, "... room is made");
 	is(store->ops->sync(store), 0, "... and is durable");
 	spy_count(&spy);
-	ok(put_batch(store, LH_REQUEST_DURABLE, 1) == 0 && has_batch(store, 1) && store->ops->sync(store) == 0,
+	ok(put_batch(store, LH_REQUEST_DURABLE, 1) == 0 && has_batch(store, 1) &&
+	           store->ops->sync(store) == 0,
 	   "... then durable puts, reading and sync");
 	is(spy.calls, 0, "... make no system call");
 	is(lh__file_pages(store), 100, "... in a file of the size that was reserved");
@@ -329,16 +339,19 @@ static void writes_fail(void)
 	struct lh_store *store = spied(&spy, LH_FILE_BUFFERED);
 
 	spy_tamper(&spy, SYS_pwritev2, 0, -EINTR);
-	ok(put_batch(store, flags, 1) == 0 && has_batch(store, 1), "a write that is interrupted is made again");
+	ok(put_batch(store, flags, 1) == 0 && has_batch(store, 1),
+	   "a write that is interrupted is made again");
 	spy_tamper(&spy, SYS_pwritev2, 0, 0);
-	ok(put_batch(store, flags, 2) == 0 && spy.writes == 2 && has_batch(store, 2), "a short write goes on");
+	ok(put_batch(store, flags, 2) == 0 && spy.writes == 2 && has_batch(store, 2),
+	   "a short write goes on");
 	spy_tamper(&spy, SYS_pwritev2, 0, 0);
 	spy.lasting = true;
 	ok(put_batch(store, flags, 3) == 0 && spy.writes > 6, "... however short they are");
 	spy.nr = 0;
 	ok(has_batch(store, 3), "... and all is there");
 	spy_tamper(&spy, SYS_pwritev2, 0, -EIO);
-	ok(put_batch(store, flags, 4) == BATCH && batch[0].result == -EIO, "a write that fails fails all of it");
+	ok(put_batch(store, flags, 4) == BATCH && batch[0].result == -EIO,
+	   "a write that fails fails all of it");
 	ok(has_batch(store, 3), "... and nothing has changed");
 	spy_tamper(&spy, SYS_pwritev2, 0, -EFBIG);
 	ok(put_batch(store, flags, 4) == BATCH && batch[3].result == -ENOSPC, "a file at its limit is full");
@@ -364,7 +377,8 @@ static void short_of_room(unsigned flags)
 	setrlimit(RLIMIT_FSIZE, &before);
 	ok(batch[0].result == 0 && batch[2].result == 0, "the puts before the limit are acknowledged");
 	ok(batch[3].result == -ENOSPC && batch[BATCH - 1].result == -ENOSPC, "... those beyond find no room");
-	ok(has_page(store, 12, LH_MASK_ALL, 1) && has_page(store, 13, LH_MASK_NONE, 1), "... and are not there");
+	ok(has_page(store, 12, LH_MASK_ALL, 1) && has_page(store, 13, LH_MASK_NONE, 1),
+	   "... and are not there");
 	ok(put_batch(store, flags, 2) == 0 && has_batch(store, 2), "... and the store goes on");
 	store->ops->close(store);
 }
@@ -407,7 +421,8 @@ static void flushes_fail(void)
 	breaks(SYS_fdatasync, 0, 0, "a sync that fails");
 	breaks(SYS_fdatasync, 0, LH_REQUEST_DURABLE, "a flush after a durable put that fails");
 	spy_tamper(&spy, SYS_pwritev2, 0, -EIO);
-	is(put_batch(store, LH_REQUEST_DURABLE | LH_REQUEST_UNCOUNTED, 1), BATCH, "a durable write that fails");
+	is(put_batch(store, LH_REQUEST_DURABLE | LH_REQUEST_UNCOUNTED, 1), BATCH,
+	   "a durable write that fails");
 	is(store->ops->sync(store), -EIO, "... breaks the store");
 	store->ops->close(store);
 	/* ENOSPC of a flush, though the write finds room. */
@@ -478,7 +493,7 @@ static void locks(void)
 {
 	struct lh_file_options options = { .create = true, .lock = true };
 	struct lh_store *store, *second;
-	char path[400], text[sizeof ((struct lh_error *)0)->text];
+	char path[400], text[sizeof((struct lh_error *)0)->text];
 	uint64_t start;
 	int status;
 	pid_t pid;
@@ -563,7 +578,7 @@ static void waits_for_lock(int wait_ms)
 static void refuses(void)
 {
 	struct lh_file_options options = { .way = LH_FILE_BUFFERED };
-	char path[400], text[sizeof ((struct lh_error *)0)->text];
+	char path[400], text[sizeof((struct lh_error *)0)->text];
 	struct statfs where;
 
 	is(open_error(disk, options, text), -EINVAL, "a folder is refused");
@@ -602,10 +617,13 @@ static void read_only(const char *folder, enum lh_file_way way)
 	store = open_with(&lh__sys_default, path, &options);
 	ok(store && has_page(store, 3, 0xff, 1), "... and read by who only reads");
 	is(lh__file_pages(store), 4, "... in a file of four pages");
-	ok(suite_put(store, LH_OP_PUT, 3, 1, 2) == -EROFS && suite_put(store, LH_OP_REPLACE, 3, 1, 2) == -EROFS &&
-	           suite_do(store, LH_OP_DROP, 3, 0, NULL) == -EROFS && store->ops->reserve(store, 9) == -EROFS,
+	ok(suite_put(store, LH_OP_PUT, 3, 1, 2) == -EROFS &&
+	           suite_put(store, LH_OP_REPLACE, 3, 1, 2) == -EROFS &&
+	           suite_do(store, LH_OP_DROP, 3, 0, NULL) == -EROFS &&
+	           store->ops->reserve(store, 9) == -EROFS,
 	   "... who changes nothing");
-	ok(store->ops->sync(store) == 0 && has_page(store, 3, 0xff, 1), "... and has nothing to make durable");
+	ok(store->ops->sync(store) == 0 && has_page(store, 3, 0xff, 1),
+	   "... and has nothing to make durable");
 	store->ops->close(store);
 	unlink(path);
 }
@@ -626,9 +644,11 @@ static void odd_size(const char *folder, enum lh_file_way way)
 		abort();
 	close(fd);
 	store = open_with(&lh__sys_default, path, &options);
-	ok(store && lh__file_pages(store) == 2 && has_page(store, 1, 0x3ff, 1), "way %d: ten lines of a page", way);
+	ok(store && lh__file_pages(store) == 2 && has_page(store, 1, 0x3ff, 1), "way %d: ten lines of a page",
+	   way);
 	ok(store->ops->clone(store, &clone, NULL) == 0 && has_page(clone, 1, 0x3ff, 1), "... are cloned");
-	ok(suite_put(store, LH_OP_PUT, 1, 0xc00, 1) == 0 && has_page(store, 1, 0xfff, 1), "... and two more put");
+	ok(suite_put(store, LH_OP_PUT, 1, 0xc00, 1) == 0 && has_page(store, 1, 0xfff, 1),
+	   "... and two more put");
 	ok(has_page(clone, 1, 0x3ff, 1), "... which the clone does not see");
 	clone->ops->close(clone);
 	store->ops->close(store);
@@ -733,8 +753,7 @@ static void sweeps(const char *folder, enum lh_file_way way, enum inject_mode mo
 	char path[400];
 
 	name_file(path, folder);
-	INJECT_SWEEP(&sweep.in, EIO, mode)
-	{
+	INJECT_SWEEP(&sweep.in, EIO, mode) {
 		struct lh_store *store = NULL;
 		int result;
 
@@ -751,10 +770,12 @@ static void sweeps(const char *folder, enum lh_file_way way, enum inject_mode mo
 		left += result != 0 && access(path, F_OK) == 0 && mode == INJECT_ONCE;
 		unlink(path);
 	}
-	ok(inject_swept(&sweep.in), "way %d: %lu rounds with a failure, nothing leaked", way, sweep.in.rounds);
+	ok(inject_swept(&sweep.in), "way %d: %lu rounds with a failure, nothing leaked", way,
+	   sweep.in.rounds);
 	is(descriptors(), before, "... no descriptor either");
 	is(left, 0, "... and no file of a store that could not be opened");
-	is(sweep.wrong, 0, "... each call failed as planned or not at all, and changed nothing when it failed");
+	is(sweep.wrong, 0,
+	   "... each call failed as planned or not at all, and changed nothing when it failed");
 	ok(sweep.failed >= sweep.in.rounds / 2, "... failures reached the caller (%u)", sweep.failed);
 }
 
@@ -801,8 +822,8 @@ int main(void)
 
 	make_folders();
 	conforms("buffered, tmpfs", shm, LH_FILE_BUFFERED, 0, 4000);
-	conforms("buffered, disk", disk, LH_FILE_BUFFERED, UINT64_C(1) << 31, 2000);
-	conforms("direct, disk", disk, LH_FILE_DIRECT, UINT64_C(1) << 31, 500);
+	conforms("buffered, disk", disk, LH_FILE_BUFFERED, DISK_PAGES, 2000);
+	conforms("direct, disk", disk, LH_FILE_DIRECT, DISK_PAGES, 500);
 	conforms("mapped, tmpfs", shm, LH_FILE_MAPPED, 1 << 20, 4000);
 	one_call();
 	direct_calls();

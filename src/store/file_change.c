@@ -390,12 +390,14 @@ int lh__file_room(struct lh_file *file, uint64_t offset, uint64_t size)
 	const uint64_t before = file->size, end = offset + size;
 	long result;
 
+	if (file->device) /* has all the room that it will ever have */
+		return end > before ? -ENOSPC : 0;
 	do
 		result = LH_SYS(sys, SYS_fallocate, file->fd, 0, offset, size);
 	while (result == -EINTR);
 	if (result == -EOPNOTSUPP)
 		result = end > before ? write_zeroes(file, end) : 0;
-	if (result < 0 && end > before && !file->device) {
+	if (result < 0 && end > before) {
 		/* It may have become larger by a part. */
 		LH_SYS(sys, SYS_ftruncate, file->fd, before);
 		__atomic_store_n(&file->size, before, __ATOMIC_RELAXED);
