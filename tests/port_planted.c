@@ -486,6 +486,20 @@ static void planted_close(struct lh_port *port)
 		abort();
 }
 
+static int planted_protect(struct lh_port *port, uintptr_t address, size_t pages)
+{
+	struct lh_port *below = ((struct planted *)port)->below;
+
+	return below->ops->protect(below, address, pages);
+}
+
+static int planted_unprotect(struct lh_port *port, uintptr_t address, size_t pages)
+{
+	struct lh_port *below = ((struct planted *)port)->below;
+
+	return below->ops->unprotect(below, address, pages);
+}
+
 static const struct lh_port_ops planted_ops = {
 	.name = "planted",
 	.watch = planted_watch,
@@ -494,6 +508,8 @@ static const struct lh_port_ops planted_ops = {
 	.supply_zero = planted_zero,
 	.take = planted_take,
 	.give = planted_give,
+	.protect = planted_protect,
+	.unprotect = planted_unprotect,
 	.wake = planted_wake,
 	.present = planted_present,
 	.close = planted_close,

@@ -110,10 +110,14 @@ static void suite_fill(void *data, uint64_t page, lh_mask mask, uint64_t version
 			word[line * 8 + i] = suite_word(page, line, version) + i;
 }
 
-/* The page numbers that the store takes are below this. */
-static uint64_t suite_pages(const struct suite *suite)
+/* The greatest page number that the store takes, or what stands below it. */
+static uint64_t suite_last(const struct suite *suite, const struct lh_store *store)
 {
-	return suite->factory && suite->factory->pages ? suite->factory->pages : LH_PAGE_NUMBER_MAX + 1;
+	uint64_t last = lh__store_last_page(store);
+
+	return suite->factory && suite->factory->pages && suite->factory->pages - 1 < last
+	               ? suite->factory->pages - 1
+	               : last;
 }
 
 #define POISON 0xa5
@@ -247,7 +251,7 @@ static const char *case_empty(struct suite *suite, struct lh_store *store)
 {
 	TRY(suite_expect(suite, store, 0, LH_MASK_ALL, 0, 1));
 	TRY(suite_expect(suite, store, 12345678, 0x8000000000000001, 0, 1));
-	TRY(suite_expect(suite, store, LH_PAGE_NUMBER_MAX, 0xf0, 0, 1));
+	TRY(suite_expect(suite, store, suite_last(suite, store), 0xf0, 0, 1));
 	TRY(suite_expect(suite, store, 7, LH_MASK_NONE, 0, 1));
 	return NULL;
 }
@@ -409,27 +413,27 @@ static const char *case_changed(struct suite *suite, struct lh_store *store)
 
 static const char *case_page_numbers(struct suite *suite, struct lh_store *store)
 {
-	static const uint64_t below[] = { 0,
-		                          1,
-		                          63,
-		                          64,
-		                          511,
-		                          512,
-		                          32767,
-		                          32768,
-		                          32769,
-		                          (UINT64_C(1) << 24) - 1,
-		                          UINT64_C(1) << 24,
-		                          UINT64_C(1) << 33 };
-	const uint64_t end = suite_pages(suite);
+	const uint64_t last = suite_last(suite, store);
+	const uint64_t all[] = { 0,
+		                 1,
+		                 63,
+		                 64,
+		                 511,
+		                 512,
+		                 32767,
+		                 32768,
+		                 32769,
+		                 (UINT64_C(1) << 24) - 1,
+		                 UINT64_C(1) << 24,
+		                 UINT64_C(1) << 33 };
 	uint64_t pages[16];
 	unsigned i, j, n = 0;
 
-	for (i = 0; i < sizeof below / sizeof *below; i++)
-		if (below[i] < end - 2)
-			pages[n++] = below[i];
-	pages[n++] = end - 2;
-	pages[n++] = end - 1;
+	for (i = 0; i < sizeof all / sizeof *all; i++)
+		if (all[i] < last - 1)
+			pages[n++] = all[i];
+	pages[n++] = last - 1;
+	pages[n++] = last;
 	for (i = 0; i < n; i++) {
 		EXPECT(suite_put(store, LH_OP_PUT, pages[n - 1 - i], lh__mask_line(i), 1) == 0);
 		for (j = 0; j < n; j++)
@@ -449,12 +453,13 @@ static const char *case_bad_requests(struct suite *suite, struct lh_store *store
 	memset(data, POISON, sizeof data);
 	EXPECT(suite_put(store, LH_OP_PUT, 0, LH_MASK_ALL, 1) == 0);
 	for (i = 0; i < 4; i++) {
-		EXPECT(suite_do(store, ops[i], LH_PAGE_NUMBER_MAX + 1, LH_MASK_ALL, data) == -EINVAL);
+		EXPECT(suite_do(store, ops[i], lh__store_last_page(store) + 1, LH_MASK_ALL, data) == -EINVAL);
 		EXPECT(suite_do(store, ops[i], UINT64_MAX, 1, data) == -EINVAL);
 	}
 	EXPECT(suite_do(store, (enum lh_op)0, 0, LH_MASK_ALL, data) == -EINVAL);
 	EXPECT(suite_do(store, (enum lh_op)99, 0, LH_MASK_ALL, data) == -EINVAL);
-	EXPECT(store->ops->get_now(store, LH_PAGE_NUMBER_MAX + 1, LH_MASK_ALL, data, &held) == -EINVAL);
+	EXPECT(store->ops->get_now(store, lh__store_last_page(store) + 1, LH_MASK_ALL, data, &held) ==
+	       -EINVAL);
 	EXPECT(held == 77);
 	TRY(suite_check(suite, data, LH_MASK_NONE, LH_MASK_NONE, data));
 	TRY(suite_expect(suite, store, 0, LH_MASK_ALL, LH_MASK_ALL, 1));
@@ -1155,9 +1160,9 @@ struct model_flight {
 };
 
 /* Numbers on both sides of the borders of likely tables. */
-static uint64_t model_number(const struct suite *suite, unsigned index)
+static uint64_t model_number(const struct suite *suite, const struct model *model, unsigned index)
 {
-	const uint64_t base[3] = { 40, 32768 - 25, suite_pages(suite) - 50 };
+	const uint64_t base[3] = { 40, 32768 - 25, suite_last(suite, model->store) - 49 };
 
 	return base[index / 50] + index % 50;
 }
@@ -1242,8 +1247,7 @@ static void model_request(struct suite *suite, struct model *model, struct model
 
 	flight->request =
 		(struct lh_request){ .op = ops[suite_random(seed) >> 61], .data = flight->data, .result = 1 };
-	flight->request.page = model_number(suite, index);
-	flight->request.flags = model_flags(seed);
+	flight->request.page = model_number(suite, model, index);
 	flight->want = flight->request.mask = model_mask(seed);
 	if (flight->request.op == LH_OP_GET)
 		memset(flight->data, POISON, LH_PAGE_SIZE);
@@ -1289,7 +1293,8 @@ static const char *model_get_now(struct suite *suite, struct model *model, unsig
 	lh_mask held;
 
 	memset(data, POISON, sizeof data);
-	EXPECT(model->store->ops->get_now(model->store, model_number(suite, index), want, data, &held) == 0);
+	EXPECT(model->store->ops->get_now(model->store, model_number(suite, model, index), want, data,
+	                                  &held) == 0);
 	TRY(model_check(suite, &model->page[index], want, held, data));
 	return NULL;
 }

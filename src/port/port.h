@@ -23,8 +23,8 @@
 struct lh_port_caps {
 	const char *granularity; /* "page": what one request names */
 	bool sees_reads;         /* a first read of an absent page is seen */
-	bool sees_writes;        /* each first write is seen; false: writes are found by comparing */
-	bool moves;              /* take and give move memory without copying it */
+	bool sees_writes; /* protect works: a write to a protected page is seen; else they are found by comparing */
+	bool moves;       /* take and give move memory without copying it */
 };
 
 struct lh_port;
@@ -72,6 +72,16 @@ struct lh_port_ops {
 	 * staging.
 	 */
 	long (*give)(struct lh_port *port, uintptr_t staging, uintptr_t address, size_t pages) LH_MUST_CHECK;
+	/*
+	 * Where caps.sees_writes: from now on a write to a present page of the range is a request too, and
+	 * the content stays what it is until unprotect; reads are not seen. Such a port supplies pages
+	 * protected. Pages of the range that are absent stay so. Else -EOPNOTSUPP. -EAGAIN: try again.
+	 * -ENOENT: there is memory in the range that is not watched. After an error some pages may be
+	 * protected.
+	 */
+	int (*protect)(struct lh_port *port, uintptr_t address, size_t pages) LH_MUST_CHECK;
+	/* Writes are not seen any more, and who waits for that goes on. */
+	int (*unprotect)(struct lh_port *port, uintptr_t address, size_t pages) LH_MUST_CHECK;
 	/* Wakes who waits for the page, without making it present: they look again. */
 	void (*wake)(struct lh_port *port, uintptr_t address);
 	/*

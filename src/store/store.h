@@ -3,7 +3,7 @@
  *
  * A store holds pages by number. Of each page it holds a set of lines (those that were ever put since the
  * page was last replaced or dropped); a line that is not held reads as zero. The numbers are dense-ish
- * small integers chosen by the client (below 2^40), not addresses.
+ * small integers chosen by the client (below 2^40; a store may take fewer, caps.last_page), not addresses.
  *
  * Requests. GET fills a page-shaped buffer; PUT overlays lines; REPLACE makes the given lines the whole
  * content of the page (every other line becomes not held); DROP forgets the page. Each request is atomic
@@ -61,6 +61,7 @@ struct lh_store_caps {
 	bool durable;           /* sync makes acknowledged requests survive the loss of power */
 	bool durable_put;       /* LH_REQUEST_DURABLE is honoured */
 	bool sync_aside;        /* sync may be called while another thread is in submit or poll */
+	uint64_t last_page;     /* the greatest page number; 0: LH_PAGE_NUMBER_MAX */
 	unsigned depth;         /* requests in flight beyond which submit may wait */
 };
 
@@ -141,6 +142,12 @@ struct lh_store {
 
 /* 0 where every slot of the store's table is filled and its head is complete, else -EINVAL. */
 int lh__store_check(const struct lh_store *store) LH_MUST_CHECK;
+/* The greatest page number that the store takes. */
+static inline uint64_t lh__store_last_page(const struct lh_store *store)
+{
+	return store->caps.last_page ? store->caps.last_page : LH_PAGE_NUMBER_MAX;
+}
+
 /* `reserve` of a store that can promise nothing. */
 int lh__store_reserve_none(struct lh_store *store, uint64_t pages) LH_MUST_CHECK;
 /* Submits one request and waits for it; the handle must have nothing in flight. Returns its result. */

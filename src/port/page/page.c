@@ -44,16 +44,25 @@ static int page_unwatch(struct lh_port *port, uintptr_t start, size_t size)
 	return (int)uffd_ioctl(page_port_of(port), UFFDIO_UNREGISTER, &range);
 }
 
+static __u64 register_mode(const struct lh_page_options *options)
+{
+	if (options->shared)
+		return UFFDIO_REGISTER_MODE_WP;
+	return UFFDIO_REGISTER_MODE_MISSING | (options->protects ? UFFDIO_REGISTER_MODE_WP : 0);
+}
+
 /* The kernel also watches memory of larger pages, for which it then offers less: no moving. */
 static int page_watch(struct lh_port *port, uintptr_t start, size_t size)
 {
+	const struct lh_page_options *options = &page_port_of(port)->options;
 	struct uffdio_register request = {
 		.range = { .start = start, .len = size },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
+		.mode = register_mode(options),
 	};
+	__u64 needed = (__u64)1 << (options->shared ? _UFFDIO_WRITEPROTECT : _UFFDIO_MOVE);
 	int result = (int)uffd_ioctl(page_port_of(port), UFFDIO_REGISTER, &request);
 
-	if (result < 0 || request.ioctls & (__u64)1 << _UFFDIO_MOVE)
+	if (result < 0 || request.ioctls & needed)
 		return result;
 	result = page_unwatch(port, start, size);
 	return result < 0 ? result : -EINVAL;
@@ -89,7 +98,12 @@ static long pages_done(long result, __s64 done)
 
 static long copy_once(struct lh_port *port, uintptr_t address, const void *content, size_t pages)
 {
-	struct uffdio_copy copy = { .dst = address, .src = (uintptr_t)content, .len = pages * LH_PAGE_SIZE };
+	struct uffdio_copy copy = {
+		.dst = address,
+		.src = (uintptr_t)content,
+		.len = pages * LH_PAGE_SIZE,
+		.mode = page_port_of(port)->options.protects ? UFFDIO_COPY_MODE_WP : 0,
+	};
 	long result = uffd_ioctl(page_port_of(port), UFFDIO_COPY, &copy);
 
 	return pages_done(result, copy.copy);
@@ -97,9 +111,14 @@ static long copy_once(struct lh_port *port, uintptr_t address, const void *conte
 
 static long zero_once(struct lh_port *port, uintptr_t address, size_t pages)
 {
+	static const unsigned char zeroes[LH_PAGE_SIZE];
 	struct uffdio_zeropage zero = { .range = { .start = address, .len = pages * LH_PAGE_SIZE } };
-	long result = uffd_ioctl(page_port_of(port), UFFDIO_ZEROPAGE, &zero);
+	long result;
 
+	/* The kernel's zero page cannot be put there protected. */
+	if (page_port_of(port)->options.protects)
+		return copy_once(port, address, zeroes, 1);
+	result = uffd_ioctl(page_port_of(port), UFFDIO_ZEROPAGE, &zero);
 	return pages_done(result, zero.zeropage);
 }
 
@@ -252,6 +271,28 @@ static long page_give(struct lh_port *port, uintptr_t staging, uintptr_t address
 	return 1;
 }
 
+static int write_protect(struct lh_port *port, uintptr_t address, size_t pages, __u64 mode)
+{
+	struct uffdio_writeprotect request = {
+		.range = { .start = address, .len = pages * LH_PAGE_SIZE },
+		.mode = mode,
+	};
+
+	if (!page_port_of(port)->options.protects)
+		return -EOPNOTSUPP;
+	return (int)uffd_ioctl(page_port_of(port), UFFDIO_WRITEPROTECT, &request);
+}
+
+static int page_protect(struct lh_port *port, uintptr_t address, size_t pages)
+{
+	return write_protect(port, address, pages, UFFDIO_WRITEPROTECT_MODE_WP);
+}
+
+static int page_unprotect(struct lh_port *port, uintptr_t address, size_t pages)
+{
+	return write_protect(port, address, pages, 0);
+}
+
 static int page_present(struct lh_port *port, uintptr_t start, uintptr_t end, lh_port_present *report,
                         void *context)
 {
@@ -333,7 +374,9 @@ static int open_uffd(struct page_port *self, enum lh_engine engine, int *uffd, s
 {
 	struct uffdio_api api = {
 		.api = UFFD_API,
-		.features = UFFD_FEATURE_MOVE | (engine == LH_ENGINE_INLINE ? UFFD_FEATURE_SIGBUS : 0),
+		.features = UFFD_FEATURE_MOVE | (engine == LH_ENGINE_INLINE ? UFFD_FEATURE_SIGBUS : 0) |
+		            (self->options.protects ? UFFD_FEATURE_PAGEFAULT_FLAG_WP : 0) |
+		            (self->options.shared ? UFFD_FEATURE_WP_HUGETLBFS_SHMEM : 0),
 	};
 	int result;
 
@@ -400,6 +443,8 @@ static const struct lh_port_ops page_ops = {
 	.supply_zero = page_supply_zero,
 	.take = page_take,
 	.give = page_give,
+	.protect = page_protect,
+	.unprotect = page_unprotect,
 	.wake = page_wake,
 	.present = page_present,
 	.close = page_close,
@@ -416,7 +461,10 @@ int lh__page_open(const struct lh_sys *sys, const struct lh_page_options *option
 	self->port = (struct lh_port){
 		.ops = &page_ops,
 		.sys = sys,
-		.caps = { .granularity = "page", .sees_reads = true, .sees_writes = false, .moves = true },
+		.caps = { .granularity = "page",
+		          .sees_reads = true,
+		          .sees_writes = options->protects,
+		          .moves = true },
 	};
 	self->options = *options;
 	self->keys = has_keys();

@@ -11,7 +11,8 @@
  * UFFDIO_MOVE demands: memory that can be written to and has other flags is not taken (-EBUSY).
  *
  * Watched is memory that is private and anonymous. The kernel would also watch shared memory and files of
- * tmpfs, whose absent pages are not what this port takes them for: the caller keeps away from those.
+ * tmpfs, whose absent pages are not what this port takes them for: the caller keeps away from those, but for
+ * `shared`.
  */
 #ifndef LH_PAGE_PORT_H
 #define LH_PAGE_PORT_H
@@ -22,7 +23,13 @@ enum lh_engine { LH_ENGINE_THREAD = 0, LH_ENGINE_INLINE = 1 };
 
 struct lh_page_options {
 	enum lh_engine engine;
-	int device;           /* an open /dev/userfaultfd, or -1: the system call is used */
+	int device;    /* an open /dev/userfaultfd, or -1: the system call is used */
+	bool protects; /* caps.sees_writes: pages are supplied protected, and `protect` works */
+	/*
+	 * With protects: memory of tmpfs that is mapped shared is watched, and only its writes: absent pages
+	 * stay the kernel's business.
+	 */
+	bool shared;
 	int descriptor_floor; /* own descriptors get numbers from here on, out of the way of the program's */
 };
 

@@ -1,0 +1,200 @@
+/*
+ * journal_home.c - bringing home what the log holds, and freeing the log.
+ *
+ * Applying reads records in their order and writes their lines, so it is the same work in the background,
+ * when the log is full, and in recovery. Through requests, changes of one page are gathered first, and go out
+ * as one.
+ */
+#include "store/journal_inside.h"
+
+#include <errno.h>
+
+static int write_direct(struct journal *journal, const struct lh_lineset *set)
+{
+	uint64_t page = journal->header.home_page + set->page;
+	unsigned char *to = (unsigned char *)journal->direct->base + LH_PAGE_SIZE * page;
+	lh_mask mask = set->flags & LH_LINESET_REPLACE ? LH_MASK_ALL : set->mask;
+	unsigned first, count;
+
+	if (page >= journal->direct->pages)
+		return -ENOSPC;
+	lh__lineset_scatter(set, to);
+	while (!LH_MUTANT(HOME_NOT_FLUSHED) && lh__mask_next_run(&mask, &first, &count))
+		lh__journal_flush_lines(journal, to + LH_LINE_SIZE * first, LH_LINE_SIZE * count);
+	return 0;
+}
+
+int lh__journal_home_end(struct journal *journal)
+{
+	struct batch *batch = journal->batch;
+	struct lh_request requests[BATCH_PAGES];
+	unsigned n = batch ? batch->n : 0;
+
+	if (n == 0)
+		return 0;
+	for (unsigned i = 0; i < n; i++)
+		requests[i] = (struct lh_request){
+			.op = !batch->replace[i] ? LH_OP_PUT
+			      : batch->mask[i]   ? LH_OP_REPLACE
+			                         : LH_OP_DROP,
+			.flags = LH_REQUEST_UNCOUNTED,
+			.page = journal->header.home_page + batch->page[i],
+			.mask = batch->mask[i],
+			.data = batch->data[i],
+		};
+	batch->n = 0;
+	return lh__journal_do(journal, requests, n);
+}
+
+/* The place of a page in the batch, which may be a new one. */
+static int batch_find(struct journal *journal, uint64_t page)
+{
+	struct batch *batch = journal->batch;
+	unsigned i;
+	int result;
+
+	for (i = 0; i < batch->n; i++)
+		if (batch->page[i] == page)
+			return (int)i;
+	if (batch->n == BATCH_PAGES) {
+		result = lh__journal_home_end(journal);
+		if (result < 0)
+			return result;
+	}
+	i = batch->n++;
+	batch->page[i] = page;
+	batch->mask[i] = LH_MASK_NONE;
+	batch->replace[i] = false;
+	return (int)i;
+}
+
+int lh__journal_home_write(struct journal *journal, const struct lh_lineset *set)
+{
+	struct batch *batch = journal->batch;
+	int i;
+
+	lh__journal_count(&journal->counts.home_bytes, (uint64_t)LH_LINE_SIZE * lh__mask_count(set->mask));
+	if (journal->direct)
+		return write_direct(journal, set);
+	i = batch_find(journal, set->page);
+	if (i < 0)
+		return i;
+	lh__lines_scatter(batch->data[i], set->lines, set->mask);
+	if (set->flags & LH_LINESET_REPLACE) {
+		batch->replace[i] = true;
+		batch->mask[i] = LH_MASK_NONE;
+	}
+	batch->mask[i] |= set->mask;
+	return 0;
+}
+
+static int apply_sets(struct journal *journal, const struct lh_log_record *record)
+{
+	size_t at = 0, size = record->size - LH_LOG_RECORD_HEADER;
+
+	while (at < size) {
+		struct lh_lineset set;
+		long taken = lh__log_set_decode(&set, record->sets + at, size - at);
+		int result = taken < 0 ? (int)taken : lh__journal_home_write(journal, &set);
+
+		if (result < 0)
+			return result;
+		at += (size_t)taken;
+	}
+	return 0;
+}
+
+int lh__journal_apply(struct journal *journal, struct place to)
+{
+	struct lh_log_record record;
+	int result;
+
+	while (journal->applied.position < to.position) {
+		uint64_t offset = journal->applied.position % journal->ring_size;
+		uint64_t rest = journal->ring_size - offset;
+
+		result = lh__log_read(&record, journal->ring + offset, rest, journal->header.salt);
+		if (result == 0 && record.sequence != journal->applied.sequence)
+			result = -EBADMSG; /* somebody has written into the log's memory */
+		if (result == 0 && record.kind == LH_LOG_RECORD_REDO)
+			result = apply_sets(journal, &record);
+		if (result < 0)
+			return lh__journal_break(journal, result);
+		journal->applied.sequence++;
+		journal->applied.position +=
+			record.kind == LH_LOG_RECORD_SKIP ? rest : lh__log_stride(record.size);
+	}
+	return lh__journal_break(journal, lh__journal_home_end(journal));
+}
+
+int lh__journal_home_sync(struct journal *journal)
+{
+	if (LH_MUTANT(HOME_NOT_FENCED))
+		return 0;
+	if (!journal->direct)
+		return lh__journal_sync_below(journal);
+	lh__journal_fence(journal);
+	return 0;
+}
+
+/* What a checkpoint may free: all that is durable, less the open transaction's old lines. */
+static struct place settled(struct journal *journal, uint64_t *durable)
+{
+	struct place place;
+
+	lh__lock(journal->store.sys, &journal->appending);
+	place = journal->begun.sequence ? journal->begun : journal->flushed;
+	*durable = journal->flushed.sequence - 1;
+	lh__unlock(journal->store.sys, &journal->appending);
+	return place;
+}
+
+static int checkpoint(struct journal *journal)
+{
+	struct journal_header header = journal->header;
+	struct place to = settled(journal, &header.durable);
+	int result;
+
+	if (journal->broken < 0 || to.position == journal->tail)
+		return journal->broken;
+	header.sequence = to.sequence + LH_MUTANT(CHECKPOINT_TOO_FAR);
+	header.offset = to.position % journal->ring_size;
+	if (LH_MUTANT(CHECKPOINT_TOO_EARLY)) {
+		result = lh__journal_header_write(journal, &header);
+		if (result < 0)
+			return lh__journal_break(journal, result);
+	}
+	if (LH_MUTANT(CHECKPOINT_SKIPS_RECORD))
+		journal->applied = to;
+	result = lh__journal_apply(journal, to);
+	if (result == 0)
+		result = lh__journal_home_sync(journal);
+	if (result == 0)
+		result = lh__journal_header_write(journal, &header);
+	if (result < 0)
+		return lh__journal_break(journal, result);
+	journal->header = header;
+	lh__lock(journal->store.sys, &journal->appending);
+	journal->tail = to.position;
+	lh__unlock(journal->store.sys, &journal->appending);
+	return 0;
+}
+
+int lh__journal_checkpoint(struct lh_store *store)
+{
+	struct journal *journal = lh__journal_of(store);
+	int result;
+
+	lh__lock(store->sys, &journal->homing);
+	result = checkpoint(journal);
+	lh__unlock(store->sys, &journal->homing);
+	return result;
+}
+
+uint64_t lh__journal_used(const struct lh_store *store)
+{
+	const struct journal *journal = lh__journal_of_const(store);
+
+	return __atomic_load_n(&journal->flushed.position, __ATOMIC_RELAXED) -
+	       __atomic_load_n(&journal->tail, __ATOMIC_RELAXED);
+}

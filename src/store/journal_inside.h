@@ -1,0 +1,144 @@
+/*
+ * journal_inside.h - what the parts of the journal store share.
+ *
+ *     journal.c          opening, closing, and the journal as a store
+ *     journal_header.c   the header that stands twice
+ *     journal_log.c      the ring: appending, flushing
+ *     journal_home.c     applying, checkpoints
+ *     journal_recover.c  reading a log
+ *
+ * Positions in the log are counted on and on; where one stands in the ring is its remainder by the ring's
+ * size.
+ *
+ * Locks, in the order in which they are taken: homing, flushing, appending, requests.
+ */
+#ifndef LH_STORE_JOURNAL_INSIDE_H
+#define LH_STORE_JOURNAL_INSIDE_H
+
+#include "store/journal.h"
+#include "sys/lock.h"
+#include "sys/mutant.h"
+
+#define JOURNAL_HEADER_SIZE 1024u
+#define JOURNAL_MAGIC "LINEJRNL"
+
+enum journal_state { JOURNAL_CLOSED = 0, JOURNAL_OPEN = 1 };
+
+/* The header as it stands below; numbers are little-endian. docs/pool-format.md. */
+struct journal_header {
+	char magic[8];
+	uint32_t version, crc; /* of all, with crc as zero */
+	uint64_t generation;   /* page generation % 2; the greater one counts */
+	uint64_t salt;         /* of the session's records */
+	uint64_t log_page, log_pages;
+	uint64_t home_page;
+	uint64_t sequence, offset; /* of the first record that is needed, and where it stands in the ring */
+	uint64_t durable;          /* the newest sequence that was known to be durable */
+	uint32_t state;
+	uint8_t zero[44];
+	uint8_t client[LH_JOURNAL_CLIENT_SIZE];
+};
+_Static_assert(sizeof(struct journal_header) == JOURNAL_HEADER_SIZE, "a header has 16 lines");
+
+/* A place in the log: a position, and the sequence of the record that stands or will stand there. */
+struct place {
+	uint64_t position, sequence;
+};
+
+/* Changes of pages that are on their way home by requests: of each page one buffer. */
+#define BATCH_PAGES 32u
+struct batch {
+	unsigned n;
+	uint64_t page[BATCH_PAGES];
+	lh_mask mask[BATCH_PAGES];
+	bool replace[BATCH_PAGES];
+	unsigned char data[BATCH_PAGES][LH_PAGE_SIZE] __attribute__((aligned(64)));
+};
+
+#define WRITE_PAGES 256u
+
+struct journal {
+	struct lh_store store;
+	struct lh_store *below;
+	const struct lh_direct *direct;
+	struct journal_header header; /* under homing */
+	unsigned char *ring;
+	uint64_t ring_size;
+	bool read_only, finished;
+	int broken; /* what every call fails with; set once */
+
+	struct lh_lock appending;
+	struct place head;    /* where the next record will stand */
+	struct place flushed; /* what stands before is durable */
+	struct place
+		begun; /* undo: where the open transaction begins; position 0 and sequence 0: none is open */
+	uint64_t tail; /* the log is needed from here on */
+
+	struct lh_lock flushing;
+	struct lh_request writes[WRITE_PAGES];
+
+	struct lh_lock homing;
+	struct place applied;
+	struct batch *batch; /* NULL where pages are reached directly */
+
+	struct lh_lock requests; /* below's submit and poll */
+	struct lh_journal_report report;
+	struct lh_journal_counts counts;
+	struct lh_request *done, **done_end; /* the journal as a store: completed and not polled */
+};
+
+static inline struct journal *lh__journal_of(struct lh_store *store)
+{
+	return (struct journal *)store;
+}
+static inline const struct journal *lh__journal_of_const(const struct lh_store *store)
+{
+	return (const struct journal *)store;
+}
+
+static inline void lh__journal_count(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
+}
+
+/* Carries requests out below, one caller after the other. The first error of any. */
+int lh__journal_do(struct journal *journal, struct lh_request *requests, size_t n) LH_MUST_CHECK;
+int lh__journal_sync_below(struct journal *journal) LH_MUST_CHECK;
+void lh__journal_flush_lines(struct journal *journal, const void *from, size_t size);
+void lh__journal_fence(struct journal *journal);
+/* Remembers the first failure after which nothing more can be promised; returns result. */
+int lh__journal_break(struct journal *journal, int result);
+
+/*
+ * The newer valid header below. -EBADMSG, -EPROTONOSUPPORT, or what reading failed with.
+ */
+int lh__journal_header_read(struct lh_store *below, struct journal_header *header,
+                            struct lh_error *error) LH_MUST_CHECK;
+/* Writes header as the next generation, durable when it returns; header->generation is raised. */
+int lh__journal_header_write(struct journal *journal, struct journal_header *header) LH_MUST_CHECK;
+
+/* ---- journal_home.c ---- */
+/* Applies the durable records up to a place; what is written there is not durable yet. homing is held. */
+int lh__journal_apply(struct journal *journal, struct place to) LH_MUST_CHECK;
+/* Writes one line set home, or into the batch; lh__journal_home_end writes out what is in the batch. */
+int lh__journal_home_write(struct journal *journal, const struct lh_lineset *set) LH_MUST_CHECK;
+int lh__journal_home_end(struct journal *journal) LH_MUST_CHECK;
+/* What was written home is durable. */
+int lh__journal_home_sync(struct journal *journal) LH_MUST_CHECK;
+
+/* ---- journal_recover.c ---- */
+typedef int journal_visit(void *context, const struct lh_log_record *record, uint64_t offset);
+/*
+ * Reads the log of a header in ring: calls visit (which may be NULL) for each record in order. *end is the
+ * place behind the last. -EBADMSG: there is a hole.
+ */
+int lh__journal_scan(const struct journal_header *header, const unsigned char *ring, journal_visit *visit,
+                     void *context, struct place *end, struct lh_error *error) LH_MUST_CHECK;
+/* Where a log's ring can be read: below's own memory, or a copy, which lh__journal_ring_free gives back. */
+int lh__journal_ring_read(struct lh_store *below, const struct journal_header *header, bool fill,
+                          unsigned char **ring, struct lh_error *error) LH_MUST_CHECK;
+void lh__journal_ring_free(struct lh_store *below, const struct journal_header *header, unsigned char *ring);
+/* Brings home, or puts back, what the log says, and makes that durable. */
+int lh__journal_recover(struct journal *journal, struct lh_error *error) LH_MUST_CHECK;
+
+#endif

@@ -1,0 +1,262 @@
+/*
+ * journal_recover.c - reading a log: where it ends, whether it has a hole, and what has to be done about it.
+ *
+ * The log ends before the first place where the record that has to come does not stand, whole. That is a torn
+ * tail where nobody can have been told that the record is durable, and else a hole. Two know: the header, and
+ * every later record, each of which says what was durable when it was written. So after the end the whole
+ * ring is searched for records of this session that know more.
+ *
+ * Nothing is written to the log by recovery, and the header that ends it begins a new session with a new
+ * salt. So recovery may be interrupted anywhere and begun again; and the remains of records that were dropped
+ * can never be taken for the next session's.
+ */
+#include "store/journal_inside.h"
+
+#include <errno.h>
+
+static uint64_t ring_size(const struct journal_header *header)
+{
+	return header->log_pages * LH_PAGE_SIZE;
+}
+
+static int fail_hole(const struct journal_header *header, const struct place *end, uint64_t known,
+                     struct lh_error *error)
+{
+	return lh__fail(
+		error, -EBADMSG,
+		"log record %lu, at byte %lu of the log, is damaged: it had been durable, as record %lu was; "
+		"those before it are whole",
+		(unsigned long)end->sequence, (unsigned long)(end->position % ring_size(header)),
+		(unsigned long)known);
+}
+
+/* The newest sequence that the header, or any record behind the end, knew to be durable. */
+static uint64_t durable_known(const struct journal_header *header, const unsigned char *ring,
+                              const struct place *end, uint64_t taken)
+{
+	uint64_t size = ring_size(header), known = header->durable;
+	struct lh_log_record record;
+
+	for (; taken < size; taken += LH_LINE_SIZE) {
+		uint64_t offset = (header->offset + taken) % size;
+		uint32_t magic;
+
+		memcpy(&magic, ring + offset, sizeof magic);
+		if (magic != LH_LOG_MAGIC ||
+		    lh__log_read(&record, ring + offset, size - offset, header->salt) < 0)
+			continue;
+		if (record.sequence > end->sequence &&
+		    (record.durable > known || LH_MUTANT(TAIL_TAKEN_FOR_HOLE)))
+			known = LH_MUTANT(TAIL_TAKEN_FOR_HOLE) ? record.sequence : record.durable;
+	}
+	return known;
+}
+
+int lh__journal_scan(const struct journal_header *header, const unsigned char *ring, journal_visit *visit,
+                     void *context, struct place *end, struct lh_error *error)
+{
+	uint64_t size = ring_size(header), taken = 0, known;
+	struct lh_log_record record;
+
+	*end = (struct place){ header->offset, header->sequence };
+	while (taken < size) {
+		uint64_t offset = end->position % size, rest = size - offset, stride;
+		int stop;
+
+		if (rest > size - taken)
+			rest = size - taken;
+		if (lh__log_read(&record, ring + offset, rest, header->salt) < 0)
+			break;
+		if (record.sequence != end->sequence && !LH_MUTANT(SEQUENCE_NOT_CHECKED))
+			break;
+		stop = visit ? visit(context, &record, offset) : 0;
+		if (stop)
+			return stop;
+		stride = record.kind == LH_LOG_RECORD_SKIP ? rest : lh__log_stride(record.size);
+		taken += stride;
+		end->position += stride;
+		end->sequence++;
+	}
+	known = durable_known(header, ring, end, taken);
+	if (known >= end->sequence && !LH_MUTANT(HOLE_TAKEN_FOR_TAIL))
+		return fail_hole(header, end, known, error);
+	return 0;
+}
+
+/* ---- where the ring is ---- */
+
+static unsigned char *ring_direct(struct lh_store *below, const struct journal_header *header)
+{
+	return (unsigned char *)below->direct->base + LH_PAGE_SIZE * header->log_page;
+}
+
+/* One page after the other, each directly to its place. */
+static int fill_ring(struct lh_store *below, const struct journal_header *header, unsigned char *ring)
+{
+	for (uint64_t i = 0; i < header->log_pages; i++) {
+		lh_mask held;
+		int result = below->ops->get_now(below, header->log_page + i, LH_MASK_ALL,
+		                                 ring + i * LH_PAGE_SIZE, &held);
+
+		if (result < 0)
+			return result;
+	}
+	return 0;
+}
+
+int lh__journal_ring_read(struct lh_store *below, const struct journal_header *header, bool fill,
+                          unsigned char **ring, struct lh_error *error)
+{
+	unsigned char *copy;
+	int result;
+
+	if (below->direct) {
+		if (header->log_page + header->log_pages > below->direct->pages)
+			return lh__fail(error, -EBADMSG, "it is shorter than its log: truncated");
+		*ring = ring_direct(below, header);
+		return 0;
+	}
+	copy = lh__alloc(below->sys, ring_size(header));
+	if (!copy)
+		return lh__fail(error, -ENOMEM, "there is no memory for its log of %lu bytes",
+		                (unsigned long)ring_size(header));
+	result = fill ? fill_ring(below, header, copy) : 0;
+	if (result < 0) {
+		lh__free(below->sys, copy, ring_size(header));
+		return lh__fail(error, result, "its log cannot be read: %s", lh__errno_name(result));
+	}
+	*ring = copy;
+	return 0;
+}
+
+void lh__journal_ring_free(struct lh_store *below, const struct journal_header *header, unsigned char *ring)
+{
+	if (!below->direct)
+		lh__free(below->sys, ring, ring_size(header));
+}
+
+/* ---- recovery ---- */
+
+/* What the log holds. */
+struct found {
+	uint64_t records, redo, ended, open; /* open: the transaction that has not ended, or 0 */
+	uint64_t open_records;
+};
+
+static int look(void *context, const struct lh_log_record *record, uint64_t offset)
+{
+	struct found *found = context;
+
+	found->records++;
+	if (record->kind == LH_LOG_RECORD_REDO) {
+		found->redo++;
+	} else if (record->kind == LH_LOG_RECORD_UNDO) {
+		if (found->open != record->transaction)
+			found->open_records = 0;
+		found->open = record->transaction;
+		found->open_records++;
+	} else if (record->kind == LH_LOG_RECORD_END) {
+		found->ended++;
+		if (!LH_MUTANT(UNDO_COMMITTED_TOO))
+			found->open = 0;
+	}
+	return 0;
+}
+
+struct collect {
+	uint64_t transaction, n, max;
+	uint64_t *offsets;
+};
+
+static int collect(void *context, const struct lh_log_record *record, uint64_t offset)
+{
+	struct collect *collect = context;
+
+	if (record->kind == LH_LOG_RECORD_UNDO && record->transaction == collect->transaction &&
+	    collect->n < collect->max)
+		collect->offsets[collect->n++] = offset;
+	return 0;
+}
+
+static int put_back_record(struct journal *journal, uint64_t offset)
+{
+	struct lh_log_record record;
+	int result = lh__log_read(&record, journal->ring + offset, journal->ring_size - offset,
+	                          journal->header.salt);
+	size_t at = 0;
+
+	while (result == 0 && at < record.size - LH_LOG_RECORD_HEADER) {
+		struct lh_lineset set;
+		long taken =
+			lh__log_set_decode(&set, record.sets + at, record.size - LH_LOG_RECORD_HEADER - at);
+
+		result = taken < 0 ? (int)taken : lh__journal_home_write(journal, &set);
+		at += taken < 0 ? 0 : (size_t)taken;
+	}
+	return result;
+}
+
+/* The old lines of the open transaction, the last first: a line that was logged twice ends as it began. */
+static int put_back(struct journal *journal, const struct found *found, struct lh_error *error)
+{
+	struct collect open = { .transaction = found->open, .max = found->open_records };
+	struct place end;
+	int result;
+
+	open.offsets = lh__alloc(journal->store.sys, open.max * sizeof *open.offsets);
+	if (!open.offsets)
+		return -ENOMEM;
+	result = lh__journal_scan(&journal->header, journal->ring, collect, &open, &end, error);
+	for (uint64_t i = 0; i < open.n && result == 0; i++)
+		result = put_back_record(journal, open.offsets[LH_MUTANT(UNDO_FORWARD) ? i : open.n - 1 - i]);
+	if (result == 0)
+		result = lh__journal_home_end(journal);
+	lh__free(journal->store.sys, open.offsets, open.max * sizeof *open.offsets);
+	return result;
+}
+
+static int redo(struct journal *journal, const struct place *end)
+{
+	struct place to = *end;
+
+	journal->applied = (struct place){ journal->header.offset, journal->header.sequence };
+	if (LH_MUTANT(RECOVERY_FORGETS_LAST) && to.sequence > journal->header.sequence)
+		to.position -= LH_LINE_SIZE;
+	return lh__journal_apply(journal, to);
+}
+
+static void report(struct journal *journal, const struct found *found, const struct place *end)
+{
+	journal->report = (struct lh_journal_report){
+		.clean = journal->header.state == JOURNAL_CLOSED,
+		.records = found->records,
+		.transactions = found->redo + found->ended,
+		.rolled_back = found->open ? 1 : 0,
+		.bytes = end->position - journal->header.offset,
+		.next = end->sequence,
+	};
+}
+
+int lh__journal_recover(struct journal *journal, struct lh_error *error)
+{
+	struct found found = { .records = 0 };
+	struct place end;
+	int result = lh__journal_scan(&journal->header, journal->ring, look, &found, &end, error);
+
+	if (result < 0)
+		return result;
+	report(journal, &found, &end);
+	if (journal->read_only)
+		return found.redo || found.open ? lh__fail(error, -EROFS,
+		                                           "it was not closed and has to be recovered, which "
+		                                           "needs to write to it")
+		                                : 0;
+	result = redo(journal, &end);
+	if (result == 0 && found.open)
+		result = put_back(journal, &found, error);
+	if (result == 0 && !LH_MUTANT(RECOVERY_NOT_SYNCED))
+		result = lh__journal_home_sync(journal);
+	if (result < 0)
+		return lh__fail(error, result, "it cannot be recovered: %s", lh__errno_name(result));
+	return 0;
+}
