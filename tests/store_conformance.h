@@ -1248,6 +1248,7 @@ static void model_request(struct suite *suite, struct model *model, struct model
 	flight->request =
 		(struct lh_request){ .op = ops[suite_random(seed) >> 61], .data = flight->data, .result = 1 };
 	flight->request.page = model_number(suite, model, index);
+	flight->request.flags = model_flags(seed);
 	flight->want = flight->request.mask = model_mask(seed);
 	if (flight->request.op == LH_OP_GET)
 		memset(flight->data, POISON, LH_PAGE_SIZE);
