@@ -180,7 +180,7 @@ static bool has_place(const struct lh_file *file, uint64_t offset, size_t size)
 	       write->end + size - write->offset <= (uint64_t)LH_FILE_STAGE * LH_PAGE_SIZE;
 }
 
-/* Bytes of one page, for the file at offset; they stay where they are until the submit ends, or are staged. */
+/* Bytes of one page, for the file at offset; they stay until the submit ends, or are staged. */
 static void join(struct lh_file *file, struct lh_request *request, uint64_t offset, const void *data,
                  size_t size)
 {
