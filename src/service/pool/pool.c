@@ -216,8 +216,14 @@ static struct lh_store *destroy(struct lh_pool *pool)
 static int start(struct lh_pool *pool, struct lh_error *error)
 {
 	uint64_t address = pool->header.address;
-	int result = open_memory(pool, error);
+	int result = 0;
 
+	/* A file may have lost, to a copying program, the room that was kept for its holes. */
+	if (!pool->read_only)
+		result = pool->journal->ops->reserve(pool->journal, pool->header.size / LH_PAGE_SIZE);
+	if (result < 0)
+		return lh__fail(error, result, "there is no room for it: %s", lh__errno_name(result));
+	result = open_memory(pool, error);
 	/* A pool that is being created: its address has been chosen just now. */
 	if (result == 0 && !address)
 		result = lh__journal_set_client(pool->journal, &pool->header);
