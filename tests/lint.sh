@@ -18,6 +18,7 @@ net
 store
 port
 home
+service/client
 service/serve service/pool
 service/run
 cli
@@ -91,7 +92,7 @@ check_calls() {
 			index(object, "src/port/page/intercept/") == 1 && $2 ~ /^(Zydis.*|__(start|stop)_lh_syscall|getauxval)$/ { next }
 			{ print object ": needs " $2 }'
 	done
-	for object in $(objects "$2" "net service/serve service/pool"); do
+	for object in $(objects "$2" "net service/client service/serve service/pool"); do
 		nm -u "$object" | awk -v object="${object#"$2/obj/"}" -v banned=" $banned " '
 			index(banned, " " $2 " ") { print object ": needs " $2 }'
 	done
@@ -102,7 +103,7 @@ check_calls() {
 # which rewritten system calls find their handle, since nobody hands them anything.
 check_state() {
 	local object
-	for object in $(objects "$2" "$core net service/serve service/pool" | sort -u); do
+	for object in $(objects "$2" "$core net service/client service/serve service/pool" | sort -u); do
 		size -A "$object" | awk -v object="${object#"$2/obj/"}" '
 			$1 ~ /^\.(t?data|t?bss)(\.|$)/ && $1 !~ /^\.data\.rel\.ro/ && $2 > 0 &&
 			!(object ~ "^src/(line/variants|port/page/intercept/open).o$" && $2 == 8) {

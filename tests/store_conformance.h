@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "expect.h"
@@ -32,7 +33,10 @@ struct store_factory {
 	uint64_t (*used)(void *context);
 	/* After a case: its stores are closed; whatever else open made can go now. May be NULL. */
 	void (*finish)(void *context);
-	unsigned steps; /* of the randomised case; 0: 20000 */
+	unsigned steps;    /* of the randomised case; 0: 20000 */
+	uint64_t pages;    /* the page numbers that it takes are below; 0: LH_PAGE_NUMBER_MAX + 1 */
+	bool clone_copies; /* a clone takes its room at once: cases about a clone's room are skipped */
+	bool reserves;     /* reserve makes room, and is not only polite */
 };
 
 /* ---- what the cases are written in ---- */
@@ -106,6 +110,16 @@ static void suite_fill(void *data, uint64_t page, lh_mask mask, uint64_t version
 			word[line * 8 + i] = suite_word(page, line, version) + i;
 }
 
+/* The greatest page number that the store takes, or what stands below it. */
+static uint64_t suite_last(const struct suite *suite, const struct lh_store *store)
+{
+	uint64_t last = lh__store_last_page(store);
+
+	return suite->factory && suite->factory->pages && suite->factory->pages - 1 < last
+	               ? suite->factory->pages - 1
+	               : last;
+}
+
 #define POISON 0xa5
 
 static int suite_do(struct lh_store *store, enum lh_op op, uint64_t page, lh_mask mask, void *data)
@@ -123,6 +137,20 @@ static int suite_put(struct lh_store *store, enum lh_op op, uint64_t page, lh_ma
 	memset(data, POISON, sizeof data);
 	suite_fill(data, page, mask, version);
 	return suite_do(store, op, page, mask, data);
+}
+
+/* The same with LH_REQUEST_ flags. */
+static int suite_put_flags(struct lh_store *store, enum lh_op op, uint64_t page, lh_mask mask,
+                           uint64_t version, unsigned flags)
+{
+	unsigned char data[LH_PAGE_SIZE] __attribute__((aligned(64)));
+	struct lh_request request = {
+		.op = op, .flags = flags, .page = page, .mask = mask, .data = data, .result = 1
+	};
+
+	memset(data, POISON, sizeof data);
+	suite_fill(data, page, mask, version);
+	return lh__store_do(store, &request);
 }
 
 /*
@@ -183,6 +211,27 @@ static const char *suite_expect(struct suite *suite, struct lh_store *store, uin
 	return NULL;
 }
 
+/* Takes n completions of any of these requests; each must come once. user must be NULL before. */
+static const char *suite_collect(struct suite *suite, struct lh_store *store, size_t n)
+{
+	struct lh_request *done[64];
+	size_t got = 0;
+
+	while (got < n) {
+		size_t i, some = store->ops->poll(store, done, 64, SUITE_POLL_MS);
+
+		EXPECT(some > 0);
+		EXPECT(some <= 64 && some <= n - got);
+		for (i = 0; i < some; i++) {
+			EXPECT(done[i]->user == NULL);
+			done[i]->user = store;
+		}
+		got += some;
+	}
+	EXPECT(store->ops->poll(store, done, 64, 0) == 0);
+	return NULL;
+}
+
 static uint64_t suite_used(struct suite *suite)
 {
 	return suite->factory->used ? suite->factory->used(suite->factory->context) : 0;
@@ -202,7 +251,7 @@ static const char *case_empty(struct suite *suite, struct lh_store *store)
 {
 	TRY(suite_expect(suite, store, 0, LH_MASK_ALL, 0, 1));
 	TRY(suite_expect(suite, store, 12345678, 0x8000000000000001, 0, 1));
-	TRY(suite_expect(suite, store, lh__store_last_page(store), 0xf0, 0, 1));
+	TRY(suite_expect(suite, store, suite_last(suite, store), 0xf0, 0, 1));
 	TRY(suite_expect(suite, store, 7, LH_MASK_NONE, 0, 1));
 	return NULL;
 }
@@ -364,23 +413,27 @@ static const char *case_changed(struct suite *suite, struct lh_store *store)
 
 static const char *case_page_numbers(struct suite *suite, struct lh_store *store)
 {
-	const uint64_t pages[] = { 0,
-		                   1,
-		                   63,
-		                   64,
-		                   511,
-		                   512,
-		                   32767,
-		                   32768,
-		                   32769,
-		                   UINT64_C(1) << 24,
-		                   (UINT64_C(1) << 24) - 1,
-		                   lh__store_last_page(store) / 128,
-		                   lh__store_last_page(store) - 1,
-		                   lh__store_last_page(store) };
-	const unsigned n = sizeof pages / sizeof *pages;
-	unsigned i, j;
+	const uint64_t last = suite_last(suite, store);
+	const uint64_t all[] = { 0,
+		                 1,
+		                 63,
+		                 64,
+		                 511,
+		                 512,
+		                 32767,
+		                 32768,
+		                 32769,
+		                 (UINT64_C(1) << 24) - 1,
+		                 UINT64_C(1) << 24,
+		                 UINT64_C(1) << 33 };
+	uint64_t pages[16];
+	unsigned i, j, n = 0;
 
+	for (i = 0; i < sizeof all / sizeof *all; i++)
+		if (all[i] < last - 1)
+			pages[n++] = all[i];
+	pages[n++] = last - 1;
+	pages[n++] = last;
 	for (i = 0; i < n; i++) {
 		EXPECT(suite_put(store, LH_OP_PUT, pages[n - 1 - i], lh__mask_line(i), 1) == 0);
 		for (j = 0; j < n; j++)
@@ -413,6 +466,170 @@ static const char *case_bad_requests(struct suite *suite, struct lh_store *store
 	return NULL;
 }
 
+/* Whether anybody asks for what a put has changed is nothing that its content depends on. */
+static const char *case_uncounted(struct suite *suite, struct lh_store *store)
+{
+	const unsigned flags = LH_REQUEST_UNCOUNTED;
+
+	EXPECT(suite_put_flags(store, LH_OP_PUT, 1, 0x0ff0, 1, flags) == 0);
+	TRY(suite_expect(suite, store, 1, LH_MASK_ALL, 0x0ff0, 1));
+	EXPECT(suite_put_flags(store, LH_OP_PUT, 1, 0xf00000000000000f, 1, flags) == 0);
+	TRY(suite_expect(suite, store, 1, LH_MASK_ALL, 0xf000000000000fff, 1));
+	EXPECT(suite_put_flags(store, LH_OP_PUT, 1, 0x00f0, 2, flags) == 0);
+	TRY(suite_expect(suite, store, 1, 0x00f0, 0x00f0, 2));
+	TRY(suite_expect(suite, store, 1, 0xf000000000000f0f, LH_MASK_ALL, 1));
+	EXPECT(suite_put_flags(store, LH_OP_PUT, 1, LH_MASK_NONE, 3, flags) == 0);
+	EXPECT(suite_put_flags(store, LH_OP_REPLACE, 1, 0x8000000000000100, 3, flags) == 0);
+	TRY(suite_expect(suite, store, 1, LH_MASK_ALL, 0x8000000000000100, 3));
+	EXPECT(suite_put_flags(store, LH_OP_REPLACE, 1, LH_MASK_NONE, 3, flags) == 0);
+	TRY(suite_expect(suite, store, 1, LH_MASK_ALL, LH_MASK_NONE, 3));
+	EXPECT(suite_put_flags(store, LH_OP_REPLACE, 1, LH_MASK_ALL, 4, flags) == 0);
+	TRY(suite_expect(suite, store, 1, LH_MASK_ALL, LH_MASK_ALL, 4));
+	return NULL;
+}
+
+/* What a log does: lines one after the other, over the borders of pages, in one submit; and some others. */
+static const char *log_lines(struct suite *suite, struct lh_store *store, unsigned flags)
+{
+	enum { PAGES = 5, N = PAGES + 2 };
+	static unsigned char data[N][LH_PAGE_SIZE];
+	struct lh_request request[N], *pointer[N];
+	unsigned i;
+
+	for (i = 0; i < N; i++) {
+		request[i] =
+			(struct lh_request){ .op = LH_OP_PUT, .flags = flags, .data = data[i], .result = 1 };
+		request[i].page = i < PAGES ? 20 + i : 20;
+		request[i].mask = LH_MASK_ALL;
+		pointer[i] = &request[i];
+		suite_fill(data[i], request[i].page, LH_MASK_ALL, 1);
+	}
+	request[0].mask = LH_MASK_ALL << 40;
+	request[PAGES - 1].mask = 0x7f;
+	/* A later one overwrites, and a GET stands before it. */
+	request[PAGES].op = LH_OP_GET;
+	request[PAGES].flags = 0;
+	memset(data[PAGES], POISON, LH_PAGE_SIZE);
+	request[PAGES + 1].mask = lh__mask_line(40);
+	suite_fill(data[PAGES + 1], 20, LH_MASK_ALL, 2);
+	EXPECT(store->ops->submit(store, pointer, N) == 0);
+	TRY(suite_collect(suite, store, N));
+	for (i = 0; i < N; i++)
+		EXPECT(request[i].result == 0);
+	EXPECT(request[PAGES].mask == LH_MASK_ALL << 40);
+	TRY(suite_check(suite, data[PAGES], LH_MASK_ALL, LH_MASK_ALL << 40, data[0]));
+	TRY(suite_expect(suite, store, 20, LH_MASK_ALL << 41, LH_MASK_ALL, 1));
+	TRY(suite_expect(suite, store, 20, ~(LH_MASK_ALL << 41), lh__mask_line(40), 2));
+	for (i = 1; i < PAGES - 1; i++)
+		TRY(suite_expect(suite, store, 20 + i, LH_MASK_ALL, LH_MASK_ALL, 1));
+	TRY(suite_expect(suite, store, 20 + i, LH_MASK_ALL, 0x7f, 1));
+	return NULL;
+}
+
+/* Every store takes the flag, whether or not it can do anything for it. */
+static const char *case_durable(struct suite *suite, struct lh_store *store)
+{
+	uint64_t i;
+
+	EXPECT(suite_put_flags(store, LH_OP_PUT, 1, 0xf0f0, 1, LH_REQUEST_DURABLE) == 0);
+	TRY(suite_expect(suite, store, 1, LH_MASK_ALL, 0xf0f0, 1));
+	EXPECT(suite_put_flags(store, LH_OP_PUT, 1, 0xf0f0, 1, LH_REQUEST_DURABLE) == 0);
+	TRY(suite_expect(suite, store, 1, LH_MASK_ALL, 0xf0f0, 1));
+	for (i = 20; i < 25; i++)
+		EXPECT(suite_do(store, LH_OP_DROP, i, 0, NULL) == 0);
+	TRY(log_lines(suite, store, LH_REQUEST_DURABLE));
+	for (i = 20; i < 25; i++)
+		EXPECT(suite_do(store, LH_OP_DROP, i, 0, NULL) == 0);
+	TRY(log_lines(suite, store, LH_REQUEST_DURABLE | LH_REQUEST_UNCOUNTED));
+	return NULL;
+}
+
+/* To make room changes no content, also where the pages are written, dropped and written again. */
+static const char *case_reserve(struct suite *suite, struct lh_store *store)
+{
+	const lh_mask mask = 0x00ff0000000000ff;
+	uint64_t i;
+
+	EXPECT(store->ops->reserve(store, 0) == 0);
+	for (i = 0; i < 40; i += 3)
+		EXPECT(suite_put(store, LH_OP_PUT, i, mask, 1) == 0);
+	EXPECT(store->ops->reserve(store, 20) == 0);
+	EXPECT(store->ops->reserve(store, 10) == 0);
+	for (i = 0; i < 45; i++)
+		TRY(suite_expect(suite, store, i, LH_MASK_ALL, i < 40 && i % 3 == 0 ? mask : 0, 1));
+	for (i = 0; i < 40; i += 6)
+		EXPECT(suite_do(store, LH_OP_DROP, i, 0, NULL) == 0);
+	EXPECT(suite_put(store, LH_OP_REPLACE, 9, LH_MASK_NONE, 1) == 0);
+	EXPECT(suite_put(store, LH_OP_REPLACE, 15, 0xf, 2) == 0);
+	EXPECT(suite_put(store, LH_OP_PUT, 19, 0xf, 2) == 0);
+	EXPECT(store->ops->reserve(store, 60) == 0);
+	for (i = 0; i < 60; i += 6)
+		TRY(suite_expect(suite, store, i, LH_MASK_ALL, LH_MASK_NONE, 1));
+	TRY(suite_expect(suite, store, 3, LH_MASK_ALL, mask, 1));
+	TRY(suite_expect(suite, store, 9, LH_MASK_ALL, LH_MASK_NONE, 1));
+	TRY(suite_expect(suite, store, 15, LH_MASK_ALL, 0xf, 2));
+	TRY(suite_expect(suite, store, 19, LH_MASK_ALL, 0xf, 2));
+	EXPECT(suite_put(store, LH_OP_PUT, 0, 1, 3) == 0);
+	TRY(suite_expect(suite, store, 0, LH_MASK_ALL, 1, 3));
+	return NULL;
+}
+
+/* ---- cases: pages that stand in memory ---- */
+
+static const char *direct_agrees(struct suite *suite, struct lh_store *store, unsigned char *second)
+{
+	const struct lh_direct *direct = store->direct;
+	unsigned char *base = direct->base, expected[LH_PAGE_SIZE];
+
+	/* What a request puts stands in the memory; what is written there is what a request reads. */
+	suite_fill(expected, 2, LH_MASK_ALL, 1);
+	EXPECT(suite_put(store, LH_OP_PUT, 2, 0xff, 1) == 0);
+	EXPECT(memcmp(base + 2 * LH_PAGE_SIZE, expected, 512) == 0);
+	EXPECT(memcmp(second, expected, 512) == 0);
+	suite_fill(base + 2 * LH_PAGE_SIZE, 2, 0xf00, 1);
+	direct->flush(direct, base + 2 * LH_PAGE_SIZE + 512, 256);
+	suite_fill(second, 2, 0xf000, 1);
+	direct->flush(direct, second + 768 + 1, 255);
+	direct->fence(direct);
+	TRY(suite_expect(suite, store, 2, LH_MASK_ALL, 0xffff, 1));
+	EXPECT(memcmp(base + 2 * LH_PAGE_SIZE, second, LH_PAGE_SIZE) == 0);
+	EXPECT(suite_put(store, LH_OP_REPLACE, 2, 0x1, 2) == 0);
+	suite_fill(expected, 2, LH_MASK_ALL, 2);
+	lh__lines_zero(expected, ~(lh_mask)1);
+	EXPECT(memcmp(second, expected, LH_PAGE_SIZE) == 0);
+	EXPECT(suite_do(store, LH_OP_DROP, 2, 0, NULL) == 0);
+	memset(expected, 0, sizeof expected);
+	EXPECT(memcmp(second, expected, LH_PAGE_SIZE) == 0);
+	return NULL;
+}
+
+static const char *case_direct(struct suite *suite, struct lh_store *store)
+{
+	const struct lh_direct *direct = store->direct;
+	const size_t size = 4 * LH_PAGE_SIZE;
+	const char *result;
+	void *base, *second;
+
+	if (!direct)
+		return NULL;
+	EXPECT(store->ops->reserve(store, 8) == 0);
+	EXPECT(direct->pages >= 8 && direct->base && direct->flush && direct->fence && direct->map);
+	base = direct->base;
+	second = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	EXPECT(second != MAP_FAILED);
+	EXPECT(direct->map(direct, direct->pages - 1, 2, second) == -EINVAL);
+	EXPECT(direct->map(direct, 2, 4, second) == 0);
+	result = direct_agrees(suite, store, second);
+	munmap(second, size);
+	if (result)
+		return result;
+	EXPECT(store->ops->reserve(store, 64) == 0);
+	EXPECT(direct->pages >= 64 && direct->base == base && store->direct == direct);
+	suite_fill((char *)base + 63 * LH_PAGE_SIZE, 63, LH_MASK_ALL, 1);
+	TRY(suite_expect(suite, store, 63, LH_MASK_ALL, LH_MASK_ALL, 1));
+	return NULL;
+}
+
 static const char *case_sync(struct suite *suite, struct lh_store *store)
 {
 	EXPECT(store->ops->sync(store) == 0);
@@ -423,27 +640,6 @@ static const char *case_sync(struct suite *suite, struct lh_store *store)
 }
 
 /* ---- cases: several requests ---- */
-
-/* Takes n completions of any of these requests; each must come once. user must be NULL before. */
-static const char *suite_collect(struct suite *suite, struct lh_store *store, size_t n)
-{
-	struct lh_request *done[64];
-	size_t got = 0;
-
-	while (got < n) {
-		size_t i, some = store->ops->poll(store, done, 64, SUITE_POLL_MS);
-
-		EXPECT(some > 0);
-		EXPECT(some <= 64 && some <= n - got);
-		for (i = 0; i < some; i++) {
-			EXPECT(done[i]->user == NULL);
-			done[i]->user = store;
-		}
-		got += some;
-	}
-	EXPECT(store->ops->poll(store, done, 64, 0) == 0);
-	return NULL;
-}
 
 static const char *case_put_has_read(struct suite *suite, struct lh_store *store)
 {
@@ -825,6 +1021,34 @@ static const char *case_full_clone(struct suite *suite, struct lh_store *unused)
 	return NULL;
 }
 
+/* Room that was made cannot be taken by others, and who drops a page there keeps it. */
+static const char *case_full_reserve(struct suite *suite, struct lh_store *unused)
+{
+	struct lh_store *store = suite_keep(suite, suite->factory->open_small(suite->factory->context, 10));
+	uint64_t i, others;
+
+	EXPECT(store);
+	if (!suite->factory->reserves)
+		return NULL;
+	EXPECT(suite_put(store, LH_OP_PUT, 3, 0xf, 1) == 0);
+	EXPECT(store->ops->reserve(store, 6) == 0);
+	EXPECT(store->ops->reserve(store, 1000) == -ENOSPC);
+	for (others = 0; others < 20; others++)
+		if (suite_put(store, LH_OP_PUT, 100 + others, 1, 1) != 0)
+			break;
+	EXPECT(others == 4);
+	EXPECT(suite_do(store, LH_OP_DROP, 2, 0, NULL) == 0);
+	EXPECT(suite_put(store, LH_OP_REPLACE, 3, LH_MASK_NONE, 1) == 0);
+	EXPECT(suite_put(store, LH_OP_PUT, 50, 1, 1) == -ENOSPC);
+	for (i = 0; i < 6; i++)
+		EXPECT(suite_put(store, LH_OP_PUT, i, LH_MASK_ALL, 2) == 0);
+	for (i = 0; i < 6; i++)
+		TRY(suite_expect(suite, store, i, LH_MASK_ALL, LH_MASK_ALL, 2));
+	for (i = 0; i < others; i++)
+		TRY(suite_expect(suite, store, 100 + i, LH_MASK_ALL, 1, 1));
+	return NULL;
+}
+
 /* ---- cases: several threads ---- */
 
 #define READERS 3
@@ -936,9 +1160,9 @@ struct model_flight {
 };
 
 /* Numbers on both sides of the borders of likely tables. */
-static uint64_t model_number(const struct lh_store *store, unsigned index)
+static uint64_t model_number(const struct suite *suite, const struct model *model, unsigned index)
 {
-	const uint64_t base[3] = { 40, 32768 - 25, lh__store_last_page(store) - 49 };
+	const uint64_t base[3] = { 40, 32768 - 25, suite_last(suite, model->store) - 49 };
 
 	return base[index / 50] + index % 50;
 }
@@ -1007,7 +1231,15 @@ static void model_content(uint64_t *seed, unsigned char *data)
 	lh__lines_zero(data, zero);
 }
 
-static void model_request(struct model *model, struct model_flight *flight, uint64_t *seed)
+static unsigned model_flags(uint64_t *seed)
+{
+	unsigned flags = suite_random(seed) >> 62 ? 0 : LH_REQUEST_UNCOUNTED;
+
+	return suite_random(seed) >> 58 ? flags : flags | LH_REQUEST_DURABLE;
+}
+
+static void model_request(struct suite *suite, struct model *model, struct model_flight *flight,
+                          uint64_t *seed)
 {
 	static const enum lh_op ops[8] = { LH_OP_GET, LH_OP_GET, LH_OP_GET,     LH_OP_PUT,
 		                           LH_OP_PUT, LH_OP_PUT, LH_OP_REPLACE, LH_OP_DROP };
@@ -1015,7 +1247,8 @@ static void model_request(struct model *model, struct model_flight *flight, uint
 
 	flight->request =
 		(struct lh_request){ .op = ops[suite_random(seed) >> 61], .data = flight->data, .result = 1 };
-	flight->request.page = model_number(model->store, index);
+	flight->request.page = model_number(suite, model, index);
+	flight->request.flags = model_flags(seed);
 	flight->want = flight->request.mask = model_mask(seed);
 	if (flight->request.op == LH_OP_GET)
 		memset(flight->data, POISON, LH_PAGE_SIZE);
@@ -1034,7 +1267,7 @@ static const char *model_batch(struct suite *suite, struct model *model, uint64_
 	size_t i, n = 1 + (suite_random(seed) >> 60), step = suite_random(seed) >> 63 ? n : 1;
 
 	for (i = 0; i < n; i++) {
-		model_request(model, &flight[i], seed);
+		model_request(suite, model, &flight[i], seed);
 		pointer[i] = &flight[i].request;
 	}
 	for (i = 0; i < n; i += step)
@@ -1048,7 +1281,8 @@ static const char *model_batch(struct suite *suite, struct model *model, uint64_
 		if (flight[i].request.op == LH_OP_GET)
 			TRY(model_check(suite, &flight[i].expected, flight[i].want, flight[i].request.mask,
 			                flight[i].data));
-		if (flight[i].request.op == LH_OP_PUT || flight[i].request.op == LH_OP_REPLACE)
+		if ((flight[i].request.op == LH_OP_PUT || flight[i].request.op == LH_OP_REPLACE) &&
+		    !(flight[i].request.flags & LH_REQUEST_UNCOUNTED))
 			EXPECT(flight[i].request.changed == flight[i].changed);
 	}
 	return NULL;
@@ -1060,7 +1294,7 @@ static const char *model_get_now(struct suite *suite, struct model *model, unsig
 	lh_mask held;
 
 	memset(data, POISON, sizeof data);
-	EXPECT(model->store->ops->get_now(model->store, model_number(model->store, index), want, data,
+	EXPECT(model->store->ops->get_now(model->store, model_number(suite, model, index), want, data,
 	                                  &held) == 0);
 	TRY(model_check(suite, &model->page[index], want, held, data));
 	return NULL;
@@ -1134,35 +1368,41 @@ static const char *case_random_against_model(struct suite *suite, struct lh_stor
 static const struct suite_case {
 	const char *name;
 	const char *(*run)(struct suite *suite, struct lh_store *store);
-	bool small; /* needs open_small */
+	bool small;  /* needs open_small */
+	bool shares; /* needs clones that take no room */
 } suite_cases[] = {
-	{ "every slot is filled", case_slots, false },
-	{ "a page that was never put reads as zero and is not held", case_empty, false },
-	{ "partial masks", case_partial_masks, false },
-	{ "every line alone", case_every_line_alone, false },
-	{ "overlapping masks", case_overlapping_masks, false },
-	{ "REPLACE makes the lines the whole content", case_replace, false },
-	{ "DROP forgets the page", case_drop, false },
-	{ "a page of zeroes is not stored", case_zero_pages, false },
-	{ "what a change changes is counted to the byte", case_changed, false },
-	{ "page numbers up to the largest", case_page_numbers, false },
-	{ "a bad request gets EINVAL and changes nothing", case_bad_requests, false },
-	{ "sync", case_sync, false },
-	{ "a put has read its data when submit returns", case_put_has_read, false },
-	{ "requests on one page take effect in order", case_order_on_one_page, false },
-	{ "thousands of requests in flight", case_thousands_in_flight, false },
-	{ "thousands of requests in one submit", case_many_at_once, false },
-	{ "poll waits only where there is something to wait for", case_poll, false },
-	{ "close abandons what is in flight", case_close_in_flight, false },
-	{ "a clone and its original do not see each other's changes", case_clone_isolation, false },
-	{ "clones of clones", case_clones_of_clones, false },
-	{ "a clone outlives its original", case_clone_outlives, false },
-	{ "a clone shares until written", case_clone_shares, false },
-	{ "no clone while requests are in flight", case_clone_busy, false },
-	{ "a full store changes nothing", case_full, true },
-	{ "a full store and its clone", case_full_clone, true },
-	{ "get_now from several threads while puts go on", case_get_now_from_threads, false },
-	{ "random requests against a model", case_random_against_model, false },
+	{ "every slot is filled", case_slots, false, false },
+	{ "a page that was never put reads as zero and is not held", case_empty, false, false },
+	{ "partial masks", case_partial_masks, false, false },
+	{ "every line alone", case_every_line_alone, false, false },
+	{ "overlapping masks", case_overlapping_masks, false, false },
+	{ "REPLACE makes the lines the whole content", case_replace, false, false },
+	{ "DROP forgets the page", case_drop, false, false },
+	{ "a page of zeroes is not stored", case_zero_pages, false, false },
+	{ "what a change changes is counted to the byte", case_changed, false, false },
+	{ "page numbers up to the largest", case_page_numbers, false, false },
+	{ "a bad request gets EINVAL and changes nothing", case_bad_requests, false, false },
+	{ "a put whose changes are not counted", case_uncounted, false, false },
+	{ "a durable put", case_durable, false, false },
+	{ "reserve changes no content", case_reserve, false, false },
+	{ "pages in memory and requests agree", case_direct, false, false },
+	{ "sync", case_sync, false, false },
+	{ "a put has read its data when submit returns", case_put_has_read, false, false },
+	{ "requests on one page take effect in order", case_order_on_one_page, false, false },
+	{ "thousands of requests in flight", case_thousands_in_flight, false, false },
+	{ "thousands of requests in one submit", case_many_at_once, false, false },
+	{ "poll waits only where there is something to wait for", case_poll, false, false },
+	{ "close abandons what is in flight", case_close_in_flight, false, false },
+	{ "a clone and its original do not see each other's changes", case_clone_isolation, false, false },
+	{ "clones of clones", case_clones_of_clones, false, false },
+	{ "a clone outlives its original", case_clone_outlives, false, false },
+	{ "a clone shares until written", case_clone_shares, false, false },
+	{ "no clone while requests are in flight", case_clone_busy, false, false },
+	{ "a full store changes nothing", case_full, true, false },
+	{ "a full store and its clone", case_full_clone, true, true },
+	{ "room that was reserved is there when the store is full", case_full_reserve, true, false },
+	{ "get_now from several threads while puts go on", case_get_now_from_threads, false, false },
+	{ "random requests against a model", case_random_against_model, false, false },
 };
 
 /* NULL where the case passed; else what did not hold, static until the next case. */
@@ -1185,6 +1425,14 @@ static const char *suite_run(const struct store_factory *factory, const struct s
 	return result;
 }
 
+/* Why a case is not for this store; NULL where it is. */
+static const char *suite_skips(const struct store_factory *factory, const struct suite_case *one)
+{
+	if (one->small && !factory->open_small)
+		return "this store has no limit of its own";
+	return one->shares && factory->clone_copies ? "a clone of this store takes room of its own" : NULL;
+}
+
 /* Reports every case as one test. */
 __attribute__((unused)) static void store_conformance(const struct store_factory *factory)
 {
@@ -1195,8 +1443,8 @@ __attribute__((unused)) static void store_conformance(const struct store_factory
 		char name[160];
 
 		snprintf(name, sizeof name, "%s: %s", factory->name, suite_cases[i].name);
-		if (suite_cases[i].small && !factory->open_small) {
-			skip(name, "this store has no limit of its own");
+		if (suite_skips(factory, &suite_cases[i])) {
+			skip(name, suite_skips(factory, &suite_cases[i]));
 			continue;
 		}
 		wrong = suite_run(factory, &suite_cases[i]);
@@ -1212,7 +1460,7 @@ __attribute__((unused)) static const char *store_conformance_catches(const struc
 	size_t i;
 
 	for (i = 0; i < sizeof suite_cases / sizeof *suite_cases; i++) {
-		if (suite_cases[i].small && !factory->open_small)
+		if (suite_skips(factory, &suite_cases[i]))
 			continue;
 		if (suite_run(factory, &suite_cases[i]))
 			return suite_cases[i].name;

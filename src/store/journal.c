@@ -312,7 +312,7 @@ int lh__journal_finish(struct lh_store *store)
 	struct journal_header header;
 	int result;
 
-	if (journal->read_only || journal->finished || journal->abandoned)
+	if (journal->read_only || journal->finished)
 		return 0;
 	if (journal->begun.sequence)
 		return -EBUSY;
@@ -335,19 +335,20 @@ int lh__journal_finish(struct lh_store *store)
 	return result;
 }
 
-void lh__journal_abandon(struct lh_store *store)
+struct lh_store *lh__journal_release(struct lh_store *store)
 {
-	lh__journal_of(store)->abandoned = true;
+	struct lh_store *below = lh__journal_of(store)->below;
+
+	free_journal(lh__journal_of(store));
+	return below;
 }
 
 static void journal_close(struct lh_store *store)
 {
-	struct journal *journal = lh__journal_of(store);
-	struct lh_store *below = journal->below;
 	int ignored = lh__journal_finish(store);
+	struct lh_store *below = lh__journal_release(store);
 
 	(void)ignored; /* what is not home is in the log */
-	free_journal(journal);
 	below->ops->close(below);
 }
 
@@ -383,16 +384,17 @@ int lh__journal_visit(struct lh_store *below, int (*visit)(void *context, const 
 	return result;
 }
 
-int lh__journal_peek(struct lh_store *below, void *client, bool *clean, struct lh_error *error)
+int lh__journal_look(struct lh_store *below, struct lh_journal_look *look, struct lh_error *error)
 {
 	struct journal_header header;
 	int result = lh__journal_header_read(below, &header, error);
 
 	if (result < 0)
 		return result;
-	memcpy(client, header.client, LH_JOURNAL_CLIENT_SIZE);
-	if (clean)
-		*clean = header.state == JOURNAL_CLOSED;
+	memcpy(look->client, header.client, sizeof look->client);
+	look->home = header.home_page;
+	look->log_pages = header.log_pages;
+	look->clean = header.state == JOURNAL_CLOSED;
 	return 0;
 }
 

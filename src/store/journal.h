@@ -91,8 +91,11 @@ int lh__journal_end(struct lh_store *store, uint64_t transaction) LH_MUST_CHECK;
 
 /* Flushes, brings home, and says in the header that it is closed; close does the same and tells nobody. */
 int lh__journal_finish(struct lh_store *store) LH_MUST_CHECK;
-/* For a process that must not write any more: close will leave everything below as it is. */
-void lh__journal_abandon(struct lh_store *store);
+/*
+ * Ends the handle without writing anything, as a process ends that is killed; below is the caller's again,
+ * and is returned.
+ */
+struct lh_store *lh__journal_release(struct lh_store *store);
 
 /* Since it was opened. */
 struct lh_journal_counts {
@@ -108,7 +111,13 @@ void lh__journal_counts(const struct lh_store *store, struct lh_journal_counts *
  */
 int lh__journal_visit(struct lh_store *below, int (*visit)(void *context, const struct lh_log_record *record),
                       void *context, struct lh_error *error) LH_MUST_CHECK;
-/* The client's bytes of a journal's header, without opening it; *clean, where not NULL: it was closed. */
-int lh__journal_peek(struct lh_store *below, void *client, bool *clean, struct lh_error *error) LH_MUST_CHECK;
+/* What a journal's header says, without opening it. */
+struct lh_journal_look {
+	unsigned char client[LH_JOURNAL_CLIENT_SIZE];
+	uint64_t home, log_pages;
+	bool clean; /* it was closed */
+};
+int lh__journal_look(struct lh_store *below, struct lh_journal_look *look,
+                     struct lh_error *error) LH_MUST_CHECK;
 
 #endif

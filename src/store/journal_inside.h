@@ -64,7 +64,7 @@ struct journal {
 	struct journal_header header; /* under homing */
 	unsigned char *ring;
 	uint64_t ring_size;
-	bool read_only, finished, abandoned;
+	bool read_only, finished;
 	int broken; /* what every call fails with; set once */
 
 	struct lh_lock appending;

@@ -7,6 +7,7 @@
 
 #define SPINS 100
 #define GATE_CLOSED 0x80000000u
+#define GATE_SLEEPERS 0x40000000u
 
 void lh__futex_wait(const struct lh_sys *sys, uint32_t *word, uint32_t value, int64_t nanoseconds)
 {
@@ -46,22 +47,38 @@ void lh__unlock_slow(const struct lh_sys *sys, struct lh_lock *lock)
 	lh__futex_wake(sys, &lock->word, 1);
 }
 
+/* The word for which a thread may sleep until the gate is opened: with the mark that somebody does. */
+static bool gate_mark(struct lh_gate *gate, uint32_t *word)
+{
+	if (*word & GATE_SLEEPERS)
+		return true;
+	if (!__atomic_compare_exchange_n(&gate->word, word, *word | GATE_SLEEPERS, false, __ATOMIC_RELAXED,
+	                                 __ATOMIC_RELAXED))
+		return false;
+	*word |= GATE_SLEEPERS;
+	return true;
+}
+
 void lh__gate_enter(const struct lh_sys *sys, struct lh_gate *gate)
 {
 	for (;;) {
 		uint32_t word = __atomic_load_n(&gate->word, __ATOMIC_RELAXED);
 
-		if (word & GATE_CLOSED)
-			lh__futex_wait(sys, &gate->word, word, -1);
-		else if (__atomic_compare_exchange_n(&gate->word, &word, word + 1, false, __ATOMIC_ACQUIRE,
-		                                     __ATOMIC_RELAXED))
+		if (word & GATE_CLOSED) {
+			if (gate_mark(gate, &word))
+				lh__futex_wait(sys, &gate->word, word, -1);
+		} else if (__atomic_compare_exchange_n(&gate->word, &word, word + 1, false, __ATOMIC_ACQUIRE,
+		                                       __ATOMIC_RELAXED)) {
 			return;
+		}
 	}
 }
 
 void lh__gate_leave(const struct lh_sys *sys, struct lh_gate *gate)
 {
-	if (__atomic_sub_fetch(&gate->word, 1, __ATOMIC_RELEASE) == GATE_CLOSED)
+	uint32_t word = __atomic_sub_fetch(&gate->word, 1, __ATOMIC_RELEASE);
+
+	if ((word & ~GATE_SLEEPERS) == GATE_CLOSED)
 		lh__futex_wake(sys, &gate->word, INT_MAX);
 }
 
@@ -70,13 +87,16 @@ void lh__gate_close(const struct lh_sys *sys, struct lh_gate *gate)
 	uint32_t word;
 
 	while ((word = __atomic_fetch_or(&gate->word, GATE_CLOSED, __ATOMIC_ACQUIRE)) & GATE_CLOSED)
-		lh__futex_wait(sys, &gate->word, word, -1);
-	while ((word = __atomic_load_n(&gate->word, __ATOMIC_ACQUIRE)) != GATE_CLOSED)
+		if (gate_mark(gate, &word))
+			lh__futex_wait(sys, &gate->word, word, -1);
+	while (((word = __atomic_load_n(&gate->word, __ATOMIC_ACQUIRE)) & ~GATE_SLEEPERS) != GATE_CLOSED)
 		lh__futex_wait(sys, &gate->word, word, -1);
 }
 
 void lh__gate_open(const struct lh_sys *sys, struct lh_gate *gate)
 {
-	__atomic_and_fetch(&gate->word, ~GATE_CLOSED, __ATOMIC_RELEASE);
-	lh__futex_wake(sys, &gate->word, INT_MAX);
+	uint32_t word = __atomic_fetch_and(&gate->word, ~(GATE_CLOSED | GATE_SLEEPERS), __ATOMIC_RELEASE);
+
+	if (word & GATE_SLEEPERS)
+		lh__futex_wake(sys, &gate->word, INT_MAX);
 }

@@ -44,8 +44,9 @@ static inline void lh__unlock(const struct lh_sys *sys, struct lh_lock *lock)
 
 /*
  * A gate: any number pass at once, or one closes it and has the place to itself. Closing waits until those
- * inside have left; from the moment of closing on nobody enters. The top bit is "closed", the rest counts
- * those inside.
+ * inside have left; from the moment of closing on nobody enters. The top bit is "closed", the next says that
+ * somebody sleeps until it is opened, the rest counts those inside; so who closes and opens enters the kernel
+ * only where another thread is there.
  */
 struct lh_gate {
 	uint32_t word;

@@ -34,6 +34,8 @@ struct lh_heap {
  * however large the memory is.
  */
 int lh__heap_format(const struct lh_heap *heap) LH_MUST_CHECK;
+/* Whether there is something that lh__heap_format would overwrite: false where it never was called. */
+bool lh__heap_is_formatted(const struct lh_heap *heap);
 /* The memory has become larger: heap->size is the new size. The same bound on writes. */
 int lh__heap_grow(const struct lh_heap *heap) LH_MUST_CHECK;
 

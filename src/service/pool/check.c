@@ -1,0 +1,195 @@
+/*
+ * check.c - looking at a pool that is not open, and changing nothing.
+ *
+ * The pool's memory as recovery would leave it is made here, in memory of this process: its pages as they are
+ * at home, with what the log says over them.
+ */
+#include "service/pool/inside.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static const struct lh_pool_options no_options;
+
+static int look_store(struct lh_store *below, struct lh_journal_look *look, struct lh_pool_header *header,
+                      struct lh_error *error)
+{
+	int result = lh__journal_look(below, look, error);
+
+	if (result < 0)
+		return result;
+	memcpy(header, look->client, sizeof *header);
+	return lh__pool_header_check(header, &no_options, error);
+}
+
+static int fail_at(struct lh_error *error, int result, const char *where, const struct lh_error *inner)
+{
+	return lh__fail(error, result, "%s: %s", where, inner->text);
+}
+
+static int open_to_look(const struct lh_sys *sys, const char *where, const char *key_file,
+                        enum lh_place_use use, struct lh_store **below, struct lh_error *error)
+{
+	struct lh_pool_options options = { .key_file = key_file };
+
+	return lh__place_open(sys, where, use, &options, below, error);
+}
+
+int lh__pool_peek(const struct lh_sys *sys, const char *where, const char *key_file,
+                  struct lh_pool_header *header, struct lh_journal_look *look, struct lh_error *error)
+{
+	struct lh_error inner = { .code = 0 };
+	struct lh_store *below;
+	int result = open_to_look(sys, where, key_file, LH_PLACE_PEEK, &below, &inner);
+
+	if (result == 0) {
+		result = look_store(below, look, header, &inner);
+		below->ops->close(below);
+	}
+	return result < 0 ? fail_at(error, result, where, &inner) : 0;
+}
+
+int lh__pool_visit_log(const struct lh_sys *sys, const char *where, const char *key_file,
+                       int (*visit)(void *context, const struct lh_log_record *record), void *context,
+                       struct lh_error *error)
+{
+	struct lh_error inner = { .code = 0 };
+	struct lh_store *below;
+	int result = open_to_look(sys, where, key_file, LH_PLACE_PEEK, &below, &inner);
+
+	if (result == 0) {
+		result = lh__journal_visit(below, visit, context, &inner);
+		below->ops->close(below);
+	}
+	return result < 0 ? fail_at(error, result, where, &inner) : result;
+}
+
+/* ---- the memory as it would be ---- */
+
+struct image {
+	struct lh_store *below;
+	unsigned char *memory;
+	uint64_t size, home;
+	uint64_t records, open; /* open: the transaction that has not ended */
+};
+
+static int read_image(struct image *image)
+{
+	int result = 0;
+
+	for (uint64_t i = 0; i < image->size / LH_PAGE_SIZE && result == 0; i++) {
+		unsigned char page[LH_PAGE_SIZE] __attribute__((aligned(64)));
+		lh_mask held;
+
+		result = image->below->ops->get_now(image->below, image->home + i, LH_MASK_ALL, page, &held);
+		/* What is zero stays memory that nobody has touched. */
+		if (result == 0 && lh__page_nonzero(page))
+			memcpy(image->memory + i * LH_PAGE_SIZE, page, LH_PAGE_SIZE);
+	}
+	return result;
+}
+
+static int overlay(struct image *image, const struct lh_log_record *record)
+{
+	size_t at = 0, size = record->size - LH_LOG_RECORD_HEADER;
+
+	while (at < size) {
+		struct lh_lineset set;
+		long taken = lh__log_set_decode(&set, record->sets + at, size - at);
+
+		if (taken < 0 || set.page >= image->size / LH_PAGE_SIZE)
+			return -EBADMSG;
+		lh__lineset_scatter(&set, image->memory + set.page * LH_PAGE_SIZE);
+		at += (size_t)taken;
+	}
+	return 0;
+}
+
+static int redo(void *context, const struct lh_log_record *record)
+{
+	struct image *image = context;
+
+	image->records++;
+	if (record->kind == LH_LOG_RECORD_UNDO)
+		image->open = record->transaction;
+	else if (record->kind == LH_LOG_RECORD_END)
+		image->open = 0;
+	return record->kind == LH_LOG_RECORD_REDO ? overlay(image, record) : 0;
+}
+
+/*
+ * Old lines in the order in which they were logged: a transaction logs a line once, so the order is all the
+ * same.
+ */
+static int undo(void *context, const struct lh_log_record *record)
+{
+	struct image *image = context;
+
+	return record->kind == LH_LOG_RECORD_UNDO && record->transaction == image->open
+	               ? overlay(image, record)
+	               : 0;
+}
+
+static int make_image(struct image *image, struct lh_error *error)
+{
+	int result = read_image(image);
+
+	if (result < 0)
+		return lh__fail(error, result, "its memory cannot be read: %s", lh__errno_name(result));
+	result = lh__journal_visit(image->below, redo, image, error);
+	if (result == 0 && image->open)
+		result = lh__journal_visit(image->below, undo, image, error);
+	return result;
+}
+
+static int check_image(struct image *image, struct lh_pool_check *check, struct lh_error *error)
+{
+	struct lh_heap heap = { .base = image->memory, .size = image->size };
+	int result = make_image(image, error);
+
+	if (result < 0)
+		return result;
+	check->records = image->records;
+	check->rolled_back = image->open ? 1 : 0;
+	return lh__heap_check(&heap, &check->usage, error);
+}
+
+int lh__pool_check_store(struct lh_store *below, struct lh_pool_check *check, struct lh_error *error)
+{
+	struct image image = { .below = below };
+	struct lh_journal_look look;
+	int result;
+	long at;
+
+	memset(check, 0, sizeof *check);
+	result = look_store(below, &look, &check->header, error);
+	if (result < 0)
+		return result;
+	check->clean = look.clean;
+	image.home = look.home;
+	image.size = check->header.size;
+	at = LH_SYS(below->sys, SYS_mmap, 0, image.size, PROT_READ | PROT_WRITE,
+	            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (at < 0 && at >= -4095)
+		return lh__fail(error, (int)at, "there is no memory for looking at %lu bytes",
+		                (unsigned long)image.size);
+	image.memory = (unsigned char *)at;
+	result = check_image(&image, check, error);
+	LH_SYS(below->sys, SYS_munmap, at, image.size);
+	return result;
+}
+
+int lh__pool_check(const struct lh_sys *sys, const char *where, const char *key_file,
+                   struct lh_pool_check *check, struct lh_error *error)
+{
+	struct lh_error inner = { .code = 0 };
+	struct lh_store *below;
+	int result = open_to_look(sys, where, key_file, LH_PLACE_READ, &below, &inner);
+
+	if (result == 0) {
+		result = lh__pool_check_store(below, check, &inner);
+		below->ops->close(below);
+	}
+	return result < 0 ? fail_at(error, result, where, &inner) : 0;
+}

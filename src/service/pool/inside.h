@@ -1,0 +1,216 @@
+/*
+ * inside.h - what the parts of the pool service share.
+ *
+ *     pool.c      creating, opening, closing, growing
+ *     place.c     where a pool is: a store
+ *     memory.c    the range of addresses, and loading pages into it
+ *     signal.c    the process's SIGBUS and SIGTRAP
+ *     fault.c     what a touch of the pool's memory means
+ *     changes.c   the open transaction's changed pages, with their content from before
+ *     tx.c        transactions
+ *     object.c    objects, by the heap
+ *     home.c      the thread that brings changes home
+ *     check.c     looking at a pool that is not open
+ *
+ * Locks, in the order in which they are taken: turn (the open transaction's), changing, then those of the
+ * journal. changing is also taken in the handler of SIGBUS, so whoever holds it may touch only pages that are
+ * present and not protected against what he does.
+ */
+#ifndef LH_POOL_INSIDE_H
+#define LH_POOL_INSIDE_H
+
+#include "port/port.h"
+#include "service/pool/pool.h"
+#include "sys/lock.h"
+
+/* Memory that grows where it stands, inside reserved addresses. */
+struct room {
+	unsigned char *base;
+	uint64_t reserved, usable;
+};
+
+/* A page that the open transaction has changed, or may have. */
+struct change {
+	uint64_t page;
+	lh_mask saved;    /* these lines stand in its twin as they were */
+	lh_mask declared; /* by lh_tx_add */
+	bool open;        /* stores to it are not seen: it is not protected */
+};
+
+/* Change i's twin, page-shaped, is twins.base + 4096 * i. */
+struct changes {
+	size_t n;
+	struct room list, twins, index, log; /* of struct change; pages; uint64_t; struct lh_change */
+	size_t slots;                        /* of the index, a power of two */
+	uint32_t epoch;                      /* an index word of another epoch is an empty one */
+};
+
+/* A store that was seen where nothing was declared. */
+struct sighting {
+	uintptr_t address, code;
+};
+#define SIGHTINGS 64u
+
+/* A thread that executes one instruction with pages open that are protected otherwise. */
+#define STEP_PAGES 4u
+struct step {
+	uintptr_t thread; /* 0: free */
+	unsigned n;
+	uint64_t pages[STEP_PAGES];
+};
+#define STEPS 64u
+
+#define LOAD_BUFFERS 4u
+#define LOAD_PAGES 16u
+struct loading {
+	struct lh_lock lock;
+	unsigned char data[LOAD_PAGES][LH_PAGE_SIZE] __attribute__((aligned(64)));
+};
+
+struct lh_pool {
+	const struct lh_sys *sys;
+	struct lh_store *journal, *below;
+	const struct lh_direct *direct;
+	struct lh_port *port; /* NULL: nothing is watched */
+	struct lh_pool_header header;
+	struct lh_heap heap;
+	enum lh_see see;
+	enum lh_log log;
+	bool read_only, quiet;
+	bool remote; /* on a node */
+	int broken;
+	uint32_t *alive; /* 0 in a child of fork */
+
+	unsigned char *base;
+	uint64_t size;      /* grows; read by __atomic_load_n where no lock is held */
+	uint64_t home;      /* the page below that is the pool's first */
+	bool mapped;        /* address space is reserved at base */
+	bool lazy;          /* pages are loaded at their first touch */
+	struct room loaded; /* a bit a page */
+	struct loading *loading;
+	uint64_t next_load, load_run; /* hints: pages that follow each other are loaded more at a time */
+
+	struct lh_lock turn;
+	uintptr_t owner; /* of the open transaction: the thread's pointer */
+	unsigned depth;
+	bool aborted;
+	uint64_t transaction; /* undo: its number in the log, once it has one */
+	struct lh_lock changing;
+	bool writing; /* a transaction is open; under changing */
+	struct changes changes;
+	struct sighting sightings[SIGHTINGS];
+	unsigned sighted;
+	struct step steps[STEPS];
+
+	struct {
+		uint64_t commits, aborts, faults;
+		uint64_t home_bytes, flushes, fences; /* undo: those of the lines themselves */
+	} counts;
+
+	struct home_thread *thread;
+};
+
+static inline uintptr_t lh__pool_self(void)
+{
+	uintptr_t self;
+
+	__asm__("mov %%fs:0, %0" : "=r"(self));
+	return self;
+}
+
+static inline void lh__pool_count(uint64_t *counter, uint64_t n)
+{
+	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+static inline unsigned char *lh__pool_page(const struct lh_pool *pool, uint64_t page)
+{
+	return pool->base + page * LH_PAGE_SIZE;
+}
+
+/* Whether [pointer, pointer + size) is in the pool's memory. */
+static inline bool lh__pool_has(const struct lh_pool *pool, const void *pointer, uint64_t size)
+{
+	uint64_t offset = (uint64_t)((uintptr_t)pointer - (uintptr_t)pool->base);
+	uint64_t all = __atomic_load_n(&pool->size, __ATOMIC_RELAXED);
+
+	return offset <= all && size <= all - offset;
+}
+
+/* 0 where calls may go on: not in a child of fork, not broken. */
+int lh__pool_enter(const struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
+
+/* ---- pool.c ---- */
+/* A header that was read: it is trusted no further than this. options: the layout that is asked for. */
+int lh__pool_header_check(const struct lh_pool_header *header, const struct lh_pool_options *options,
+                          struct lh_error *error) LH_MUST_CHECK;
+
+/* ---- place.c ---- */
+enum lh_place_use { LH_PLACE_CREATE, LH_PLACE_WRITE, LH_PLACE_READ, LH_PLACE_PEEK };
+/* The store at a place. LH_PLACE_PEEK: to read, without a lock. */
+int lh__place_open(const struct lh_sys *sys, const char *where, enum lh_place_use use,
+                   const struct lh_pool_options *options, struct lh_store **out,
+                   struct lh_error *error) LH_MUST_CHECK;
+/* After a failed creation. */
+void lh__place_remove(const struct lh_sys *sys, const char *where, const struct lh_pool_options *options);
+
+bool lh__place_is_node(const char *where);
+/* Closes a store in a child of fork, without a word to whoever else has it. */
+void lh__place_forget(bool node, struct lh_store *store);
+
+/* ---- memory.c ---- */
+int lh__room_reserve(const struct lh_sys *sys, struct room *room, uint64_t size) LH_MUST_CHECK;
+int lh__room_need(const struct lh_sys *sys, struct room *room, uint64_t size) LH_MUST_CHECK;
+void lh__room_free(const struct lh_sys *sys, struct room *room);
+/* Reserves addresses: those of the header, or (0) some that are free, which are noted there. */
+int lh__memory_reserve(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
+/* Makes the bytes [from, to) of the pool usable. */
+int lh__memory_extend(struct lh_pool *pool, uint64_t from, uint64_t to, struct lh_error *error) LH_MUST_CHECK;
+void lh__memory_close(struct lh_pool *pool);
+/* Makes pages present, if they are not. Async-signal-safe as far as the store below is. */
+int lh__memory_load(struct lh_pool *pool, uint64_t page, uint64_t pages) LH_MUST_CHECK;
+bool lh__memory_loaded(const struct lh_pool *pool, uint64_t page);
+
+/* ---- signal.c ---- */
+int lh__signal_add(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
+void lh__signal_remove(struct lh_pool *pool);
+
+/* ---- fault.c ---- */
+/* What a touch was: it can be repeated; or it was none of this pool's business. *step: trap after it. */
+bool lh__fault_touched(struct lh_pool *pool, uintptr_t address, bool write, uintptr_t code, bool *step);
+/* The instruction of this thread has been executed. False: it had none to step. */
+bool lh__fault_stepped(struct lh_pool *pool);
+
+/* ---- changes.c ---- */
+int lh__changes_open(struct lh_pool *pool) LH_MUST_CHECK;
+void lh__changes_close(struct lh_pool *pool);
+/* The open transaction's note of a page, made where there is none. NULL: no memory. changing is held. */
+struct change *lh__changes_of(struct lh_pool *pool, uint64_t page);
+/*
+ * Lines about to be changed are saved, in the twin and (undo) in the log. changing is held, the page present.
+ */
+int lh__changes_save(struct lh_pool *pool, struct change *change, lh_mask mask) LH_MUST_CHECK;
+unsigned char *lh__changes_twin(struct lh_pool *pool, const struct change *change);
+/* The lines that have changed. */
+lh_mask lh__changes_found(struct lh_pool *pool, const struct change *change);
+void lh__changes_forget(struct lh_pool *pool);
+static inline struct change *lh__changes_at(struct lh_pool *pool, size_t i)
+{
+	return (struct change *)pool->changes.list.base + i;
+}
+
+/* ---- tx.c ---- */
+/* lh_tx_add by whoever knows that the transaction is this thread's. */
+int lh__tx_declare(struct lh_pool *pool, const void *pointer, uint64_t size) LH_MUST_CHECK;
+/* Where this thread has no open transaction: -EPERM. */
+int lh__tx_mine(const struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
+/* Ends a transaction that the closing of the pool finds open. */
+void lh__tx_drop(struct lh_pool *pool);
+
+/* ---- home.c ---- */
+int lh__home_thread_start(struct lh_pool *pool) LH_MUST_CHECK;
+void lh__home_thread_stop(struct lh_pool *pool);
+/* A commit has been logged: the thread is woken where the log is half full. */
+void lh__home_thread_nudge(struct lh_pool *pool);
+
+#endif

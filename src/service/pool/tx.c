@@ -1,0 +1,426 @@
+/*
+ * tx.c - transactions.
+ *
+ * A commit, of a redo log: pages are protected again, compared with their twins, and the lines that differ
+ * are one record; then the next transaction may begin, while this one waits for its record to be durable,
+ * with all others who wait. Of an undo log: the lines that differ are flushed, and the log says that the
+ * transaction is over.
+ *
+ * Pages are protected before they are compared, so a store that comes too late (the program's mistake) is
+ * seen as what it is, and not lost.
+ */
+#include "service/pool/inside.h"
+
+#include <errno.h>
+
+#include "service/pool/symbol.h"
+#include "sys/mutant.h"
+
+int lh__pool_enter(const struct lh_pool *pool, struct lh_error *error)
+{
+	int broken = __atomic_load_n(&pool->broken, __ATOMIC_RELAXED);
+
+	if (!__atomic_load_n(pool->alive, __ATOMIC_RELAXED))
+		return lh__fail(error, -ECHILD, "this process is a child of the one that opened the pool");
+	if (broken)
+		return lh__fail(error, -ENOTRECOVERABLE,
+		                "the pool's log could not be written (%s); close it and open it again",
+		                lh__errno_name(broken));
+	return 0;
+}
+
+static int enter_to_write(const struct lh_pool *pool, struct lh_error *error)
+{
+	int result = lh__pool_enter(pool, error);
+
+	if (result == 0 && pool->read_only)
+		return lh__fail(error, -EROFS, "the pool is open read-only");
+	return result;
+}
+
+int lh__tx_mine(const struct lh_pool *pool, struct lh_error *error)
+{
+	int result = enter_to_write(pool, error);
+
+	if (result == 0 && __atomic_load_n(&pool->owner, __ATOMIC_RELAXED) != lh__pool_self())
+		return lh__fail(error, -EPERM, "this thread has no open transaction in the pool");
+	return result;
+}
+
+/* What became of the transaction is not known: nothing more is done until the pool is opened again. */
+static int break_pool(struct lh_pool *pool, int result, struct lh_error *error)
+{
+	__atomic_store_n(&pool->broken, result, __ATOMIC_RELAXED);
+	return lh__fail(error, result, "the log could not be written (%s); close the pool and open it again",
+	                lh__errno_name(result));
+}
+
+static void set_writing(struct lh_pool *pool, bool writing)
+{
+	lh__lock(pool->sys, &pool->changing);
+	pool->writing = writing;
+	lh__unlock(pool->sys, &pool->changing);
+}
+
+int lh_tx_begin(struct lh_pool *pool, struct lh_error *error)
+{
+	uintptr_t self = lh__pool_self();
+	int result = enter_to_write(pool, error);
+
+	if (result < 0)
+		return result;
+	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == self) {
+		pool->depth++;
+		return 0;
+	}
+	lh__lock(pool->sys, &pool->turn);
+	result = lh__pool_enter(pool, error); /* it may have broken while this thread waited */
+	if (result < 0) {
+		lh__unlock(pool->sys, &pool->turn);
+		return result;
+	}
+	__atomic_store_n(&pool->owner, self, __ATOMIC_RELAXED);
+	pool->depth = 1;
+	pool->aborted = false;
+	pool->transaction = 0;
+	set_writing(pool, true);
+	return 0;
+}
+
+static void end(struct lh_pool *pool)
+{
+	lh__changes_forget(pool);
+	pool->sighted = 0;
+	pool->depth = 0;
+	__atomic_store_n(&pool->owner, 0, __ATOMIC_RELAXED);
+	lh__unlock(pool->sys, &pool->turn);
+}
+
+/* ---- declaring ---- */
+
+static int declare_page(struct lh_pool *pool, uint64_t page, lh_mask mask)
+{
+	struct change *change = lh__changes_of(pool, page);
+	bool whole = pool->see != LH_SEE_DECLARED;
+	int result = change ? lh__changes_save(pool, change, whole ? LH_MASK_ALL : mask) : -ENOMEM;
+
+	if (result < 0)
+		return result;
+	change->declared |= mask;
+	if (change->open || pool->see == LH_SEE_DECLARED ||
+	    (pool->see == LH_SEE_CHECKED && change->declared != LH_MASK_ALL))
+		return 0;
+	do
+		result = pool->port->ops->unprotect(pool->port, (uintptr_t)lh__pool_page(pool, page), 1);
+	while (result == -EAGAIN);
+	change->open = result == 0;
+	return result;
+}
+
+int lh__tx_declare(struct lh_pool *pool, const void *pointer, uint64_t size)
+{
+	uint64_t offset = (uint64_t)((uintptr_t)pointer - (uintptr_t)pool->base), end_offset = offset + size;
+	int result = 0;
+
+	while (offset < end_offset && result == 0) {
+		uint64_t page = offset / LH_PAGE_SIZE, in_page = offset % LH_PAGE_SIZE;
+		uint64_t part = LH_PAGE_SIZE - in_page;
+
+		if (part > end_offset - offset)
+			part = end_offset - offset;
+		result = lh__memory_load(pool, page, 1);
+		if (result < 0)
+			break;
+		lh__lock(pool->sys, &pool->changing);
+		result = declare_page(pool, page, lh__mask_bytes(in_page, part));
+		lh__unlock(pool->sys, &pool->changing);
+		offset += part;
+	}
+	return result;
+}
+
+int lh_tx_add(struct lh_pool *pool, const void *pointer, size_t size, struct lh_error *error)
+{
+	int result = lh__tx_mine(pool, error);
+
+	if (result < 0)
+		return result;
+	if (!lh__pool_has(pool, pointer, size))
+		return lh__fail(error, -EINVAL, "0x%lx and %zu bytes from there are not in the pool",
+		                (unsigned long)(uintptr_t)pointer, size);
+	result = lh__tx_declare(pool, pointer, size);
+	if (result == -E2BIG)
+		return lh__fail(error, result, "the transaction changes more than the log has room for");
+	return result == 0
+	               ? 0
+	               : lh__fail(error, result, "what is there cannot be saved: %s", lh__errno_name(result));
+}
+
+/* ---- ending ---- */
+
+/* Stores to what this transaction has opened are seen again; neighbours together. changing is held. */
+static int protect_all(struct lh_pool *pool)
+{
+	size_t n = pool->changes.n;
+	int result = 0;
+
+	if (!pool->port || pool->see == LH_SEE_DECLARED)
+		return 0;
+	for (size_t i = 0, j; i < n && result == 0; i = j) {
+		struct change *first = lh__changes_at(pool, i);
+
+		for (j = i + 1; j < n && lh__changes_at(pool, j)->page == first->page + (j - i); j++)
+			;
+		do
+			result = pool->port->ops->protect(pool->port,
+			                                  (uintptr_t)lh__pool_page(pool, first->page), j - i);
+		while (result == -EAGAIN);
+	}
+	return result;
+}
+
+/*
+ * Which lines of which pages have changed, as the journal wants it. *undeclared: the first that should not
+ * have.
+ */
+static size_t find_changes(struct lh_pool *pool, struct lh_change *list, uintptr_t *undeclared)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < pool->changes.n; i++) {
+		struct change *change = lh__changes_at(pool, i);
+		unsigned char *page = lh__pool_page(pool, change->page);
+		lh_mask found = lh__changes_found(pool, change), wrong = found & ~change->declared;
+
+		if (pool->see == LH_SEE_CHECKED && wrong && !*undeclared)
+			*undeclared = (uintptr_t)page + LH_LINE_SIZE * (unsigned)__builtin_ctzll(wrong);
+		if (found)
+			list[n++] = (struct lh_change){ .page = change->page, .mask = found, .data = page };
+	}
+	return n;
+}
+
+static void flush_changes(struct lh_pool *pool, const struct lh_change *list, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		lh_mask mask = list[i].mask;
+		unsigned first, count;
+
+		while (lh__mask_next_run(&mask, &first, &count)) {
+			if (!LH_MUTANT(UNDO_HOME_NOT_FLUSHED))
+				pool->direct->flush(pool->direct,
+				                    (const unsigned char *)list[i].data +
+				                            LH_LINE_SIZE * first,
+				                    LH_LINE_SIZE * count);
+			pool->counts.flushes += count;
+			pool->counts.home_bytes += LH_LINE_SIZE * count;
+		}
+	}
+	pool->direct->fence(pool->direct);
+	pool->counts.fences++;
+}
+
+/*
+ * The lines are as they have to be, in memory: makes them so on the medium, and ends the transaction in the
+ * log.
+ */
+static int settle(struct lh_pool *pool, const struct lh_change *list, size_t n)
+{
+	int result;
+
+	if (!pool->transaction)
+		return 0;
+	if (LH_MUTANT(UNDO_END_BEFORE_HOME)) {
+		result = lh__journal_end(pool->journal, pool->transaction);
+		flush_changes(pool, list, n);
+		return result;
+	}
+	flush_changes(pool, list, n);
+	return lh__journal_end(pool->journal, pool->transaction);
+}
+
+/*
+ * Puts every saved line that has changed back. changing is held; the pages are open or were never stored to.
+ */
+static int put_back(struct lh_pool *pool)
+{
+	struct lh_change *list = (struct lh_change *)pool->changes.log.base;
+	uintptr_t ignored = 0;
+	size_t n = find_changes(pool, list, &ignored);
+
+	for (size_t i = 0; i < n; i++) {
+		uint64_t page = list[i].page;
+
+		lh__lines_copy(lh__pool_page(pool, page), lh__changes_twin(pool, lh__changes_of(pool, page)),
+		               list[i].mask);
+	}
+	return pool->log == LH_LOG_UNDO ? settle(pool, list, n) : 0;
+}
+
+/* In LH_SEE_CHECKED, pages that were not open are written to here too. */
+static int open_all(struct lh_pool *pool)
+{
+	int result = 0;
+
+	for (size_t i = 0; pool->see == LH_SEE_CHECKED && i < pool->changes.n && result == 0; i++)
+		do
+			result = pool->port->ops->unprotect(
+				pool->port, (uintptr_t)lh__pool_page(pool, lh__changes_at(pool, i)->page), 1);
+		while (result == -EAGAIN);
+	return result;
+}
+
+static int abort_all(struct lh_pool *pool)
+{
+	int result;
+
+	lh__lock(pool->sys, &pool->changing);
+	result = open_all(pool);
+	if (result == 0)
+		result = put_back(pool);
+	if (result == 0)
+		result = protect_all(pool);
+	pool->transaction = 0;
+	lh__unlock(pool->sys, &pool->changing);
+	pool->counts.aborts++;
+	return result;
+}
+
+static int fail_undeclared(const struct lh_pool *pool, uintptr_t address, struct lh_error *error)
+{
+	char code[160] = "code that was not seen";
+
+	for (unsigned i = 0; i < pool->sighted; i++)
+		if (pool->sightings[i].address / LH_LINE_SIZE == address / LH_LINE_SIZE) {
+			address = pool->sightings[i].address;
+			lh__symbol_describe(pool->sightings[i].code, code, sizeof code);
+			break;
+		}
+	return lh__fail(error, -EFAULT,
+	                "transaction %lu: 0x%lx (offset 0x%lx) was changed by %s without lh_tx_add",
+	                (unsigned long)pool->counts.commits + 1, (unsigned long)address,
+	                (unsigned long)(address - (uintptr_t)pool->base), code);
+}
+
+/*
+ * The changes are in the log (and, undo, durable at home). *sequence: of the record, or 0. changing is held.
+ */
+static int log_changes(struct lh_pool *pool, uint64_t *sequence, struct lh_error *error)
+{
+	struct lh_change *list = (struct lh_change *)pool->changes.log.base;
+	uintptr_t undeclared = 0;
+	int result = protect_all(pool);
+	size_t n;
+
+	if (result < 0)
+		return result;
+	n = find_changes(pool, list, &undeclared);
+	if (undeclared)
+		return fail_undeclared(pool, undeclared, error);
+	if (pool->log == LH_LOG_UNDO)
+		return settle(pool, list, n);
+	return n == 0 ? 0 : lh__journal_append(pool->journal, list, n, sequence);
+}
+
+static int fail_and_abort(struct lh_pool *pool, int result, struct lh_error *error)
+{
+	int aborted = abort_all(pool);
+
+	end(pool);
+	if (aborted < 0)
+		return break_pool(pool, aborted, error);
+	return result;
+}
+
+/* The outermost commit, up to its being in the log. */
+static int commit(struct lh_pool *pool, uint64_t *sequence, struct lh_error *error)
+{
+	int result;
+
+	if (pool->aborted) {
+		lh__fail(error, -ECANCELED, "an inner transaction was aborted, and so this one is too");
+		return fail_and_abort(pool, -ECANCELED, error);
+	}
+	lh__lock(pool->sys, &pool->changing);
+	result = log_changes(pool, sequence, error);
+	if (result == 0)
+		pool->writing = false;
+	lh__unlock(pool->sys, &pool->changing);
+	if (result == -E2BIG) {
+		lh__fail(error, result,
+		         "the transaction changes more than the log, of %lu bytes, has room for",
+		         (unsigned long)(lh__journal_log_pages(pool->journal) * LH_PAGE_SIZE));
+		return fail_and_abort(pool, result, error);
+	}
+	if (result == -EFAULT)
+		return fail_and_abort(pool, result, error);
+	if (result == 0)
+		pool->counts.commits++;
+	end(pool);
+	return result == 0 ? 0 : break_pool(pool, result, error);
+}
+
+int lh_tx_commit_async(struct lh_pool *pool, uint64_t *token, struct lh_error *error)
+{
+	int result = lh__tx_mine(pool, error);
+
+	if (result < 0)
+		return result;
+	*token = 0;
+	if (pool->depth > 1) {
+		pool->depth--;
+		return 0;
+	}
+	result = commit(pool, token, error);
+	if (result == 0)
+		lh__home_thread_nudge(pool);
+	return result;
+}
+
+int lh_tx_wait(struct lh_pool *pool, uint64_t token, struct lh_error *error)
+{
+	int result = lh__pool_enter(pool, error);
+
+	if (result < 0 || token == 0)
+		return result;
+	result = lh__journal_flush(pool->journal, token);
+	return result == 0 ? 0 : break_pool(pool, result, error);
+}
+
+int lh_tx_commit(struct lh_pool *pool, struct lh_error *error)
+{
+	uint64_t token;
+	int result = lh_tx_commit_async(pool, &token, error);
+
+	return result < 0 ? result : lh_tx_wait(pool, token, error);
+}
+
+int lh_tx_abort(struct lh_pool *pool, struct lh_error *error)
+{
+	int result = lh__tx_mine(pool, error);
+
+	if (result < 0)
+		return result;
+	result = abort_all(pool);
+	if (pool->depth > 1 && result == 0) {
+		pool->depth--;
+		pool->aborted = true;
+		lh__changes_forget(pool);
+		return 0;
+	}
+	set_writing(pool, false);
+	end(pool);
+	return result == 0 ? 0 : break_pool(pool, result, error);
+}
+
+void lh__tx_drop(struct lh_pool *pool)
+{
+	int ignored;
+
+	if (!pool->owner)
+		return;
+	ignored = abort_all(pool);
+	(void)ignored; /* what could not be put back here is put back by recovery */
+	set_writing(pool, false);
+	end(pool);
+}
