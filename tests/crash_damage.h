@@ -74,8 +74,9 @@ static void append_some(struct journal_run *run, unsigned n, bool big)
 static void reopen(struct journal_run *run, bool dies)
 {
 	if (dies)
-		lh__journal_abandon(run->journal);
-	run->journal->ops->close(run->journal);
+		let_go(run->journal);
+	else
+		run->journal->ops->close(run->journal);
 	open_again(run);
 }
 
@@ -135,9 +136,10 @@ static void leave(struct journal_run *run, enum damage_at kind)
 		undo_transaction(run, false, false);
 	if (kind == DAMAGE_REWOUND)
 		leave_rewound(run);
-	if (kind != DAMAGE_CLOSED)
-		lh__journal_abandon(run->journal);
-	run->journal->ops->close(run->journal);
+	if (kind == DAMAGE_CLOSED)
+		run->journal->ops->close(run->journal);
+	else
+		let_go(run->journal);
 	run->journal = NULL;
 }
 

@@ -164,8 +164,9 @@ static const unsigned char *home_on(struct lh_crash *medium, const struct lh_sto
 
 static void let_go(struct lh_store *journal)
 {
-	lh__journal_abandon(journal);
-	journal->ops->close(journal);
+	struct lh_store *below = lh__journal_release(journal);
+
+	below->ops->close(below);
 }
 
 /*
@@ -525,11 +526,12 @@ static bool open_again(struct journal_run *run)
 
 static bool step_close(struct journal_run *run, bool dies)
 {
-	if (dies)
-		lh__journal_abandon(run->journal);
-	else if (chance(run, 50))
+	if (!dies && chance(run, 50))
 		must(run, lh__journal_finish(run->journal), "finish");
-	run->journal->ops->close(run->journal);
+	if (dies)
+		let_go(run->journal);
+	else
+		run->journal->ops->close(run->journal);
 	return open_again(run);
 }
 

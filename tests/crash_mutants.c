@@ -16,10 +16,9 @@ enum { ROUNDS = 3, MEDIA = 12000, PATIENCE_MS = 100000 };
 
 enum lh_mutant lh__mutant;
 
-static const char *const mutant_name[] = {
-	"none",
+static const char *const mutant_name[] = { "none",
 #define NAME_OF(name) #name,
-	LH_MUTANT_LIST(NAME_OF)
+	                                   LH_MUTANT_LIST(NAME_OF)
 #undef NAME_OF
 };
 
