@@ -379,4 +379,40 @@ __attribute__((unused)) static void crash_states_open(struct crash_states *state
 	memset(states->seen, 0, sizeof states->seen);
 }
 
+/* ---- many runs ---- */
+
+struct crash_totals {
+	uint64_t media, points, recoveries, exhaustive, runs;
+};
+
+__attribute__((unused)) static uint64_t crash_states_wanted(uint64_t usual)
+{
+	const char *given = getenv("LH_TEST_STATES");
+
+	return given ? strtoull(given, NULL, 0) : usual;
+}
+
+/* Adds a run that has ended; false, and how to see it again, where it failed. */
+__attribute__((unused)) static bool crash_total(struct crash_totals *totals, const struct crash_states *states,
+                                                uint64_t seed)
+{
+	totals->media += states->tried;
+	totals->points += states->points;
+	totals->recoveries += states->recoveries;
+	totals->exhaustive += states->exhaustive;
+	totals->runs++;
+	if (states->failed)
+		printf("# %s\n# LH_TEST_SEED=%llu shows it again\n", states->reason, (unsigned long long)seed);
+	return !states->failed;
+}
+
+__attribute__((unused)) static void crash_totals_print(const struct crash_totals *totals)
+{
+	printf("# %llu media (%llu times all that there could be) at %llu points of %llu runs; %llu crashing "
+	       "recoveries\n",
+	       (unsigned long long)totals->media, (unsigned long long)totals->exhaustive,
+	       (unsigned long long)totals->points, (unsigned long long)totals->runs,
+	       (unsigned long long)totals->recoveries);
+}
+
 #endif
