@@ -5,7 +5,7 @@
 #   demo             installs what is missing, builds, and shows the main job on a real program
 #   bench            builds and runs the benchmarks
 #   fuzz             runs each fuzz target for FUZZ_TIME seconds
-#   soak             runs the tests again and again for SOAK_TIME seconds
+#   soak             runs the tests again and again for SOAK_TIME seconds, and looks at SOAK_STATES crashes each time
 #   lint, format, format-check
 #   install, uninstall    with PREFIX and DESTDIR
 #
@@ -17,6 +17,7 @@ SAN ?=
 BUILD ?= build
 FUZZ_TIME ?= 60
 SOAK_TIME ?= 300
+SOAK_STATES ?= 2000000
 DESTDIR ?=
 PREFIX ?= /usr/local
 bindir ?= $(PREFIX)/bin
@@ -210,7 +211,7 @@ fuzz: $(FUZZ_BIN)
 
 soak: all tests
 	$(Q)end=$$(($$(date +%s) + $(SOAK_TIME))); while [ $$(date +%s) -lt $$end ]; do \
-		prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; done
+		LH_TEST_STATES=$(SOAK_STATES) prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; done
 
 CLANG_FORMAT ?= clang-format-14
 FORMATTED = $(shell git ls-files '*.c' '*.h')

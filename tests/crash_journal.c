@@ -34,7 +34,7 @@ int main(void)
 
 	printf("# LH_TEST_SEED=%llu\n", (unsigned long long)seed);
 	for (i = 0; i < JOURNAL_WAYS; i++)
-		ok(run_way(&journal_ways[i], seed, states / JOURNAL_WAYS), "%s: every crash is recovered from",
-		   journal_ways[i].name);
+		ok(run_way(&journal_ways[i], seed, states / JOURNAL_WAYS),
+		   "%s: every crash is recovered from", journal_ways[i].name);
 	return done();
 }

@@ -9,10 +9,11 @@
 #include <signal.h>
 
 #include "crash_damage.h"
+#include "crash_pool.h"
 #include "sys/mutant.h"
 #include "tap.h"
 
-enum { ROUNDS = 3, MEDIA = 12000, PATIENCE_MS = 100000 };
+enum { ROUNDS = 2, MEDIA = 12000, PATIENCE_MS = 100000 };
 
 enum lh_mutant lh__mutant;
 
@@ -48,16 +49,30 @@ static bool journal_notices(struct journal_run *run, uint64_t seed, char *why, s
 	return false;
 }
 
+static bool pool_notices(struct pool_run *run, uint64_t seed, char *why, size_t size)
+{
+	unsigned i;
+
+	for (i = 0; i < POOL_WAYS; i++) {
+		pool_script(run, &pool_ways[i], seed, MEDIA);
+		if (noticed(&run->states, pool_ways[i].name, why, size))
+			return true;
+	}
+	return false;
+}
+
 /* In a child: what is wrong on purpose may also crash. */
 static void child(enum lh_mutant mutant, int out)
 {
-	struct journal_run *run = malloc(sizeof *run);
+	struct journal_run *journal = malloc(sizeof *journal);
+	struct pool_run *pool = malloc(sizeof *pool);
 	char why[CRASH_REASON] = "";
 	uint64_t seed;
 
 	lh__mutant = mutant;
-	for (seed = 1; run && seed < 1 + 2 * ROUNDS; seed += 2)
-		if (journal_notices(run, seed, why, sizeof why))
+	for (seed = 1; journal && pool && seed < 1 + 2 * ROUNDS; seed += 2)
+		if (journal_notices(journal, seed, why, sizeof why) ||
+		    pool_notices(pool, seed, why, sizeof why))
 			break;
 	if (write(out, why, strlen(why)) < 0)
 		_exit(2);

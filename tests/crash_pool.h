@@ -71,7 +71,8 @@ struct pool_run {
 static bool pool_must(struct pool_run *run, int result, const char *what, const struct lh_error *error)
 {
 	if (result < 0)
-		crash_fail(&run->states, what, error && error->text[0] ? error->text : lh__errno_name(result));
+		crash_fail(&run->states, what,
+		           error && error->text[0] ? error->text : lh__errno_name(result));
 	return result >= 0;
 }
 
@@ -401,7 +402,8 @@ static bool pool_begin(struct pool_run *run)
 	int result;
 
 	run->states.resting = true;
-	result = lh__pool_on_store(lh__crash_store(run->states.medium), &options, true, true, &run->pool, &error);
+	result = lh__pool_on_store(lh__crash_store(run->states.medium), &options, true, true, &run->pool,
+	                           &error);
 	if (!pool_must(run, result, "create", &error))
 		return false;
 	run->root = lh_pool_root(run->pool, sizeof *run->root, &error);
@@ -424,8 +426,8 @@ static void pool_end(struct pool_run *run)
 }
 
 /* One script of this seed; its counts stay in run->states. limit: media at which it is enough. */
-__attribute__((unused)) static void pool_script(struct pool_run *run, const struct pool_way *way, uint64_t seed,
-                                                uint64_t limit)
+__attribute__((unused)) static void pool_script(struct pool_run *run, const struct pool_way *way,
+                                                uint64_t seed, uint64_t limit)
 {
 	struct lh_crash_options options = { .pages = POOL_HOME + POOL_REACH / LH_PAGE_SIZE,
 		                            .direct = way->direct,

@@ -393,8 +393,8 @@ __attribute__((unused)) static uint64_t crash_states_wanted(uint64_t usual)
 }
 
 /* Adds a run that has ended; false, and how to see it again, where it failed. */
-__attribute__((unused)) static bool crash_total(struct crash_totals *totals, const struct crash_states *states,
-                                                uint64_t seed)
+__attribute__((unused)) static bool crash_total(struct crash_totals *totals,
+                                                const struct crash_states *states, uint64_t seed)
 {
 	totals->media += states->tried;
 	totals->points += states->points;
@@ -402,7 +402,8 @@ __attribute__((unused)) static bool crash_total(struct crash_totals *totals, con
 	totals->exhaustive += states->exhaustive;
 	totals->runs++;
 	if (states->failed)
-		printf("# %s\n# LH_TEST_SEED=%llu shows it again\n", states->reason, (unsigned long long)seed);
+		printf("# %s\n# LH_TEST_SEED=%llu shows it again\n", states->reason,
+		       (unsigned long long)seed);
 	return !states->failed;
 }
 
