@@ -1,11 +1,11 @@
 /*
- * crash_damage.h - journals that are damaged otherwise than by a crash: any byte of the header's copies and of
- * the log may be another.
+ * crash_damage.h - journals that are damaged otherwise than by a crash: any byte of the header's copies and
+ * of the log may be another.
  *
- * What was acknowledged must be found, or the opening must fail and leave everything as it is. A record that a
- * later one knew to be durable is named in the error. One loss cannot be told from a crash: that of the last
- * record, which nobody knew yet to be durable; what it says may be missing: a change, or the old lines of a
- * transaction that had not ended.
+ * What was acknowledged must be found, or the opening must fail and leave everything as it is. A record
+ * that a later one knew to be durable is named in the error. One loss cannot be told from a crash: that of
+ * the last record, which nobody knew yet to be durable; what it says may be missing: a change, or the old
+ * lines of a transaction that had not ended.
  */
 #ifndef CRASH_DAMAGE_H
 #define CRASH_DAMAGE_H

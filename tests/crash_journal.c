@@ -1,6 +1,6 @@
 /*
- * crash_journal.c - every crash of scripted runs of the journal: what is recovered is what was acknowledged last,
- * or what was being written then, and nothing else.
+ * crash_journal.c - every crash of scripted runs of the journal: what is recovered is what was acknowledged
+ * last, or what was being written then, and nothing else.
  *
  * LH_TEST_STATES=N looks at about so many media; LH_TEST_SEED=N begins with that seed.
  */

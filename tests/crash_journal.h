@@ -1,10 +1,10 @@
 /*
- * crash_journal.h - scripted runs of a journal over a crash store, and the oracle for them: the content of home,
- * and the client's part of the header, after each change.
+ * crash_journal.h - scripted runs of a journal over a crash store, and the oracle for them: the content of
+ * home, and the client's part of the header, after each change.
  *
- * A script is drawn from a seed: records of few lines and of many, several to a flush, replaced pages, up to
- * several rounds of the ring; checkpoints, the client's part, closing and opening, a process that dies; with an
- * undo log transactions of one record and of many, that end, are rolled back, or outgrow the log.
+ * A script is drawn from a seed: records of few lines and of many, several to a flush, replaced pages, up
+ * to several rounds of the ring; checkpoints, the client's part, closing and opening, a process that dies;
+ * with an undo log transactions of one record and of many, that end, are rolled back, or outgrow the log.
  */
 #ifndef CRASH_JOURNAL_H
 #define CRASH_JOURNAL_H
@@ -170,8 +170,8 @@ static void let_go(struct lh_store *journal)
 }
 
 /*
- * A change of the shape of the record that may have been lost, with a content of its own: where remains of the
- * old log are taken for what comes after it, here they would be.
+ * A change of the shape of the record that may have been lost, with a content of its own: where remains of
+ * the old log are taken for what comes after it, here they would be.
  */
 static struct lh_change change_to_go_on(const struct journal_run *run, long found, const void *data)
 {

@@ -1,6 +1,6 @@
 /*
- * crash_pool.c - every crash of scripted runs of a pool: what is recovered is what was committed last, or what was
- * being committed then, byte for byte, and its heap is whole.
+ * crash_pool.c - every crash of scripted runs of a pool: what is recovered is what was committed last, or
+ * what was being committed then, byte for byte, and its heap is whole.
  *
  * LH_TEST_STATES=N looks at about so many media; LH_TEST_SEED=N begins with that seed.
  */

@@ -1,6 +1,6 @@
 /*
- * crash_pool.h - scripted runs of a pool over a crash store: a map whose entries are allocated and freed, changed
- * in transactions that commit, commit later, are aborted, are nested, or are cut off.
+ * crash_pool.h - scripted runs of a pool over a crash store: a map whose entries are allocated and freed,
+ * changed in transactions that commit, commit later, are aborted, are nested, or are cut off.
  *
  * The oracle is a copy of the pool's memory at each commit. What a crash leaves is recovered by the journal
  * alone, whose home must then be one of those, byte for byte, and pass the heap's check; the pool itself is

@@ -1,15 +1,17 @@
 /*
- * crash_states.h - looks at every crash of a run: at each point of a crash store (crash.h) it makes the media that
- * a loss of power could leave there, recovers each, and has the outcome judged.
+ * crash_states.h - looks at every crash of a run: at each point of a crash store (crash.h) it makes the
+ * media that a loss of power could leave there, recovers each, and has the outcome judged.
  *
- * A medium is one choice for each unit in flight. Where there are at most 1024 such combinations all are tried,
- * else: none arrived, all did, one alone is missing, one alone arrived, and a sample. Of lines in memory some
- * media are torn further, between words of 8 bytes. The same medium is tried once for what may be found.
+ * A medium is one choice for each unit in flight. Where there are at most 1024 such combinations all are
+ * tried, else: none arrived, all did, one alone is missing, one alone arrived, and a sample. Of lines in
+ * memory some media are torn further, between words of 8 bytes. The same medium is tried once for what may
+ * be found.
  *
- * What may be found is a range of *states*, numbers of the caller's: lo is the last one that was acknowledged, hi
- * the newest that was begun. `recover` opens what stands on the store it is given, and says which state it found.
- * Some recoveries are themselves run on a crash store, and crash at each of their points: then the very state
- * must be found that the first recovery found, and so again where recovery had ended.
+ * What may be found is a range of *states*, numbers of the caller's: lo is the last one that was
+ * acknowledged, hi the newest that was begun. `recover` opens what stands on the store it is given, and
+ * says which state it found. Some recoveries are themselves run on a crash store, and crash at each of
+ * their points: then the very state must be found that the first recovery found, and so again where
+ * recovery had ended.
  */
 #ifndef CRASH_STATES_H
 #define CRASH_STATES_H
@@ -28,7 +30,9 @@ enum { CRASH_UNITS = 4096, CRASH_ALL = 1024, CRASH_SEEN = 1 << 17, CRASH_SAMPLES
 enum { CRASH_GO_ON = 1 }; /* after recovery: change something more, and look whether that is kept as well */
 
 struct crash_states {
-	/* The caller's. recover returns the state found, or a negative number, and then says why in reason. */
+	/*
+	 * The caller's. recover returns the state found, or a negative number, and then says why in reason.
+	 */
 	long (*recover)(void *context, struct lh_crash *medium, unsigned how, char reason[CRASH_REASON]);
 	void *context;
 	uint64_t limit; /* media at which it is enough; 0: none */

@@ -1,7 +1,7 @@
 /*
- * crash.c - see crash.h. Each unit has a chain of the contents that it was given and that are not certain yet:
- * by requests, or by flushes. What a program stored in memory since the last flush is in no chain; it is found
- * by comparing.
+ * crash.c - see crash.h. Each unit has a chain of the contents that it was given and that are not certain
+ * yet: by requests, or by flushes. What a program stored in memory since the last flush is in no chain; it
+ * is found by comparing.
  */
 #include "store/crash.h"
 
@@ -68,8 +68,8 @@ static const unsigned char *newest_of(const struct lh_crash *crash, size_t unit)
 }
 
 /*
- * The unit was given what is seen of it now. Where there is no memory for that, what becomes of it is not known
- * to the medium: it stays in flight, and a test would find it missing.
+ * The unit was given what is seen of it now. Where there is no memory for that, what becomes of it is not
+ * known to the medium: it stays in flight, and a test would find it missing.
  */
 static void give(struct lh_crash *crash, size_t unit, long thread)
 {

@@ -2,16 +2,16 @@
  * crash.h - a medium for tests that may lose power at any moment, and a store on it.
  *
  * Two images of all pages are kept: what the client sees, and what is *certain*: durable whatever happens.
- * What differs is *in flight*, in units that arrive by themselves: sectors of 512 bytes where pages are reached
- * by requests; lines, of which each aligned word of 8 bytes arrives by itself, where they are reached by memory.
- * At a crash each unit holds what is certain or any content that it was given since then. So nothing is made up
- * by chance here: the store offers the choices at each *point* (after each request that changes something,
- * before a durable one is promised, and before each flush, fence and sync), and the test makes of them as many
- * media as it likes.
+ * What differs is *in flight*, in units that arrive by themselves: sectors of 512 bytes where pages are
+ * reached by requests; lines, of which each aligned word of 8 bytes arrives by itself, where they are
+ * reached by memory. At a crash each unit holds what is certain or any content that it was given since
+ * then. So nothing is made up by chance here: the store offers the choices at each *point* (after each
+ * request that changes something, before a durable one is promised, and before each flush, fence and sync),
+ * and the test makes of them as many media as it likes.
  *
- * A flush snapshots the lines and a fence of the same thread makes the snapshots certain; what was stored in
- * between may have arrived too. A line that was never flushed may also have arrived: caches evict. A PUT is
- * made certain by sync, or by itself where it is durable; never by a fence.
+ * A flush snapshots the lines and a fence of the same thread makes the snapshots certain; what was stored
+ * in between may have arrived too. A line that was never flushed may also have arrived: caches evict. A PUT
+ * is made certain by sync, or by itself where it is durable; never by a fence.
  *
  * The medium outlives the store on it, as a disk does.
  */
@@ -30,8 +30,8 @@ struct lh_crash_options {
 	bool no_durable_put; /* LH_REQUEST_DURABLE is not honoured */
 	bool calm;           /* nothing is held back, and there are no points */
 	/*
-	 * Called at each point, by the thread whose call it is, with the medium locked: it may use the functions
-	 * below that read the medium, and no store on it. May be NULL.
+	 * Called at each point, by the thread whose call it is, with the medium locked: it may use the
+	 * functions below that read the medium, and no store on it. May be NULL.
 	 */
 	void (*point)(void *context, struct lh_crash *crash, enum lh_crash_point kind);
 	void *context;
