@@ -57,7 +57,7 @@ INTERCEPT_SRC := $(wildcard src/port/page/intercept/*.c)
 AGENT_SRC := $(wildcard src/service/run/agent/*.c src/service/run/agent/*.S) $(INTERCEPT_SRC)
 AGENT_LIBS := -lZydis
 CLI_SRC := $(wildcard src/cli/*.c) $(wildcard src/service/run/*.c)
-LIB_LIBS := -ldw -lssl -lcrypto -lpthread
+LIB_LIBS := -lZydis -ldw -lssl -lcrypto -lpthread
 CLI_LIBS := -ljansson $(LIB_LIBS)
 
 obj = $(patsubst %,$(1)/obj/%.o,$(basename $(2)))
