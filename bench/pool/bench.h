@@ -1,9 +1,11 @@
 /*
- * bench.h - what a system is to the benchmark of failure-atomic memory: one table of functions, one C file each.
+ * bench.h - what a system is to the benchmark of failure-atomic memory: one table of functions, one C
+ * file each.
  *
- * All do the same work: RECORDS records of 64 bytes, of which a transaction changes some, each from its beginning
- * on for 8 to 64 bytes; and a map from 8-byte keys to values of 64 bytes, into which a transaction puts one. When
- * tx or insert returns, it is durable; where a system cannot promise that or atomicity, it is a yardstick.
+ * All do the same work: RECORDS records of 64 bytes, of which a transaction changes some, each from its
+ * beginning on for 8 to 64 bytes; and a map from 8-byte keys to values of 64 bytes, into which a
+ * transaction puts one. When tx or insert returns, it is durable; where a system cannot promise that or
+ * atomicity, it is a yardstick.
  */
 #ifndef BENCH_POOL_H
 #define BENCH_POOL_H
@@ -62,17 +64,17 @@ double now(void);
 /* Makes folder/name into path. */
 void join(char path[256], const char *folder, const char *name);
 
-/* The map's buckets, for the systems that have none of their own. Threads of a run have different top bits. */
+/* The map's buckets, for the systems that have none of their own. Threads differ in the top bit. */
 static inline uint64_t bucket_of(uint64_t key)
 {
 	return key >> (64 - MAP_BUCKETS_BITS);
 }
 
-/* count.c: runs under a single-stepping tracer what lies between two calls of count_mark. */
+/* count.c: a tracer single-steps what lies between two calls of count_mark. */
 struct counted {
 	uint64_t instructions, fences, flushes, syscalls;
-	uint64_t stores, bytes,
-		streamed; /* to what is mapped from the folder; streamed: those past the caches */
+	/* To what is mapped from the folder; streamed: the bytes of them that pass the caches by. */
+	uint64_t stores, bytes, streamed;
 };
 void count_mark(void);
 /* run is called in a child. Its marks enclose sections; section i is added up in counted[i]. */

@@ -1,15 +1,15 @@
 /*
  * count.c - counts fences, flushes and stores of a transaction, exactly and alike for every system.
  *
- * A child does the work and is single-stepped (ptrace); each instruction is decoded (Zydis) where it stands, before
- * it runs. So what is counted is what the processor was given, whatever library it came from: no hook has to be
- * found, nothing is estimated from a call's documentation. Only the thread that does the work is stepped; what a
- * system leaves to threads of its own is not seen here. Counted:
+ * A child does the work and is single-stepped (ptrace); each instruction is decoded (Zydis) where it
+ * stands, before it runs. So what is counted is what the processor was given, whatever library it came
+ * from: no hook has to be found, nothing is estimated from a call's documentation. Only the thread that
+ * does the work is stepped; what a system leaves to threads of its own is not seen here. Counted:
  *
  *     fences    sfence, mfence (locked instructions, which order as well, are not)
  *     flushes   clwb, clflushopt, clflush: one line each
- *     stores    instructions that write to memory mapped from the system's folder, and how many bytes; of these
- *               streamed: non-temporal ones, which need no flush
+ *     stores    instructions that write to memory mapped from the system's folder, and how many bytes; of
+ *               these streamed: non-temporal ones, which need no flush
  *     syscalls
  */
 #include <Zydis/Zydis.h>
@@ -196,12 +196,14 @@ static void run_to_mark(pid_t pid, int signal)
 static void step_to_mark(struct tracer *t, struct counted *counted)
 {
 	struct user_regs_struct r;
+	struct counted before;
 	int signal = 0;
 
 	find_ranges(t);
 	for (;;) {
 		if (ptrace(PTRACE_GETREGS, t->pid, 0, &r) != 0)
 			fail("ptrace: %s", strerror(errno));
+		before = *counted;
 		if (signal == 0) {
 			const struct kind *kind = decode(t, r.rip);
 
@@ -218,6 +220,8 @@ static void step_to_mark(struct tracer *t, struct counted *counted)
 			return;
 		if (signal == SIGTRAP)
 			signal = 0;
+		else
+			*counted = before; /* it faulted, and will run again */
 	}
 }
 

@@ -1,8 +1,8 @@
 /*
  * lh.c - Linehome's pools: the three ways of seeing a change, and the two kinds of log.
  *
- * The map is the one of libpmemobj.c: chained nodes of the same key and value, in objects of the pool; the links are
- * plain pointers. Threads share the handle; lh_tx_begin makes them wait for each other.
+ * The map is the one of libpmemobj.c: chained nodes of the same key and value, in objects of the pool;
+ * the links are plain pointers. Threads share the handle; lh_tx_begin makes them wait for each other.
  */
 #include "linehome.h"
 

@@ -1,9 +1,10 @@
 /*
  * libpmemobj.c - libpmemobj: records in one object, and a hash map with chained nodes.
  *
- * As libpmemobj(7) and its examples have it: TX_BEGIN, pmemobj_tx_add_range_direct before a change, TX_END. Its
- * transactions do not keep threads apart; here each thread has records and buckets of its own, so no lock is taken,
- * which is in its favour. On tmpfs PMEM_IS_PMEM_FORCE=1 has it flush cache lines instead of calling msync.
+ * As libpmemobj(7) and its examples have it: TX_BEGIN, pmemobj_tx_add_range_direct before a change,
+ * TX_END. Its transactions do not keep threads apart; here each thread has records and buckets of its
+ * own, so no lock is taken, which is in its favour. On tmpfs PMEM_IS_PMEM_FORCE=1 has it flush cache
+ * lines instead of calling msync.
  */
 #include <libpmemobj.h>
 

@@ -1,7 +1,7 @@
 /*
- * life.c - what only Linehome is asked: how long it takes to open a pool of 10 GiB that was closed; at what rate a
- * full log is replayed after kill -9, beside the rate at which the disk reads in sequence; and what growth costs
- * those who use the pool meanwhile.
+ * life.c - what only Linehome is asked: how long it takes to open a pool of 10 GiB that was closed; at
+ * what rate a full log is replayed after kill -9, beside the rate at which the disk reads in sequence;
+ * and what growth costs those who use the pool meanwhile.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,9 +1,10 @@
 /*
  * lmdb.c - LMDB: one table of records, one as the map, keys of eight bytes in the machine's order.
  *
- * As lmdb.h has it: one environment a process, a write transaction a change, which waits for other writers; default
- * flags, so that a commit is durable. The variant has MDB_WRITEMAP, "faster" and with "more exposure to stray
- * writes". A value cannot be changed in part: the old one is read, and a whole one put.
+ * As lmdb.h has it: one environment a process, a write transaction a change, which waits for other
+ * writers; default flags, so that a commit is durable. The variant has MDB_WRITEMAP, "faster" and with
+ * "more exposure to stray writes". A value cannot be changed in part: the old one is read, and a whole
+ * one put.
  */
 #include <lmdb.h>
 

@@ -1,18 +1,19 @@
 /*
- * main.c - the benchmark of failure-atomic memory: Linehome and its peers, one system and one repetition a call.
+ * main.c - the benchmark of failure-atomic memory: Linehome and its peers, one system and one repetition
+ * a call.
  *
- *     pool list MEDIUM               the systems that this program was built with, one a line: name, class, what it is
+ *     pool list MEDIUM               the systems that are built in, one a line: name, class, what it is
  *     pool missing                   the names of those that it was built without
  *     pool fill SYSTEM FOLDER        makes what the other calls need
  *     pool run SYSTEM FOLDER [--seconds S] [--threads 1|2|1,2] [--repetition R] [--works 1,4,...] [--fifo 1]
  *     pool count SYSTEM FOLDER [--transactions N] [--works ...]
  *     pool life FOLDER               what only Linehome is asked: opening, recovery, growth
  *
- * Transactions are drawn before time is taken. run: each work runs for a quarter of S to warm up and then for S, and
- * prints one line of WORD=VALUE. Afterwards the system is closed and opened again, and all it holds compared with a
- * model that replayed the same transactions. Threads have their halves of the records and of the keys, and CPUs of
- * their own, the last first; threads that a system starts for itself run where the kernel puts them, and their time
- * is in cpu_us.
+ * Transactions are drawn before time is taken. run: each work runs for a quarter of S to warm up and then
+ * for S, and prints one line of WORD=VALUE. Afterwards the system is closed and opened again, and all it
+ * holds compared with a model that replayed the same transactions. Threads have their halves of the
+ * records and of the keys, and CPUs of their own, the last first; threads that a system starts for itself
+ * run where the kernel puts them, and their time is in cpu_us.
  */
 #include <errno.h>
 #include <pthread.h>

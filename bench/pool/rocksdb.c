@@ -1,10 +1,10 @@
 /*
  * rocksdb.c - RocksDB through its C interface: records and the map are keys with a prefix.
  *
- * As its documentation has it: one write batch a transaction, sync=1, so that it is durable; basic tuning (a block
- * cache, bloom filters, level style, as many threads as processors). Not compressed, which is in its favour. Threads
- * share the handle, and their commits a flush. A value cannot be changed in part: the old one is read, and a whole
- * one put.
+ * As its documentation has it: one write batch a transaction, sync=1, so that it is durable; basic tuning
+ * (a block cache, bloom filters, level style, as many threads as processors). Not compressed, which is in
+ * its favour. Threads share the handle, and their commits a flush. A value cannot be changed in part: the
+ * old one is read, and a whole one put.
  */
 #include <rocksdb/c.h>
 #include <unistd.h>

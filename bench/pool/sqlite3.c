@@ -1,9 +1,9 @@
 /*
  * sqlite3.c - SQLite: one table of records, one as the map.
  *
- * As its documentation has it: WAL with synchronous=FULL, so that a commit is durable; prepared statements; BEGIN
- * IMMEDIATE for what is going to write; a connection of its own for each thread, with a busy timeout. The page cache
- * is made large enough for all, as the others have all in memory.
+ * As its documentation has it: WAL with synchronous=FULL, so that a commit is durable; prepared
+ * statements; BEGIN IMMEDIATE for what is going to write; a connection of its own for each thread, with a
+ * busy timeout. The page cache is made large enough for all, as the others have all in memory.
  */
 #include <sqlite3.h>
 

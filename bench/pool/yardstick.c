@@ -1,11 +1,11 @@
 /*
  * yardstick.c - what the medium costs by itself: stores, flushes and fences; one log write made durable.
  *
- * None of them is failure-atomic memory. In memory, a file on tmpfs: plain stores; the same with
- * a write-back of each line and one fence, durable on persistent memory but not atomic; and those stores with a log
- * entry appended and fenced before, which is the least that a redo log can do (the log is never truncated and the
- * records are not written back). On disk: the transaction's new content with eight bytes a change, written at the
- * next place of a preallocated file.
+ * None of them is failure-atomic memory. In memory, a file on tmpfs: plain stores; the same with a
+ * write-back of each line and one fence, durable on persistent memory but not atomic; and those stores
+ * with a log entry appended and fenced before, which is the least that a redo log can do (the log is
+ * never truncated and the records are not written back). On disk: the transaction's new content with
+ * eight bytes a change, written at the next place of a preallocated file.
  */
 #include <errno.h>
 #include <fcntl.h>
