@@ -7,6 +7,7 @@
  * never truncated and the records are not written back). On disk: the transaction's new content with
  * eight bytes a change, written at the next place of a preallocated file.
  */
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <immintrin.h>
@@ -53,12 +54,19 @@ static unsigned char *map(const char *folder, const char *name, size_t size)
 	return memory;
 }
 
+static bool has_clwb(void)
+{
+	unsigned a, b, c, d;
+
+	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_CLWB);
+}
+
 static void *open_memory(const struct system *system, const char *folder, bool create)
 {
 	struct memory *m = calloc(1, sizeof(*m));
 
 	m->variant = system->variant;
-	if (m->variant != PLAIN && !__builtin_cpu_supports("clwb"))
+	if (m->variant != PLAIN && !has_clwb())
 		fail("this processor has no clwb");
 	m->records = map(folder, "records", RECORDS_SIZE);
 	m->log = map(folder, "log", LOG_SIZE);
