@@ -58,7 +58,7 @@ INTERCEPT_SRC := $(wildcard src/port/page/intercept/*.c)
 AGENT_SRC := $(wildcard src/service/run/agent/*.c src/service/run/agent/*.S) $(INTERCEPT_SRC)
 AGENT_LIBS := -lZydis
 CLI_SRC := $(wildcard src/cli/*.c) $(wildcard src/service/run/*.c)
-LIB_LIBS := -ldw -lssl -lcrypto -lpthread
+LIB_LIBS := -lZydis -ldw -lssl -lcrypto -lpthread
 CLI_LIBS := -ljansson $(LIB_LIBS)
 
 obj = $(patsubst %,$(1)/obj/%.o,$(basename $(2)))
@@ -71,7 +71,12 @@ bin = $(patsubst $(1)/%.c,$(2)/$(1)/%,$(wildcard $(1)/*.c))
 TEST_BIN := $(call bin,tests,$(B))
 TEST_SH := $(wildcard tests/*.sh)
 PROGRAM_BIN := $(call bin,tests/programs,$(P))
+# The benchmark of pools: one program, with those of its peers (as pkg-config names them) that can be built here.
+PEERS := $(foreach peer,libpmemobj lmdb sqlite3 rocksdb,$(shell pkg-config --exists $(peer) 2>&1 && echo $(peer)))
+POOL_SRC := $(addprefix bench/pool/,main.c count.c yardstick.c $(PEERS:%=%.c)) \
+	$(if $(wildcard src/service/pool/pool.c),bench/pool/lh.c bench/pool/life.c)
 BENCH_BIN := $(call bin,bench,$(B))
+POOL_BIN := $(B)/bench/pool
 EXAMPLE_BIN := $(call bin,examples,$(B))
 FUZZ_BIN := $(call bin,fuzz,$(BUILD))
 
@@ -156,6 +161,8 @@ $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
 	$(link) $(LIB_LIBS) $(LIBS_$*)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/liblinehome.a
 	$(link) $(LIB_LIBS) -lm $(LIBS_$*)
+$(POOL_BIN): $(call obj,$(B),$(POOL_SRC)) $(B)/liblinehome.a
+	$(link) $(if $(PEERS),$$(pkg-config --libs $(PEERS))) $(AGENT_LIBS) $(LIB_LIBS)
 # An agent of the tests' own, with nothing in it but what sees system calls.
 TEST_AGENT := $(P)/tests/agents/intercept.so
 TEST_AGENT_OBJ := $(call obj,$(P),tests/agents/intercept.c $(INTERCEPT_SRC) $(wildcard src/sys/*.c))
@@ -199,7 +206,7 @@ demo: deps
 	$(again) all programs
 	$(Q)scripts/demo
 
-bench: all programs $(BENCH_BIN)
+bench: all programs $(BENCH_BIN) $(POOL_BIN)
 	$(Q)for program in $(BENCH_BIN) $(wildcard bench/*.sh); do \
 		echo "== $$(basename $$program)"; $$program || exit 1; done
 

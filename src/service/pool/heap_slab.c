@@ -1,13 +1,14 @@
 /*
  * heap_slab.c - slabs: four pages of slots of one size.
  *
- * A class's slabs that have a free slot hang in a list, oldest first. Allocation takes from the first until it
- * is full; a full one that gets a free slot goes to the end. So a slab has the longest time to gather free slots
- * before it is the first again, and most allocations and frees change one word of a bitmap and nothing else.
+ * A class's slabs that have a free slot hang in a list, oldest first. Allocation takes from the first until
+ * it is full; a full one that gets a free slot goes to the end. So a slab has the longest time to gather free
+ * slots before it is the first again, and most allocations and frees change one word of a bitmap and nothing
+ * else.
  *
- * The only slab of a list stays when it becomes empty: a program that allocates and frees one object
- * changes one line each time. There is no more than one such slab for each class, it is the first of its list,
- * and lh__heap_reclaim takes it where pages are wanted and there are no others.
+ * The only slab of a list stays when it becomes empty: a program that allocates and frees one object changes
+ * one line each time. There is no more than one such slab for each class, it is the first of its list, and
+ * lh__heap_reclaim takes it where pages are wanted and there are no others.
  */
 #include "service/pool/heap_format.h"
 
