@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/statfs.h>
 
 #include "line_random.h"
 #include "service/pool/pool.h"
