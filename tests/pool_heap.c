@@ -545,7 +545,7 @@ int main(void)
 	lines_of_changing_slabs();
 	random_calls(64 << 10, 64 << 10, 8000);
 	random_calls(64 << 10, 3 << 20, 4000);
-	random_calls(1 << 20, 1 << 20, 4000);
+	random_calls(1 << 20, 1 << 20, 2000);
 	random_calls(1 << 20, 4 << 20, 2000);
 	exhaustion(64 << 10);
 	exhaustion(300 << 10);
