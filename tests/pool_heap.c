@@ -204,6 +204,28 @@ static void lines_of_changing_slabs(void)
 	is(watched_close(w), 0, "all of it watched");
 }
 
+/* A program that keeps as much as it has and replaces it, which is the usual one. */
+static void lines_of_replacing(void)
+{
+	struct watched *w = watched_open(512 << 10, 512 << 10);
+	uint64_t offset;
+	unsigned i, lines = 0;
+
+	for (i = 0; i < 2000; i++)
+		(void)watched_alloc(w, false, 64, 0, &offset);
+	for (i = 0; i < 4000; i++) {
+		(void)watched_alloc(w, false, 64, 0, &offset);
+		lines += touched_lines(w);
+		(void)watched_free(w, false, (unsigned)below(w->objects));
+		lines += touched_lines(w);
+	}
+	printf("# 4000 objects of 64 bytes replaced: %u lines\n", lines);
+	ok(lines < 8000 * 5 / 4,
+	   "replacing objects changes little more than a line each for the old and the new");
+	watched_check(w);
+	is(watched_close(w), 0, "all of it watched");
+}
+
 /* ---- the random model ---- */
 
 static uint64_t some_size(void)
@@ -326,7 +348,7 @@ static void exhaustion(uint64_t size)
 
 	quiet.touch = NULL;
 	most = largest(quiet);
-	for (i = 0; i < 400;) {
+	for (i = 0; i < 200;) {
 		limit = 16 << below(13);
 		i += watched_alloc(w, false, 1 + below(limit), 0, &offset) != 0;
 	}
@@ -352,6 +374,26 @@ static void exhaustion(uint64_t size)
 	watched_check(w);
 	is(watched_alloc(w, true, most, 0, &offset), 0, "when all is freed, the largest object fits again");
 	ok(bad + watched_close(w) == 0, "all of it watched, %lu KiB", (unsigned long)size >> 10);
+}
+
+/* Slots of slabs that are in no list are found when there is nothing else. */
+static void last_slots(void)
+{
+	struct watched *w = watched_open(128 << 10, 128 << 10);
+	uint64_t offset;
+	unsigned i, bad = 0;
+
+	while (watched_alloc(w, false, 64, 0, &offset) == 0)
+		;
+	for (i = 0; i < 3; i++)
+		bad += watched_free(w, false, i * 300) != 0;
+	is(watched_alloc(w, true, 65, 0, &offset), -ENOMEM, "three slots of 64 bytes are no place for 65");
+	for (i = 0; i < 3; i++)
+		bad += watched_alloc(w, true, 10 + 20 * i, 0, &offset) != 0;
+	is(bad, 0, "but for less, also of another class");
+	is(watched_alloc(w, true, 1, 0, &offset), -ENOMEM, "and then it is full");
+	watched_check(w);
+	is(watched_close(w), 0, "all of it watched");
 }
 
 /* ---- sizes of memory ---- */
@@ -543,13 +585,15 @@ int main(void)
 	resizing();
 	lines_of_usual_calls();
 	lines_of_changing_slabs();
+	lines_of_replacing();
 	random_calls(64 << 10, 64 << 10, 8000);
 	random_calls(64 << 10, 3 << 20, 4000);
-	random_calls(1 << 20, 1 << 20, 2000);
-	random_calls(1 << 20, 4 << 20, 2000);
+	random_calls(1 << 20, 1 << 20, 1500);
+	random_calls(1 << 20, 4 << 20, 800);
 	exhaustion(64 << 10);
 	exhaustion(300 << 10);
-	exhaustion(1 << 20);
+	exhaustion(600 << 10);
+	last_slots();
 	tiny_sizes();
 	page_by_page();
 	huge();

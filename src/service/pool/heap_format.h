@@ -39,7 +39,7 @@
 #define HEAP_SMALL_MAX 5440u                 /* the largest slot */
 #define HEAP_TABLE_PAGES (LH_PAGE_SIZE / 16) /* described by one page of a table */
 
-struct heap_list { /* of slabs with a free slot; page numbers, 0: none */
+struct heap_list { /* of slabs with free slots; page numbers, 0: none */
 	uint32_t first, last;
 };
 
@@ -80,7 +80,8 @@ struct heap_run {
 #define HEAP_LINE_WORDS 6u
 struct heap_slab {
 	uint32_t kind;
-	uint32_t class;
+	uint16_t class;
+	uint16_t listed;     /* 1: it is in its class's list */
 	uint32_t prev, next; /* first pages of the neighbours in the class's list, 0: none */
 	uint64_t bits[HEAP_LINE_WORDS];
 };
@@ -182,7 +183,6 @@ unsigned lh__heap_class(uint64_t size, uint64_t alignment);
 uint64_t lh__heap_bits(const struct heap_edit *edit, uint64_t page, unsigned class);
 /* The slots of a class that a word of its bitmaps stands for. */
 uint64_t lh__heap_word_mask(unsigned class, unsigned word);
-bool lh__heap_slab_is(const struct heap_edit *edit, uint64_t page, unsigned class, bool full);
 /* The slot that begins at offset, in the slab at its page: where its word is and its bit; 0: none. */
 uint64_t lh__heap_slot(const struct heap_edit *edit, uint64_t offset, unsigned class, uint64_t *bit);
 /* -ENOMEM: no slab of the class has a free slot. Commits. */
@@ -190,6 +190,12 @@ int lh__heap_slab_alloc(struct heap_edit *edit, unsigned class, uint64_t *offset
 int lh__heap_slab_free(struct heap_edit *edit, uint64_t offset) LH_MUST_CHECK;
 /* A new slab with nothing in it. */
 bool lh__heap_slab_new(struct heap_edit *edit, unsigned class);
+/* Puts slabs into their lists that have few free slots: some of the classes from low to below high. */
+bool lh__heap_rescue(struct heap_edit *edit, unsigned low, unsigned high, uint64_t alignment);
+/* How many slots of a slab are taken. */
+unsigned lh__heap_taken(const struct heap_edit *edit, uint64_t page, unsigned class);
+/* So many free slots bring a slab into its list. */
+unsigned lh__heap_threshold(unsigned class);
 /* Makes the pages free of those empty slabs that were kept. */
 void lh__heap_reclaim(struct heap_edit *edit);
 
