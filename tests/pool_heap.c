@@ -13,6 +13,47 @@ static uint64_t below(uint64_t n)
 	return random_next(&seed) % n;
 }
 
+/* The watch sees what it is there for. */
+static void watch_sees(void)
+{
+	struct watched *w = watched_open(1 << 20, 1 << 20);
+	struct lh_heap quiet = w->heap;
+	uint64_t offset;
+	unsigned seen;
+
+	(void)watched_alloc(w, false, 64, 0, &offset);
+	is(w->wrong, 0, "a call that tells what it changes is let through");
+	watch(w);
+	quiet.touch = NULL;
+	(void)!lh__heap_alloc(&quiet, 64, 0, &offset);
+	judge(w, 0, false);
+	is(w->wrong, 1, "the watch sees a change that was not told");
+	watch(w);
+	judge(w, -ENOMEM, false);
+	is(w->wrong, 1, "no change is no fault");
+	watch(w);
+	w->heap.base[100]++;
+	seen = w->wrong;
+	judge(w, -ENOMEM, false);
+	ok(w->wrong > seen, "a call that failed and changed something");
+	w->heap.base[100] = w->before[100];
+	watch(w);
+	w->heap.base[5000]++;
+	seen = w->wrong;
+	(void)record_touch(w, w->heap.base + 5000, 1);
+	ok(w->wrong == seen + 1, "a change that is told too late");
+	w->object[0].size = 64;
+	seen = w->wrong;
+	w->touches = 0;
+	memcpy(w->before, w->heap.base, w->heap.size);
+	(void)record_touch(w, w->heap.base + w->object[0].offset, 8);
+	judge(w, 0, false);
+	ok(w->wrong == seen + 1, "a live object that is touched");
+	ok(!own(w, w->object[0].offset, 64, true) && !own(w, 1 << 20, 64, true),
+	   "overlaps, and places outside");
+	(void)watched_close(w);
+}
+
 /* ---- single calls ---- */
 
 static void classes(void)
@@ -578,6 +619,7 @@ int main(void)
 {
 	seed = random_seed();
 	printf("# LH_TEST_SEED=%llu\n", (unsigned long long)seed);
+	watch_sees();
 	classes();
 	refusals();
 	alignments();

@@ -131,8 +131,8 @@ static int alloc_from(struct heap_edit *edit, unsigned class, uint64_t alignment
 }
 
 /*
- * Where there is no room for a slab any more: a slot of a slab that is in no list, or one that is larger than it
- * need be, or pages, or a larger slot of a slab that is in no list.
+ * Where there is no room for a slab any more: a slot of a slab that is in no list, or one that is larger
+ * than it need be, or pages, or a larger slot of a slab that is in no list.
  */
 static int alloc_anywhere(struct heap_edit *edit, uint64_t size, uint64_t alignment, unsigned class,
                           uint64_t *offset)

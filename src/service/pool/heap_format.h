@@ -1,17 +1,17 @@
 /*
  * heap_format.h - how a heap lies in its memory, and what the files of the heap share.
  *
- * docs/pool-format.md draws it byte by byte. In short: page 0 is the header. Pages are described in *areas*:
- * an area begins with a table of descriptors, one of 16 bytes for each page that it covers, itself included;
- * it covers more than there is yet, so that the memory can grow under it. The pages behind the table are
- * cut into *runs*, without a gap: free runs, large objects, and slabs, which are always four pages that begin at
- * a multiple of four. The four descriptors of such pages are one line, and that line is all that a slab has
- * to say: its class, its place in a list, and a bitmap of its slots.
+ * docs/pool-format.md draws it byte by byte. In short: page 0 is the header. Pages are described in
+ * *areas*: an area begins with a table of descriptors, one of 16 bytes for each page that it covers, itself
+ * included; it covers more than there is yet, so that the memory can grow under it. The pages behind the
+ * table are cut into *runs*, without a gap: free runs, large objects, and slabs, which are always four
+ * pages that begin at a multiple of four. The four descriptors of such pages are one line, and that line is
+ * all that a slab has to say: its class, its place in a list, and a bitmap of its slots.
  *
  * Why the bitmap is there and not in the slab: slots of a power of two are then aligned to it, no slot is
- * lost to a header, a program that writes beyond its object hits no bitmap, and the lines that allocation changes lie
- * side by side in few pages. Slots of 16 and of 32 bytes are too many for one line: theirs stand at the
- * beginning of the slab.
+ * lost to a header, a program that writes beyond its object hits no bitmap, and the lines that allocation
+ * changes lie side by side in few pages. Slots of 16 and of 32 bytes are too many for one line: theirs
+ * stand at the beginning of the slab.
  *
  * A bitmap's word holds 56 slots and, above them, how many of those are taken. One store changes both, and
  * a bit that flips is found.

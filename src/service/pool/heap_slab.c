@@ -1,19 +1,19 @@
 /*
  * heap_slab.c - slabs: four pages of slots of one size.
  *
- * A class's slabs that have free slots hang in a list, oldest first. Allocation takes from the first until it
- * is full. A slab that was full comes back to the list's end when an eighth of its slots is free, and has the longest
- * time to gather more until it is the first again. So nearly all allocations and frees change one
- * word of a bitmap and nothing else, also where a program keeps as much as it has and replaces it: were a slab
- * put into the list for each single slot, each call would change three lines there.
+ * A class's slabs that have free slots hang in a list, oldest first. Allocation takes from the first until
+ * it is full. A slab that was full comes back to the list's end when an eighth of its slots is free, and
+ * has the longest time to gather more until it is the first again. So nearly all allocations and frees
+ * change one word of a bitmap and nothing else, also where a program keeps as much as it has and replaces
+ * it: were a slab put into the list for each single slot, each call would change three lines there.
  *
  * The free slots of slabs that are in no list are not lost: where there is no room for a new slab, the tables
  * are searched for them (lh__heap_rescue). That takes time in proportion to the memory, and happens only when
  * that is full.
  *
  * The only slab of a list stays when it becomes empty: a program that allocates and frees one object
- * changes one line each time. There is no more than one such slab for each class, it is the first of its list,
- * and lh__heap_reclaim takes it where pages are wanted and there are no others.
+ * changes one line each time. There is no more than one such slab for each class, it is the first of its
+ * list, and lh__heap_reclaim takes it where pages are wanted and there are no others.
  */
 #include "service/pool/heap_format.h"
 
