@@ -5,7 +5,7 @@
 #   demo             installs what is missing, builds, and shows the main job on a real program
 #   bench            builds and runs the benchmarks
 #   fuzz             runs each fuzz target for FUZZ_TIME seconds
-#   soak             runs the tests again and again for SOAK_TIME seconds
+#   soak             runs the tests again and again for SOAK_TIME seconds, and looks at SOAK_STATES crashes each time
 #   lint, format, format-check
 #   install, uninstall    with PREFIX and DESTDIR
 #
@@ -17,6 +17,7 @@ SAN ?=
 BUILD ?= build
 FUZZ_TIME ?= 60
 SOAK_TIME ?= 300
+SOAK_STATES ?= 2000000
 DESTDIR ?=
 PREFIX ?= /usr/local
 bindir ?= $(PREFIX)/bin
@@ -146,6 +147,14 @@ $(B)/linehome: $(CLI_OBJ) $(B)/liblinehome.a
 LIBS_keys := -lhiredis
 $(filter $(B)/tests/cli_%,$(TEST_BIN)): $(call obj,$(B),src/cli/cli.c src/cli/words.c)
 $(filter $(B)/tests/agent_buffers,$(TEST_BIN)): $(call obj,$(B),$(wildcard src/service/run/agent/buffers*.c))
+# What keeps things durable, with faults that can be switched on, for the one test that has to notice them.
+MUTANT_SRC := src/store/log.c $(wildcard src/store/journal*.c src/service/pool/*.c)
+MUTANT_OBJ := $(call obj,$(B)/mutants,$(MUTANT_SRC) tests/crash_mutants.c)
+$(B)/mutants/obj/%.o: %.c $(B)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) -DLH_MUTANTS $(CFLAGS) $(SAN_FLAGS) -MMD -MP -c -o $@ $<
+$(B)/tests/crash_mutants: $(MUTANT_OBJ) $(B)/liblinehome.a
+	$(link) $(LIB_LIBS)
 $(filter $(B)/tests/agent_engine,$(TEST_BIN)): $(call obj,$(B),src/service/run/agent/engine.c)
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
@@ -209,7 +218,7 @@ fuzz: $(FUZZ_BIN)
 
 soak: all tests
 	$(Q)end=$$(($$(date +%s) + $(SOAK_TIME))); while [ $$(date +%s) -lt $$end ]; do \
-		prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; done
+		LH_TEST_STATES=$(SOAK_STATES) prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; done
 
 CLANG_FORMAT ?= clang-format-14
 FORMATTED = $(shell git ls-files '*.c' '*.h')

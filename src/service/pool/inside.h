@@ -109,6 +109,7 @@ struct lh_pool {
 	unsigned depth;
 	bool aborted;
 	uint64_t transaction; /* undo: its number in the log, once it has one */
+	uint64_t newest;      /* redo: the sequence of the newest commit's record; under changing */
 	struct lh_lock changing;
 	bool writing; /* a transaction is open; under changing */
 	struct changes changes;

@@ -294,7 +294,8 @@ static int fail_undeclared(const struct lh_pool *pool, uintptr_t address, struct
 }
 
 /*
- * The changes are in the log (and, undo, durable at home). *sequence: of the record, or 0. changing is held.
+ * The changes are in the log (and, undo, durable at home). *sequence: what lh_tx_wait has to wait for, or 0.
+ * changing is held.
  */
 static int log_changes(struct lh_pool *pool, uint64_t *sequence, struct lh_error *error)
 {
@@ -310,7 +311,11 @@ static int log_changes(struct lh_pool *pool, uint64_t *sequence, struct lh_error
 		return fail_undeclared(pool, undeclared, error);
 	if (pool->log == LH_LOG_UNDO)
 		return settle(pool, list, n);
-	return n == 0 ? 0 : lh__journal_append(pool->journal, list, n, sequence);
+	if (n > 0)
+		result = lh__journal_append(pool->journal, list, n, &pool->newest);
+	/* Where nothing has changed, who waits for it still waits for all before it. */
+	*sequence = pool->newest;
+	return result;
 }
 
 static int fail_and_abort(struct lh_pool *pool, int result, struct lh_error *error)
