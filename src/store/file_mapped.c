@@ -9,9 +9,10 @@
  * the base stays. Only whole pages of the file are mapped.
  *
  * A touch of a hole takes room, also a read on tmpfs, and where there is none the kernel can only send
- * SIGBUS. So requests touch the mapping only where room has been reserved; elsewhere they read by pread, which needs
- * none, and ask for room before they write. Who uses `direct` reserves first. A SIGBUS that comes because
- * somebody else made the file shorter is not handled: it would be the end of any program with a mapping.
+ * SIGBUS. So requests touch the mapping only where room has been reserved; elsewhere they read by pread,
+ * which needs none, and ask for room before they write. Who uses `direct` reserves first. A SIGBUS that comes
+ * because somebody else made the file shorter is not handled: it would be the end of any program with a
+ * mapping.
  */
 #include "store/file_internal.h"
 

@@ -16,9 +16,9 @@
 
 #include <Zydis/Zydis.h>
 
-#define XMM_OFFSET 160    /* in the legacy area */
-#define XSTATE_BV 512     /* which parts are there */
-#define SW_RESERVED 464   /* the kernel's own words there */
+#define XMM_OFFSET 160  /* in the legacy area */
+#define XSTATE_BV 512   /* which parts are there */
+#define SW_RESERVED 464 /* the kernel's own words there */
 #define SW_MAGIC 0x46505853
 enum part { PART_SSE = 1, PART_YMM = 2, PART_MASK = 5, PART_ZMM = 6, PART_HIGH = 7 };
 
@@ -101,11 +101,11 @@ static const struct known *decode(struct emulator *emulator, uintptr_t code)
 	known->code = 0;
 	if (room > ZYDIS_MAX_INSTRUCTION_LENGTH)
 		room = ZYDIS_MAX_INSTRUCTION_LENGTH;
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&emulator->decoder, &context, (const void *)code, room,
-	                                                instruction)) ||
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&emulator->decoder, &context, (const void *)code,
+	                                                room, instruction)) ||
 	    instruction->operand_count_visible > OPERANDS ||
-	    !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&emulator->decoder, &context, instruction, known->operands,
-	                                             instruction->operand_count_visible)))
+	    !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&emulator->decoder, &context, instruction,
+	                                             known->operands, instruction->operand_count_visible)))
 		return NULL;
 	memcpy(known->bytes, (const void *)code, instruction->length);
 	known->code = code;
@@ -199,12 +199,14 @@ static uint64_t bytes_of(const struct source *source, const ZydisDecodedInstruct
                          const ZydisDecodedOperand *operand)
 {
 	ZydisRegister name = instruction->avx.mask.reg;
-	uint64_t all = operand->size == 512 ? UINT64_MAX : (UINT64_C(1) << operand->size / 8) - 1, mask, bytes = 0;
+	uint64_t all = operand->size == 512 ? UINT64_MAX : (UINT64_C(1) << operand->size / 8) - 1, mask,
+		 bytes = 0;
 	unsigned element = operand->element_size / 8;
 
 	if (name == ZYDIS_REGISTER_NONE || name == ZYDIS_REGISTER_K0)
 		return all;
-	copy_part((unsigned char *)&mask, part_at(source, PART_MASK), 8 * (unsigned)(name - ZYDIS_REGISTER_K0), 8);
+	copy_part((unsigned char *)&mask, part_at(source, PART_MASK),
+	          8 * (unsigned)(name - ZYDIS_REGISTER_K0), 8);
 	for (unsigned i = 0; element && i < operand->size / 8u; i++)
 		if (mask >> i / element & 1)
 			bytes |= UINT64_C(1) << i;
@@ -254,7 +256,8 @@ static bool value_of(const struct source *source, const ZydisDecodedOperand *ope
 		return false;
 	class = ZydisRegisterGetClass(operand->reg.value);
 	if (class == ZYDIS_REGCLASS_XMM || class == ZYDIS_REGCLASS_YMM || class == ZYDIS_REGCLASS_ZMM) {
-		vector_value(source, (unsigned)ZydisRegisterGetId(operand->reg.value), store->size, store->value);
+		vector_value(source, (unsigned)ZydisRegisterGetId(operand->reg.value), store->size,
+		             store->value);
 		return has_vectors(source->context);
 	}
 	if (class != ZYDIS_REGCLASS_GPR8 && class != ZYDIS_REGCLASS_GPR16 && class != ZYDIS_REGCLASS_GPR32 &&
@@ -273,7 +276,8 @@ static bool value_of(const struct source *source, const ZydisDecodedOperand *ope
  */
 #define DIRECTION 0x400
 
-static bool read_stos(const ucontext_t *context, const ZydisDecodedInstruction *instruction, struct store *store)
+static bool read_stos(const ucontext_t *context, const ZydisDecodedInstruction *instruction,
+                      struct store *store)
 {
 	const greg_t *registers = context->uc_mcontext.gregs;
 	unsigned element = instruction->operand_width / 8, n = 1;
@@ -332,9 +336,9 @@ bool lh__emulate_read(struct emulator *emulator, const ucontext_t *context, stru
 
 	if (!known)
 		return false;
-	return is_stos(known->instruction.mnemonic) ?
-	               read_stos(context, &known->instruction, store) :
-	               read_move(&source, &known->instruction, known->operands, store);
+	return is_stos(known->instruction.mnemonic)
+	               ? read_stos(context, &known->instruction, store)
+	               : read_move(&source, &known->instruction, known->operands, store);
 }
 
 static void store_bytes(unsigned char *to, const struct store *store)
