@@ -223,7 +223,9 @@ static int open_session(struct journal *journal, struct lh_error *error)
 	if (result < 0)
 		return lh__fail(error, result, "its header cannot be written: %s", lh__errno_name(result));
 	journal->head = (struct place){ 0, journal->report.next };
-	journal->flushed = journal->applied = journal->head;
+	journal->applied = journal->head;
+	lh__publish(&journal->appended, journal->head);
+	lh__publish(&journal->flushed, journal->head);
 	journal->tail = 0;
 	return 0;
 }
@@ -416,10 +418,7 @@ static int bring_home(struct journal *journal)
 	if (result < 0)
 		return result;
 	lh__lock(journal->store.sys, &journal->homing);
-	lh__lock(journal->store.sys, &journal->appending);
-	struct place to = journal->flushed;
-	lh__unlock(journal->store.sys, &journal->appending);
-	result = lh__journal_apply(journal, to);
+	result = lh__journal_apply(journal, lh__published(&journal->flushed));
 	lh__unlock(journal->store.sys, &journal->homing);
 	return result;
 }
