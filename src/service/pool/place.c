@@ -119,6 +119,16 @@ void lh__place_remove(const struct lh_sys *sys, const char *where, const struct 
 		lh__node_drop_named(&target, name, NULL, CONNECT_MS, NULL);
 }
 
+int lh__place_fail(struct lh_error *error, int result, const char *where, const struct lh_error *inner)
+{
+	const char *text = inner->text, *name = path_of(where);
+	size_t length = strlen(name);
+
+	if (strncmp(text, name, length) == 0 && strncmp(text + length, ": ", 2) == 0)
+		text += length + 2;
+	return lh__fail(error, result, "%s: %s", where, text);
+}
+
 void lh__place_forget(bool node, struct lh_store *store)
 {
 	if (node)
