@@ -70,13 +70,15 @@ bin = $(patsubst $(1)/%.c,$(2)/$(1)/%,$(wildcard $(1)/*.c))
 TEST_BIN := $(call bin,tests,$(B))
 TEST_SH := $(wildcard tests/*.sh)
 PROGRAM_BIN := $(call bin,tests/programs,$(P))
+# What shell tests run that needs the library.
+TOOL_BIN := $(call bin,tests/tools,$(B))
 BENCH_BIN := $(call bin,bench,$(B))
 EXAMPLE_BIN := $(call bin,examples,$(B))
 FUZZ_BIN := $(call bin,fuzz,$(BUILD))
 
 .PHONY: all tests programs examples FORCE
 all: $(B)/liblinehome.a $(B)/liblinehome.so $(B)/linehome $(B)/liblinehome-run.so
-tests: $(TEST_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN)
+tests: $(TEST_BIN) $(TOOL_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN)
 programs: $(PROGRAM_BIN)
 examples: $(EXAMPLE_BIN)
 
