@@ -65,7 +65,7 @@ struct cli_option {
 /* What stands in the command line beside the options. */
 enum cli_rest {
 	CLI_NOTHING, /* words are an error */
-	CLI_PROGRAM, /* the first word is a program, and what follows is the program's, whatever it looks like */
+	CLI_PROGRAM, /* the first word is a program, and all that follows is the program's */
 	CLI_WORD,    /* one word, before, between or after the options */
 };
 

@@ -24,7 +24,7 @@ static int print_help(const struct cli_commands *commands)
 		printf("  %-10s %s\n", command->name, command->help);
 	printf("\n  %-10s %s\n  %-10s %s\n", "--help", "print this and exit", "--version",
 	       "print the version and exit");
-	printf("\n%s COMMAND --help tells of a command's options. The manual: man linehome%s%s\n", name,
+	printf("\n%s COMMAND --help tells of a command's options.\nThe manual: man linehome%s%s\n", name,
 	       commands->command ? "-" : "", commands->command ? commands->command : "");
 	return 0;
 }

@@ -204,7 +204,7 @@ static int print(struct printing *printing, const char *key_file)
 	if (printing->damaged)
 		code = lh__fail(&error, -EBADMSG, "%s: log record %lu holds what is no set of lines",
 		                printing->where, (unsigned long)printing->damaged);
-	if (printing->json && (code == 0 || code == -EBADMSG))
+	if (printing->json && (printing->begun || code == 0 || code == -EBADMSG))
 		end_json(printing, code < 0 ? error.text : NULL);
 	else if (code == 0 && !printing->begun)
 		printf("There are no records in the log.\n");
