@@ -18,7 +18,8 @@
  *
  * Puts of one submit that are neighbours in the file, each beginning where the one before ends, are one
  * write; where they are all that is durable in that submit, one system call in all. Otherwise what is durable
- * in a submit shares one fdatasync. A put that would change nothing is not written, if it need not be durable.
+ * in a submit shares one fdatasync. A put that would change nothing is not written, if it need not be
+ * durable.
  *
  * A put that failed may have written a part of its lines where the file system's blocks are smaller than a
  * page, where its lines are no single run, or where the medium failed: a file cannot promise more by itself.
