@@ -178,6 +178,9 @@ int lh__journal_scan(const struct journal_header *header, const unsigned char *r
 /* Where a log's ring can be read: below's own memory, or a copy, which lh__journal_ring_free gives back. */
 int lh__journal_ring_read(struct lh_store *below, const struct journal_header *header, bool fill,
                           unsigned char **ring, struct lh_error *error) LH_MUST_CHECK;
+/* A copy in any case, which lh__free gives back; filled with what is below where fill is set. */
+int lh__journal_ring_copy(struct lh_store *below, const struct journal_header *header, bool fill,
+                          unsigned char **ring, struct lh_error *error) LH_MUST_CHECK;
 void lh__journal_ring_free(struct lh_store *below, const struct journal_header *header, unsigned char *ring);
 /* Brings home, or puts back, what the log says, and makes that durable. */
 int lh__journal_recover(struct journal *journal, struct lh_error *error) LH_MUST_CHECK;

@@ -171,6 +171,9 @@ int lh__place_open(const struct lh_sys *sys, const char *where, enum lh_place_us
                    struct lh_error *error) LH_MUST_CHECK;
 /* After a failed creation. */
 void lh__place_remove(const struct lh_sys *sys, const char *where, const struct lh_pool_options *options);
+/* Says what inner says, and once that it is about the pool at where; returns result. */
+int lh__place_fail(struct lh_error *error, int result, const char *where,
+                   const struct lh_error *inner) LH_MUST_CHECK;
 
 bool lh__place_is_node(const char *where);
 /* Closes a store in a child of fork, without a word to whoever else has it. */

@@ -304,12 +304,6 @@ int lh__pool_on_store(struct lh_store *below, const struct lh_pool_options *opti
 	return 0;
 }
 
-/* What went wrong, with the name of what it went wrong with. */
-static int fail_at(struct lh_error *error, int result, const char *where, const struct lh_error *inner)
-{
-	return lh__fail(error, result, "%s: %s", where, inner->text);
-}
-
 static int open_at(const struct lh_sys *sys, const char *where, const struct lh_pool_options *given,
                    bool create, struct lh_pool **out, struct lh_error *error)
 {
@@ -323,7 +317,7 @@ static int open_at(const struct lh_sys *sys, const char *where, const struct lh_
 	int result = lh__place_open(sys, where, use, options, &below, &inner);
 
 	if (result < 0)
-		return fail_at(error, result, where, &inner);
+		return lh__place_fail(error, result, where, &inner);
 	result = lh__pool_on_store(below, options, create, false, out, &inner);
 	if (result == 0) {
 		(*out)->remote = lh__place_is_node(where);
@@ -332,7 +326,7 @@ static int open_at(const struct lh_sys *sys, const char *where, const struct lh_
 	below->ops->close(below);
 	if (create)
 		lh__place_remove(sys, where, options);
-	return fail_at(error, result, where, &inner);
+	return lh__place_fail(error, result, where, &inner);
 }
 
 int lh__pool_create(const struct lh_sys *sys, const char *where, const struct lh_pool_options *options,

@@ -54,7 +54,7 @@ void lh__pool_abandon(struct lh_pool *pool);
 int lh__pool_peek(const struct lh_sys *sys, const char *where, const char *key_file,
                   struct lh_pool_header *header, struct lh_journal_look *look,
                   struct lh_error *error) LH_MUST_CHECK;
-/* The records of its log, from the last checkpoint on, as lh__journal_visit; *header is filled in before. */
+/* The records of its log, from the last checkpoint on, as lh__journal_visit. */
 int lh__pool_visit_log(const struct lh_sys *sys, const char *where, const char *key_file,
                        int (*visit)(void *context, const struct lh_log_record *record), void *context,
                        struct lh_error *error) LH_MUST_CHECK;
