@@ -20,6 +20,7 @@
 #include "store_conformance.h"
 
 #define SHM "/dev/shm"
+#define DISK_PAGES (UINT64_C(1) << 28) /* a file of 1 TiB, which every file system takes */
 
 static char disk[280];  /* a folder on the disk's file system */
 static char shm[300];   /* one on tmpfs; empty where there is none */
@@ -821,8 +822,8 @@ int main(void)
 
 	make_folders();
 	conforms("buffered, tmpfs", shm, LH_FILE_BUFFERED, 0, 4000);
-	conforms("buffered, disk", disk, LH_FILE_BUFFERED, UINT64_C(1) << 31, 2000);
-	conforms("direct, disk", disk, LH_FILE_DIRECT, UINT64_C(1) << 31, 500);
+	conforms("buffered, disk", disk, LH_FILE_BUFFERED, DISK_PAGES, 2000);
+	conforms("direct, disk", disk, LH_FILE_DIRECT, DISK_PAGES, 500);
 	conforms("mapped, tmpfs", shm, LH_FILE_MAPPED, 1 << 20, 4000);
 	one_call();
 	direct_calls();

@@ -56,6 +56,7 @@ static json_t *make_statistics(const struct lh_server_counts counts)
 		{ "regions", counts.regions },
 		{ "regions_cloned", counts.clones },
 		{ "regions_now", counts.regions_now },
+		{ "regions_named_now", counts.named_now },
 		{ "bytes_used", counts.bytes_used },
 		{ "bytes_limit", counts.bytes_limit },
 		{ "gets", counts.gets },

@@ -279,6 +279,7 @@ int lh__file_take_up(struct lh_file *file, const char *name, uint64_t reach, str
 	struct statx about;
 	struct statfs where;
 	long size, result;
+	bool in_memory;
 
 	memset(&about, 0, sizeof about);
 	memset(&where, 0, sizeof where);
@@ -295,12 +296,14 @@ int lh__file_take_up(struct lh_file *file, const char *name, uint64_t reach, str
 		                lh__errno_name((int)size));
 	file->size = (uint64_t)size;
 	file->device = S_ISBLK(about.stx_mode);
-	file->store.caps.durable = where.f_type != TMPFS_MAGIC && where.f_type != RAMFS_MAGIC;
+	/* The node of a device stands on a tmpfs, and says nothing of the device. */
+	in_memory = !file->device && (where.f_type == TMPFS_MAGIC || where.f_type == RAMFS_MAGIC);
+	file->store.caps.durable = !in_memory;
 	if (file->way == LH_FILE_DIRECT)
 		return find_block(file, &about, name, error);
 	if (file->way != LH_FILE_MAPPED)
 		return 0;
-	file->map.flags = where.f_type == TMPFS_MAGIC ? MAP_SHARED : MAP_SHARED_VALIDATE | MAP_SYNC;
+	file->map.flags = in_memory ? MAP_SHARED : MAP_SHARED_VALIDATE | MAP_SYNC;
 	return lh__file_map_open(file, reach, name, error);
 }
 

@@ -5,13 +5,14 @@
  * the line is flushed; MAP_SYNC says that the file system's own records of the page are there before the
  * first store to it. The pages of tmpfs are its medium, so there a plain mapping is as good.
  *
- * `reach` pages of address space are kept from the start, and the file is mapped into them as it grows, so the
- * base stays. Only whole pages of the file are mapped.
+ * `reach` pages of address space are kept from the start, and the file is mapped into them as it grows, so
+ * the base stays. Only whole pages of the file are mapped.
  *
- * A touch of a hole takes room, also a read on tmpfs, and where there is none the kernel can only send SIGBUS.
- * So requests touch the mapping only where room has been reserved; elsewhere they read by pread, which needs
- * none, and ask for room before they write. Who uses `direct` reserves first. A SIGBUS that comes because
- * somebody else made the file shorter is not handled: it would be the end of any program with a mapping.
+ * A touch of a hole takes room, also a read on tmpfs, and where there is none the kernel can only send
+ * SIGBUS. So requests touch the mapping only where room has been reserved; elsewhere they read by pread,
+ * which needs none, and ask for room before they write. Who uses `direct` reserves first. A SIGBUS that comes
+ * because somebody else made the file shorter is not handled: it would be the end of any program with a
+ * mapping.
  */
 #include "store/file_internal.h"
 

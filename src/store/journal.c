@@ -185,9 +185,8 @@ int lh__journal_format(struct lh_store *below, const struct lh_journal_format *f
 	if (result < 0)
 		return result;
 	result = write_zeroes(journal);
-	/* Twice, so that each of the two places has it. */
-	for (unsigned i = 0; i < 2 && result == 0; i++)
-		result = lh__journal_header_write(journal, &header);
+	if (result == 0)
+		result = lh__journal_header_write_both(journal, &header);
 	free_journal(journal);
 	return result < 0 ? lh__fail(error, result, "it cannot be written: %s", lh__errno_name(result)) : 0;
 }
@@ -207,7 +206,7 @@ static int begin_session(struct journal *journal, uint64_t next)
 	header.offset = 0;
 	header.durable = next - 1;
 	header.state = JOURNAL_OPEN;
-	result = lh__journal_header_write(journal, &header);
+	result = lh__journal_header_write_both(journal, &header);
 	if (result == 0)
 		journal->header = header;
 	return result;
@@ -271,7 +270,7 @@ int lh__journal_set_client(struct lh_store *store, const void *client)
 	if (result == 0) {
 		header = journal->header;
 		memcpy(header.client, client, LH_JOURNAL_CLIENT_SIZE);
-		result = lh__journal_break(journal, lh__journal_header_write(journal, &header));
+		result = lh__journal_break(journal, lh__journal_header_write_both(journal, &header));
 	}
 	if (result == 0)
 		journal->header = header;

@@ -116,6 +116,11 @@ int lh__journal_header_read(struct lh_store *below, struct journal_header *heade
                             struct lh_error *error) LH_MUST_CHECK;
 /* Writes header as the next generation, durable when it returns; header->generation is raised. */
 int lh__journal_header_write(struct journal *journal, struct journal_header *header) LH_MUST_CHECK;
+/*
+ * The same in both places. Where the log does not tell that a header is not the newest: the client's part,
+ * and the beginning of a session, since the header before it knows nothing of the records that follow.
+ */
+int lh__journal_header_write_both(struct journal *journal, struct journal_header *header) LH_MUST_CHECK;
 
 /* ---- journal_home.c ---- */
 /* Applies the durable records up to a place; what is written there is not durable yet. homing is held. */

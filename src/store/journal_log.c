@@ -30,14 +30,21 @@ static uint64_t need(const struct journal *journal, uint64_t stride)
 	return rest < stride ? rest + stride : stride;
 }
 
-/* With appending held, which is let go while a checkpoint is made. */
-static int make_room(struct journal *journal, uint64_t stride)
+/* What ends a transaction fits into whatever is left of the ring up to its end. */
+#define END_STRIDE ((uint64_t)LH_LINE_SIZE)
+_Static_assert(LH_LOG_RECORD_HEADER <= LH_LINE_SIZE, "a record without line sets takes up one line");
+
+/*
+ * For a record, and `spare` bytes more that it must not take. With appending held, which is let go while a
+ * checkpoint is made.
+ */
+static int make_room(struct journal *journal, uint64_t stride, uint64_t spare)
 {
 	while (journal->broken == 0) {
 		uint64_t tail = journal->tail;
 		int result;
 
-		if (journal->head.position + need(journal, stride) - tail <= journal->ring_size ||
+		if (journal->head.position + need(journal, stride) + spare - tail <= journal->ring_size ||
 		    LH_MUTANT(LOG_OVERWRITES_TAIL))
 			return 0;
 		lh__unlock(journal->store.sys, &journal->appending);
@@ -121,7 +128,7 @@ static int append(struct journal *journal, enum lh_log_kind kind, uint64_t trans
 	if (size > journal->ring_size / 2)
 		return -E2BIG;
 	lh__lock(journal->store.sys, &journal->appending);
-	result = make_room(journal, lh__log_stride(size));
+	result = make_room(journal, lh__log_stride(size), kind == LH_LOG_RECORD_UNDO ? END_STRIDE : 0);
 	if (result == 0) {
 		write_record(journal, kind, transaction, changes, n, size);
 		*place = (struct place){ journal->head.position - lh__log_stride(size),
@@ -183,11 +190,14 @@ static int rewind_log(struct journal *journal)
 	struct journal_header header;
 	int result;
 
-	if (offset_of(journal, journal->head.position) < REWIND_SIZE)
+	/* What the header on the medium still refers to may not be written over. */
+	if (offset_of(journal, journal->head.position) < REWIND_SIZE ||
+	    journal->head.position + to_ring_end(journal) - journal->tail > journal->ring_size)
 		return 0;
 	lh__lock(store->sys, &journal->homing);
 	lh__lock(store->sys, &journal->appending);
-	journal->head.position += to_ring_end(journal);
+	/* For who has to go by the other header: the log goes on at the beginning. */
+	put_record(journal, LH_LOG_RECORD_SKIP, 0, LH_LOG_RECORD_HEADER);
 	journal->flushed = journal->applied = journal->head;
 	header = journal->header;
 	header.sequence = journal->head.sequence;

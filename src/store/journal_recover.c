@@ -220,8 +220,8 @@ static int redo(struct journal *journal, const struct place *end)
 	struct place to = *end;
 
 	journal->applied = (struct place){ journal->header.offset, journal->header.sequence };
-	if (LH_MUTANT(RECOVERY_FORGETS_LAST) && to.sequence > journal->header.sequence)
-		to.position -= LH_LINE_SIZE;
+	if (LH_MUTANT(RECOVERY_FORGETS_LAST) && to.position >= journal->header.offset + 2 * LH_LINE_SIZE)
+		to.position -= 2 * LH_LINE_SIZE; /* what a record of one line takes up */
 	return lh__journal_apply(journal, to);
 }
 

@@ -142,6 +142,30 @@ static int reserve_somewhere(struct lh_pool *pool)
 	return result;
 }
 
+/* The whole of what it may grow to, since addresses cost nothing; only pages that are loaded have memory. */
+static int open_alias(struct lh_pool *pool)
+{
+	long at;
+
+	if (!pool->port || pool->see == LH_SEE_DECLARED)
+		return 0;
+	if (pool->log == LH_LOG_UNDO) {
+		pool->alias = (unsigned char *)pool->direct->base + pool->home * LH_PAGE_SIZE;
+		return 0;
+	}
+	pool->memory = (int)LH_SYS(pool->sys, SYS_memfd_create, "linehome pool", MFD_CLOEXEC);
+	if (pool->memory < 0)
+		return pool->memory;
+	at = LH_SYS(pool->sys, SYS_ftruncate, pool->memory, pool->header.reach);
+	if (at == 0)
+		at = LH_SYS(pool->sys, SYS_mmap, 0, pool->header.reach, PROT_READ | PROT_WRITE,
+		            MAP_SHARED | MAP_NORESERVE, pool->memory, 0);
+	if (failed(at))
+		return (int)at;
+	pool->alias = (unsigned char *)at;
+	return (int)LH_SYS(pool->sys, SYS_madvise, at, pool->header.reach, MADV_DONTFORK);
+}
+
 int lh__memory_reserve(struct lh_pool *pool, struct lh_error *error)
 {
 	int result = pool->header.address ? reserve_at(pool, pool->header.address) : reserve_somewhere(pool);
@@ -154,15 +178,20 @@ int lh__memory_reserve(struct lh_pool *pool, struct lh_error *error)
 	pool->mapped = true;
 	result = lh__room_reserve(pool->sys, &pool->loaded,
 	                          pool->header.reach / LH_PAGE_SIZE / 8 + LH_PAGE_SIZE);
+	if (result == 0)
+		result = open_alias(pool);
 	if (result < 0)
-		return lh__fail(error, result, "there is no memory for it");
+		return lh__fail(error, result, "there is no memory for it: %s", lh__errno_name(result));
 	return 0;
 }
 
 static int extend_own(struct lh_pool *pool, uint64_t from, uint64_t to)
 {
 	int protection = pool->read_only ? PROT_READ : PROT_READ | PROT_WRITE;
-	long at = map(pool->sys, (uint64_t)pool->base + from, to - from, protection, MAP_FIXED);
+	long at = pool->memory >= 0
+	                  ? LH_SYS(pool->sys, SYS_mmap, pool->base + from, to - from, protection,
+	                           MAP_SHARED | MAP_NORESERVE | MAP_FIXED, pool->memory, from)
+	                  : map(pool->sys, (uint64_t)pool->base + from, to - from, protection, MAP_FIXED);
 
 	return failed(at) ? (int)at : 0;
 }
@@ -211,6 +240,11 @@ void lh__memory_close(struct lh_pool *pool)
 	if (pool->mapped)
 		LH_SYS(pool->sys, SYS_munmap, pool->base, pool->header.reach);
 	pool->mapped = false;
+	if (pool->memory >= 0) {
+		if (pool->alias)
+			LH_SYS(pool->sys, SYS_munmap, pool->alias, pool->header.reach);
+		LH_SYS(pool->sys, SYS_close, pool->memory);
+	}
 	lh__room_free(pool->sys, &pool->loaded);
 }
 

@@ -9,8 +9,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <time.h>
 
+#include "service/client/client.h"
 #include "store/file.h"
+#include "store/node.h"
+
+#define CONNECT_MS 10000
+#define RETRY_MS 20
+
+bool lh__place_is_node(const char *where)
+{
+	return strncmp(where, "unix:", 5) == 0 || strncmp(where, "tcp:", 4) == 0;
+}
 
 static const char *path_of(const char *where)
 {
@@ -49,13 +60,69 @@ static int open_file(const struct lh_sys *sys, const char *path, enum lh_place_u
 	return lh__file_open(sys, path, &file, out, error);
 }
 
+/* ---- nodes ---- */
+
+static int node_target(const char *where, const struct lh_pool_options *options,
+                       struct lh_node_target *target, char name[LH_NODE_NAME_SIZE], struct lh_error *error)
+{
+	struct lh_node_url url;
+	int result = lh__node_place_parse(where, &url, name, error);
+
+	return result == 0 ? lh__node_target(url.text, options->key_file, target, error) : result;
+}
+
+static void sleep_ms(const struct lh_sys *sys, long ms)
+{
+	struct timespec time = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 };
+
+	LH_SYS(sys, SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &time, NULL);
+}
+
+/* A node does not tell when a region becomes free, so a client that waits asks again and again. */
+static int open_node(const struct lh_sys *sys, const char *where, enum lh_place_use use,
+                     const struct lh_pool_options *options, struct lh_store **out, struct lh_error *error)
+{
+	uint64_t start = lh__now(sys), limit = (uint64_t)options->wait_ms * 1000000;
+	char name[LH_NODE_NAME_SIZE];
+	struct lh_node_target target;
+	int result = node_target(where, options, &target, name, error);
+
+	if (result < 0)
+		return result;
+	for (;;) {
+		result = lh__node_store_named(sys, &target, name, use == LH_PLACE_CREATE, CONNECT_MS, out,
+		                              error);
+		if (result != -EBUSY || options->wait_ms == 0)
+			return result;
+		if (options->wait_ms > 0 && lh__now(sys) - start >= limit)
+			return lh__fail(error, -ETIMEDOUT, "another client has it still");
+		sleep_ms(sys, RETRY_MS);
+	}
+}
+
 int lh__place_open(const struct lh_sys *sys, const char *where, enum lh_place_use use,
                    const struct lh_pool_options *options, struct lh_store **out, struct lh_error *error)
 {
+	if (lh__place_is_node(where))
+		return open_node(sys, where, use, options, out, error);
 	return open_file(sys, path_of(where), use, options, out, error);
 }
 
 void lh__place_remove(const struct lh_sys *sys, const char *where, const struct lh_pool_options *options)
 {
-	LH_SYS(sys, SYS_unlinkat, AT_FDCWD, path_of(where), 0);
+	char name[LH_NODE_NAME_SIZE];
+	struct lh_node_target target;
+
+	if (!lh__place_is_node(where))
+		LH_SYS(sys, SYS_unlinkat, AT_FDCWD, path_of(where), 0);
+	else if (node_target(where, options, &target, name, NULL) == 0)
+		lh__node_drop_named(&target, name, NULL, CONNECT_MS, NULL);
+}
+
+void lh__place_forget(bool node, struct lh_store *store)
+{
+	if (node)
+		lh__node_forget(store);
+	else
+		store->ops->close(store);
 }

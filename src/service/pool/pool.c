@@ -119,11 +119,15 @@ static int open_port(struct lh_pool *pool, struct lh_error *error)
 		.engine = LH_ENGINE_INLINE,
 		.device = -1,
 		.protects = pool->see != LH_SEE_DECLARED,
-		.shared = pool->log == LH_LOG_UNDO,
+		.shared = pool->see != LH_SEE_DECLARED,
+		.writes_only = pool->log == LH_LOG_UNDO,
 	};
 
 	if (!pool->lazy && pool->see == LH_SEE_DECLARED)
 		return 0;
+	pool->emulator = lh__emulator_open(pool->sys);
+	if (!pool->emulator)
+		return lh__fail(error, -ENOMEM, "there is no memory for it");
 	return lh__page_open(pool->sys, &options, &pool->port, error);
 }
 
@@ -205,6 +209,7 @@ static struct lh_store *destroy(struct lh_pool *pool)
 		pool->port->ops->close(pool->port);
 	lh__memory_close(pool);
 	lh__changes_close(pool);
+	lh__emulator_close(sys, pool->emulator);
 	if (pool->loading)
 		lh__free(sys, pool->loading, LOAD_BUFFERS * sizeof *pool->loading);
 	if (pool->alive)
@@ -216,8 +221,14 @@ static struct lh_store *destroy(struct lh_pool *pool)
 static int start(struct lh_pool *pool, struct lh_error *error)
 {
 	uint64_t address = pool->header.address;
-	int result = open_memory(pool, error);
+	int result = 0;
 
+	/* A file may have lost, to a copying program, the room that was kept for its holes. */
+	if (!pool->read_only)
+		result = pool->journal->ops->reserve(pool->journal, pool->header.size / LH_PAGE_SIZE);
+	if (result < 0)
+		return lh__fail(error, result, "there is no room for it: %s", lh__errno_name(result));
+	result = open_memory(pool, error);
 	/* A pool that is being created: its address has been chosen just now. */
 	if (result == 0 && !address)
 		result = lh__journal_set_client(pool->journal, &pool->header);
@@ -246,6 +257,7 @@ static struct lh_pool *new_pool(struct lh_store *journal, const struct lh_pool_o
 	pool->lazy = pool->log == LH_LOG_REDO;
 	pool->read_only = options->read_only;
 	pool->quiet = quiet;
+	pool->memory = -1;
 	return pool;
 }
 
@@ -313,8 +325,10 @@ static int open_at(const struct lh_sys *sys, const char *where, const struct lh_
 	if (result < 0)
 		return fail_at(error, result, where, &inner);
 	result = lh__pool_on_store(below, options, create, false, out, &inner);
-	if (result == 0)
+	if (result == 0) {
+		(*out)->remote = lh__place_is_node(where);
 		return 0;
+	}
 	below->ops->close(below);
 	if (create)
 		lh__place_remove(sys, where, options);
@@ -352,11 +366,10 @@ int lh_pool_open(const char *where, const struct lh_pool_options *options, struc
 /* In a child of fork: its copy of the handle, of the descriptors, and nothing that the parent has. */
 static int close_child(struct lh_pool *pool)
 {
-	struct lh_store *below;
+	bool remote = pool->remote;
 
-	pool->thread = NULL; /* there is no such thread here, and its handle's memory is a copy */
-	below = destroy(pool);
-	below->ops->close(below);
+	pool->thread = NULL; /* there is no such thread here */
+	lh__place_forget(remote, destroy(pool));
 	return 0;
 }
 

@@ -166,11 +166,16 @@ static int protect_all(struct lh_pool *pool)
 
 	if (!pool->port || pool->see == LH_SEE_DECLARED)
 		return 0;
+	lh__fault_learn(pool);
 	for (size_t i = 0, j; i < n && result == 0; i = j) {
 		struct change *first = lh__changes_at(pool, i);
 
-		for (j = i + 1; j < n && lh__changes_at(pool, j)->page == first->page + (j - i); j++)
+		for (j = i + 1; j < n && first->open && lh__changes_at(pool, j)->open &&
+		                lh__changes_at(pool, j)->page == first->page + (j - i);
+		     j++)
 			;
+		if (!first->open)
+			continue;
 		do
 			result = pool->port->ops->protect(pool->port,
 			                                  (uintptr_t)lh__pool_page(pool, first->page), j - i);
@@ -245,29 +250,17 @@ static int settle(struct lh_pool *pool, const struct lh_change *list, size_t n)
 static int put_back(struct lh_pool *pool)
 {
 	struct lh_change *list = (struct lh_change *)pool->changes.log.base;
+	unsigned char *own = pool->alias ? pool->alias : pool->base;
 	uintptr_t ignored = 0;
 	size_t n = find_changes(pool, list, &ignored);
 
 	for (size_t i = 0; i < n; i++) {
 		uint64_t page = list[i].page;
 
-		lh__lines_copy(lh__pool_page(pool, page), lh__changes_twin(pool, lh__changes_of(pool, page)),
+		lh__lines_copy(own + page * LH_PAGE_SIZE, lh__changes_twin(pool, lh__changes_of(pool, page)),
 		               list[i].mask);
 	}
 	return pool->log == LH_LOG_UNDO ? settle(pool, list, n) : 0;
-}
-
-/* In LH_SEE_CHECKED, pages that were not open are written to here too. */
-static int open_all(struct lh_pool *pool)
-{
-	int result = 0;
-
-	for (size_t i = 0; pool->see == LH_SEE_CHECKED && i < pool->changes.n && result == 0; i++)
-		do
-			result = pool->port->ops->unprotect(
-				pool->port, (uintptr_t)lh__pool_page(pool, lh__changes_at(pool, i)->page), 1);
-		while (result == -EAGAIN);
-	return result;
 }
 
 static int abort_all(struct lh_pool *pool)
@@ -275,11 +268,9 @@ static int abort_all(struct lh_pool *pool)
 	int result;
 
 	lh__lock(pool->sys, &pool->changing);
-	result = open_all(pool);
+	result = protect_all(pool);
 	if (result == 0)
 		result = put_back(pool);
-	if (result == 0)
-		result = protect_all(pool);
 	pool->transaction = 0;
 	lh__unlock(pool->sys, &pool->changing);
 	pool->counts.aborts++;
@@ -303,7 +294,8 @@ static int fail_undeclared(const struct lh_pool *pool, uintptr_t address, struct
 }
 
 /*
- * The changes are in the log (and, undo, durable at home). *sequence: of the record, or 0. changing is held.
+ * The changes are in the log (and, undo, durable at home). *sequence: what lh_tx_wait has to wait for, or 0.
+ * changing is held.
  */
 static int log_changes(struct lh_pool *pool, uint64_t *sequence, struct lh_error *error)
 {
@@ -319,7 +311,11 @@ static int log_changes(struct lh_pool *pool, uint64_t *sequence, struct lh_error
 		return fail_undeclared(pool, undeclared, error);
 	if (pool->log == LH_LOG_UNDO)
 		return settle(pool, list, n);
-	return n == 0 ? 0 : lh__journal_append(pool->journal, list, n, sequence);
+	if (n > 0)
+		result = lh__journal_append(pool->journal, list, n, &pool->newest);
+	/* Where nothing has changed, who waits for it still waits for all before it. */
+	*sequence = pool->newest;
+	return result;
 }
 
 static int fail_and_abort(struct lh_pool *pool, int result, struct lh_error *error)
