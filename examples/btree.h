@@ -305,7 +305,8 @@ static inline struct btree_node *btree_fill(struct btree_node *parent, unsigned 
 }
 
 /* False where there was none; else *value is what it had, to be released by the caller. */
-static inline bool btree_delete(struct btree *tree, const struct memory *memory, const char *word, void **value)
+static inline bool btree_delete(struct btree *tree, const struct memory *memory, const char *word,
+                                void **value)
 {
 	struct btree_node *node = tree->root, *root = node;
 	char key[BTREE_KEY];

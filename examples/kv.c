@@ -116,8 +116,8 @@ static bool make_room(struct kv *kv)
 }
 
 /* One step, and all of it or nothing. After `begin` it is part of that transaction, which it joins. */
-static void change(struct kv *kv, enum outcome (*step)(struct kv *, const char *, const char *), const char *key,
-                   const char *value)
+static void change(struct kv *kv, enum outcome (*step)(struct kv *, const char *, const char *),
+                   const char *key, const char *value)
 {
 	enum outcome outcome = FAILED;
 

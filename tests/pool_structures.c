@@ -63,8 +63,8 @@ static unsigned bad_nodes(const struct btree_node *node, const char *low, const 
 		return bad;
 	}
 	for (unsigned i = 0; i <= node->n; i++) {
-		bad += bad_nodes(node->child[i], i ? node->key[i - 1] : low, i < node->n ? node->key[i] : high,
-		                 false, i ? &other : depth, pairs);
+		bad += bad_nodes(node->child[i], i ? node->key[i - 1] : low,
+		                 i < node->n ? node->key[i] : high, false, i ? &other : depth, pairs);
 		bad += i > 0 && other != *depth;
 	}
 	++*depth;
