@@ -178,7 +178,7 @@ $(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/program
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O2 -D_GNU_SOURCE $(WARN) $(EXTRA_CFLAGS) -o $@ $< -lpthread $(LIBS_$*)
 # As someone would who has only what is installed: the public header and the shared library.
-$(B)/examples/%: examples/%.c include/linehome.h $(B)/liblinehome.so
+$(B)/examples/%: examples/%.c $(wildcard examples/*.h) include/linehome.h $(B)/liblinehome.so
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c11 -g -O2 $(WARN) $(EXTRA_CFLAGS) $(SAN_FLAGS) -Iinclude -o $@ $< -L$(B) -llinehome \
 		-Wl,-rpath,$(abspath $(B))
