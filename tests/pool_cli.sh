@@ -192,7 +192,7 @@ prints 'recover' recover "$a" <<-END
 	Pool          $a
 	Closed        yes: there was nothing to recover
 END
-echo 'There are no records in the log.' | prints 'log' log "$a"
+prints 'log' log "$a" <<<'There are no records in the log.'
 json 'log --json' 'list(o) == ["where", "records", "problem"] and o["records"] == [] and o["problem"] is None' log --json "$a"
 pool create "file:$files/b" && pool info "file:$files/b" && [ $status = 0 ] && grep -q '^Size  *64M$' "$files/out"
 ok $? 'file:PATH, and a size for whoever names none'

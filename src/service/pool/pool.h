@@ -11,7 +11,8 @@
 /* The pool's own part of the journal's header. Drawn in docs/pool-format.md. */
 struct lh_pool_header {
 	char magic[8]; /* "LINEPOOL" */
-	uint32_t version, zero;
+	uint32_t version;
+	uint32_t flags;   /* LH_POOL_HAS_HEAP */
 	uint8_t id[16];   /* random, for telling pools apart */
 	uint64_t address; /* where it is mapped */
 	uint64_t size;    /* bytes of its memory */
@@ -24,6 +25,7 @@ _Static_assert(sizeof(struct lh_pool_header) == LH_JOURNAL_CLIENT_SIZE,
                "the header is the journal's client's");
 
 #define LH_POOL_VERSION 1u
+#define LH_POOL_HAS_HEAP 1u /* its heap has been made */
 
 /*
  * Opens a pool on a store, which it takes over on success only; made anew there where create is set. quiet:
