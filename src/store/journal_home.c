@@ -158,16 +158,16 @@ int lh__journal_home_sync(struct journal *journal)
 	return 0;
 }
 
-/* What a checkpoint may free: all that is durable, less the open transaction's old lines. */
+/*
+ * What a checkpoint may free: all that is durable, less the open transaction's old lines. Those are the
+ * appender's, and so is then the checkpoint.
+ */
 static struct place settled(struct journal *journal, uint64_t *durable)
 {
-	struct place place;
+	struct place flushed = lh__published(&journal->flushed);
 
-	lh__lock(journal->store.sys, &journal->appending);
-	place = journal->begun.sequence ? journal->begun : journal->flushed;
-	*durable = journal->flushed.sequence - 1;
-	lh__unlock(journal->store.sys, &journal->appending);
-	return place;
+	*durable = flushed.sequence - 1;
+	return journal->begun.sequence ? journal->begun : flushed;
 }
 
 static int checkpoint(struct journal *journal)
@@ -195,9 +195,7 @@ static int checkpoint(struct journal *journal)
 	if (result < 0)
 		return lh__journal_break(journal, result);
 	journal->header = header;
-	lh__lock(journal->store.sys, &journal->appending);
-	journal->tail = to.position;
-	lh__unlock(journal->store.sys, &journal->appending);
+	__atomic_store_n(&journal->tail, to.position, __ATOMIC_RELEASE);
 	return 0;
 }
 
@@ -216,6 +214,6 @@ uint64_t lh__journal_used(const struct lh_store *store)
 {
 	const struct journal *journal = lh__journal_of_const(store);
 
-	return __atomic_load_n(&journal->flushed.position, __ATOMIC_RELAXED) -
+	return __atomic_load_n(&journal->flushed.place.position, __ATOMIC_RELAXED) -
 	       __atomic_load_n(&journal->tail, __ATOMIC_RELAXED);
 }

@@ -166,6 +166,16 @@ void lh__place_remove(const struct lh_sys *sys, const char *where, const struct 
 		lh__node_drop_named(&target, name, NULL, CONNECT_MS, NULL);
 }
 
+/* What the layers below say begins with where they were, which is where, or the node of it. */
+int lh__place_fail(struct lh_error *error, int result, const char *where, const struct lh_error *inner)
+{
+	const char *text = inner->text, *colon = strstr(text, ": ");
+
+	if (colon && strncmp(text, path_of(where), (size_t)(colon - text)) == 0)
+		text = colon + 2;
+	return lh__fail(error, result, "%s: %s", where, text);
+}
+
 void lh__place_forget(bool node, struct lh_store *store)
 {
 	if (node)
