@@ -71,6 +71,8 @@ bin = $(patsubst $(1)/%.c,$(2)/$(1)/%,$(wildcard $(1)/*.c))
 TEST_BIN := $(call bin,tests,$(B))
 TEST_SH := $(wildcard tests/*.sh)
 PROGRAM_BIN := $(call bin,tests/programs,$(P))
+# What shell tests run that needs the library.
+TOOL_BIN := $(call bin,tests/tools,$(B))
 # The benchmark of pools: one program, with those of its peers (as pkg-config names them) that can be built here.
 PEERS := $(foreach peer,libpmemobj lmdb sqlite3 rocksdb,$(shell pkg-config --exists $(peer) 2>&1 && echo $(peer)))
 POOL_SRC := $(addprefix bench/pool/,main.c count.c yardstick.c $(PEERS:%=%.c)) \
@@ -82,7 +84,7 @@ FUZZ_BIN := $(call bin,fuzz,$(BUILD))
 
 .PHONY: all tests programs examples FORCE
 all: $(B)/liblinehome.a $(B)/liblinehome.so $(B)/linehome $(B)/liblinehome-run.so
-tests: $(TEST_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN)
+tests: $(TEST_BIN) $(TOOL_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN)
 programs: $(PROGRAM_BIN)
 examples: $(EXAMPLE_BIN)
 

@@ -204,8 +204,8 @@ struct bed {
 	struct root {
 		uint64_t round;
 		unsigned char *object[OBJECTS];
-	} *root;
-	unsigned char *copy;   /* of all the memory */
+	} * root;
+	unsigned char *copy; /* of all the memory */
 };
 
 static void copy_memory(struct bed *bed)
@@ -289,7 +289,8 @@ static void redo(const char *path)
 		end_reading(&reader);
 	}
 	is(bad, 0, "redo: home with the log over it is the memory, to the byte");
-	ok(redone > 60 && skipped > 0, "redo: of %u records, and %u skipped ends of the ring", redone, skipped);
+	ok(redone > 60 && skipped > 0, "redo: of %u records, and %u skipped ends of the ring", redone,
+	   skipped);
 	ok(lh_pool_close(bed.pool, &error) == 0 && read_file(&reader, path), "redo: closed");
 	recover(&reader);
 	header(&reader, &bed.info, false);
@@ -323,8 +324,8 @@ static void undo(const char *path)
 		bad += round % 2 ? lh_tx_abort(bed.pool, &error) != 0 : lh_tx_commit(bed.pool, &error) != 0;
 	}
 	is(bad, 0, "undo: home with the old lines over it is what was committed, to the byte");
-	ok(undone > 40 && ended > 0 && skipped > 0, "undo: of %u records, %u ends, and %u skipped ends", undone,
-	   ended, skipped);
+	ok(undone > 40 && ended > 0 && skipped > 0, "undo: of %u records, %u ends, and %u skipped ends",
+	   undone, ended, skipped);
 	lh__pool_abandon(bed.pool);
 	free(bed.copy);
 }
@@ -346,7 +347,10 @@ static unsigned count_objects(const unsigned char *memory)
 			continue;
 		if (number(descriptor + 4, 2) < 2)
 			bits = memory + 4096 * page;
-		for (unsigned i = 0; i < (number(descriptor + 4, 2) == 0 ? 19 : number(descriptor + 4, 2) == 1 ? 10 : 6); i++)
+		for (unsigned i = 0; i < (number(descriptor + 4, 2) == 0   ? 19
+		                          : number(descriptor + 4, 2) == 1 ? 10
+		                                                           : 6);
+		     i++)
 			count += (unsigned)__builtin_popcountll(number(bits + 8 * i, 8) << 8);
 		page += 3;
 	}
@@ -373,7 +377,8 @@ static void heap(const char *path)
 	ok(read_file(&reader, path) && memcmp(reader.memory, "HOMEHEAP", 8) == 0 &&
 	           number(reader.memory + 8, 4) == 1 && number(reader.memory + 16, 8) == SIZE / 4096,
 	   "heap: its header");
-	is(number(reader.memory + 40, 8), (char *)bed.root - (char *)bed.info.base, "heap: the root's offset");
+	is(number(reader.memory + 40, 8), (char *)bed.root - (char *)bed.info.base,
+	   "heap: the root's offset");
 	is(number(reader.memory + 48, 8), sizeof *bed.root, "heap: the root's size");
 	is(count_objects(reader.memory), objects, "heap: as many objects as the descriptors tell of");
 	end_reading(&reader);
@@ -388,14 +393,13 @@ static size_t make_record(unsigned char out[256])
 	static const char text[] = "A line has 64 bytes, and this is one of those that were changed.";
 	unsigned char page[LH_PAGE_SIZE] = { 0 };
 	struct lh_change change = { .page = 5, .mask = 1 << 1, .data = page };
-	struct lh_log_record record = { .kind = LH_LOG_RECORD_REDO,
-		                        .sequence = 7,
-		                        .transaction = 7,
-		                        .durable = 6 };
+	struct lh_log_record record = {
+		.kind = LH_LOG_RECORD_REDO, .sequence = 7, .transaction = 7, .durable = 6
+	};
 
 	memcpy(page + LH_LINE_SIZE, text, LH_LINE_SIZE);
-	record.size = LH_LOG_RECORD_HEADER +
-	              (uint32_t)lh__log_set_encode(out + LH_LOG_RECORD_HEADER, &change);
+	record.size =
+		LH_LOG_RECORD_HEADER + (uint32_t)lh__log_set_encode(out + LH_LOG_RECORD_HEADER, &change);
 	lh__log_seal(out, &record, 0x0123456789abcdef);
 	return lh__log_stride(record.size);
 }
@@ -426,7 +430,8 @@ static void record_shown(void)
 	unsigned char made[256], shown[256];
 	size_t size = make_record(made), n = shown_record(shown);
 
-	if (ok(n == size && memcmp(made, shown, n) == 0, "the record in the document is what the code writes"))
+	if (ok(n == size && memcmp(made, shown, n) == 0,
+	       "the record in the document is what the code writes"))
 		return;
 	for (size_t i = 0; i < size; i++)
 		printf("%s%02x", i % 16 ? " " : i ? "\n#     " : "#     ", made[i]);

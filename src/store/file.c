@@ -406,6 +406,14 @@ static int open_failed(const struct lh_file *file, const char *path, long result
 		return lh__fail(error, -EINVAL, "%s: it is neither a plain file nor a block device", path);
 	if (result == -EINVAL && file->way == LH_FILE_DIRECT)
 		return lh__fail(error, -EINVAL, "%s: O_DIRECT is not possible here", path);
+	if (result == -ENOENT)
+		return lh__fail(error, -ENOENT, "%s: there is no such file or folder", path);
+	if (result == -EEXIST)
+		return lh__fail(error, -EEXIST,
+		                "%s: there is something of that name already, which is left alone", path);
+	if (result == -EACCES)
+		return lh__fail(error, -EACCES, "%s: no permission to %s it", path,
+		                file->read_only ? "read" : "write to");
 	return lh__fail(error, (int)result, "%s: it cannot be opened (%s)", path,
 	                lh__errno_name((int)result));
 }

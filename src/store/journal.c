@@ -223,7 +223,9 @@ static int open_session(struct journal *journal, struct lh_error *error)
 	if (result < 0)
 		return lh__fail(error, result, "its header cannot be written: %s", lh__errno_name(result));
 	journal->head = (struct place){ 0, journal->report.next };
-	journal->flushed = journal->applied = journal->head;
+	journal->applied = journal->head;
+	lh__publish(&journal->appended, journal->head);
+	lh__publish(&journal->flushed, journal->head);
 	journal->tail = 0;
 	return 0;
 }
@@ -366,6 +368,35 @@ static int visit_outside(void *context, const struct lh_log_record *record, uint
 	return outside->visit(outside->context, record);
 }
 
+/*
+ * A log that somebody goes on writing is read bit by bit, and what has been written over meanwhile looks like
+ * a hole. One that is a hole stays where it is when all is read again.
+ */
+#define VISIT_TRIES 16
+
+static int copy_log(struct lh_store *below, struct journal_header *header, unsigned char **ring,
+                    struct lh_error *error)
+{
+	uint64_t hole = 0, generation = 0;
+
+	for (unsigned i = 0; i < VISIT_TRIES; i++) {
+		struct place end;
+		int result = lh__journal_header_read(below, header, error);
+
+		if (result == 0)
+			result = lh__journal_ring_copy(below, header, true, ring, error);
+		if (result < 0)
+			return result;
+		result = lh__journal_scan(header, *ring, NULL, NULL, &end, NULL);
+		if (result == 0 || (end.sequence == hole && header->generation == generation))
+			return 0;
+		hole = end.sequence;
+		generation = header->generation;
+		lh__free(below->sys, *ring, header->log_pages * LH_PAGE_SIZE);
+	}
+	return lh__fail(error, -EAGAIN, "its log is written faster than it can be read; try again");
+}
+
 int lh__journal_visit(struct lh_store *below, int (*visit)(void *context, const struct lh_log_record *record),
                       void *context, struct lh_error *error)
 {
@@ -373,14 +404,12 @@ int lh__journal_visit(struct lh_store *below, int (*visit)(void *context, const 
 	struct journal_header header;
 	unsigned char *ring;
 	struct place end;
-	int result = lh__journal_header_read(below, &header, error);
+	int result = copy_log(below, &header, &ring, error);
 
-	if (result == 0)
-		result = lh__journal_ring_read(below, &header, true, &ring, error);
 	if (result < 0)
 		return result;
 	result = lh__journal_scan(&header, ring, visit_outside, &outside, &end, error);
-	lh__journal_ring_free(below, &header, ring);
+	lh__free(below->sys, ring, header.log_pages * LH_PAGE_SIZE);
 	return result;
 }
 
@@ -416,10 +445,7 @@ static int bring_home(struct journal *journal)
 	if (result < 0)
 		return result;
 	lh__lock(journal->store.sys, &journal->homing);
-	lh__lock(journal->store.sys, &journal->appending);
-	struct place to = journal->flushed;
-	lh__unlock(journal->store.sys, &journal->appending);
-	result = lh__journal_apply(journal, to);
+	result = lh__journal_apply(journal, lh__published(&journal->flushed));
 	lh__unlock(journal->store.sys, &journal->homing);
 	return result;
 }

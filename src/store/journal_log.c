@@ -34,27 +34,22 @@ static uint64_t need(const struct journal *journal, uint64_t stride)
 #define END_STRIDE ((uint64_t)LH_LINE_SIZE)
 _Static_assert(LH_LOG_RECORD_HEADER <= LH_LINE_SIZE, "a record without line sets takes up one line");
 
-/*
- * For a record, and `spare` bytes more that it must not take. With appending held, which is let go while a
- * checkpoint is made.
- */
+/* For a record, and `spare` bytes more that it must not take. */
 static int make_room(struct journal *journal, uint64_t stride, uint64_t spare)
 {
 	while (journal->broken == 0) {
-		uint64_t tail = journal->tail;
+		uint64_t tail = __atomic_load_n(&journal->tail, __ATOMIC_ACQUIRE);
 		int result;
 
 		if (journal->head.position + need(journal, stride) + spare - tail <= journal->ring_size ||
 		    LH_MUTANT(LOG_OVERWRITES_TAIL))
 			return 0;
-		lh__unlock(journal->store.sys, &journal->appending);
 		result = lh__journal_flush(&journal->store, UINT64_MAX);
 		if (result == 0)
 			result = lh__journal_checkpoint(&journal->store);
-		lh__lock(journal->store.sys, &journal->appending);
 		if (result < 0)
 			return result;
-		if (journal->tail == tail)
+		if (__atomic_load_n(&journal->tail, __ATOMIC_ACQUIRE) == tail)
 			return -E2BIG; /* an open transaction's old lines are all there is */
 	}
 	return journal->broken;
@@ -68,7 +63,7 @@ static void put_record(struct journal *journal, enum lh_log_kind kind, uint64_t 
 		.kind = kind,
 		.sequence = journal->head.sequence,
 		.transaction = transaction ? transaction : journal->head.sequence,
-		.durable = journal->flushed.sequence - 1,
+		.durable = __atomic_load_n(&journal->flushed.place.sequence, __ATOMIC_RELAXED) - 1,
 		.size = (uint32_t)size,
 	};
 	uint64_t stride = lh__log_stride(size);
@@ -127,21 +122,18 @@ static int append(struct journal *journal, enum lh_log_kind kind, uint64_t trans
 		size += lh__log_set_size(&changes[i]);
 	if (size > journal->ring_size / 2)
 		return -E2BIG;
-	lh__lock(journal->store.sys, &journal->appending);
 	result = make_room(journal, lh__log_stride(size), kind == LH_LOG_RECORD_UNDO ? END_STRIDE : 0);
-	if (result == 0) {
-		write_record(journal, kind, transaction, changes, n, size);
-		*place = (struct place){ journal->head.position - lh__log_stride(size),
-			                 journal->head.sequence - 1 };
-		if (journal->direct) {
-			if (!LH_MUTANT(LOG_NOT_FENCED) &&
-			    !(LH_MUTANT(UNDO_END_NOT_FENCED) && kind == LH_LOG_RECORD_END))
-				lh__journal_fence(journal);
-			journal->flushed = journal->head;
-		}
-	}
-	lh__unlock(journal->store.sys, &journal->appending);
-	return result;
+	if (result < 0)
+		return result;
+	write_record(journal, kind, transaction, changes, n, size);
+	*place = (struct place){ journal->head.position - lh__log_stride(size), journal->head.sequence - 1 };
+	lh__publish(&journal->appended, journal->head);
+	if (!journal->direct)
+		return 0;
+	if (!LH_MUTANT(LOG_NOT_FENCED) && !(LH_MUTANT(UNDO_END_NOT_FENCED) && kind == LH_LOG_RECORD_END))
+		lh__journal_fence(journal);
+	lh__publish(&journal->flushed, journal->head);
+	return 0;
 }
 
 int lh__journal_append(struct lh_store *store, const struct lh_change *changes, size_t n, uint64_t *sequence)
@@ -192,13 +184,16 @@ static int rewind_log(struct journal *journal)
 
 	/* What the header on the medium still refers to may not be written over. */
 	if (offset_of(journal, journal->head.position) < REWIND_SIZE ||
-	    journal->head.position + to_ring_end(journal) - journal->tail > journal->ring_size)
+	    journal->head.position + to_ring_end(journal) -
+	                    __atomic_load_n(&journal->tail, __ATOMIC_ACQUIRE) >
+	            journal->ring_size)
 		return 0;
 	lh__lock(store->sys, &journal->homing);
-	lh__lock(store->sys, &journal->appending);
 	/* For who has to go by the other header: the log goes on at the beginning. */
 	put_record(journal, LH_LOG_RECORD_SKIP, 0, LH_LOG_RECORD_HEADER);
-	journal->flushed = journal->applied = journal->head;
+	journal->applied = journal->head;
+	lh__publish(&journal->appended, journal->head);
+	lh__publish(&journal->flushed, journal->head);
 	header = journal->header;
 	header.sequence = journal->head.sequence;
 	header.offset = 0;
@@ -206,9 +201,8 @@ static int rewind_log(struct journal *journal)
 	result = lh__journal_header_write(journal, &header);
 	if (result == 0) {
 		journal->header = header;
-		journal->tail = journal->head.position;
+		__atomic_store_n(&journal->tail, journal->head.position, __ATOMIC_RELEASE);
 	}
-	lh__unlock(store->sys, &journal->appending);
 	lh__unlock(store->sys, &journal->homing);
 	return lh__journal_break(journal, result);
 }
@@ -269,32 +263,22 @@ static int write_ring(struct journal *journal, uint64_t from, uint64_t to)
 	return lh__journal_sync_below(journal);
 }
 
-static struct place place_now(struct journal *journal, const struct place *which)
-{
-	struct place place;
-
-	lh__lock(journal->store.sys, &journal->appending);
-	place = *which;
-	lh__unlock(journal->store.sys, &journal->appending);
-	return place;
-}
-
 /* With flushing held: everything that has been appended. */
 static int flush_all(struct journal *journal)
 {
-	struct place to = place_now(journal, &journal->head);
+	struct place from = lh__published(&journal->flushed), to = lh__published(&journal->appended);
 	int result = journal->broken;
 
-	if (result == 0 && to.position != journal->flushed.position)
-		result = lh__journal_break(journal,
-		                           write_ring(journal, journal->flushed.position, to.position));
-	if (result < 0)
-		return result;
-	lh__lock(journal->store.sys, &journal->appending);
-	journal->flushed.position = to.position;
-	__atomic_store_n(&journal->flushed.sequence, to.sequence, __ATOMIC_RELEASE);
-	lh__unlock(journal->store.sys, &journal->appending);
-	return 0;
+	if (result == 0 && to.position != from.position)
+		result = lh__journal_break(journal, write_ring(journal, from.position, to.position));
+	if (result == 0)
+		lh__publish(&journal->flushed, to);
+	return result;
+}
+
+static bool is_flushed(const struct journal *journal, uint64_t sequence)
+{
+	return __atomic_load_n(&journal->flushed.place.sequence, __ATOMIC_ACQUIRE) > sequence;
 }
 
 int lh__journal_flush(struct lh_store *store, uint64_t sequence)
@@ -304,10 +288,10 @@ int lh__journal_flush(struct lh_store *store, uint64_t sequence)
 
 	if (journal->direct)
 		return journal->broken;
-	if (__atomic_load_n(&journal->flushed.sequence, __ATOMIC_ACQUIRE) > sequence)
+	if (is_flushed(journal, sequence))
 		return 0;
 	lh__lock(store->sys, &journal->flushing);
-	if (__atomic_load_n(&journal->flushed.sequence, __ATOMIC_ACQUIRE) <= sequence)
+	if (!is_flushed(journal, sequence))
 		result = flush_all(journal);
 	lh__unlock(store->sys, &journal->flushing);
 	return result;
