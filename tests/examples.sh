@@ -70,7 +70,8 @@ for display in lh_pool.3:1:pool.c lh_tx.3:1:pool.c lh_tx.3:2:pool_declared.c lh_
 	shown "$file" "$(literal "$page" "$n")"
 	report $? "display $n of $page is a part of examples/$file"
 done
-shown counter.c "$(awk '/^```c$/ { on = 1; next } /^```/ { on = 0 } on' README.md)"
+readme() { sed -n '/^    struct lh_error/,/lh_pool_close/p' README.md | sed 's/^    /\t/; s/^\t        /\t\t/'; }
+shown counter.c "$(readme)"
 report $? 'the example of README.md is a part of examples/counter.c'
 ! shown counter.c 'nothing of the kind'
 report $? 'caught: an example that is not in the file'
