@@ -1,6 +1,7 @@
 # The one Makefile of Linehome, for GNU make. Targets:
 #
 #   all              the library, the agent and the command, into build/
+#   examples         what uses the library as anybody would, into build/examples/
 #   test             installs what is missing, builds, and runs every test
 #   demo             installs what is missing, builds, and shows the main job on a real program
 #   bench            builds and runs the benchmarks

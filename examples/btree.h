@@ -1,11 +1,11 @@
 /*
  * btree.h - a B+tree from short words to pointers, in ordinary C: plain pointers, plain stores.
  *
- * Pairs stand in the leaves, which are linked in the order of their keys; inner nodes hold separators: all keys
- * below child i are less than separator i, which is not greater than any key below child i + 1. Every node but
- * the root is at least nearly half full. Inserting splits full nodes on its way down and deleting fills poor
- * ones, so neither ever has to go back up. An empty tree is zeroes. A function that finds no memory leaves a
- * tree with the same pairs.
+ * Pairs stand in the leaves, which are linked in the order of their keys. Inner nodes hold separators: all
+ * keys below child i are less than separator i, which is not greater than any key below child i + 1. Every
+ * node but the root is nearly half full at least. Inserting splits full nodes on its way down and deleting
+ * fills poor ones, so neither ever has to go back up. An empty tree is zeroes. A function that finds no
+ * memory leaves a tree with the same pairs.
  *
  * Kept in a pool it is persistent: whoever calls it begins a transaction before and commits it after.
  */
@@ -207,8 +207,8 @@ static inline bool btree_prepare_root(struct btree *tree, const struct memory *m
 }
 
 /*
- * Where the value of word stands, made with the value NULL where there is none. NULL: no memory, or the word is
- * too long.
+ * Where the value of word stands, made with the value NULL where there is none. NULL: no memory, or the word
+ * is too long.
  */
 static inline void **btree_put(struct btree *tree, const struct memory *memory, const char *word)
 {

@@ -13,12 +13,6 @@ struct book {
 	struct visit *last;
 };
 
-static int failed(const char *what, const struct lh_error *error)
-{
-	fprintf(stderr, "pool: %s: %s\n", what, error->text);
-	return 1;
-}
-
 static struct lh_pool *create_or_open(const char *path, struct lh_error *error)
 {
 	struct lh_pool_options options = { .layout = "visits", .size = 1 << 20 };
@@ -27,6 +21,12 @@ static struct lh_pool *create_or_open(const char *path, struct lh_error *error)
 	if (lh_pool_open(path, &options, &pool, error) == 0)
 		return pool;
 	return error->code == -ENOENT && lh_pool_create(path, &options, &pool, error) == 0 ? pool : NULL;
+}
+
+static int failed(const char *what, const struct lh_error *error)
+{
+	fprintf(stderr, "pool: %s: %s\n", what, error->text);
+	return 1;
 }
 
 int main(int argc, char **argv)

@@ -1,4 +1,4 @@
-/* pool_objects.c - objects: their sizes and alignment, moving one, offsets, and finding what was forgotten. */
+/* pool_objects.c - objects: sizes and alignment, moving one, offsets, and finding what was forgotten. */
 #include <errno.h>
 #include <linehome.h>
 #include <stdio.h>

@@ -64,11 +64,14 @@ literal() { # literal PAGE N: the Nth display of its EXAMPLES
 	sed '1,/^.Sh EXAMPLES/d' "docs/man/$1" | awk -v n="$2" '/^\.Ed/ { on = 0 } on; /^\.Bd -literal/ { on = ++k == n }' |
 		sed 's/\\e/\\/g'
 }
-for page in lh_pool.3:pool.c lh_tx.3:pool_declared.c lh_pool_alloc.3:pool_objects.c; do
-	shown "${page#*:}" "$(literal "${page%:*}" 1)"
-	report $? "the example of ${page%:*} is a part of examples/${page#*:}"
+for display in lh_pool.3:1:pool.c lh_tx.3:1:pool.c lh_tx.3:2:pool_declared.c lh_tx.3:3:pool_group.c \
+	lh_tx.3:4:pool_io.c lh_pool_alloc.3:1:pool_objects.c; do
+	IFS=: read -r page n file <<<"$display"
+	shown "$file" "$(literal "$page" "$n")"
+	report $? "display $n of $page is a part of examples/$file"
 done
-shown counter.c "$(awk '/^```c$/ { on = 1; next } /^```/ { on = 0 } on' README.md)"
+readme() { sed -n '/^    struct lh_error/,/lh_pool_close/p' README.md | sed 's/^    /\t/; s/^\t        /\t\t/'; }
+shown counter.c "$(readme)"
 report $? 'the example of README.md is a part of examples/counter.c'
 ! shown counter.c 'nothing of the kind'
 report $? 'caught: an example that is not in the file'

@@ -1,7 +1,7 @@
 /*
- * pool_structures.c - the hash map and the B+tree of the examples, which know of no pool, kept in one: against
- * a plain array, through commits, aborts, closings and ends without closing, in each way to see changes and
- * with both logs.
+ * pool_structures.c - the hash map and the B+tree of the examples, which know of no pool, kept in one:
+ * against a plain array, through commits, aborts, closings and ends without closing, in each way to see
+ * changes and with both logs.
  *
  * Where changes have to be declared, all objects are, before each transaction: the structures are not told.
  */
