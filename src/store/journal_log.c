@@ -223,7 +223,8 @@ int lh__journal_end(struct lh_store *store, uint64_t transaction)
  * The lines [from, to) of the ring, which do not cross its end, as one request a page, as far as there is
  * room.
  */
-static size_t write_requests(struct journal *journal, uint64_t from, uint64_t to, uint64_t *until)
+static size_t write_requests(struct journal *journal, struct lane *lane, uint64_t from, uint64_t to,
+                             uint64_t *until)
 {
 	size_t n = 0;
 
@@ -232,7 +233,7 @@ static size_t write_requests(struct journal *journal, uint64_t from, uint64_t to
 
 		if (end > to)
 			end = to;
-		journal->writes[n++] = (struct lh_request){
+		lane->writes[n++] = (struct lh_request){
 			.op = LH_OP_PUT,
 			.flags = LH_REQUEST_UNCOUNTED | LH_REQUEST_DURABLE,
 			.page = journal->header.log_page + page,
@@ -245,35 +246,29 @@ static size_t write_requests(struct journal *journal, uint64_t from, uint64_t to
 	return n;
 }
 
-static int write_ring(struct journal *journal, uint64_t from, uint64_t to)
+/* The second lane's store is its own; the first's is below, which others use too. */
+static int do_writes(struct journal *journal, struct lane *lane, size_t n)
+{
+	if (lane->store == journal->below)
+		return lh__journal_do(journal, lane->writes, n);
+	return lh__journal_do_on(lane->store, lane->writes, n);
+}
+
+static int write_ring(struct journal *journal, struct lane *lane, uint64_t from, uint64_t to)
 {
 	while (from < to) {
 		uint64_t begin = offset_of(journal, from), end = begin + (to - from), until;
-		size_t n = write_requests(journal, begin, end < journal->ring_size ? end : journal->ring_size,
-		                          &until);
-		int result = lh__journal_do(journal, journal->writes, n);
+		size_t n = write_requests(journal, lane, begin,
+		                          end < journal->ring_size ? end : journal->ring_size, &until);
+		int result = do_writes(journal, lane, n);
 
 		if (result < 0)
 			return result;
 		from += until - begin;
 	}
-	lh__journal_count(&journal->counts.flushes, 1);
 	if (journal->below->caps.durable_put || LH_MUTANT(LOG_NOT_FLUSHED))
 		return 0;
 	return lh__journal_sync_below(journal);
-}
-
-/* With flushing held: everything that has been appended. */
-static int flush_all(struct journal *journal)
-{
-	struct place from = lh__published(&journal->flushed), to = lh__published(&journal->appended);
-	int result = journal->broken;
-
-	if (result == 0 && to.position != from.position)
-		result = lh__journal_break(journal, write_ring(journal, from.position, to.position));
-	if (result == 0)
-		lh__publish(&journal->flushed, to);
-	return result;
 }
 
 static bool is_flushed(const struct journal *journal, uint64_t sequence)
@@ -281,18 +276,94 @@ static bool is_flushed(const struct journal *journal, uint64_t sequence)
 	return __atomic_load_n(&journal->flushed.place.sequence, __ATOMIC_ACQUIRE) > sequence;
 }
 
+/*
+ * Everything that has been appended and nobody writes yet is this lane's to write. False: there is nothing.
+ */
+static bool claim(struct journal *journal, struct lane *lane, struct place *from, struct place *to)
+{
+	lh__lock(journal->store.sys, &journal->claiming);
+	*from = journal->claimed;
+	*to = lh__published(&journal->appended);
+	lane->active = to->position != from->position;
+	lane->from = *from;
+	journal->claimed = *to;
+	lh__unlock(journal->store.sys, &journal->claiming);
+	return lane->active;
+}
+
+/* The lane's part is written: all is durable up to what the other lane, if any, still writes. */
+static void settle(struct journal *journal, struct lane *lane)
+{
+	struct lane *other = &journal->lanes[lane == journal->lanes];
+
+	lh__lock(journal->store.sys, &journal->claiming);
+	lane->active = false;
+	lh__publish(&journal->flushed, other->active ? other->from : journal->claimed);
+	lh__unlock(journal->store.sys, &journal->claiming);
+	lh__journal_count(&journal->counts.flushes, 1);
+}
+
+/* With the lane held. Where it fails nothing is ever told to be durable again. */
+static int write_out(struct journal *journal, struct lane *lane)
+{
+	struct place from, to;
+	int result = journal->broken;
+
+	if (result < 0 || !claim(journal, lane, &from, &to))
+		return result;
+	result = lh__journal_break(journal, write_ring(journal, lane, from.position, to.position));
+	if (result == 0)
+		settle(journal, lane);
+	return result;
+}
+
+static struct lane *take_lane(struct journal *journal)
+{
+	struct lane *lane = &journal->lanes[0];
+
+	if (lh__trylock(&lane->lock))
+		return lane;
+	if (journal->lanes[1].store) {
+		if (lh__trylock(&journal->lanes[1].lock))
+			return &journal->lanes[1];
+		lane = &journal->lanes[__atomic_fetch_add(&journal->next_lane, 1, __ATOMIC_RELAXED) % LANES];
+	}
+	lh__lock(journal->store.sys, &lane->lock);
+	return lane;
+}
+
+/* The other lane has what comes before: until it has written that, there is nothing to be done here. */
+static void wait_for_other(struct journal *journal, const struct lane *lane)
+{
+	struct lane *other = &journal->lanes[lane == journal->lanes];
+
+	lh__lock(journal->store.sys, &other->lock);
+	lh__unlock(journal->store.sys, &other->lock);
+}
+
+/*
+ * A record that is on its way already is waited for by taking the lanes in turn. Threads that wait for a lane
+ * find, when they have it, either that their record is durable, or that they write it together with all
+ * others that were appended meanwhile: group commit.
+ */
 int lh__journal_flush(struct lh_store *store, uint64_t sequence)
 {
 	struct journal *journal = lh__journal_of(store);
-	int result = 0;
+	uint64_t last = __atomic_load_n(&journal->appended.place.sequence, __ATOMIC_ACQUIRE) - 1;
+	int result = journal->broken;
 
 	if (journal->direct)
-		return journal->broken;
-	if (is_flushed(journal, sequence))
-		return 0;
-	lh__lock(store->sys, &journal->flushing);
-	if (!is_flushed(journal, sequence))
-		result = flush_all(journal);
-	lh__unlock(store->sys, &journal->flushing);
+		return result;
+	if (sequence > last)
+		sequence = last;
+	while (result == 0 && !is_flushed(journal, sequence)) {
+		struct lane *lane = take_lane(journal);
+
+		if (!is_flushed(journal, sequence))
+			result = write_out(journal, lane);
+		lh__unlock(store->sys, &lane->lock);
+		if (result == 0 && !is_flushed(journal, sequence))
+			wait_for_other(journal, lane);
+	}
 	return result;
 }

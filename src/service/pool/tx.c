@@ -55,7 +55,10 @@ static int break_pool(struct lh_pool *pool, int result, struct lh_error *error)
 	                lh__errno_name(result));
 }
 
-/* Only faults take part in the changes beside the transaction's own thread, and where all is declared there are none. */
+/*
+ * Only faults take part in the changes beside the transaction's own thread, and where all is declared there
+ * are none.
+ */
 static void lock_changes(struct lh_pool *pool)
 {
 	if (pool->see != LH_SEE_DECLARED)
