@@ -194,7 +194,10 @@ static int in_transaction(struct lh_pool *pool, int (*step)(const struct lh_heap
 	return lh__fail(error, result, "its heap: %s", lh__errno_name(result));
 }
 
-/* The header says from now on that there is a heap, so that one that is gone is not taken for one that never was. */
+/*
+ * The header says from now on that there is a heap, so that one that is gone is not taken for one that never
+ * was.
+ */
 static int note_heap(struct lh_pool *pool, struct lh_error *error)
 {
 	struct lh_pool_header header = pool->header;
@@ -427,18 +430,13 @@ void lh__pool_abandon(struct lh_pool *pool)
 /* ---- growing ---- */
 
 /*
- * Room first, then the memory, then the header, then the heap; a crash in between leaves a pool that is too
- * large for its heap, which the next opening mends.
+ * The memory, then the header, then the heap. In a transaction, which keeps others from allocating meanwhile.
  */
 static int grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 {
 	struct lh_pool_header header = pool->header;
-	int result = pool->journal->ops->reserve(pool->journal, size / LH_PAGE_SIZE);
+	int result = lh__memory_extend(pool, pool->size, size, error);
 
-	if (result < 0)
-		return lh__fail(error, result, "there is no room for %lu bytes: %s", (unsigned long)size,
-		                lh__errno_name(result));
-	result = lh__memory_extend(pool, pool->size, size, error);
 	if (result < 0)
 		return result;
 	header.size = size;
@@ -455,6 +453,27 @@ static int grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 	return in_transaction(pool, lh__heap_grow, error);
 }
 
+/*
+ * Room comes first, beside transactions, since it may take long; a crash leaves a file that is too large for
+ * its pool, or a pool that is too large for its heap, which the next opening mends.
+ */
+static int grow_with_room(struct lh_pool *pool, uint64_t size, struct lh_error *error)
+{
+	int result = pool->journal->ops->reserve(pool->journal, size / LH_PAGE_SIZE);
+
+	if (result < 0)
+		return lh__fail(error, result, "there is no room for %lu bytes: %s", (unsigned long)size,
+		                lh__errno_name(result));
+	result = lh_tx_begin(pool, error);
+	if (result < 0)
+		return result;
+	result = grow(pool, size, error);
+	if (result == 0)
+		return lh_tx_commit(pool, error);
+	lh__tx_drop(pool);
+	return result;
+}
+
 int lh_pool_grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 {
 	int result = lh__pool_enter(pool, error);
@@ -469,14 +488,9 @@ int lh_pool_grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 	if (size > pool->header.reach)
 		return lh__fail(error, -E2BIG, "it was made to grow to %lu bytes at most",
 		                (unsigned long)pool->header.reach);
-	/* A transaction keeps others from allocating, and from growing, meanwhile. */
-	result = lh_tx_begin(pool, error);
-	if (result < 0)
-		return result;
-	result = size > pool->size ? grow(pool, size, error) : 0;
-	if (result == 0)
-		return lh_tx_commit(pool, error);
-	lh_tx_abort(pool, NULL);
+	lh__lock(pool->sys, &pool->growing);
+	result = size > pool->size ? grow_with_room(pool, size, error) : 0;
+	lh__unlock(pool->sys, &pool->growing);
 	return result;
 }
 
