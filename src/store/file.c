@@ -201,11 +201,9 @@ static const struct lh_store_ops file_ops = {
 	.close = file_close,
 };
 
-uint64_t lh__file_pages(const struct lh_store *store)
+uint64_t lh__file_size(const struct lh_store *store)
 {
-	const struct lh_file *file = (const struct lh_file *)store;
-
-	return (__atomic_load_n(&file->size, __ATOMIC_RELAXED) + LH_PAGE_SIZE - 1) / LH_PAGE_SIZE;
+	return __atomic_load_n(&((const struct lh_file *)store)->size, __ATOMIC_RELAXED);
 }
 
 /* ---- handles ---- */

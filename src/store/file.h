@@ -49,7 +49,7 @@ struct lh_file_options {
 int lh__file_open(const struct lh_sys *sys, const char *path, const struct lh_file_options *options,
                   struct lh_store **out, struct lh_error *error) LH_MUST_CHECK;
 
-/* Pages that the file has room for now: its size, the last page counted whole. */
-uint64_t lh__file_pages(const struct lh_store *store);
+/* Bytes that the file has now. */
+uint64_t lh__file_size(const struct lh_store *store);
 
 #endif

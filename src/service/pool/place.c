@@ -49,10 +49,40 @@ static int open_file(const struct lh_sys *sys, const char *path, enum lh_place_u
 	return lh__file_open(sys, path, &file, out, error);
 }
 
+/*
+ * A file that was cut reads as zeroes behind its end, and mapped there is SIGBUS: neither may be taken for the
+ * pool. What has no valid header is refused by whoever opens it.
+ */
+static int check_length(struct lh_store *below, struct lh_error *error)
+{
+	uint64_t pages = lh__file_size(below) / LH_PAGE_SIZE;
+	struct lh_pool_header header;
+	struct lh_journal_look look;
+
+	if (lh__journal_look(below, &look, NULL) < 0)
+		return 0;
+	memcpy(&header, look.client, sizeof header);
+	if (look.home <= pages && header.size / LH_PAGE_SIZE <= pages - look.home)
+		return 0;
+	return lh__fail(error, -EBADMSG, "truncated: %lu bytes of memory from byte %lu on do not fit in %lu",
+	                (unsigned long)header.size, (unsigned long)look.home * LH_PAGE_SIZE,
+	                (unsigned long)lh__file_size(below));
+}
+
 int lh__place_open(const struct lh_sys *sys, const char *where, enum lh_place_use use,
                    const struct lh_pool_options *options, struct lh_store **out, struct lh_error *error)
 {
-	return open_file(sys, path_of(where), use, options, out, error);
+	struct lh_store *below;
+	int result = open_file(sys, path_of(where), use, options, &below, error);
+
+	if (result == 0 && use != LH_PLACE_CREATE) {
+		result = check_length(below, error);
+		if (result < 0)
+			below->ops->close(below);
+	}
+	if (result == 0)
+		*out = below;
+	return result;
 }
 
 void lh__place_remove(const struct lh_sys *sys, const char *where, const struct lh_pool_options *options)

@@ -26,7 +26,8 @@ static void describe(Dwfl_Module *module, Dwarf_Addr code, char *out, size_t siz
 	const char *object = dwfl_module_info(module, NULL, &start, NULL, NULL, NULL, NULL, NULL);
 
 	if (name && file)
-		lh__format(out, size, "%s+0x%lx (%s:%d)", name, (unsigned long)offset, base_name(file), number);
+		lh__format(out, size, "%s+0x%lx (%s:%d)", name, (unsigned long)offset, base_name(file),
+		           number);
 	else if (name)
 		lh__format(out, size, "%s+0x%lx (%s)", name, (unsigned long)offset, base_name(object));
 	else
