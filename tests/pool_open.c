@@ -87,7 +87,8 @@ static void sizes(const struct way *way)
 		uint64_t size, reach, log, size_is, reach_is, log_is;
 	} table[] = {
 		{ 0, 0, 0, 64 << 20, UINT64_C(64) << 30, 8 << 20 },
-		{ LH_POOL_SIZE_MIN, 0, LH_POOL_LOG_MIN, LH_POOL_SIZE_MIN, UINT64_C(64) << 30, LH_POOL_LOG_MIN },
+		{ LH_POOL_SIZE_MIN, 0, LH_POOL_LOG_MIN, LH_POOL_SIZE_MIN, UINT64_C(64) << 30,
+		  LH_POOL_LOG_MIN },
 		{ LH_POOL_SIZE_MIN + 1, 1 << 20, LH_POOL_LOG_MIN + 1, LH_POOL_SIZE_MIN + 4096, 1 << 20,
 		  LH_POOL_LOG_MIN + 4096 },
 		{ 1 << 20, 1 << 20, 0, 1 << 20, 1 << 20, 1 << 20 },
@@ -106,7 +107,7 @@ static void sizes(const struct way *way)
 		MUST(lh_pool_create(way_path(way, path), &options, &pool, &why));
 		info = way_info(pool);
 		ok(info.size == table[i].size_is && info.reach == table[i].reach_is &&
-			   info.log_size == table[i].log_is,
+		           info.log_size == table[i].log_is,
 		   "%s: sizes %zu are as documented", way->name, i);
 		way_close(pool);
 		unlink(path);
@@ -509,8 +510,8 @@ static void read_only(const struct way *way)
 	read_only_calls(way, pool);
 	is(lh_pool_close(pool, NULL), 0, "%s: ... and closed", way->name);
 	status = in_child(store_read_only, &toucher);
-	ok(ended_by(status, SIGBUS) || ended_by(status, SIGSEGV), "%s: a store there faults (0x%x)", way->name,
-	   (unsigned)status);
+	ok(ended_by(status, SIGBUS) || ended_by(status, SIGSEGV), "%s: a store there faults (0x%x)",
+	   way->name, (unsigned)status);
 	MUST(lh_pool_open(path, &options, &pool, &why));
 	second = NULL;
 	is(lh_pool_open(path, &options, &second, NULL), -EADDRINUSE,
@@ -535,13 +536,13 @@ static void read_only_unclean(const struct way *way)
 	lh__pool_abandon(pool);
 	before = checksum(path);
 	options.read_only = true;
-	is(try_open(path, &options, &error), -EROFS, "%s: a pool that was not closed is not opened to be read",
-	   way->name);
+	is(try_open(path, &options, &error), -EROFS,
+	   "%s: a pool that was not closed is not opened to be read", way->name);
 	ok(strstr(error.text, "recovered") && checksum(path) == before,
 	   "%s: ... that is said, and nothing changed", way->name);
 	pool = way_open(way, path);
-	ok(!lh__pool_report(pool)->clean && way_root(pool)[0] == 1, "%s: opened to be written it is recovered",
-	   way->name);
+	ok(!lh__pool_report(pool)->clean && way_root(pool)[0] == 1,
+	   "%s: opened to be written it is recovered", way->name);
 	way_close(pool);
 	is(try_open(path, &options, &error), 0, "%s: ... and after that to be read", way->name);
 	unlink(path);
@@ -609,8 +610,8 @@ static void locks(const struct way *way)
 	struct lh_pool *pool = way_create(way, path);
 	struct lh_error error;
 
-	is(try_open(path, &options, &error), -EBUSY, "%s: a pool that this process has cannot be opened again",
-	   way->name);
+	is(try_open(path, &options, &error), -EBUSY,
+	   "%s: a pool that this process has cannot be opened again", way->name);
 	options.read_only = true;
 	is(try_open(path, &options, &error), -EBUSY, "%s: ... nor to be read", way->name);
 	way_close(pool);
@@ -665,9 +666,11 @@ static void addresses(const struct way *way)
 	ok(way_info(pool).base == (void *)asked, "%s: a pool stands where it is asked for", way->name);
 	way_close(pool);
 	options.address = 0;
-	memory = mmap((void *)(asked + WAY_REACH - 4096), 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	memory =
+		mmap((void *)(asked + WAY_REACH - 4096), 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	is(try_open(path, &options, &error), -EADDRINUSE, "%s: its addresses are taken", way->name);
-	ok(memory == (void *)(asked + WAY_REACH - 4096) && strstr(error.text, "unnamed memory at 0x2a50003ff000"),
+	ok(memory == (void *)(asked + WAY_REACH - 4096) &&
+	           strstr(error.text, "unnamed memory at 0x2a50003ff000"),
 	   "%s: ... %s", way->name, error.text);
 	munmap(memory, 4096);
 	file = open("/proc/self/exe", O_RDONLY);
@@ -805,10 +808,10 @@ static void offsets(const struct way *way)
 	   "%s: offsets are from the base", way->name);
 	ok(lh_ptr_off(pool, NULL) == 0 && lh_off_ptr(pool, 0) == NULL, "%s: ... nothing is 0", way->name);
 	ok(lh_ptr_off(pool, base + WAY_SIZE - 1) == WAY_SIZE - 1 && lh_ptr_off(pool, base + WAY_SIZE) == 0 &&
-		   lh_ptr_off(pool, base - 1) == 0,
+	           lh_ptr_off(pool, base - 1) == 0,
 	   "%s: ... and so is what is not in the pool", way->name);
 	ok(lh_off_ptr(pool, WAY_SIZE - 1) == base + WAY_SIZE - 1 && lh_off_ptr(pool, WAY_SIZE) == NULL &&
-		   lh_off_ptr(pool, UINT64_MAX) == NULL,
+	           lh_off_ptr(pool, UINT64_MAX) == NULL,
 	   "%s: ... and NULL the other way", way->name);
 	is(lh_pool_load(pool, base, WAY_SIZE, NULL), 0, "%s: all of it can be loaded", way->name);
 	is(lh_pool_load(pool, base + WAY_SIZE, 0, NULL), 0, "%s: ... or nothing", way->name);

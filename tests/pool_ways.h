@@ -135,7 +135,7 @@ UNUSED static void ways_each_place(void (*test)(const struct way *way))
 /* For steps that are not the test: the program ends where one fails. */
 #define MUST(call)                                                                                           \
 	do {                                                                                                 \
-		struct lh_error why = { .code = 0 };                                                          \
+		struct lh_error why = { .code = 0 };                                                         \
 		if ((call) < 0) {                                                                            \
 			printf("Bail out! %s:%d: %s: %s\n", __FILE__, __LINE__, #call, why.text);            \
 			fflush(stdout);                                                                      \

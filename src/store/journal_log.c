@@ -30,14 +30,17 @@ static uint64_t need(const struct journal *journal, uint64_t stride)
 	return rest < stride ? rest + stride : stride;
 }
 
-/* With appending held, which is let go while a checkpoint is made. */
-static int make_room(struct journal *journal, uint64_t stride)
+/*
+ * With appending held, which is let go while a checkpoint is made. spare: bytes that have to be left, for the
+ * record that ends a transaction of old lines, which frees them.
+ */
+static int make_room(struct journal *journal, uint64_t stride, uint64_t spare)
 {
 	while (journal->broken == 0) {
 		uint64_t tail = journal->tail;
 		int result;
 
-		if (journal->head.position + need(journal, stride) - tail <= journal->ring_size ||
+		if (journal->head.position + need(journal, stride) + spare - tail <= journal->ring_size ||
 		    LH_MUTANT(LOG_OVERWRITES_TAIL))
 			return 0;
 		lh__unlock(journal->store.sys, &journal->appending);
@@ -121,7 +124,7 @@ static int append(struct journal *journal, enum lh_log_kind kind, uint64_t trans
 	if (size > journal->ring_size / 2)
 		return -E2BIG;
 	lh__lock(journal->store.sys, &journal->appending);
-	result = make_room(journal, lh__log_stride(size));
+	result = make_room(journal, lh__log_stride(size), kind == LH_LOG_RECORD_UNDO ? LH_LINE_SIZE : 0);
 	if (result == 0) {
 		write_record(journal, kind, transaction, changes, n, size);
 		*place = (struct place){ journal->head.position - lh__log_stride(size),

@@ -55,13 +55,6 @@ static int break_pool(struct lh_pool *pool, int result, struct lh_error *error)
 	                lh__errno_name(result));
 }
 
-static void set_writing(struct lh_pool *pool, bool writing)
-{
-	lh__lock(pool->sys, &pool->changing);
-	pool->writing = writing;
-	lh__unlock(pool->sys, &pool->changing);
-}
-
 int lh_tx_begin(struct lh_pool *pool, struct lh_error *error)
 {
 	uintptr_t self = lh__pool_self();
@@ -83,7 +76,9 @@ int lh_tx_begin(struct lh_pool *pool, struct lh_error *error)
 	pool->depth = 1;
 	pool->aborted = false;
 	pool->transaction = 0;
-	set_writing(pool, true);
+	lh__lock(pool->sys, &pool->changing);
+	pool->writing = true;
+	lh__unlock(pool->sys, &pool->changing);
 	return 0;
 }
 
@@ -169,8 +164,9 @@ static int protect_all(struct lh_pool *pool)
 	for (size_t i = 0, j; i < n && result == 0; i = j) {
 		struct change *first = lh__changes_at(pool, i);
 
+		first->open = false;
 		for (j = i + 1; j < n && lh__changes_at(pool, j)->page == first->page + (j - i); j++)
-			;
+			lh__changes_at(pool, j)->open = false;
 		do
 			result = pool->port->ops->protect(pool->port,
 			                                  (uintptr_t)lh__pool_page(pool, first->page), j - i);
@@ -241,10 +237,10 @@ static int settle(struct lh_pool *pool, const struct lh_change *list, size_t n)
 
 /*
  * Puts every saved line that has changed back. changing is held; the pages are open or were never stored to.
+ * *list, *n: these lines.
  */
-static int put_back(struct lh_pool *pool)
+static void put_back(struct lh_pool *pool, struct lh_change *list, size_t *count)
 {
-	struct lh_change *list = (struct lh_change *)pool->changes.log.base;
 	uintptr_t ignored = 0;
 	size_t n = find_changes(pool, list, &ignored);
 
@@ -254,35 +250,53 @@ static int put_back(struct lh_pool *pool)
 		lh__lines_copy(lh__pool_page(pool, page), lh__changes_twin(pool, lh__changes_of(pool, page)),
 		               list[i].mask);
 	}
-	return pool->log == LH_LOG_UNDO ? settle(pool, list, n) : 0;
+	*count = n;
 }
 
-/* In LH_SEE_CHECKED, pages that were not open are written to here too. */
+/* Pages that are about to be put back, after a commit has protected them, or where they never were open. */
 static int open_all(struct lh_pool *pool)
 {
 	int result = 0;
 
-	for (size_t i = 0; pool->see == LH_SEE_CHECKED && i < pool->changes.n && result == 0; i++)
-		do
-			result = pool->port->ops->unprotect(
-				pool->port, (uintptr_t)lh__pool_page(pool, lh__changes_at(pool, i)->page), 1);
-		while (result == -EAGAIN);
+	for (size_t i = 0; pool->see != LH_SEE_DECLARED && i < pool->changes.n && result == 0; i++) {
+		struct change *change = lh__changes_at(pool, i);
+
+		while (!change->open &&
+		       (result = pool->port->ops->unprotect(pool->port,
+		                                            (uintptr_t)lh__pool_page(pool, change->page),
+		                                            1)) == -EAGAIN)
+			;
+	}
 	return result;
 }
 
-static int abort_all(struct lh_pool *pool)
+/*
+ * Memory is as it was at the outermost begin. Where the transaction goes on (inner), what has been declared
+ * still is, and its old lines stay in the log.
+ */
+static int abort_all(struct lh_pool *pool, bool inner)
 {
+	struct lh_change *list = (struct lh_change *)pool->changes.log.base;
+	size_t n = 0;
 	int result;
 
 	lh__lock(pool->sys, &pool->changing);
 	result = open_all(pool);
-	if (result == 0)
-		result = put_back(pool);
+	if (result == 0) {
+		put_back(pool, list, &n);
+		if (!inner)
+			result = settle(pool, list, n);
+		else if (pool->transaction)
+			flush_changes(pool, list, n);
+	}
 	if (result == 0)
 		result = protect_all(pool);
-	pool->transaction = 0;
+	if (!inner) {
+		pool->transaction = 0;
+		pool->writing = false;
+	}
 	lh__unlock(pool->sys, &pool->changing);
-	pool->counts.aborts++;
+	pool->counts.aborts += !inner;
 	return result;
 }
 
@@ -324,7 +338,7 @@ static int log_changes(struct lh_pool *pool, uint64_t *sequence, struct lh_error
 
 static int fail_and_abort(struct lh_pool *pool, int result, struct lh_error *error)
 {
-	int aborted = abort_all(pool);
+	int aborted = abort_all(pool, false);
 
 	end(pool);
 	if (aborted < 0)
@@ -360,9 +374,22 @@ static int commit(struct lh_pool *pool, uint64_t *sequence, struct lh_error *err
 	return result == 0 ? 0 : break_pool(pool, result, error);
 }
 
-int lh_tx_commit_async(struct lh_pool *pool, uint64_t *token, struct lh_error *error)
+/*
+ * What a commit or an abort begins with. In a pool that has broken meanwhile the transaction ends here, so that
+ * who waits for his turn learns of it.
+ */
+static int mine_to_end(struct lh_pool *pool, struct lh_error *error)
 {
 	int result = lh__tx_mine(pool, error);
+
+	if (result == -ENOTRECOVERABLE && pool->owner == lh__pool_self())
+		end(pool);
+	return result;
+}
+
+int lh_tx_commit_async(struct lh_pool *pool, uint64_t *token, struct lh_error *error)
+{
+	int result = mine_to_end(pool, error);
 
 	if (result < 0)
 		return result;
@@ -397,18 +424,16 @@ int lh_tx_commit(struct lh_pool *pool, struct lh_error *error)
 
 int lh_tx_abort(struct lh_pool *pool, struct lh_error *error)
 {
-	int result = lh__tx_mine(pool, error);
+	int result = mine_to_end(pool, error);
 
 	if (result < 0)
 		return result;
-	result = abort_all(pool);
+	result = abort_all(pool, pool->depth > 1);
 	if (pool->depth > 1 && result == 0) {
 		pool->depth--;
 		pool->aborted = true;
-		lh__changes_forget(pool);
 		return 0;
 	}
-	set_writing(pool, false);
 	end(pool);
 	return result == 0 ? 0 : break_pool(pool, result, error);
 }
@@ -419,8 +444,7 @@ void lh__tx_drop(struct lh_pool *pool)
 
 	if (!pool->owner)
 		return;
-	ignored = abort_all(pool);
+	ignored = abort_all(pool, false);
 	(void)ignored; /* what could not be put back here is put back by recovery */
-	set_writing(pool, false);
 	end(pool);
 }
