@@ -197,7 +197,7 @@ static void empty_ones(const struct way *way)
 	}
 	after = way_info(pool);
 	ok(after.log_bytes == before.log_bytes && after.commits == before.commits + 3 &&
-		   after.aborts == before.aborts + 3,
+	           after.aborts == before.aborts + 3,
 	   "%s: a transaction that changes nothing writes nothing", way->name);
 	/* The same value: no change, and in checked mode nothing that must be declared. */
 	MUST(lh_tx_begin(pool, &why));
@@ -266,9 +266,11 @@ static void system_calls(const struct way *way)
 	MUST(pwrite(file, got, 9000, 0) == 9000 ? 0 : -EIO);
 	MUST(lh_tx_begin(pool, &why));
 	/* Where changes are checked, only a page that is declared whole is open to the kernel. */
-	MUST(way->see == LH_SEE_CHECKED ? lh_tx_add(pool, bytes - 4096 + (-(uintptr_t)bytes & 4095), 16384, &why)
-	                                : lh_tx_add(pool, bytes + 3000, 9000, &why));
-	is(pread(file, bytes + 3000, 9000, 0), 9000, "%s: a call that writes to what was declared", way->name);
+	MUST(way->see == LH_SEE_CHECKED
+	             ? lh_tx_add(pool, bytes - 4096 + (-(uintptr_t)bytes & 4095), 16384, &why)
+	             : lh_tx_add(pool, bytes + 3000, 9000, &why));
+	is(pread(file, bytes + 3000, 9000, 0), 9000, "%s: a call that writes to what was declared",
+	   way->name);
 	MUST(lh_tx_commit(pool, &why));
 	way_close(pool);
 	pool = way_open(way, path);
@@ -276,7 +278,7 @@ static void system_calls(const struct way *way)
 	is(pwrite(file, bytes + 3000, 9000, 0), 9000, "%s: a call that reads what was loaded", way->name);
 	memset(got, 0, sizeof got);
 	ok(pread(file, got, 9000, 0) == 9000 && strspn(got, "y") == 9000 && bytes[2999] == 0 &&
-		   bytes[12000] == 0,
+	           bytes[12000] == 0,
 	   "%s: ... which was kept, to the byte", way->name);
 	close(file);
 	unlink(other);
@@ -311,8 +313,9 @@ static void *store_part(void *argument)
 static void work(struct worker *worker, struct lh_pool *pool, void *(*body)(void *), unsigned rounds)
 {
 	for (unsigned i = 0; i < THREADS; i++) {
-		worker[i] = (struct worker){ .pool = pool, .root = way_root(pool), .number = i,
-			                     .rounds = rounds };
+		worker[i] = (struct worker){
+			.pool = pool, .root = way_root(pool), .number = i, .rounds = rounds
+		};
 		MUST(-pthread_create(&worker[i].thread, NULL, body, &worker[i]));
 	}
 }
@@ -342,9 +345,11 @@ static void stores_of_threads(const struct way *way)
 		MUST(lh_tx_begin(pool, &why));
 		declare(pool, root, ROOT_WORDS * 8);
 		work(worker, pool, store_part, 1);
-		is(join(worker), THREADS, "%s: others than who began it cannot end it, nor declare", way->name);
+		is(join(worker), THREADS, "%s: others than who began it cannot end it, nor declare",
+		   way->name);
 		MUST(commits ? lh_tx_commit(pool, &why) : lh_tx_abort(pool, &why));
-		ok(commits || is_picture(pool, before), "%s: stores of several threads are aborted", way->name);
+		ok(commits || is_picture(pool, before), "%s: stores of several threads are aborted",
+		   way->name);
 	}
 	way_close(pool);
 	pool = way_open(way, path);
@@ -387,7 +392,8 @@ static void one_at_a_time(const struct way *way)
 	lh__pool_abandon(pool);
 	pool = way_open(way, path);
 	root = way_root(pool);
-	is(root[0], THREADS * ROUNDS * 4 / 5, "%s: transactions of several threads, one at a time", way->name);
+	is(root[0], THREADS * ROUNDS * 4 / 5, "%s: transactions of several threads, one at a time",
+	   way->name);
 	for (unsigned i = 0; i < THREADS; i++)
 		last += root[8 * (1 + i)] == ROUNDS - 1;
 	is(last, THREADS, "%s: ... each one's last is kept", way->name);
@@ -454,7 +460,8 @@ static void later(const struct way *way)
 	ok(!way->disk || way_info(pool).flushes == before + 1, "%s: ... with one flush for all", way->name);
 	for (unsigned i = 0; i < N; i++)
 		MUST(lh_tx_wait(pool, token[i], &why));
-	ok(!way->disk || way_info(pool).flushes == before + 1, "%s: ... which those before it share", way->name);
+	ok(!way->disk || way_info(pool).flushes == before + 1, "%s: ... which those before it share",
+	   way->name);
 	lh__pool_abandon(pool);
 	pool = way_open(way, path);
 	for (unsigned i = 0; i < N; i++)
@@ -605,7 +612,8 @@ static void over_many_pages(const struct way *way)
 	lh__pool_abandon(pool);
 	MUST(lh_pool_open(path, &options, &pool, &why));
 	for (unsigned i = 0; i < PAGES; i++)
-		right += object[i * 4096 + i] == (unsigned char)(i | 1) && object[i * 4096 + (i + 1) % 4096] == 0;
+		right += object[i * 4096 + i] == (unsigned char)(i | 1) &&
+		         object[i * 4096 + (i + 1) % 4096] == 0;
 	is(right, PAGES, "%s: ... or committed", way->name);
 	free(before);
 	done_with(pool, path);

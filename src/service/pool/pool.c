@@ -405,10 +405,10 @@ void lh__pool_abandon(struct lh_pool *pool)
 /* ---- growing ---- */
 
 /*
- * Room first, then the memory, then the header, then the heap; a crash in between leaves a pool that is too
- * large for its heap, which the next opening mends.
+ * Room first, then the memory, then the header, then the heap; a crash or a failure in between leaves a pool that
+ * is too large for its heap, which the next opening or growing mends.
  */
-static int grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
+static int extend(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 {
 	struct lh_pool_header header = pool->header;
 	int result = pool->journal->ops->reserve(pool->journal, size / LH_PAGE_SIZE);
@@ -430,7 +430,7 @@ static int grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 	pool->header = header;
 	__atomic_store_n(&pool->size, size, __ATOMIC_RELEASE);
 	pool->heap.size = size;
-	return in_transaction(pool, lh__heap_grow, error);
+	return 0;
 }
 
 int lh_pool_grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
@@ -439,7 +439,6 @@ int lh_pool_grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 
 	if (result < 0)
 		return result;
-	size = to_pages(size);
 	if (pool->read_only)
 		return lh__fail(error, -EROFS, "the pool is open read-only");
 	if (pool->owner == lh__pool_self())
@@ -451,7 +450,10 @@ int lh_pool_grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 	result = lh_tx_begin(pool, error);
 	if (result < 0)
 		return result;
-	result = size > pool->size ? grow(pool, size, error) : 0;
+	size = to_pages(size);
+	result = size > pool->size ? extend(pool, size, error) : 0;
+	if (result == 0)
+		result = in_transaction(pool, lh__heap_grow, error);
 	if (result == 0)
 		return lh_tx_commit(pool, error);
 	lh_tx_abort(pool, NULL);
