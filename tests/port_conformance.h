@@ -10,6 +10,7 @@
 #define PORT_CONFORMANCE_H
 
 #include "port_cases_answer.h"
+#include "port_cases_protect.h"
 #include "port_cases_take.h"
 
 static const struct suite_case {
@@ -62,6 +63,13 @@ static const struct suite_case {
 	{ "take: nor in memory that can only be written", case_take_written_only },
 	{ "take: nor in memory that can be executed", case_take_executable },
 	{ "take: nor in memory that has a protection key", case_take_keyed },
+	{ "protect: a port that sees no writes says so", case_protect_not },
+	{ "supply: a write to what was supplied is seen", case_protect_supplied },
+	{ "supply_zero: a write to zeroes is seen", case_protect_zero },
+	{ "protect and unprotect: runs of pages", case_protect_runs },
+	{ "protect: who writes waits, and the content stays", case_protect_waits },
+	{ "protect: absent pages stay so", case_protect_absent },
+	{ "protect: memory that is not watched gets ENOENT", case_protect_unwatched },
 	{ "slots from several threads at once", case_threads },
 	{ "slots in a signal handler", case_signal },
 	{ "fork: absent pages are requests in the child", case_fork },

@@ -186,8 +186,13 @@ static int in_transaction(struct lh_pool *pool, int (*step)(const struct lh_heap
 /* What a crash in the middle of creating or growing has left undone. */
 static int complete_heap(struct lh_pool *pool, struct lh_error *error)
 {
-	bool formatted = lh__heap_is_formatted(&pool->heap);
+	bool formatted;
+	/* The heap's header is read here: where it cannot be, that is an error, and not SIGBUS. */
+	int result = lh__memory_load(pool, 0, 1);
 
+	if (result < 0)
+		return lh__fail(error, result, "its memory cannot be read: %s", lh__errno_name(result));
+	formatted = lh__heap_is_formatted(&pool->heap);
 	if (pool->read_only)
 		return formatted ? 0
 		                 : lh__fail(error, -EROFS,
