@@ -60,13 +60,13 @@ static ALONE void copies(unsigned char *at, size_t size)
 }
 
 static const struct store {
-	const char *name;  /* of the function, as the report has it; NULL: it stores by one of libc */
+	const char *name; /* of the function, as the report has it; NULL: it stores by one of libc */
 	void (*store)(unsigned char *at, size_t size);
 	size_t offset, size; /* in the root object, which begins at a line */
 } stores[] = {
 	{ "stores_a_byte", stores_a_byte, 77, 1 },
 	{ "stores_a_word", stores_a_word, 1000, 8 },
-	{ "stores_a_word", stores_a_word, 2044, 8 },  /* over two lines */
+	{ "stores_a_word", stores_a_word, 2044, 8 }, /* over two lines */
 	{ "adds_atomically", adds_atomically, 3000, 8 },
 	{ "stores_a_vector", stores_a_vector, 4000, 16 },
 	{ "stores_past_the_cache", stores_past_the_cache, 4096, 16 },
@@ -114,8 +114,9 @@ static void finds(const struct way *way, struct lh_pool *pool, const struct stor
 	MUST(lh_tx_begin(pool, &why));
 	store->store(at, store->size);
 	result = lh_tx_commit(pool, &error);
-	ok(result == -EFAULT && names_place(&error, at, store), "%s: %s, %zu bytes, is found with its address",
-	   way->name, store->name ? store->name : "memcpy", store->size);
+	ok(result == -EFAULT && names_place(&error, at, store),
+	   "%s: %s, %zu bytes, is found with its address", way->name, store->name ? store->name : "memcpy",
+	   store->size);
 	ok(!store->name || strstr(error.text, store->name), "%s: ... %s", way->name, error.text);
 	ok(memcmp(at, before, store->size) == 0, "%s: ... and undone", way->name);
 	free(before);
@@ -132,7 +133,7 @@ static void passes(const struct way *way, struct lh_pool *pool, const struct sto
 	store->store(at, store->size);
 	memcpy(after, at, store->size);
 	ok(lh_tx_commit(pool, &error) == 0 && memcmp(after, before, store->size) != 0 &&
-		   memcmp(at, after, store->size) == 0,
+	           memcmp(at, after, store->size) == 0,
 	   "%s: %s, declared, is kept", way->name, store->name ? store->name : "memcpy");
 	free(before);
 	free(after);

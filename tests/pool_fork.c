@@ -90,7 +90,8 @@ static void in_each_state(struct family *family)
 			MUST(lh_tx_begin(family->pool, &why));
 			way_store(family->pool, &family->root[1], value + 1);
 		}
-		ok(ended_by(in_child(touches, family), SIGSEGV), "%s: a child that reads there: SIGSEGV", name);
+		ok(ended_by(in_child(touches, family), SIGSEGV), "%s: a child that reads there: SIGSEGV",
+		   name);
 		ok(ended_by(in_child(stores, family), SIGSEGV), "%s: ... that stores there", name);
 		is(in_child(calls, family), 0, "%s: ... every call in it fails with -ECHILD", name);
 		is(in_child(closes, family), 0, "%s: ... it may close the handle", name);

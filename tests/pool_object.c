@@ -131,7 +131,8 @@ static void aligned(const struct way *way)
 		for (unsigned i = 0; i < 3; i++, n++) {
 			unsigned char *object = lh_pool_alloc_aligned(pool, alignment, 24 + 100 * i, NULL);
 
-			right += object && (uintptr_t)object % alignment == 0 && memset(object, 1, 24 + 100 * i);
+			right += object && (uintptr_t)object % alignment == 0 &&
+			         memset(object, 1, 24 + 100 * i);
 		}
 	is(right, n, "%s: objects are aligned as asked for", way->name);
 	ok(!lh_pool_alloc_aligned(pool, 8192, 8, &error) && error.code == -EINVAL, "%s: not above a page",
@@ -216,7 +217,7 @@ static void frees(const struct way *way)
 	free_refused(pool, way, large, "a large one that is free already");
 	MUST(lh_tx_abort(pool, &why));
 	ok(objects(pool).n == 0 && lh_pool_usable_size(pool, small) == 0 &&
-		   lh_pool_usable_size(pool, &here) == 0,
+	           lh_pool_usable_size(pool, &here) == 0,
 	   "%s: after an abort they never were", way->name);
 	done_with(pool, path);
 }
@@ -243,7 +244,7 @@ static void aborts(const struct way *way)
 	MUST(lh_tx_abort(pool, &why));
 	after = objects(pool);
 	ok(before.n == after.n && before.bytes == after.bytes && before.last == after.last &&
-		   all(second, 7, 20000),
+	           all(second, 7, 20000),
 	   "%s: an abort takes objects back, and gives back what was freed", way->name);
 	done_with(pool, path);
 }
@@ -257,11 +258,13 @@ static void root(const struct way *way)
 	struct lh_error error = { .code = 0 };
 	unsigned char *at;
 
-	ok(lh_pool_root(pool, 0, &error) == NULL && error.code == 0, "%s: at first there is no root", way->name);
+	ok(lh_pool_root(pool, 0, &error) == NULL && error.code == 0, "%s: at first there is no root",
+	   way->name);
 	ok(lh_pool_root(pool, 2 * WAY_SIZE, &error) == NULL && error.code == -ENOMEM,
 	   "%s: one that is too large is not made", way->name);
 	at = lh_pool_root(pool, 1000, &error);
-	ok(at && all(at, 0, 1000) && lh_pool_root(pool, 0, NULL) == at && lh_pool_root(pool, 1000, NULL) == at,
+	ok(at && all(at, 0, 1000) && lh_pool_root(pool, 0, NULL) == at &&
+	           lh_pool_root(pool, 1000, NULL) == at,
 	   "%s: it is made once", way->name);
 	ok(lh_pool_root(pool, 1001, &error) == NULL && error.code == -EINVAL && strstr(error.text, "1000"),
 	   "%s: ... %s", way->name, error.text);

@@ -80,7 +80,8 @@ static struct held held_now(void)
 }
 
 /* The C library keeps some memory, so a few mappings are nobody's leak; one for each round would be. */
-static void nothing_leaks(const struct way *way, const struct inject *in, struct held before, const char *what)
+static void nothing_leaks(const struct way *way, const struct inject *in, struct held before,
+                          const char *what)
 {
 	struct held after = held_now();
 
@@ -172,8 +173,9 @@ struct kind {
 	int error;
 	enum inject_mode mode;
 };
-static const struct kind kinds[] = { { ENOMEM, INJECT_ONCE }, { EIO, INJECT_ONCE }, { EIO, INJECT_LASTING },
-	                             { ENOSPC, INJECT_LASTING } };
+static const struct kind kinds[] = {
+	{ ENOMEM, INJECT_ONCE }, { EIO, INJECT_ONCE }, { EIO, INJECT_LASTING }, { ENOSPC, INJECT_LASTING }
+};
 
 static void creating(const struct way *way, const struct kind *kind)
 {
@@ -183,7 +185,8 @@ static void creating(const struct way *way, const struct kind *kind)
 	char path[400];
 
 	way_path(way, path);
-	SWEEP(&in, kind) {
+	SWEEP(&in, kind)
+	{
 		struct lh_pool_options options = small_options(way);
 		struct lh_error error = { .code = 0 };
 		struct lh_pool *pool = NULL;
@@ -207,8 +210,9 @@ static void creating(const struct way *way, const struct kind *kind)
 		unlink(path);
 	}
 	nothing_leaks(way, &in, before, "creating");
-	ok(failed > 0 && wrong == 0, "%s: ... it fails with a reason, or the pool works (%u failed, %u wrong)",
-	   way->name, failed, wrong);
+	ok(failed > 0 && wrong == 0,
+	   "%s: ... it fails with a reason, or the pool works (%u failed, %u wrong)", way->name, failed,
+	   wrong);
 	is(left, 0, "%s: ... no file is left of a pool that could not be made", way->name);
 }
 
@@ -221,7 +225,8 @@ static void opening(const struct way *way, const struct kind *kind)
 	char path[400];
 
 	way_path(way, path);
-	SWEEP(&in, kind) {
+	SWEEP(&in, kind)
+	{
 		struct lh_pool_options options = small_options(way);
 		struct lh_error error = { .code = 0 };
 		struct lh_pool *pool = prepare(way, &idle.sys, path, 5);
@@ -246,8 +251,9 @@ static void opening(const struct way *way, const struct kind *kind)
 		unlink(path);
 	}
 	nothing_leaks(way, &in, before, "opening");
-	ok(failed > 0 && wrong == 0, "%s: ... it fails with a reason, and nothing is lost (%u failed, %u wrong)",
-	   way->name, failed, wrong);
+	ok(failed > 0 && wrong == 0,
+	   "%s: ... it fails with a reason, and nothing is lost (%u failed, %u wrong)", way->name, failed,
+	   wrong);
 }
 
 /*
@@ -289,7 +295,8 @@ static void committing(const struct way *way, const struct kind *kind)
 	char path[400];
 
 	way_path(way, path);
-	SWEEP(&in, kind) {
+	SWEEP(&in, kind)
+	{
 		struct lh_pool *pool = prepare(way, &in.sys, path, 0);
 		unsigned tried, acknowledged = run(&in, pool, &tried, &wrong), found;
 
@@ -318,7 +325,8 @@ static void closing(const struct way *way, const struct kind *kind)
 	char path[400];
 
 	way_path(way, path);
-	SWEEP(&in, kind) {
+	SWEEP(&in, kind)
+	{
 		struct lh_pool *pool = prepare(way, &in.sys, path, 5);
 		int result;
 
@@ -334,8 +342,8 @@ static void closing(const struct way *way, const struct kind *kind)
 	ok(in.unbalanced == 0, "%s: closing: %lu rounds with a failure, allocations are balanced", way->name,
 	   in.rounds);
 	is(descriptors(), before.descriptors, "%s: ... no descriptor is left", way->name);
-	ok(wrong == 0 && (failed > 0 || !way->disk), "%s: ... nothing is lost (%u failed, %u wrong)", way->name,
-	   failed, wrong);
+	ok(wrong == 0 && (failed > 0 || !way->disk), "%s: ... nothing is lost (%u failed, %u wrong)",
+	   way->name, failed, wrong);
 }
 
 static void sweeps(const struct way *way)
@@ -355,7 +363,7 @@ static void sweeps(const struct way *way)
 
 struct disk {
 	struct lh_sys sys;
-	bool cut;            /* writes write a part of what they are given */
+	bool cut;             /* writes write a part of what they are given */
 	unsigned flush_fails; /* the nth flush from now on fails; 0: none */
 	unsigned writes, flushes;
 };
@@ -393,7 +401,8 @@ static long disk_call(void *context, long nr, const long argument[6])
 		return cut_vector(argument, nr);
 	if (disk->cut && nr == SYS_pwrite64 && argument[2] > 2)
 		return lh__sys_default.call(NULL, nr,
-		                            (long[6]){ argument[0], argument[1], argument[2] / 2, argument[3] });
+		                            (long[6]){ argument[0], argument[1], argument[2] / 2,
+		                                       argument[3] });
 	return lh__sys_default.call(NULL, nr, argument);
 }
 
@@ -409,7 +418,9 @@ static void disk_free(void *context, void *pointer, size_t size)
 
 static struct disk new_disk(struct disk *disk)
 {
-	return (struct disk){ .sys = { .context = disk, .call = disk_call, .alloc = disk_alloc, .free = disk_free } };
+	return (struct disk){
+		.sys = { .context = disk, .call = disk_call, .alloc = disk_alloc, .free = disk_free }
+	};
 }
 
 static void short_writes(const struct way *way)
@@ -431,7 +442,8 @@ static void short_writes(const struct way *way)
 	lh__pool_abandon(pool);
 	pool = reopen(way, path);
 	is(committed(pool), WORDS, "%s: writes that are cut short are gone on with", way->name);
-	ok(disk.writes > 2 * whole, "%s: ... %u writes, and %u where none is cut", way->name, disk.writes, whole);
+	ok(disk.writes > 2 * whole, "%s: ... %u writes, and %u where none is cut", way->name, disk.writes,
+	   whole);
 	MUST(lh_pool_close(pool, &why));
 	unlink(path);
 }
@@ -471,8 +483,8 @@ static void flushes_fail(const struct way *way)
 		MUST(lh_pool_close(pool, &why));
 		unlink(path);
 	}
-	ok(failures >= WORDS && told == failures, "%s: each of %u flushes that fail is told of (%u)", way->name,
-	   failures, told);
+	ok(failures >= WORDS && told == failures, "%s: each of %u flushes that fail is told of (%u)",
+	   way->name, failures, told);
 	is(wrong, 0, "%s: ... the pool is broken until it is opened again, and has n or n + 1 transactions",
 	   way->name);
 }

@@ -14,8 +14,12 @@
 static const struct lh_page_options inline_engine = { .engine = LH_ENGINE_INLINE, .device = -1 };
 static const struct lh_page_options thread_engine = { .engine = LH_ENGINE_THREAD, .device = -1 };
 
-static const struct lh_page_options inline_protects = { .engine = LH_ENGINE_INLINE, .device = -1, .protects = true };
-static const struct lh_page_options thread_protects = { .engine = LH_ENGINE_THREAD, .device = -1, .protects = true };
+static const struct lh_page_options inline_protects = { .engine = LH_ENGINE_INLINE,
+	                                                .device = -1,
+	                                                .protects = true };
+static const struct lh_page_options thread_protects = { .engine = LH_ENGINE_THREAD,
+	                                                .device = -1,
+	                                                .protects = true };
 
 static void conforms(const struct lh_page_options *options, const char *name)
 {
@@ -23,6 +27,7 @@ static void conforms(const struct lh_page_options *options, const char *name)
 	struct port_factory factory = over_page(&over, name);
 	const char *lacks = over_page_lacks(options);
 
+	factory.stays = options->protects;
 	if (lacks)
 		skip(name, lacks);
 	else
@@ -244,9 +249,11 @@ static void shared_memory(void)
 		abort();
 	pages = mmap(NULL, 4 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
 	pages[0] = pages[4096] = 1;
-	is(port->ops->watch(port, (uintptr_t)pages, 4 * 4096), 0, "shared: memory of a file in memory is watched");
+	is(port->ops->watch(port, (uintptr_t)pages, 4 * 4096), 0,
+	   "shared: memory of a file in memory is watched");
 	is(port->ops->protect(port, (uintptr_t)pages, 4), 0, "shared: ... and protected");
-	ok(pages[0] == 1 && pages[8192] == 'a' && pages[3 * 4096] == 0 && lh__page_wait(port, asked, 4, 0) == 0,
+	ok(pages[0] == 1 && pages[8192] == 'a' && pages[3 * 4096] == 0 &&
+	           lh__page_wait(port, asked, 4, 0) == 0,
 	   "shared: what is absent is the kernel's business, and reads are not seen");
 	for (unsigned i = 0; i < 4; i++)
 		ok(write_is_seen(port, pages + i * 4096 + 50), "shared: a write to page %u is seen", i);

@@ -48,7 +48,9 @@ struct port_factory {
 	/* Puts memory that it cannot watch at the address; false: there is none. */
 	bool (*map_other)(void *context, void *address, size_t size);
 	unsigned patience_ms; /* after which a thread that waits is held to be stuck; 0: 20000 */
-	unsigned rounds;      /* of cases where threads meet; 0: 20000 */
+	/* The port sees writes, and its home never takes pages: the cases about that are left out. */
+	bool stays;
+	unsigned rounds; /* of cases where threads meet; 0: 20000 */
 };
 
 /* What a request gets. */
