@@ -1,6 +1,6 @@
 /*
- * pool_checked.c - LH_SEE_CHECKED: what was not declared is found, with its address and the function that stored;
- * what was declared is not, by whatever instruction it is stored.
+ * pool_checked.c - LH_SEE_CHECKED: what was not declared is found, with its address and the function that
+ * stored; what was declared is not, by whatever instruction it is stored.
  */
 #include <immintrin.h>
 #include <pthread.h>
@@ -18,7 +18,7 @@ static ALONE void stores_a_byte(unsigned char *at, size_t size)
 
 static ALONE void stores_a_word(unsigned char *at, size_t size)
 {
-	*(volatile uint64_t *)at = 0xa5a5a5a5a5a5a5a5;
+	__asm__ volatile("movq %1, (%0)" : : "r"(at), "r"(UINT64_C(0xa5a5a5a5a5a5a5a5)) : "memory");
 }
 
 static ALONE void adds_atomically(unsigned char *at, size_t size)

@@ -1,6 +1,6 @@
 /*
- * pool_grow.c - a pool grows while it is open: nothing moves, others use it meanwhile, and a crash anywhere in it
- * leaves a pool that can be opened.
+ * pool_grow.c - a pool grows while it is open: nothing moves, others use it meanwhile, and a crash anywhere
+ * in it leaves a pool that can be opened.
  */
 #include <pthread.h>
 
@@ -171,7 +171,10 @@ static void fails(const struct way *way, int code, enum inject_mode mode)
 	   way->name, failed, wrong);
 }
 
-/* Where each store is looked at, what fails in the handler of a fault ends as SIGBUS, and is nothing to go on from. */
+/*
+ * Where each store is looked at, what fails in the handler of a fault ends as SIGBUS, and is nothing to go on
+ * from.
+ */
 static void fails_each(const struct way *way)
 {
 	if (way->see == LH_SEE_CHECKED)
@@ -180,7 +183,9 @@ static void fails_each(const struct way *way)
 	fails(way, ENOSPC, INJECT_LASTING);
 }
 
-/* What is under way when the process ends, at each call of the system: as if all from there on were not made. */
+/*
+ * What is under way when the process ends, at each call of the system: as if all from there on were not made.
+ */
 static void ends_between(const struct way *way)
 {
 	unsigned wrong = 0, grown = 0, rounds = 0;

@@ -1,6 +1,6 @@
 /*
- * pool_object.c - objects by the library's interface: made, moved, freed, found again, aborted; the root; a pool
- * that is full. tests/pool_heap.c has the heap itself.
+ * pool_object.c - objects by the library's interface: made, moved, freed, found again, aborted; the root; a
+ * pool that is full. tests/pool_heap.c has the heap itself.
  */
 #include <pthread.h>
 

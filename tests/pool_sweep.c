@@ -1,10 +1,10 @@
 /*
- * pool_sweep.c - every system call and allocation of a pool fails, once or from there on: what was acknowledged is
- * kept, what failed changed nothing or is known when the pool is opened again, and nothing leaks. And what writing
- * files has of its own: flushes that fail, and writes that are cut short.
+ * pool_sweep.c - every system call and allocation of a pool fails, once or from there on: what was
+ * acknowledged is kept, what failed changed nothing or is known when the pool is opened again, and nothing
+ * leaks. And what writing files has of its own: flushes that fail, and writes that are cut short.
  *
- * Pages are declared whole, so that no store faults: what fails in the handler of a fault can be told to nobody, and
- * ends as SIGBUS.
+ * Pages are declared whole, so that no store faults: what fails in the handler of a fault can be told to
+ * nobody, and ends as SIGBUS.
  */
 #include <dirent.h>
 #include <sys/uio.h>
@@ -15,6 +15,11 @@
 #define WORDS 30u /* each on a page of its own; transaction i changes all of page i % 3 to i + 1 */
 #define PAGES 3u
 #define ALL (~0u)
+#ifdef __SANITIZE_ADDRESS__
+#define SLACK 100u /* mappings that are the sanitizer's own */
+#else
+#define SLACK 8u
+#endif
 
 static struct lh_pool_options small_options(const struct way *way)
 {
@@ -26,8 +31,8 @@ static struct lh_pool_options small_options(const struct way *way)
 }
 
 /*
- * Flushes fail as anything does, and are not made: nobody takes the power away here, and a disk would take some
- * milliseconds for each of many thousands.
+ * Flushes fail as anything does, and are not made: nobody takes the power away here, and a disk would take
+ * some milliseconds for each of many thousands.
  */
 static long quick_call(void *context, long nr, const long argument[6])
 {
@@ -89,7 +94,7 @@ static void nothing_leaks(const struct way *way, const struct inject *in, struct
 	ok(inject_swept(in) || (in->rounds == 0 && way->see == LH_SEE_DECLARED && !way->disk),
 	   "%s: %s: %lu rounds with a failure, allocations are balanced", way->name, what, in->rounds);
 	is(after.descriptors, before.descriptors, "%s: ... no descriptor is left", way->name);
-	ok(after.mappings <= before.mappings + 8, "%s: ... nor mapping (%u, %u before)", way->name,
+	ok(after.mappings <= before.mappings + SLACK, "%s: ... nor mapping (%u, %u before)", way->name,
 	   after.mappings, before.mappings);
 }
 
@@ -202,8 +207,8 @@ static void creating(const struct way *way, const struct kind *kind)
 			failed++;
 			wrong += error.code != result || !strstr(error.text, path) || pool != NULL;
 			/*
-			 * Removing it is a call that may fail as well; as the one may between trying to map a new
-			 * file and doing without, and then it is in the way.
+			 * Removing it is a call that may fail as well; as the one may between trying to map a
+			 * new file and doing without, and then it is in the way.
 			 */
 			left += kind->mode == INJECT_ONCE && result != -EEXIST && access(path, F_OK) == 0;
 		}
@@ -257,8 +262,8 @@ static void opening(const struct way *way, const struct kind *kind)
 }
 
 /*
- * Transactions until one fails. *tried: with that one. Where the pool has broken, that is what every call says from
- * then on; else the one that failed is as if it never was, and the next succeeds.
+ * Transactions until one fails. *tried: with that one. Where the pool has broken, that is what every call
+ * says from then on; else the one that failed is as if it never was, and the next succeeds.
  */
 static unsigned run(struct inject *in, struct lh_pool *pool, unsigned *tried, unsigned *wrong)
 {
@@ -278,8 +283,10 @@ static unsigned run(struct inject *in, struct lh_pool *pool, unsigned *tried, un
 	begin = lh_tx_begin(pool, NULL);
 	if (begin == 0) {
 		MUST(lh_tx_abort(pool, &why));
-		*wrong += transact(pool, page[(i - 1) % PAGES], i - 1) != 0;
-		return i;
+		if (transact(pool, page[(i - 1) % PAGES], i - 1) == 0)
+			return i;
+		/* The thread that brings changes home has met the failure, and this commit was told. */
+		begin = lh_tx_begin(pool, NULL);
 	}
 	*wrong += begin != -ENOTRECOVERABLE || lh_tx_wait(pool, 1, NULL) != -ENOTRECOVERABLE ||
 	          lh_pool_grow(pool, 512 << 10, NULL) != -ENOTRECOVERABLE ||

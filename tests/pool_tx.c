@@ -1,6 +1,7 @@
 /*
- * pool_tx.c - transactions: what a commit keeps and an abort takes back, nesting, threads, waiting, transactions
- * that are too large, stores outside of any, system calls, and what is kept after a long random history.
+ * pool_tx.c - transactions: what a commit keeps and an abort takes back, nesting, threads, waiting,
+ * transactions that are too large, stores outside of any, system calls, and what is kept after a long random
+ * history.
  */
 #include <pthread.h>
 #include <sys/mman.h>
@@ -257,12 +258,13 @@ static void declares(const struct way *way)
 
 static void system_calls(const struct way *way)
 {
-	char path[400], other[400], got[9000];
+	char path[400], other[400], got[9001];
 	struct lh_pool *pool = pool_of(way, path);
 	unsigned char *bytes = (unsigned char *)(uintptr_t)way_root(pool);
 	int file = open(way_path(way, other), O_CREAT | O_RDWR, 0600);
 
 	memset(got, 'y', sizeof got);
+	got[9000] = 0;
 	MUST(pwrite(file, got, 9000, 0) == 9000 ? 0 : -EIO);
 	MUST(lh_tx_begin(pool, &why));
 	/* Where changes are checked, only a page that is declared whole is open to the kernel. */

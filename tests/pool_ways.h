@@ -1,6 +1,6 @@
 /*
- * pool_ways.h - what the tests of pools share: each way to have a pool, that is, how changes are seen, how the
- * log works, and where the file is; places for files; small helpers.
+ * pool_ways.h - what the tests of pools share: each way to have a pool, that is, how changes are seen, how
+ * the log works, and where the file is; places for files; small helpers.
  *
  *     int main(void)
  *     {

@@ -50,8 +50,8 @@ static int open_file(const struct lh_sys *sys, const char *path, enum lh_place_u
 }
 
 /*
- * A file that was cut reads as zeroes behind its end, and mapped there is SIGBUS: neither may be taken for the
- * pool. What has no valid header is refused by whoever opens it.
+ * A file that was cut reads as zeroes behind its end, and mapped there is SIGBUS: neither may be taken for
+ * the pool. What has no valid header is refused by whoever opens it.
  */
 static int check_length(struct lh_store *below, struct lh_error *error)
 {

@@ -410,8 +410,8 @@ void lh__pool_abandon(struct lh_pool *pool)
 /* ---- growing ---- */
 
 /*
- * Room first, then the memory, then the header, then the heap; a crash or a failure in between leaves a pool that
- * is too large for its heap, which the next opening or growing mends.
+ * Room first, then the memory, then the header, then the heap; a crash or a failure in between leaves a pool
+ * that is too large for its heap, which the next opening or growing mends.
  */
 static int extend(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 {

@@ -375,8 +375,8 @@ static int commit(struct lh_pool *pool, uint64_t *sequence, struct lh_error *err
 }
 
 /*
- * What a commit or an abort begins with. In a pool that has broken meanwhile the transaction ends here, so that
- * who waits for his turn learns of it.
+ * What a commit or an abort begins with. In a pool that has broken meanwhile the transaction ends here, so
+ * that who waits for his turn learns of it.
  */
 static int mine_to_end(struct lh_pool *pool, struct lh_error *error)
 {
