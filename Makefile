@@ -1,11 +1,12 @@
 # The one Makefile of Linehome, for GNU make. Targets:
 #
 #   all              the library, the agent and the command, into build/
+#   examples         what uses the library as anybody would, into build/examples/
 #   test             installs what is missing, builds, and runs every test
 #   demo             installs what is missing, builds, and shows the main job on a real program
 #   bench            builds and runs the benchmarks
 #   fuzz             runs each fuzz target for FUZZ_TIME seconds
-#   soak             runs the tests again and again for SOAK_TIME seconds
+#   soak             runs the tests again and again for SOAK_TIME seconds, and looks at SOAK_STATES crashes each time
 #   lint, format, format-check
 #   install, uninstall    with PREFIX and DESTDIR
 #
@@ -17,6 +18,7 @@ SAN ?=
 BUILD ?= build
 FUZZ_TIME ?= 60
 SOAK_TIME ?= 300
+SOAK_STATES ?= 2000000
 DESTDIR ?=
 PREFIX ?= /usr/local
 bindir ?= $(PREFIX)/bin
@@ -49,7 +51,7 @@ endif
 # CORE is what the agent is made of. It runs in other people's programs, on threads without libc's thread-local
 # storage: no stack protector, and none of the libraries below.
 CORE_DIRS := sys line store net/data home port port/page
-LIB_DIRS := $(CORE_DIRS) net service/serve service/pool
+LIB_DIRS := $(CORE_DIRS) net service/client service/serve service/pool
 CORE_SRC := $(foreach d,$(CORE_DIRS),$(wildcard src/$(d)/*.c))
 LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
 # What sees the program's system calls is the agent's alone.
@@ -57,7 +59,7 @@ INTERCEPT_SRC := $(wildcard src/port/page/intercept/*.c)
 AGENT_SRC := $(wildcard src/service/run/agent/*.c src/service/run/agent/*.S) $(INTERCEPT_SRC)
 AGENT_LIBS := -lZydis
 CLI_SRC := $(wildcard src/cli/*.c) $(wildcard src/service/run/*.c)
-LIB_LIBS := -ldw -lssl -lcrypto -lpthread
+LIB_LIBS := -lZydis -ldw -lssl -lcrypto -lpthread
 CLI_LIBS := -ljansson $(LIB_LIBS)
 
 obj = $(patsubst %,$(1)/obj/%.o,$(basename $(2)))
@@ -70,13 +72,20 @@ bin = $(patsubst $(1)/%.c,$(2)/$(1)/%,$(wildcard $(1)/*.c))
 TEST_BIN := $(call bin,tests,$(B))
 TEST_SH := $(wildcard tests/*.sh)
 PROGRAM_BIN := $(call bin,tests/programs,$(P))
+# What shell tests run that needs the library.
+TOOL_BIN := $(call bin,tests/tools,$(B))
+# The benchmark of pools: one program, with those of its peers (as pkg-config names them) that can be built here.
+PEERS := $(foreach peer,libpmemobj lmdb sqlite3 rocksdb,$(shell pkg-config --exists $(peer) 2>&1 && echo $(peer)))
+POOL_SRC := $(addprefix bench/pool/,main.c count.c yardstick.c $(PEERS:%=%.c)) \
+	$(if $(wildcard src/service/pool/pool.c),bench/pool/lh.c bench/pool/life.c)
 BENCH_BIN := $(call bin,bench,$(B))
+POOL_BIN := $(B)/bench/pool
 EXAMPLE_BIN := $(call bin,examples,$(B))
 FUZZ_BIN := $(call bin,fuzz,$(BUILD))
 
 .PHONY: all tests programs examples FORCE
 all: $(B)/liblinehome.a $(B)/liblinehome.so $(B)/linehome $(B)/liblinehome-run.so
-tests: $(TEST_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN)
+tests: $(TEST_BIN) $(TOOL_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN)
 programs: $(PROGRAM_BIN)
 examples: $(EXAMPLE_BIN)
 
@@ -141,12 +150,22 @@ $(B)/linehome: $(CLI_OBJ) $(B)/liblinehome.a
 LIBS_keys := -lhiredis
 $(filter $(B)/tests/cli_%,$(TEST_BIN)): $(call obj,$(B),src/cli/cli.c src/cli/words.c)
 $(filter $(B)/tests/agent_buffers,$(TEST_BIN)): $(call obj,$(B),$(wildcard src/service/run/agent/buffers*.c))
+# What keeps things durable, with faults that can be switched on, for the one test that has to notice them.
+MUTANT_SRC := src/store/log.c $(wildcard src/store/journal*.c src/service/pool/*.c)
+MUTANT_OBJ := $(call obj,$(B)/mutants,$(MUTANT_SRC) tests/crash_mutants.c)
+$(B)/mutants/obj/%.o: %.c $(B)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) -DLH_MUTANTS $(CFLAGS) $(SAN_FLAGS) -MMD -MP -c -o $@ $<
+$(B)/tests/crash_mutants: $(MUTANT_OBJ) $(B)/liblinehome.a
+	$(link) $(LIB_LIBS)
 $(filter $(B)/tests/agent_engine,$(TEST_BIN)): $(call obj,$(B),src/service/run/agent/engine.c)
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
 	$(link) $(LIB_LIBS) $(LIBS_$*)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/liblinehome.a
 	$(link) $(LIB_LIBS) -lm $(LIBS_$*)
+$(POOL_BIN): $(call obj,$(B),$(POOL_SRC)) $(B)/liblinehome.a
+	$(link) $(if $(PEERS),$$(pkg-config --libs $(PEERS))) $(AGENT_LIBS) $(LIB_LIBS)
 # An agent of the tests' own, with nothing in it but what sees system calls.
 TEST_AGENT := $(P)/tests/agents/intercept.so
 TEST_AGENT_OBJ := $(call obj,$(P),tests/agents/intercept.c $(INTERCEPT_SRC) $(wildcard src/sys/*.c))
@@ -160,7 +179,7 @@ $(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/program
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O2 -D_GNU_SOURCE $(WARN) $(EXTRA_CFLAGS) -o $@ $< -lpthread $(LIBS_$*)
 # As someone would who has only what is installed: the public header and the shared library.
-$(B)/examples/%: examples/%.c include/linehome.h $(B)/liblinehome.so
+$(B)/examples/%: examples/%.c $(wildcard examples/*.h) include/linehome.h $(B)/liblinehome.so
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c11 -g -O2 $(WARN) $(EXTRA_CFLAGS) $(SAN_FLAGS) -Iinclude -o $@ $< -L$(B) -llinehome \
 		-Wl,-rpath,$(abspath $(B))
@@ -190,7 +209,7 @@ demo: deps
 	$(again) all programs
 	$(Q)scripts/demo
 
-bench: all programs $(BENCH_BIN)
+bench: all programs $(BENCH_BIN) $(POOL_BIN)
 	$(Q)for program in $(BENCH_BIN) $(wildcard bench/*.sh); do \
 		echo "== $$(basename $$program)"; $$program || exit 1; done
 
@@ -202,7 +221,7 @@ fuzz: $(FUZZ_BIN)
 
 soak: all tests
 	$(Q)end=$$(($$(date +%s) + $(SOAK_TIME))); while [ $$(date +%s) -lt $$end ]; do \
-		prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; done
+		LH_TEST_STATES=$(SOAK_STATES) prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; done
 
 CLANG_FORMAT ?= clang-format-14
 FORMATTED = $(shell git ls-files '*.c' '*.h')

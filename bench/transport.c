@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "service/serve/client.h"
+#include "service/client/client.h"
 #include "service/serve/server.h"
 
 #define PAGES 4096u

@@ -33,6 +33,24 @@ static inline void mend_message(uint8_t *message, size_t size, uint64_t sequence
 	lh__wire_renumber(message, sequence);
 }
 
+/* Gives a hello, and the name behind it as far as there is one, right checksums. */
+static inline void mend_hello(uint8_t *bytes, size_t size)
+{
+	uint16_t name;
+	uint32_t crc;
+
+	if (size < LH_WIRE_HELLO)
+		return;
+	memcpy(&name, bytes + 50, sizeof name);
+	if (name > size - LH_WIRE_HELLO)
+		name = (uint16_t)(size - LH_WIRE_HELLO);
+	crc = lh__crc32c(0, bytes + LH_WIRE_HELLO, name);
+	memcpy(bytes + 52, &crc, sizeof crc);
+	memset(bytes + 12, 0, sizeof crc);
+	crc = lh__crc32c(0, bytes, LH_WIRE_HELLO);
+	memcpy(bytes + 12, &crc, sizeof crc);
+}
+
 /* Mends all whole messages of a stream, numbering them 1, 2, 3... */
 static inline void mend_stream(uint8_t *bytes, size_t size)
 {

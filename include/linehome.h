@@ -73,13 +73,15 @@ struct lh_pool;
 /* How a pool learns what a transaction has changed. The log and the guarantees are the same. */
 enum lh_see {
 	/*
-	 * The first store to a page in a transaction faults (SIGBUS, which the library handles and passes on
-	 * what is not its own); the commit logs the lines of the page that have changed. A store outside a
-	 * transaction ends as a store to memory that may not be written to does: SIGBUS. The kernel takes
-	 * part in no such fault: a system call that is to write to the pool needs lh_tx_add first.
+	 * A store to a page in a transaction faults, at least the first (SIGBUS, which the library handles
+	 * and passes on what is not its own); the commit logs the lines of the page that have changed. A
+	 * store outside a transaction ends as a store to memory that may not be written to does: SIGBUS. The
+	 * kernel takes part in no such fault: a system call that is to write to the pool needs lh_tx_add
+	 * first.
 	 */
 	LH_SEE_PAGE = 0,
-	/* The program says lh_tx_add before it stores. A store without it is lost, or worse. No faults. */
+	/* The program says lh_tx_add before it stores. A store without it is lost, or worse. No faults but those
+	 * that load a page. */
 	LH_SEE_DECLARED = 1,
 	/*
 	 * As declared; and the pool watches as well: a changed line that was not declared fails the commit,
@@ -128,8 +130,8 @@ struct lh_pool_options {
 	/* At creation only. Sizes in bytes, rounded up to pages. */
 	uint64_t size;  /* of the pool's memory; at least LH_POOL_SIZE_MIN, 0: 64 MiB */
 	uint64_t reach; /* what it may grow to; 0: 64 GiB, or 16 times the size where that is more */
-	uint64_t
-		log_size; /* bounds one transaction; at least LH_POOL_LOG_MIN, 0: an eighth, 1 MiB to 64 MiB */
+	/* It bounds one transaction. At least LH_POOL_LOG_MIN; 0: an eighth of size, 1 MiB to 64 MiB. */
+	uint64_t log_size;
 	uint64_t address; /* where it is mapped; 0: chosen, where Linux leaves addresses free */
 };
 #define LH_POOL_SIZE_MIN (64u * 1024)
@@ -166,7 +168,7 @@ struct lh_pool_info {
 	uint64_t size, reach, log_size;
 	enum lh_see see;
 	enum lh_log log;
-	bool durable; /* commits survive the loss of power, as far as the kernel and the disk tell the truth */
+	bool durable; /* commits survive the loss of power, if kernel and disk tell the truth */
 	/* Since it was opened. */
 	uint64_t commits, aborts;
 	uint64_t flushes;       /* of a file: writes waited for; of persistent memory: cache lines flushed */

@@ -102,8 +102,17 @@ static bool open_all(void)
 		skip("all", error.text);
 		return false;
 	}
-	busy_ops = (struct lh_port_ops){ "busy",    busy_watch, busy_unwatch, busy_supply,  busy_supply_zero,
-		                         busy_take, busy_give,  busy_wake,    busy_present, NULL };
+	busy_ops = (struct lh_port_ops){
+		.name = "busy",
+		.watch = busy_watch,
+		.unwatch = busy_unwatch,
+		.supply = busy_supply,
+		.supply_zero = busy_supply_zero,
+		.take = busy_take,
+		.give = busy_give,
+		.wake = busy_wake,
+		.present = busy_present,
+	};
 	busy = *port;
 	busy.ops = &busy_ops;
 	if (lh__memory_pool_open(&lh__sys_default, 0, &pool) < 0 || lh__memory_open(pool, &store) < 0)

@@ -262,7 +262,7 @@ int main(void)
 	connecting(HTTP, -EPROTO, "not a memory node: it speaks something else");
 	connecting(NONSENSE, -EPROTO, "not a memory node: it speaks something else");
 	connecting(DAMAGED, -EPROTO, "not a memory node: its answer is damaged");
-	connecting(VERSION, -EPROTONOSUPPORT, "speaks version 9 of the protocol, this is version 2");
+	connecting(VERSION, -EPROTONOSUPPORT, "speaks version 9 of the protocol, this is version 3");
 	connecting(CLOSES, -ECONNRESET, "the node has ended the connection");
 	connecting(SILENT, -ETIMEDOUT, "the node does not answer");
 	if (lh__node_target(fake.url, NULL, &target, NULL) < 0)

@@ -1,7 +1,8 @@
 /*
  * net_sweep.c - the node store with every system call and allocation failing in turn: attaching, getting and
- * putting, over a stream and over the ring. A call that fails says so; what was acknowledged is there; no
- * other content is ever seen; nothing leaks. The sweep is shown to see a store that loses an update.
+ * putting, over a stream and over the ring; and a region that is made by name, and opened again. A call that
+ * fails says so; what was acknowledged is there; no other content is ever seen; nothing leaks. The sweep is
+ * shown to see a store that loses an update.
  */
 #include "inject.h"
 #include "serve_node.h"
@@ -104,6 +105,37 @@ static void round_of(struct sweep *sweep, bool again)
 		lh__node_link_close(&link);
 }
 
+/*
+ * The same with a region that is made by name: what is sure is there when it is opened again, with another
+ * failure. A store that could not be made has left no region behind.
+ */
+static void named_round(struct sweep *sweep)
+{
+	struct lh_error error;
+	int result;
+
+	memset(sweep->sure, 0, sizeof sweep->sure);
+	memset(sweep->maybe, 0, sizeof sweep->maybe);
+	inject_arm(&sweep->in);
+	result = lh__node_store_named(&sweep->in.sys, &target, "swept", true, 400, &sweep->store, &error);
+	if (result == 0)
+		work(sweep);
+	inject_disarm(&sweep->in);
+	sweep->failed += result != 0;
+	if (result == 0)
+		sweep->store->ops->close(sweep->store);
+	if (result == 0 &&
+	    lh__node_store_named(&sweep->in.sys, &target, "swept", false, 400, &sweep->store, &error) == 0) {
+		for (unsigned i = 0; i < PAGES; i++)
+			try_get(sweep, i);
+		sweep->store->ops->close(sweep->store);
+	} else {
+		sweep->odd += result == 0;
+	}
+	sweep->odd +=
+		lh__node_drop_named(&target, "swept", NULL, 1000, &error) != (result == 0 ? 0 : -ENOENT);
+}
+
 static unsigned open_descriptors(void)
 {
 	unsigned n = 0;
@@ -126,12 +158,16 @@ static unsigned settled_descriptors(unsigned wanted)
 
 static void sweep_all(bool stream, bool again, int error, enum inject_mode mode, const char *name)
 {
+	bool named = strstr(name, "by name") != NULL;
 	struct sweep sweep = { .lose = false };
 	unsigned before = open_descriptors();
 
 	target.no_ring = stream;
 	INJECT_SWEEP(&sweep.in, error, mode)
-		round_of(&sweep, again);
+		if (named)
+			named_round(&sweep);
+		else
+			round_of(&sweep, again);
 	ok(inject_swept(&sweep.in), "%s: swept in %lu rounds, nothing leaks", name, sweep.in.rounds);
 	/* With a link to reconnect to, one injected failure costs one call at most. */
 	ok(sweep.wrong == 0 && sweep.odd == 0 && sweep.succeeded > 0 &&
@@ -169,6 +205,8 @@ int main(void)
 	sweep_all(false, false, EIO, INJECT_ONCE, "ring, once");
 	sweep_all(false, false, EIO, INJECT_LASTING, "ring, lasting");
 	sweep_all(false, true, ECONNRESET, INJECT_ONCE, "ring, connecting again");
+	sweep_all(true, true, EIO, INJECT_ONCE, "stream, by name");
+	sweep_all(false, true, EIO, INJECT_ONCE, "ring, by name");
 	planted();
 	node_stop(&node);
 	test_folder_remove();

@@ -29,7 +29,7 @@ static void hello_round_trip(void)
 	unsigned bit, accepted = 0;
 
 	lh__wire_hello_write(bytes, &out);
-	ok(memcmp(bytes, "LINEHOME\2\0\2\0", 12) == 0,
+	ok(memcmp(bytes, "LINEHOME\3\0\2\0", 12) == 0,
 	   "a hello begins with the magic, the version and the action");
 	ok(lh__wire_hello_read(bytes, &in) == 0 && memcmp(&in, &out, sizeof in) == 0,
 	   "a hello is read back as written");
@@ -39,10 +39,87 @@ static void hello_round_trip(void)
 		bytes[bit / 8] ^= 1u << bit % 8;
 	}
 	is(accepted, 0, "a hello with any one bit wrong is refused");
-	out.version = 3;
+	out.version = 4;
 	lh__wire_hello_write(bytes, &out);
-	ok(lh__wire_hello_read(bytes, &in) == -EPROTONOSUPPORT && in.version == 3 && in.region == 0,
+	ok(lh__wire_hello_read(bytes, &in) == -EPROTONOSUPPORT && in.version == 4 && in.region == 0,
 	   "another version is told apart from nonsense, and nothing else of it is read");
+}
+
+static void names(void)
+{
+	static const char *const bad[] = { "", ".", ".a", "a/b", "a b", "a\xff", "a:b" };
+	char longest[LH_WIRE_NAME_MAX + 2];
+	unsigned i, refused = 0;
+
+	memset(longest, 'n', sizeof longest);
+	longest[LH_WIRE_NAME_MAX + 1] = '\0';
+	ok(!lh__wire_is_name(longest), "a name of %u bytes is none", LH_WIRE_NAME_MAX + 1);
+	longest[LH_WIRE_NAME_MAX] = '\0';
+	ok(lh__wire_is_name(longest) && lh__wire_is_name("A.Z_a-z09"), "one of %u is, and all its letters",
+	   LH_WIRE_NAME_MAX);
+	for (i = 0; i < sizeof bad / sizeof bad[0]; i++)
+		refused += !lh__wire_is_name(bad[i]);
+	is(refused, i, "others are none");
+}
+
+/* Gives the hello and the name, size and letters of which are as they stand, right checksums. */
+static void seal_hello(uint8_t *bytes)
+{
+	uint16_t size;
+	uint32_t crc;
+
+	memcpy(&size, bytes + 50, sizeof size);
+	crc = lh__crc32c(0, bytes + LH_WIRE_HELLO, size <= LH_WIRE_NAME_MAX ? size : 0);
+	memcpy(bytes + 52, &crc, sizeof crc);
+	memset(bytes + 12, 0, sizeof crc);
+	crc = lh__crc32c(0, bytes, LH_WIRE_HELLO);
+	memcpy(bytes + 12, &crc, sizeof crc);
+}
+
+static bool reads(const uint8_t *bytes, struct lh_wire_hello *hello)
+{
+	int size = lh__wire_hello_read(bytes, hello);
+
+	return size == 0 || (size > 0 && lh__wire_hello_read_name(bytes, hello) == 0);
+}
+
+static void named_hello(void)
+{
+	struct lh_wire_hello out = { .version = LH_WIRE_VERSION,
+		                     .what = LH_WIRE_OPEN_NAMED,
+		                     .channel = LH_WIRE_STREAM,
+		                     .name = "cart.7" },
+			     in;
+	uint8_t bytes[LH_WIRE_HELLO + LH_WIRE_NAME_MAX] = { 0 };
+	unsigned bit, accepted = 0;
+
+	is(lh__wire_hello_write(bytes, &out), LH_WIRE_HELLO + 6, "a hello with a name is longer by the name");
+	ok(bytes[50] == 6 && memcmp(bytes + LH_WIRE_HELLO, "cart.7", 6) == 0, "which stands behind it");
+	is(lh__wire_hello_read(bytes, &in), 6, "how long it is is known from the hello");
+	ok(in.name[0] == '\0' && lh__wire_hello_read_name(bytes, &in) == 0 &&
+	           memcmp(&in, &out, sizeof in) == 0,
+	   "both are read back as written");
+	for (bit = 0; bit < 8 * (LH_WIRE_HELLO + 6); bit++) {
+		bytes[bit / 8] ^= 1u << bit % 8;
+		accepted += reads(bytes, &in);
+		bytes[bit / 8] ^= 1u << bit % 8;
+	}
+	is(accepted, 0, "with any one bit wrong they are refused");
+	bytes[50] = LH_WIRE_NAME_MAX + 1;
+	seal_hello(bytes);
+	is(lh__wire_hello_read(bytes, &in), -EPROTO, "a name that is too long is refused before it has come");
+	bytes[50] = 7;
+	seal_hello(bytes);
+	ok(!reads(bytes, &in) && in.name[0] == '\0', "so is one with a zero in it");
+	bytes[LH_WIRE_HELLO + 6] = '/';
+	seal_hello(bytes);
+	ok(!reads(bytes, &in) && in.name[0] == '\0', "and one with another letter");
+	bytes[LH_WIRE_HELLO + 6] = 'x';
+	seal_hello(bytes);
+	ok(reads(bytes, &in) && strcmp(in.name, "cart.7x") == 0, "while these checksums are right");
+	bytes[56] = 1;
+	seal_hello(bytes);
+	ok(!reads(bytes, &in), "a byte that must be zero and is not is refused");
 }
 
 static void sizes(void)
@@ -199,6 +276,8 @@ static void changed_bytes(void)
 int main(void)
 {
 	hello_round_trip();
+	names();
+	named_hello();
 	sizes();
 	request_round_trip(LH_WIRE_GET, LH_MASK_ALL, "GET");
 	request_round_trip(LH_WIRE_DROP, 0, "DROP");

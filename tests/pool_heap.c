@@ -13,6 +13,47 @@ static uint64_t below(uint64_t n)
 	return random_next(&seed) % n;
 }
 
+/* The watch sees what it is there for. */
+static void watch_sees(void)
+{
+	struct watched *w = watched_open(1 << 20, 1 << 20);
+	struct lh_heap quiet = w->heap;
+	uint64_t offset;
+	unsigned seen;
+
+	(void)watched_alloc(w, false, 64, 0, &offset);
+	is(w->wrong, 0, "a call that tells what it changes is let through");
+	watch(w);
+	quiet.touch = NULL;
+	(void)!lh__heap_alloc(&quiet, 64, 0, &offset);
+	judge(w, 0, false);
+	is(w->wrong, 1, "the watch sees a change that was not told");
+	watch(w);
+	judge(w, -ENOMEM, false);
+	is(w->wrong, 1, "no change is no fault");
+	watch(w);
+	w->heap.base[100]++;
+	seen = w->wrong;
+	judge(w, -ENOMEM, false);
+	ok(w->wrong > seen, "a call that failed and changed something");
+	w->heap.base[100] = w->before[100];
+	watch(w);
+	w->heap.base[5000]++;
+	seen = w->wrong;
+	(void)record_touch(w, w->heap.base + 5000, 1);
+	ok(w->wrong == seen + 1, "a change that is told too late");
+	w->object[0].size = 64;
+	seen = w->wrong;
+	w->touches = 0;
+	memcpy(w->before, w->heap.base, w->heap.size);
+	(void)record_touch(w, w->heap.base + w->object[0].offset, 8);
+	judge(w, 0, false);
+	ok(w->wrong == seen + 1, "a live object that is touched");
+	ok(!own(w, w->object[0].offset, 64, true) && !own(w, 1 << 20, 64, true),
+	   "overlaps, and places outside");
+	(void)watched_close(w);
+}
+
 /* ---- single calls ---- */
 
 static void classes(void)
@@ -204,6 +245,28 @@ static void lines_of_changing_slabs(void)
 	is(watched_close(w), 0, "all of it watched");
 }
 
+/* A program that keeps as much as it has and replaces it, which is the usual one. */
+static void lines_of_replacing(void)
+{
+	struct watched *w = watched_open(512 << 10, 512 << 10);
+	uint64_t offset;
+	unsigned i, lines = 0;
+
+	for (i = 0; i < 800; i++)
+		(void)watched_alloc(w, false, 512, 0, &offset);
+	for (i = 0; i < 4000; i++) {
+		(void)watched_alloc(w, false, 512, 0, &offset);
+		lines += touched_lines(w);
+		(void)watched_free(w, false, (unsigned)below(w->objects));
+		lines += touched_lines(w);
+	}
+	printf("# 4000 objects of 512 bytes replaced: %u lines\n", lines);
+	ok(lines < 4000 * 3,
+	   "to replace an object in slabs that are nearly full changes less than three lines");
+	watched_check(w);
+	is(watched_close(w), 0, "all of it watched");
+}
+
 /* ---- the random model ---- */
 
 static uint64_t some_size(void)
@@ -326,7 +389,7 @@ static void exhaustion(uint64_t size)
 
 	quiet.touch = NULL;
 	most = largest(quiet);
-	for (i = 0; i < 400;) {
+	for (i = 0; i < 200;) {
 		limit = 16 << below(13);
 		i += watched_alloc(w, false, 1 + below(limit), 0, &offset) != 0;
 	}
@@ -352,6 +415,50 @@ static void exhaustion(uint64_t size)
 	watched_check(w);
 	is(watched_alloc(w, true, most, 0, &offset), 0, "when all is freed, the largest object fits again");
 	ok(bad + watched_close(w) == 0, "all of it watched, %lu KiB", (unsigned long)size >> 10);
+}
+
+/* The only run that is long enough is the last one of its bin. */
+static void late_in_its_bin(void)
+{
+	struct watched *w = watched_open(2 << 20, 2 << 20);
+	uint64_t offset;
+	unsigned i, bad = 0;
+
+	for (i = 0; i < 20; i++) {
+		bad += watched_alloc(w, false, (i == 0 ? 19 : 16) * LH_PAGE_SIZE, 0, &offset) != 0;
+		bad += watched_alloc(w, false, 2 * LH_PAGE_SIZE, 0, &offset) != 0;
+	}
+	while (watched_alloc(w, false, 2 * LH_PAGE_SIZE, 0, &offset) == 0)
+		;
+	while (watched_alloc(w, false, 1, 0, &offset) == 0)
+		;
+	bad += watched_free(w, false, 0) != 0;
+	for (i = 1; i < 20; i++)
+		bad += watched_free(w, false, 2 * i) != 0;
+	is(watched_alloc(w, true, 19 * LH_PAGE_SIZE, 0, &offset), 0,
+	   "a run is found that comes late in its bin");
+	watched_check(w);
+	ok(bad + watched_close(w) == 0, "all of it watched");
+}
+
+/* Slots of slabs that are in no list are found when there is nothing else. */
+static void last_slots(void)
+{
+	struct watched *w = watched_open(128 << 10, 128 << 10);
+	uint64_t offset;
+	unsigned i, bad = 0;
+
+	while (watched_alloc(w, false, 64, 0, &offset) == 0)
+		;
+	for (i = 0; i < 3; i++)
+		bad += watched_free(w, false, i * 300) != 0;
+	is(watched_alloc(w, true, 65, 0, &offset), -ENOMEM, "three slots of 64 bytes are no place for 65");
+	for (i = 0; i < 3; i++)
+		bad += watched_alloc(w, true, 10 + 20 * i, 0, &offset) != 0;
+	is(bad, 0, "but for less, also of another class");
+	is(watched_alloc(w, true, 1, 0, &offset), -ENOMEM, "and then it is full");
+	watched_check(w);
+	is(watched_close(w), 0, "all of it watched");
 }
 
 /* ---- sizes of memory ---- */
@@ -536,6 +643,7 @@ int main(void)
 {
 	seed = random_seed();
 	printf("# LH_TEST_SEED=%llu\n", (unsigned long long)seed);
+	watch_sees();
 	classes();
 	refusals();
 	alignments();
@@ -543,13 +651,16 @@ int main(void)
 	resizing();
 	lines_of_usual_calls();
 	lines_of_changing_slabs();
+	lines_of_replacing();
 	random_calls(64 << 10, 64 << 10, 8000);
 	random_calls(64 << 10, 3 << 20, 4000);
-	random_calls(1 << 20, 1 << 20, 4000);
-	random_calls(1 << 20, 4 << 20, 2000);
+	random_calls(1 << 20, 1 << 20, 1500);
+	random_calls(1 << 20, 4 << 20, 800);
 	exhaustion(64 << 10);
 	exhaustion(300 << 10);
-	exhaustion(1 << 20);
+	exhaustion(600 << 10);
+	late_in_its_bin();
+	last_slots();
 	tiny_sizes();
 	page_by_page();
 	huge();

@@ -1,8 +1,8 @@
 /*
  * pool_heap.h - a heap whose every call is watched, for the tests of pools' heaps.
  *
- * The memory lies between pages that cannot be read, so that whatever goes outside it crashes. The watch keeps a
- * copy of it from before each call, and knows which bytes belong to live objects:
+ * The memory lies between pages that cannot be read, so that whatever goes outside it crashes. The watch
+ * keeps a copy of it from before each call, and knows which bytes belong to live objects:
  *   - a byte that has changed was touched, and was as before when it was touched;
  *   - no byte of a live object was touched;
  *   - a call that failed has changed nothing.

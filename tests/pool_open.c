@@ -570,7 +570,7 @@ static int hold(struct holder *holder)
 	if (write(holder->says[1], "o", 1) != 1 || read(holder->told[0], &byte, 1) != 1)
 		return 1;
 	if (byte == 'l')
-		usleep(50000); /* whoever waits has begun to by then, or finds the pool free: both are right */
+		usleep(50000); /* whoever waits has begun to, or finds the pool free: both are right */
 	return lh_pool_close(pool, NULL) != 0;
 }
 
@@ -758,14 +758,15 @@ struct cost {
 
 static struct cost cost_of(const struct way *way)
 {
-	bool whole = way->see != LH_SEE_DECLARED;
-	uint64_t lines = whole ? 64 : 1, undo = (40 + 8 + 64 * lines + 63) / 64;
+	/* A store that is its page's only one is made by the library, which saves its line. */
+	bool faults = way->see != LH_SEE_DECLARED;
+	uint64_t lines = way->see == LH_SEE_CHECKED ? 64 : 1, undo = (40 + 8 + 64 * lines + 63) / 64;
 
 	/* A record of 40 bytes and a line set of 8 and a line: two lines. */
 	if (way->log == LH_LOG_REDO)
-		return (struct cost){ way->disk ? 1 : 2, way->disk ? 0 : 1, 128, 64, 0, whole };
+		return (struct cost){ way->disk ? 1 : 2, way->disk ? 0 : 1, 128, 64, 0, faults };
 	/* The old lines, the line itself, and the record of the end. */
-	return (struct cost){ undo + 1 + 1, 3, 64 * undo + 64, 64 * lines, 64, whole };
+	return (struct cost){ undo + 1 + 1, 3, 64 * undo + 64, 64 * lines, 64, faults };
 }
 
 static void figures(const struct way *way)

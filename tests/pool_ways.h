@@ -97,7 +97,8 @@ UNUSED static const char *way_lacks(const struct way *way)
 		.engine = LH_ENGINE_INLINE,
 		.device = -1,
 		.protects = way->see != LH_SEE_DECLARED,
-		.shared = way->log == LH_LOG_UNDO,
+		.shared = way->see != LH_SEE_DECLARED,
+		.writes_only = way->log == LH_LOG_UNDO,
 	};
 	struct lh_port *port;
 

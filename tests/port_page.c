@@ -238,7 +238,7 @@ static void shared_memory(void)
 	uintptr_t asked[4];
 	const char *lacks;
 
-	options.shared = true;
+	options.shared = options.writes_only = true;
 	lacks = over_page_lacks(&options);
 	if (lacks) {
 		skip("shared memory", lacks);

@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <sys/stat.h>
 
-#include "service/serve/client.h"
+#include "service/client/client.h"
 #include "service/serve/server.h"
 #include "tap.h"
 

@@ -94,11 +94,40 @@ static void hellos(void)
 	hello.what = 9;
 	lh__wire_hello_write(bytes, &hello);
 	before_hello(bytes, sizeof bytes, false, "malformed hello", "a hello with an unknown action");
+	hello.what = LH_WIRE_OPEN_NAMED;
+	lh__wire_hello_write(bytes, &hello);
+	before_hello(bytes, sizeof bytes, false, "malformed hello", "an action by name without a name");
 	hello.what = LH_WIRE_CREATE;
 	hello.version = 7;
 	lh__wire_hello_write(bytes, &hello);
-	before_hello(bytes, sizeof bytes, false, "it speaks version 7, this is version 2",
+	before_hello(bytes, sizeof bytes, false, "it speaks version 7, this is version 3",
 	             "a hello of another version");
+}
+
+static void names(void)
+{
+	struct lh_wire_hello hello = { .version = LH_WIRE_VERSION,
+		                       .what = LH_WIRE_CREATE_NAMED,
+		                       .channel = LH_WIRE_STREAM,
+		                       .name = "a.name" };
+	uint8_t bytes[LH_WIRE_HELLO + LH_WIRE_NAME_MAX];
+	size_t size = lh__wire_hello_write(bytes, &hello);
+
+	before_hello(bytes, size - 1, true, "in the middle of its hello", "half a name");
+	before_hello(bytes, LH_WIRE_HELLO, true, "in the middle of its hello", "a name that does not come");
+	bytes[size - 1] ^= 1;
+	before_hello(bytes, size, false, "malformed name", "a damaged name");
+	strcpy(hello.name, "../name");
+	size = lh__wire_hello_write(bytes, &hello);
+	before_hello(bytes, size, false, "malformed name", "a name that is none");
+	hello.what = LH_WIRE_ATTACH;
+	size = lh__wire_hello_write(bytes, &hello);
+	before_hello(bytes, size, false, "malformed hello", "a name with an action that takes none");
+	hello.what = LH_WIRE_OPEN_NAMED;
+	hello.channel = LH_WIRE_RING;
+	strcpy(hello.name, "nobody");
+	size = lh__wire_hello_write(bytes, &hello);
+	before_hello(bytes, size, false, "no region of that name", "a name that is not there");
 }
 
 static void regions(void)
@@ -289,6 +318,7 @@ int main(void)
 		return done();
 	open_witness();
 	hellos();
+	names();
 	regions();
 	messages();
 	ring(SPOIL_SIZE, "a message of impossible size", "ring: an impossible size");
@@ -298,7 +328,7 @@ int main(void)
 	ring(SPOIL_BULK, "a message of impossible size", "ring: zeroes in the bulk lane");
 	ring(SPOIL_SOCKET, "a message outside the ring", "ring: a byte on the socket");
 	lh__server_read_counts(node.server, &counts);
-	is(counts.refused, 9, "the count of those refused");
+	is(counts.refused, 16, "the count of those refused");
 	is(counts.violations, 14, "the count of those ended for what they sent");
 	crowd();
 	witness->ops->close(witness);

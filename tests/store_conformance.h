@@ -35,7 +35,7 @@ struct store_factory {
 	void (*finish)(void *context);
 	unsigned steps;    /* of the randomised case; 0: 20000 */
 	uint64_t pages;    /* the page numbers that it takes are below; 0: LH_PAGE_NUMBER_MAX + 1 */
-	bool clone_copies; /* a clone takes its room at once: cases about clones of a full store are skipped */
+	bool clone_copies; /* a clone takes its room at once: cases about a clone's room are skipped */
 	bool reserves;     /* reserve makes room, and is not only polite */
 };
 
@@ -488,7 +488,7 @@ static const char *case_uncounted(struct suite *suite, struct lh_store *store)
 	return NULL;
 }
 
-/* What a log does: lines one after the other, over the borders of pages, in one submit; then beside others. */
+/* What a log does: lines one after the other, over the borders of pages, in one submit; and some others. */
 static const char *log_lines(struct suite *suite, struct lh_store *store, unsigned flags)
 {
 	enum { PAGES = 5, N = PAGES + 2 };
@@ -508,6 +508,7 @@ static const char *log_lines(struct suite *suite, struct lh_store *store, unsign
 	request[PAGES - 1].mask = 0x7f;
 	/* A later one overwrites, and a GET stands before it. */
 	request[PAGES].op = LH_OP_GET;
+	request[PAGES].flags = 0;
 	memset(data[PAGES], POISON, LH_PAGE_SIZE);
 	request[PAGES + 1].mask = lh__mask_line(40);
 	suite_fill(data[PAGES + 1], 20, LH_MASK_ALL, 2);
@@ -1247,6 +1248,7 @@ static void model_request(struct suite *suite, struct model *model, struct model
 	flight->request =
 		(struct lh_request){ .op = ops[suite_random(seed) >> 61], .data = flight->data, .result = 1 };
 	flight->request.page = model_number(suite, model, index);
+	flight->request.flags = model_flags(seed);
 	flight->want = flight->request.mask = model_mask(seed);
 	if (flight->request.op == LH_OP_GET)
 		memset(flight->data, POISON, LH_PAGE_SIZE);

@@ -1,6 +1,6 @@
 /*
- * store_journal.c - the journal store passes the conformance suite over a memory store and over a file, and does what
- * it promises beyond it. That it loses nothing in a crash is what tests/crash_journal.c shows.
+ * store_journal.c - the journal store passes the conformance suite over a memory store and over a file, and
+ * does what it promises beyond it. That it loses nothing in a crash is what tests/crash_journal.c shows.
  *
  * timeout: 120
  */

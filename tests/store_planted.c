@@ -35,6 +35,13 @@ enum fault {
 	POLL_SLEEPS,
 	CHANGED_BY_LINES,
 	CHANGED_BUT_ZEROED,
+	UNCOUNTED_AS_PAGE,
+	DURABLE_REFUSED,
+	DURABLE_LAST,
+	RESERVE_CLEARS,
+	RESERVE_GIVES_UP,
+	RESERVE_MAKES_NO_ROOM,
+	DIRECT_APART,
 	FAULTS
 };
 
@@ -65,6 +72,13 @@ static const char *const names[FAULTS] = {
 	[POLL_SLEEPS] = "a poll that waits for nothing",
 	[CHANGED_BY_LINES] = "changed bytes that are counted as whole lines",
 	[CHANGED_BUT_ZEROED] = "changed bytes that leave out what a REPLACE makes zero",
+	[UNCOUNTED_AS_PAGE] = "an uncounted put that makes the rest of the page zero",
+	[DURABLE_REFUSED] = "a durable put that is refused",
+	[DURABLE_LAST] = "durable puts that are carried out after the rest of a submit",
+	[RESERVE_CLEARS] = "a reserve that clears pages",
+	[RESERVE_GIVES_UP] = "a reserve that fails where nothing can be promised",
+	[RESERVE_MAKES_NO_ROOM] = "a reserve that says that it made room, and did not",
+	[DIRECT_APART] = "pages in memory that are not those of the requests",
 };
 
 struct planted {
@@ -75,6 +89,8 @@ struct planted {
 	struct lh_request *done;
 	struct lh_request **done_end;
 	unsigned seen;
+	struct lh_direct direct;
+	unsigned char memory[64 * LH_PAGE_SIZE];
 };
 
 static enum fault planted_fault;
@@ -157,6 +173,10 @@ static int put(struct planted *planted, struct lh_request *request)
 		changed.mask &= ~lh__mask_line(63);
 	if (is_fault(REPLACE_AS_PUT))
 		changed.op = LH_OP_PUT;
+	if (is_fault(UNCOUNTED_AS_PAGE) && request->flags & LH_REQUEST_UNCOUNTED)
+		changed.op = LH_OP_REPLACE;
+	if (is_fault(DURABLE_REFUSED) && request->flags & LH_REQUEST_DURABLE)
+		return -EINVAL;
 	if (is_fault(ZERO_PAGES_STORED) && lh__lines_nonzero(request->data, request->mask) == 0)
 		waste(planted, request->page);
 	remember(planted);
@@ -201,6 +221,11 @@ static void complete(struct planted *planted, struct lh_request *request)
 	planted->done_end = &request->next;
 }
 
+static bool is_late(const struct lh_request *request)
+{
+	return is_fault(DURABLE_LAST) && request->flags & LH_REQUEST_DURABLE;
+}
+
 static int planted_submit(struct lh_store *store, struct lh_request *const *requests, size_t n)
 {
 	struct planted *planted = of(store);
@@ -209,10 +234,13 @@ static int planted_submit(struct lh_store *store, struct lh_request *const *requ
 	for (i = 0; i < n; i++) {
 		struct lh_request *request = requests[is_fault(BACKWARDS) ? n - 1 - i : i];
 
-		if (!is_fault(LATE_READ))
+		if (!is_fault(LATE_READ) && !is_late(request))
 			request->result = apply(planted, request);
 		complete(planted, request);
 	}
+	for (i = 0; i < n; i++)
+		if (is_late(requests[i]))
+			requests[i]->result = apply(planted, requests[i]);
 	return 0;
 }
 
@@ -297,6 +325,34 @@ static void write_all_again(struct lh_store *below)
 	}
 }
 
+static int planted_reserve(struct lh_store *store, uint64_t pages)
+{
+	if (is_fault(RESERVE_CLEARS))
+		drop_all(of(store)->below);
+	return is_fault(RESERVE_GIVES_UP) ? -EOPNOTSUPP : 0;
+}
+
+/* Memory of the store's own, mapped wherever it is asked for; what is in it nobody else sees. */
+static void no_flush(const struct lh_direct *direct, const void *from, size_t size)
+{
+}
+
+static void no_write(const struct lh_direct *direct, void *to, const void *lines, size_t size)
+{
+	memcpy(to, lines, size);
+}
+
+static void no_fence(const struct lh_direct *direct)
+{
+}
+
+static int map_other(const struct lh_direct *direct, uint64_t page, size_t pages, void *address)
+{
+	if (page + pages > direct->pages)
+		return -EINVAL;
+	return mprotect(address, pages * LH_PAGE_SIZE, PROT_READ | PROT_WRITE);
+}
+
 static int planted_clone(struct lh_store *store, struct lh_store **out, struct lh_error *error)
 {
 	struct planted *planted = of(store);
@@ -341,7 +397,7 @@ static const struct lh_store_ops planted_ops = {
 	.get_now = planted_get_now,
 	.sync = planted_sync,
 	.clone = planted_clone,
-	.reserve = lh__store_reserve_none,
+	.reserve = planted_reserve,
 	.close = planted_close,
 };
 
@@ -357,6 +413,14 @@ static int planted_wrap(struct lh_store *below, struct lh_store **out)
 	planted->below = below;
 	planted->handles = handles;
 	planted->done_end = &planted->done;
+	planted->direct = (struct lh_direct){ .base = planted->memory,
+		                              .pages = 64,
+		                              .flush = no_flush,
+		                              .write = no_write,
+		                              .fence = no_fence,
+		                              .map = map_other };
+	if (is_fault(DIRECT_APART))
+		planted->store.direct = &planted->direct;
 	*out = &planted->store;
 	return 0;
 }
@@ -368,6 +432,8 @@ static void suite_sees(enum fault fault)
 	const char *seen_by;
 
 	factory.steps = 2000;
+	/* The store below can promise no room, and says so; here it is said to have promised some. */
+	factory.reserves = fault == RESERVE_MAKES_NO_ROOM;
 	planted_fault = fault;
 	seen_by = store_conformance_catches(&factory);
 	if (fault == NONE)
@@ -389,11 +455,11 @@ static void random_case_sees(enum fault fault)
 
 int main(void)
 {
-	static const enum fault for_random[] = { LOST_PUT,          MASK_OFF_BY_ONE,     CLONE_SHARES_WRITES,
-		                                 STALE_GET,         STALE_GET_NOW,       REPLACE_AS_PUT,
-		                                 DROP_DOES_NOTHING, BACKWARDS,           LATE_READ,
-		                                 UNHELD_NOT_ZEROED, GET_WRITES_UNWANTED, CHANGED_BY_LINES,
-		                                 CHANGED_BUT_ZEROED };
+	static const enum fault for_random[] = { LOST_PUT,           MASK_OFF_BY_ONE,     CLONE_SHARES_WRITES,
+		                                 STALE_GET,          STALE_GET_NOW,       REPLACE_AS_PUT,
+		                                 DROP_DOES_NOTHING,  BACKWARDS,           LATE_READ,
+		                                 UNHELD_NOT_ZEROED,  GET_WRITES_UNWANTED, CHANGED_BY_LINES,
+		                                 CHANGED_BUT_ZEROED, UNCOUNTED_AS_PAGE,   DURABLE_LAST };
 	unsigned i;
 
 	for (i = NONE; i < FAULTS; i++)

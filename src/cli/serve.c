@@ -56,6 +56,7 @@ static json_t *make_statistics(const struct lh_server_counts counts)
 		{ "regions", counts.regions },
 		{ "regions_cloned", counts.clones },
 		{ "regions_now", counts.regions_now },
+		{ "regions_named_now", counts.named_now },
 		{ "bytes_used", counts.bytes_used },
 		{ "bytes_limit", counts.bytes_limit },
 		{ "gets", counts.gets },
@@ -170,7 +171,7 @@ int cli_serve(int argc, char **argv)
 	};
 	struct cli_usage usage = { "serve", NULL,
 		                   "Lends this machine's memory to programs under linehome run.", options,
-		                   false };
+		                   CLI_NOTHING };
 	struct lh_server_options server = { .spin_us = LH_SERVER_SPIN_US };
 	int status = cli_parse(&usage, &argc, &argv);
 

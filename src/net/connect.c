@@ -17,6 +17,7 @@ struct attempt {
 	const struct lh_node_target *target;
 	struct lh_tls_context *tls; /* NULL: in the clear */
 	uint64_t deadline_ms;
+	const char *name; /* of the region; empty: it goes by its number */
 	struct lh_error *error;
 };
 
@@ -62,14 +63,14 @@ static int secure(const struct attempt *attempt, struct channel *channel)
  */
 static void send_hello(struct channel *channel, const struct lh_wire_hello *hello)
 {
-	uint8_t bytes[LH_WIRE_HELLO];
+	uint8_t bytes[LH_WIRE_HELLO + LH_WIRE_NAME_MAX];
+	size_t size = lh__wire_hello_write(bytes, hello);
 	long sent;
 
-	lh__wire_hello_write(bytes, hello);
 	if (channel->tls)
-		sent = lh__tls_write(channel->tls, bytes, sizeof bytes);
+		sent = lh__tls_write(channel->tls, bytes, size);
 	else
-		sent = send(channel->fd, bytes, sizeof bytes, MSG_NOSIGNAL);
+		sent = send(channel->fd, bytes, size, MSG_NOSIGNAL);
 	(void)sent;
 }
 
@@ -138,6 +139,22 @@ static int receive_answer(const struct attempt *attempt, struct channel *channel
 	return 0;
 }
 
+static int fail_name(const struct attempt *attempt, int code, const char *text)
+{
+	return lh__fail(attempt->error, code, "%s/%s: %s", attempt->target->url.text, attempt->name, text);
+}
+
+/* Of other statuses none is an answer to a hello without a name. */
+static int explain_name(const struct attempt *attempt, unsigned status)
+{
+	switch (*attempt->name ? status : LH_WIRE_OK) {
+	case LH_WIRE_NO_NAME: return fail_name(attempt, -ENOENT, "the node has nothing of that name");
+	case LH_WIRE_NAME_TAKEN: return fail_name(attempt, -EEXIST, "the node has that name already");
+	case LH_WIRE_BUSY: return fail_name(attempt, -EBUSY, "another client has it open");
+	default: return fail(attempt, -EPROTO, "the node has refused the connection");
+	}
+}
+
 static int explain(const struct attempt *attempt, const struct lh_wire_hello *answer)
 {
 	switch (answer->what) {
@@ -153,7 +170,7 @@ static int explain(const struct attempt *attempt, const struct lh_wire_hello *an
 	case LH_WIRE_CROWDED: return fail(attempt, -EBUSY, "the node has as many connections as it takes");
 	case LH_WIRE_FAILED:
 		return fail(attempt, -EIO, "the node could not make the region: it is out of memory");
-	default: return fail(attempt, -EPROTO, "the node has refused the connection");
+	default: return explain_name(attempt, answer->what);
 	}
 }
 
@@ -266,6 +283,8 @@ static int make_link(const struct attempt *attempt, struct lh_wire_hello *hello,
 			result = attach_second(attempt, &channel.answer, &link);
 		if (result) {
 			lh__node_link_close(&link);
+			if (hello->what == LH_WIRE_CREATE_NAMED)
+				lh__node_drop_named(attempt->target, hello->name, &link, 1000, NULL);
 			return result;
 		}
 	}
@@ -273,12 +292,28 @@ static int make_link(const struct attempt *attempt, struct lh_wire_hello *hello,
 	return 0;
 }
 
+/* A question that is answered and no more. */
+static int ask_once(const struct attempt *attempt, struct lh_wire_hello *hello)
+{
+	struct channel channel;
+	int result;
+
+	hello->version = LH_WIRE_VERSION;
+	hello->channel = LH_WIRE_STREAM;
+	result = open_channel(attempt, hello, &channel);
+	if (result == 0)
+		channel_close(&channel);
+	return result;
+}
+
+/* link: NULL: none is wanted. */
 static int connect_link(const struct lh_node_target *target, int timeout_ms, struct lh_wire_hello *hello,
                         struct lh_node_link *link, struct lh_error *error)
 {
 	struct attempt attempt = {
 		.target = target,
 		.deadline_ms = lh__net_now_ms() + (unsigned)(timeout_ms > 0 ? timeout_ms : 30000),
+		.name = hello->name,
 		.error = error,
 	};
 	int result = 0;
@@ -286,7 +321,7 @@ static int connect_link(const struct lh_node_target *target, int timeout_ms, str
 	if (target->url.tcp && target->has_key)
 		result = lh__tls_context_open(false, &target->key, &attempt.tls, error);
 	if (result == 0)
-		result = make_link(&attempt, hello, link);
+		result = link ? make_link(&attempt, hello, link) : ask_once(&attempt, hello);
 	lh__tls_context_close(attempt.tls);
 	return result;
 }
@@ -364,6 +399,45 @@ int lh__node_clone(const struct lh_node_target *target, int timeout_ms, const st
 	struct lh_wire_hello hello = hello_of(of, LH_WIRE_CLONE);
 
 	return connect_link(target, timeout_ms, &hello, link, error);
+}
+
+static int by_name(const struct lh_node_target *target, const char *name, int timeout_ms,
+                   struct lh_wire_hello *hello, struct lh_node_link *link, struct lh_error *error)
+{
+	int result = lh__node_name_check(name, error);
+
+	if (result)
+		return result;
+	strcpy(hello->name, name);
+	return connect_link(target, timeout_ms, hello, link, error);
+}
+
+int lh__node_create_named(const struct lh_node_target *target, const char *name, int timeout_ms,
+                          struct lh_node_link *link, struct lh_error *error)
+{
+	struct lh_wire_hello hello = { .what = LH_WIRE_CREATE_NAMED };
+
+	return by_name(target, name, timeout_ms, &hello, link, error);
+}
+
+int lh__node_open_named(const struct lh_node_target *target, const char *name, int timeout_ms,
+                        struct lh_node_link *link, struct lh_error *error)
+{
+	struct lh_wire_hello hello = { .what = LH_WIRE_OPEN_NAMED };
+
+	return by_name(target, name, timeout_ms, &hello, link, error);
+}
+
+int lh__node_drop_named(const struct lh_node_target *target, const char *name,
+                        const struct lh_node_link *made, int timeout_ms, struct lh_error *error)
+{
+	struct lh_wire_hello hello = { .what = LH_WIRE_DROP_NAMED };
+
+	if (made) {
+		hello.region = made->region;
+		hello.generation = made->generation;
+	}
+	return by_name(target, name, timeout_ms, &hello, NULL, error);
 }
 
 void lh__node_link_close(struct lh_node_link *link)

@@ -36,6 +36,24 @@ int lh__node_again(const struct lh_node_target *target, int timeout_ms, struct l
 /* A link to a new region that is a copy of what `of` has acknowledged. -ESTALE as above. */
 int lh__node_clone(const struct lh_node_target *target, int timeout_ms, const struct lh_node_link *of,
                    struct lh_node_link *link, struct lh_error *error) LH_MUST_CHECK;
+/*
+ * Regions that live as long as the node does, or until they are dropped; net/url.h says what a name is. One
+ * client has such a region at a time. A link to one is used, and made again, as any other; where another
+ * client has opened the region meanwhile lh__node_again fails with -EBUSY.
+ *
+ * create: -EEXIST: there is a region of that name. open: -ENOENT: there is none; -EBUSY: a client has it.
+ */
+int lh__node_create_named(const struct lh_node_target *target, const char *name, int timeout_ms,
+                          struct lh_node_link *link, struct lh_error *error) LH_MUST_CHECK;
+int lh__node_open_named(const struct lh_node_target *target, const char *name, int timeout_ms,
+                        struct lh_node_link *link, struct lh_error *error) LH_MUST_CHECK;
+/*
+ * The region is gone, and its memory the node's again. -ENOENT, -EBUSY as above. `made`: only the one that
+ * this link, which is closed, was made to, and only if nobody has opened it since (-EBUSY); NULL: whichever
+ * it is.
+ */
+int lh__node_drop_named(const struct lh_node_target *target, const char *name,
+                        const struct lh_node_link *made, int timeout_ms, struct lh_error *error);
 /* Closes the descriptors. */
 void lh__node_link_close(struct lh_node_link *link);
 

@@ -4,7 +4,10 @@
 #include <errno.h>
 #include <string.h>
 
+#include "net/data/wire.h"
 #include "sys/sys.h"
+
+_Static_assert(LH_NODE_NAME_SIZE == LH_WIRE_NAME_MAX + 1, "what a hello has room for");
 
 static int bad(struct lh_error *error, const char *word, const char *why)
 {
@@ -81,4 +84,47 @@ int lh__node_url_parse(const char *word, bool listen, struct lh_node_url *out, s
 	if (result == 0)
 		*out = url;
 	return result;
+}
+
+int lh__node_name_check(const char *name, struct lh_error *error)
+{
+	if (lh__wire_is_name(name))
+		return 0;
+	return lh__fail(
+		error, -EINVAL,
+		"a name has 1 to %u letters of A-Z a-z 0-9 . _ - and does not begin with a dot: \"%s\"",
+		LH_WIRE_NAME_MAX, name);
+}
+
+static int no_place(const char *word, const char *why, struct lh_error *error)
+{
+	return lh__fail(error, -EINVAL, "%s: %s; write unix:PATH/NAME or tcp://HOST:PORT/NAME", word, why);
+}
+
+int lh__node_place_parse(const char *word, struct lh_node_url *out, char name[LH_NODE_NAME_SIZE],
+                         struct lh_error *error)
+{
+	bool tcp = strncmp(word, "tcp://", 6) == 0;
+	const char *rest = tcp ? word + 6 : word + 5, *slash;
+	struct lh_node_url url;
+	char node[sizeof url.text];
+	int result;
+
+	if (!tcp && strncmp(word, "unix:", 5) != 0)
+		return no_place(word, "not on a memory node", error);
+	slash = strrchr(rest, '/');
+	if (!slash || slash == rest || slash[1] == '\0')
+		return no_place(word, !slash || slash[1] == '\0' ? "no name" : "no node", error);
+	if ((size_t)(slash - word) >= sizeof node)
+		return lh__fail(error, -EINVAL, "a URL has at most %zu bytes", sizeof node - 1);
+	memcpy(node, word, (size_t)(slash - word));
+	node[slash - word] = '\0';
+	result = lh__node_name_check(slash + 1, error);
+	if (result == 0)
+		result = lh__node_url_parse(node, false, &url, error);
+	if (result)
+		return result;
+	*out = url;
+	strcpy(name, slash + 1);
+	return 0;
 }

@@ -23,8 +23,8 @@
 struct lh_port_caps {
 	const char *granularity; /* "page": what one request names */
 	bool sees_reads;         /* a first read of an absent page is seen */
-	bool sees_writes; /* protect works: a write to a protected page is seen; else they are found by comparing */
-	bool moves;       /* take and give move memory without copying it */
+	bool sees_writes;        /* protect works; else writes are found by comparing */
+	bool moves;              /* take and give move memory without copying it */
 };
 
 struct lh_port;

@@ -201,9 +201,11 @@ static const struct lh_store_ops file_ops = {
 	.close = file_close,
 };
 
-uint64_t lh__file_size(const struct lh_store *store)
+uint64_t lh__file_pages(const struct lh_store *store)
 {
-	return __atomic_load_n(&((const struct lh_file *)store)->size, __ATOMIC_RELAXED);
+	const struct lh_file *file = (const struct lh_file *)store;
+
+	return (__atomic_load_n(&file->size, __ATOMIC_RELAXED) + LH_PAGE_SIZE - 1) / LH_PAGE_SIZE;
 }
 
 /* ---- handles ---- */
@@ -277,6 +279,7 @@ int lh__file_take_up(struct lh_file *file, const char *name, uint64_t reach, str
 	struct statx about;
 	struct statfs where;
 	long size, result;
+	bool in_memory;
 
 	memset(&about, 0, sizeof about);
 	memset(&where, 0, sizeof where);
@@ -293,12 +296,14 @@ int lh__file_take_up(struct lh_file *file, const char *name, uint64_t reach, str
 		                lh__errno_name((int)size));
 	file->size = (uint64_t)size;
 	file->device = S_ISBLK(about.stx_mode);
-	file->store.caps.durable = where.f_type != TMPFS_MAGIC && where.f_type != RAMFS_MAGIC;
+	/* The node of a device stands on a tmpfs, and says nothing of the device. */
+	in_memory = !file->device && (where.f_type == TMPFS_MAGIC || where.f_type == RAMFS_MAGIC);
+	file->store.caps.durable = !in_memory;
 	if (file->way == LH_FILE_DIRECT)
 		return find_block(file, &about, name, error);
 	if (file->way != LH_FILE_MAPPED)
 		return 0;
-	file->map.flags = where.f_type == TMPFS_MAGIC ? MAP_SHARED : MAP_SHARED_VALIDATE | MAP_SYNC;
+	file->map.flags = in_memory ? MAP_SHARED : MAP_SHARED_VALIDATE | MAP_SYNC;
 	return lh__file_map_open(file, reach, name, error);
 }
 
@@ -401,6 +406,14 @@ static int open_failed(const struct lh_file *file, const char *path, long result
 		return lh__fail(error, -EINVAL, "%s: it is neither a plain file nor a block device", path);
 	if (result == -EINVAL && file->way == LH_FILE_DIRECT)
 		return lh__fail(error, -EINVAL, "%s: O_DIRECT is not possible here", path);
+	if (result == -ENOENT)
+		return lh__fail(error, -ENOENT, "%s: there is no such file or folder", path);
+	if (result == -EEXIST)
+		return lh__fail(error, -EEXIST,
+		                "%s: there is something of that name already, which is left alone", path);
+	if (result == -EACCES)
+		return lh__fail(error, -EACCES, "%s: no permission to %s it", path,
+		                file->read_only ? "read" : "write to");
 	return lh__fail(error, (int)result, "%s: it cannot be opened (%s)", path,
 	                lh__errno_name((int)result));
 }
@@ -473,4 +486,16 @@ int lh__file_open(const struct lh_sys *sys, const char *path, const struct lh_fi
 	}
 	*out = &file->store;
 	return 0;
+}
+
+int lh__file_again(const struct lh_store *store, struct lh_store **out, struct lh_error *error)
+{
+	const struct lh_file *file = (const struct lh_file *)store;
+	const struct lh_file_options options = { .way = LH_FILE_BUFFERED };
+	char path[64];
+
+	if (file->way != LH_FILE_BUFFERED || file->read_only)
+		return -EOPNOTSUPP;
+	lh__format(path, sizeof path, "/proc/self/fd/%d", file->fd);
+	return lh__file_open(store->sys, path, &options, out, error);
 }

@@ -180,7 +180,7 @@ static bool has_place(const struct lh_file *file, uint64_t offset, size_t size)
 	       write->end + size - write->offset <= (uint64_t)LH_FILE_STAGE * LH_PAGE_SIZE;
 }
 
-/* Bytes of one page, for the file at offset; they stay where they are until the submit ends, or are staged. */
+/* Bytes of one page, for the file at offset; they stay until the submit ends, or are staged. */
 static void join(struct lh_file *file, struct lh_request *request, uint64_t offset, const void *data,
                  size_t size)
 {
@@ -390,12 +390,14 @@ int lh__file_room(struct lh_file *file, uint64_t offset, uint64_t size)
 	const uint64_t before = file->size, end = offset + size;
 	long result;
 
+	if (file->device) /* has all the room that it will ever have */
+		return end > before ? -ENOSPC : 0;
 	do
 		result = LH_SYS(sys, SYS_fallocate, file->fd, 0, offset, size);
 	while (result == -EINTR);
 	if (result == -EOPNOTSUPP)
 		result = end > before ? write_zeroes(file, end) : 0;
-	if (result < 0 && end > before && !file->device) {
+	if (result < 0 && end > before) {
 		/* It may have become larger by a part. */
 		LH_SYS(sys, SYS_ftruncate, file->fd, before);
 		__atomic_store_n(&file->size, before, __ATOMIC_RELAXED);

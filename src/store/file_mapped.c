@@ -5,13 +5,14 @@
  * the line is flushed; MAP_SYNC says that the file system's own records of the page are there before the
  * first store to it. The pages of tmpfs are its medium, so there a plain mapping is as good.
  *
- * `reach` pages of address space are kept from the start, and the file is mapped into them as it grows, so the
- * base stays. Only whole pages of the file are mapped.
+ * `reach` pages of address space are kept from the start, and the file is mapped into them as it grows, so
+ * the base stays. Only whole pages of the file are mapped.
  *
- * A touch of a hole takes room, also a read on tmpfs, and where there is none the kernel can only send SIGBUS.
- * So requests touch the mapping only where room has been reserved; elsewhere they read by pread, which needs
- * none, and ask for room before they write. Who uses `direct` reserves first. A SIGBUS that comes because
- * somebody else made the file shorter is not handled: it would be the end of any program with a mapping.
+ * A touch of a hole takes room, also a read on tmpfs, and where there is none the kernel can only send
+ * SIGBUS. So requests touch the mapping only where room has been reserved; elsewhere they read by pread,
+ * which needs none, and ask for room before they write. Who uses `direct` reserves first. A SIGBUS that comes
+ * because somebody else made the file shorter is not handled: it would be the end of any program with a
+ * mapping.
  */
 #include "store/file_internal.h"
 
@@ -61,6 +62,16 @@ static void direct_flush(const struct lh_direct *direct, const void *from, size_
 	const char *line = (const char *)((uintptr_t)from & ~(uintptr_t)(LH_LINE_SIZE - 1));
 
 	of_direct(direct)->map.flush(line, (const char *)from + size);
+}
+
+/* Four stores fill a line's write-combining buffer, which then leaves whole, without the line having been read. */
+static void direct_write(const struct lh_direct *direct, void *to, const void *lines, size_t size)
+{
+	const __m128i *from = lines;
+	__m128i *out = to;
+
+	for (size_t i = 0; i < size / sizeof *out; i++)
+		_mm_stream_si128(&out[i], _mm_loadu_si128(&from[i]));
 }
 
 static void direct_fence(const struct lh_direct *direct)
@@ -132,7 +143,9 @@ int lh__file_map_open(struct lh_file *file, uint64_t reach, const char *name, st
 
 	map->protection = file->read_only ? PROT_READ : PROT_READ | PROT_WRITE;
 	map->flush = best_flush();
-	map->direct = (struct lh_direct){ .flush = direct_flush, .fence = direct_fence, .map = direct_map };
+	map->direct = (struct lh_direct){
+		.flush = direct_flush, .write = direct_write, .fence = direct_fence, .map = direct_map
+	};
 	result = probe(file, name, error);
 	if (result != 0)
 		return (int)result;

@@ -136,3 +136,10 @@ int lh__journal_header_write(struct journal *journal, struct journal_header *hea
 		*header = next;
 	return result;
 }
+
+int lh__journal_header_write_both(struct journal *journal, struct journal_header *header)
+{
+	int result = lh__journal_header_write(journal, header);
+
+	return result == 0 ? lh__journal_header_write(journal, header) : result;
+}

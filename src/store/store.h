@@ -37,8 +37,8 @@
  *      line that is not held is zero, before as after; so a REPLACE counts the bytes other than zero of lines
  *      that it does not give. Exact, also where the request was carried out more than once.
  * flags: LH_REQUEST_UNCOUNTED: nobody wants `changed` of this PUT or REPLACE, and the store may leave it 0,
- *      which saves some of them reading what was there. LH_REQUEST_DURABLE: this PUT is acknowledged only when
- *      it is as durable as sync would make it; looked at only where caps.durable_put is set.
+ *      which saves some of them reading what was there. LH_REQUEST_DURABLE: this PUT is acknowledged only
+ *      when it is as durable as sync would make it; looked at only where caps.durable_put is set.
  * result: 0 or a negative errno value, valid once poll has returned the request. On error the page is as
  *      it was. -ENOSPC: the store is full; -EIO, -ETIMEDOUT: it cannot be reached any more.
  */
@@ -79,6 +79,11 @@ struct lh_direct {
 	uint64_t pages;
 	/* Sends the lines that [from, from + size) touches on their way to the medium. */
 	void (*flush)(const struct lh_direct *direct, const void *from, size_t size);
+	/*
+	 * Copies whole lines to `to`, which is aligned to one, and sends them on their way: as a copy and flush
+	 * would, but past the cache.
+	 */
+	void (*write)(const struct lh_direct *direct, void *to, const void *lines, size_t size);
 	/* Returns when all that this thread has flushed is on the medium. */
 	void (*fence)(const struct lh_direct *direct);
 	/*

@@ -15,7 +15,9 @@ struct hello {
 	uint8_t token[LH_WIRE_TOKEN];
 	uint64_t generation;
 	uint16_t channel;
-	uint8_t zero[14];
+	uint16_t name_size;
+	uint32_t name_crc;
+	uint8_t zero[8];
 };
 _Static_assert(sizeof(struct hello) == LH_WIRE_HELLO, "as drawn");
 
@@ -43,20 +45,40 @@ static uint32_t header_sum(const struct header *header)
 	return lh__crc32c(0, header, offsetof(struct header, crc));
 }
 
-void lh__wire_hello_write(uint8_t out[LH_WIRE_HELLO], const struct lh_wire_hello *hello)
+static bool is_name_byte(char byte)
 {
+	return (byte >= 'A' && byte <= 'Z') || (byte >= 'a' && byte <= 'z') || (byte >= '0' && byte <= '9') ||
+	       byte == '.' || byte == '_' || byte == '-';
+}
+
+bool lh__wire_is_name(const char *name)
+{
+	size_t size = 0;
+
+	while (is_name_byte(name[size]))
+		size++;
+	return size != 0 && size <= LH_WIRE_NAME_MAX && name[size] == '\0' && name[0] != '.';
+}
+
+size_t lh__wire_hello_write(uint8_t *out, const struct lh_wire_hello *hello)
+{
+	size_t size = strnlen(hello->name, LH_WIRE_NAME_MAX);
 	struct hello wire = {
 		.version = (uint16_t)hello->version,
 		.what = (uint16_t)hello->what,
 		.region = hello->region,
 		.generation = hello->generation,
 		.channel = (uint16_t)hello->channel,
+		.name_size = (uint16_t)size,
+		.name_crc = lh__crc32c(0, hello->name, size),
 	};
 
 	memcpy(wire.magic, magic, sizeof magic);
 	memcpy(wire.token, hello->token, sizeof wire.token);
 	wire.crc = hello_sum(wire);
 	memcpy(out, &wire, sizeof wire);
+	memcpy(out + sizeof wire, hello->name, size);
+	return sizeof wire + size;
 }
 
 int lh__wire_hello_read(const uint8_t in[LH_WIRE_HELLO], struct lh_wire_hello *hello)
@@ -71,12 +93,27 @@ int lh__wire_hello_read(const uint8_t in[LH_WIRE_HELLO], struct lh_wire_hello *h
 	hello->what = wire.what;
 	if (wire.version != LH_WIRE_VERSION)
 		return -EPROTONOSUPPORT;
-	if (memcmp(wire.zero, zeroes, sizeof wire.zero) != 0)
+	if (memcmp(wire.zero, zeroes, sizeof wire.zero) != 0 || wire.name_size > LH_WIRE_NAME_MAX ||
+	    (wire.name_size == 0 && wire.name_crc != 0))
 		return -EPROTO;
 	hello->channel = wire.channel;
 	hello->region = wire.region;
 	hello->generation = wire.generation;
 	memcpy(hello->token, wire.token, sizeof wire.token);
+	return wire.name_size;
+}
+
+int lh__wire_hello_read_name(const uint8_t *in, struct lh_wire_hello *hello)
+{
+	struct hello wire;
+	char name[LH_WIRE_NAME_MAX + 1] = "";
+
+	memcpy(&wire, in, sizeof wire);
+	memcpy(name, in + sizeof wire, wire.name_size);
+	if (wire.name_crc != lh__crc32c(0, name, wire.name_size) || strlen(name) != wire.name_size ||
+	    !lh__wire_is_name(name))
+		return -EPROTO;
+	memcpy(hello->name, name, sizeof name);
 	return 0;
 }
 

@@ -46,7 +46,7 @@ static int page_unwatch(struct lh_port *port, uintptr_t start, size_t size)
 
 static __u64 register_mode(const struct lh_page_options *options)
 {
-	if (options->shared)
+	if (options->writes_only)
 		return UFFDIO_REGISTER_MODE_WP;
 	return UFFDIO_REGISTER_MODE_MISSING | (options->protects ? UFFDIO_REGISTER_MODE_WP : 0);
 }
@@ -59,7 +59,9 @@ static int page_watch(struct lh_port *port, uintptr_t start, size_t size)
 		.range = { .start = start, .len = size },
 		.mode = register_mode(options),
 	};
-	__u64 needed = (__u64)1 << (options->shared ? _UFFDIO_WRITEPROTECT : _UFFDIO_MOVE);
+	__u64 needed = (__u64)1 << (options->writes_only ? _UFFDIO_WRITEPROTECT
+	                            : options->shared    ? _UFFDIO_COPY
+	                                                 : _UFFDIO_MOVE);
 	int result = (int)uffd_ioctl(page_port_of(port), UFFDIO_REGISTER, &request);
 
 	if (result < 0 || request.ioctls & needed)
@@ -376,7 +378,9 @@ static int open_uffd(struct page_port *self, enum lh_engine engine, int *uffd, s
 		.api = UFFD_API,
 		.features = UFFD_FEATURE_MOVE | (engine == LH_ENGINE_INLINE ? UFFD_FEATURE_SIGBUS : 0) |
 		            (self->options.protects ? UFFD_FEATURE_PAGEFAULT_FLAG_WP : 0) |
-		            (self->options.shared ? UFFD_FEATURE_WP_HUGETLBFS_SHMEM : 0),
+		            (self->options.shared ? UFFD_FEATURE_MISSING_SHMEM : 0) |
+		            (self->options.shared && self->options.protects ? UFFD_FEATURE_WP_HUGETLBFS_SHMEM
+		                                                            : 0),
 	};
 	int result;
 

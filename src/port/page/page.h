@@ -23,13 +23,10 @@ enum lh_engine { LH_ENGINE_THREAD = 0, LH_ENGINE_INLINE = 1 };
 
 struct lh_page_options {
 	enum lh_engine engine;
-	int device;    /* an open /dev/userfaultfd, or -1: the system call is used */
-	bool protects; /* caps.sees_writes: pages are supplied protected, and `protect` works */
-	/*
-	 * With protects: memory of tmpfs that is mapped shared is watched, and only its writes: absent pages
-	 * stay the kernel's business.
-	 */
-	bool shared;
+	int device;       /* an open /dev/userfaultfd, or -1: the system call is used */
+	bool protects;    /* caps.sees_writes: pages are supplied protected, and `protect` works */
+	bool shared;      /* what is watched is memory of tmpfs or a memfd, mapped shared; it is not moved */
+	bool writes_only; /* with protects: absent pages stay the kernel's business */
 	int descriptor_floor; /* own descriptors get numbers from here on, out of the way of the program's */
 };
 

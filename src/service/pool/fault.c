@@ -51,43 +51,147 @@ static void note_sighting(struct lh_pool *pool, uintptr_t address, uintptr_t cod
 		pool->sightings[pool->sighted++] = (struct sighting){ address, code };
 }
 
-static bool see_checked(struct lh_pool *pool, struct change *change, uintptr_t address, uintptr_t code,
-                        bool *step)
+/*
+ * An instruction whose store cannot be made here is executed: with the page open from now on, or for that
+ * time.
+ */
+static bool execute(struct lh_pool *pool, struct change *change, ucontext_t *context)
 {
-	lh_mask line = lh__mask_bytes(address % LH_PAGE_SIZE, 1);
-
-	if (!(change->declared & line))
-		note_sighting(pool, address, code);
-	if (change->declared == LH_MASK_ALL) {
-		change->open = unprotect(pool, change->page) == 0;
-		return change->open;
+	if (pool->see == LH_SEE_CHECKED && change->declared != LH_MASK_ALL) {
+		if (!begin_step(pool, change->page))
+			return false;
+		context->uc_mcontext.gregs[REG_EFL] |= LH_POOL_TRAP_FLAG;
+		return true;
 	}
-	*step = begin_step(pool, change->page);
-	return *step;
+	if (!change->open)
+		change->open = unprotect(pool, change->page) == 0;
+	return change->open;
+}
+
+/* The note of a page whose stores are seen at this moment; NULL where none are, or there is no memory. */
+static struct change *note_of(struct lh_pool *pool, uintptr_t address, unsigned size)
+{
+	uint64_t page = (address - (uintptr_t)pool->base) / LH_PAGE_SIZE;
+
+	if (!lh__pool_has(pool, (const void *)address, size) ||
+	    address % LH_PAGE_SIZE + size > LH_PAGE_SIZE || !lh__memory_loaded(pool, page))
+		return NULL;
+	return lh__changes_of(pool, page);
+}
+
+/*
+ * Whether the fault that code has taken is likely to be its page's only one in the transaction; then it costs
+ * least to make the store here. The code's past tells: each page that took another fault speaks against it,
+ * and each that did not for it. Now and then it is tried all the same.
+ */
+#define TRY_EVERY 64
+#define GUESS_MAX 3
+
+static uint32_t guess_of(uintptr_t code)
+{
+	return (uint32_t)((code * UINT64_C(0x9e3779b97f4a7c15)) >> 40) % GUESSES;
+}
+
+static bool likely_alone(struct lh_pool *pool, uintptr_t code)
+{
+	return pool->guesses[guess_of(code)] >= 0 || ++pool->guessed % TRY_EVERY == 0;
+}
+
+static void note_guess(struct lh_pool *pool, struct change *change, bool alone)
+{
+	int8_t *guess = &pool->guesses[change->guess];
+
+	*guess += alone ? *guess < GUESS_MAX : -(*guess > -GUESS_MAX);
+}
+
+void lh__fault_learn(struct lh_pool *pool)
+{
+	for (size_t i = 0; i < pool->changes.n; i++) {
+		struct change *change = lh__changes_at(pool, i);
+
+		if (change->stores == 1 && !change->open)
+			note_guess(pool, change, true);
+	}
+}
+
+/* A page's first fault. */
+static bool is_worth(struct lh_pool *pool, struct change *change, uintptr_t code)
+{
+	if (pool->see == LH_SEE_CHECKED)
+		return true;
+	if (change->stores == 0) {
+		change->guess = guess_of(code);
+		return likely_alone(pool, code);
+	}
+	if (change->stores == 1)
+		note_guess(pool, change, false);
+	return false;
+}
+
+/*
+ * Makes the store that faulted, and those that follow it directly, in the memory's other mapping. Opening the
+ * page and protecting it again would take two system calls, each of which interrupts every other processor
+ * that the program runs on; a page that is stored to again and again is worth that. False: the instruction
+ * has to be executed.
+ */
+#define STORES_IN_ROW 64
+
+static bool make_store(struct lh_pool *pool, ucontext_t *context, bool first)
+{
+	uintptr_t code = (uintptr_t)context->uc_mcontext.gregs[REG_RIP];
+	struct change *change;
+	struct store store;
+	lh_mask lines;
+
+	if (!lh__emulate_read(pool->emulator, context, &store))
+		return false;
+	change = note_of(pool, store.address, store.size);
+	if (!change || change->open || (first && !is_worth(pool, change, code)))
+		return false;
+	lines = lh__mask_bytes(store.address % LH_PAGE_SIZE, store.size);
+	if (lh__changes_save(pool, change, pool->see == LH_SEE_CHECKED ? LH_MASK_ALL : lines) < 0)
+		return false;
+	if (pool->see == LH_SEE_CHECKED && lines & ~change->declared)
+		note_sighting(pool, store.address, code);
+	lh__emulate_do(context, &store, pool->alias + (store.address - (uintptr_t)pool->base));
+	change->stores += first;
+	return true;
+}
+
+static bool make_stores(struct lh_pool *pool, ucontext_t *context)
+{
+	unsigned made = 0;
+
+	while (made < STORES_IN_ROW && make_store(pool, context, made == 0))
+		made++;
+	return made > 0;
 }
 
 /* With changing held. */
-static bool see_store(struct lh_pool *pool, uintptr_t address, uintptr_t code, bool *step)
+static bool see_store(struct lh_pool *pool, uintptr_t address, ucontext_t *context)
 {
 	uint64_t page = (address - (uintptr_t)pool->base) / LH_PAGE_SIZE;
+	lh_mask line = lh__mask_bytes(address % LH_PAGE_SIZE, 1);
 	struct change *change;
 
 	if (!pool->writing)
 		return false;
+	if (make_stores(pool, context))
+		return true;
 	change = lh__changes_of(pool, page);
 	if (!change || lh__changes_save(pool, change, LH_MASK_ALL) < 0)
 		return false;
-	if (pool->see == LH_SEE_CHECKED)
-		return see_checked(pool, change, address, code, step);
-	if (!change->open)
-		change->open = unprotect(pool, page) == 0;
-	return change->open;
+	if (pool->see == LH_SEE_CHECKED && !(change->declared & line))
+		note_sighting(pool, address, (uintptr_t)context->uc_mcontext.gregs[REG_RIP]);
+	return execute(pool, change, context);
 }
 
-bool lh__fault_touched(struct lh_pool *pool, uintptr_t address, bool write, uintptr_t code, bool *step)
+#define FAULT_WRITE 2 /* bit 1 of the processor's error code */
+
+bool lh__fault_touched(struct lh_pool *pool, uintptr_t address, ucontext_t *context)
 {
 	uint64_t page = (address - (uintptr_t)pool->base) / LH_PAGE_SIZE;
-	bool seen;
+	bool write = (context->uc_mcontext.gregs[REG_ERR] & FAULT_WRITE) != 0, seen;
 
 	lh__pool_count(&pool->counts.faults, 1);
 	if (page >= __atomic_load_n(&pool->size, __ATOMIC_RELAXED) / LH_PAGE_SIZE)
@@ -103,7 +207,7 @@ bool lh__fault_touched(struct lh_pool *pool, uintptr_t address, bool write, uint
 	if (pool->see == LH_SEE_DECLARED || pool->read_only)
 		return false;
 	lh__lock(pool->sys, &pool->changing);
-	seen = see_store(pool, address, code, step);
+	seen = see_store(pool, address, context);
 	lh__unlock(pool->sys, &pool->changing);
 	return seen;
 }

@@ -119,16 +119,35 @@ static int alloc_pages(struct heap_edit *edit, uint64_t pages, uint64_t *offset)
 	return result;
 }
 
-/* Where there is no room for a slab any more: a slot that is larger than it need be, or a page. */
+/* A slot of the first class from `class` on that has one and fits. */
+static int alloc_from(struct heap_edit *edit, unsigned class, uint64_t alignment, uint64_t *offset)
+{
+	int result = edit->error ? edit->error : -ENOMEM;
+
+	for (; class < HEAP_CLASSES && result == -ENOMEM; class ++)
+		if (lh__heap_classes[class].size % alignment == 0)
+			result = lh__heap_slab_alloc(edit, class, offset);
+	return result;
+}
+
+/*
+ * Where there is no room for a slab any more: a slot of a slab that is in no list, or one that is larger
+ * than it need be, or pages, or a larger slot of a slab that is in no list.
+ */
 static int alloc_anywhere(struct heap_edit *edit, uint64_t size, uint64_t alignment, unsigned class,
                           uint64_t *offset)
 {
-	int result = -ENOMEM;
+	int result;
 
-	while (result == -ENOMEM && ++class < HEAP_CLASSES)
-		if (lh__heap_classes[class].size % alignment == 0)
-			result = lh__heap_slab_alloc(edit, class, offset);
-	return result == -ENOMEM ? alloc_pages(edit, pages_for(size), offset) : result;
+	(void)lh__heap_rescue(edit, class, class + 1, alignment);
+	result = alloc_from(edit, class, alignment, offset);
+	if (result == -ENOMEM)
+		result = alloc_pages(edit, pages_for(size), offset);
+	if (result != -ENOMEM)
+		return result;
+	edit->count = 0;
+	(void)lh__heap_rescue(edit, class + 1, HEAP_CLASSES, alignment);
+	return alloc_from(edit, class + 1, alignment, offset);
 }
 
 static int alloc_small(struct heap_edit *edit, uint64_t size, uint64_t alignment, unsigned class,

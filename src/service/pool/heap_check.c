@@ -22,8 +22,8 @@ struct check {
 	struct lh_error *error;
 	uint64_t pages;
 	uint64_t free_runs;
-	uint64_t open_slabs[HEAP_CLASSES]; /* with a free slot */
-	bool after_free;                   /* the run before was free */
+	uint64_t listed[HEAP_CLASSES]; /* slabs that say so */
+	bool after_free;               /* the run before was free */
 };
 
 static int bad(struct check *check, uint64_t offset, const char *format, unsigned long value)
@@ -118,9 +118,12 @@ static int check_slab(struct check *check, uint64_t page, const struct heap_slab
 		result = zero(check, line + __builtin_offsetof(struct heap_slab, bits), line + LH_LINE_SIZE);
 	if (result == 0)
 		result = zero(check, end, c->first ? page * LH_PAGE_SIZE + c->first : line + LH_LINE_SIZE);
-	if (result == 0 && taken == c->slots && (slab->prev || slab->next))
-		result = bad(check, line, "a full slab is in a list", 0);
-	check->open_slabs[slab->class] += taken < c->slots;
+	if (result == 0 && (slab->listed > 1 || (!slab->listed && (slab->prev || slab->next))))
+		result = bad(check, line, "a slab is in a list and is not", 0);
+	if (result == 0 &&
+	    (slab->listed ? taken == c->slots : c->slots - taken >= lh__heap_threshold(slab->class)))
+		result = bad(check, line, "a slab with %lu slots taken should be in a list or not", taken);
+	check->listed[slab->class] += slab->listed;
 	check->usage.objects += taken;
 	check->usage.object_bytes += taken * c->size;
 	check->usage.free_bytes += (c->slots - taken) * c->size;
@@ -224,14 +227,14 @@ static int check_list(struct check *check, unsigned class)
 		const struct heap_slab *slab = lh__heap_slab_at(edit, page);
 
 		if (!slab || page % HEAP_SLAB_PAGES != 0 || slab->class != class || slab->prev != prev ||
-		    lh__heap_slab_is(edit, page, class, true))
+		    !slab->listed)
 			return bad(check, FIELD(list[class]), "page %lu is wrong in its list", page);
-		if (prev && lh__heap_slab_is(edit, page, class, false))
+		if (prev && lh__heap_taken(edit, page, class) == 0)
 			return bad(check, FIELD(list[class]), "the slab of page %lu was left empty", page);
-		if (check->open_slabs[class]-- == 0)
+		if (check->listed[class]-- == 0)
 			return bad(check, FIELD(list[class]), "the list of class %lu is too long", class);
 	}
-	if (list.last != prev || check->open_slabs[class] != 0)
+	if (list.last != prev || check->listed[class] != 0)
 		return bad(check, FIELD(list[class]), "the list of class %lu lacks a slab", class);
 	return 0;
 }
@@ -273,7 +276,7 @@ int lh__heap_check(const struct lh_heap *heap, struct lh_heap_usage *usage, stru
 	check.error = error;
 	check.pages = HEAP_SEE(&check.edit, pages);
 	check.free_runs = 0;
-	memset(check.open_slabs, 0, sizeof check.open_slabs);
+	memset(check.listed, 0, sizeof check.listed);
 	check.usage = (struct lh_heap_usage){ 0 };
 	result = check_header(&check);
 	if (result == 0)

@@ -1,17 +1,17 @@
 /*
  * heap_format.h - how a heap lies in its memory, and what the files of the heap share.
  *
- * docs/pool-format.md draws it byte by byte. In short: page 0 is the header. Pages are described in *areas*:
- * an area begins with a table of descriptors, one of 16 bytes for each page that it covers, itself included;
- * it covers more than there is yet, so that the memory can grow under it. The pages behind the table are
- * cut into *runs*, without a gap: free runs, large objects, and slabs, which are always four pages that begin at
- * a multiple of four. The four descriptors of such pages are one line, and that line is all that a slab has
- * to say: its class, its place in a list, and a bitmap of its slots.
+ * docs/pool-format.md draws it byte by byte. In short: page 0 is the header. Pages are described in
+ * *areas*: an area begins with a table of descriptors, one of 16 bytes for each page that it covers, itself
+ * included; it covers more than there is yet, so that the memory can grow under it. The pages behind the
+ * table are cut into *runs*, without a gap: free runs, large objects, and slabs, which are always four
+ * pages that begin at a multiple of four. The four descriptors of such pages are one line, and that line is
+ * all that a slab has to say: its class, its place in a list, and a bitmap of its slots.
  *
  * Why the bitmap is there and not in the slab: slots of a power of two are then aligned to it, no slot is
- * lost to a header, a program that writes beyond its object hits no bitmap, and the lines that allocation changes lie
- * side by side in few pages. Slots of 16 and of 32 bytes are too many for one line: theirs stand at the
- * beginning of the slab.
+ * lost to a header, a program that writes beyond its object hits no bitmap, and the lines that allocation
+ * changes lie side by side in few pages. Slots of 16 and of 32 bytes are too many for one line: theirs
+ * stand at the beginning of the slab.
  *
  * A bitmap's word holds 56 slots and, above them, how many of those are taken. One store changes both, and
  * a bit that flips is found.
@@ -39,7 +39,7 @@
 #define HEAP_SMALL_MAX 5440u                 /* the largest slot */
 #define HEAP_TABLE_PAGES (LH_PAGE_SIZE / 16) /* described by one page of a table */
 
-struct heap_list { /* of slabs with a free slot; page numbers, 0: none */
+struct heap_list { /* of slabs with free slots; page numbers, 0: none */
 	uint32_t first, last;
 };
 
@@ -80,7 +80,8 @@ struct heap_run {
 #define HEAP_LINE_WORDS 6u
 struct heap_slab {
 	uint32_t kind;
-	uint32_t class;
+	uint16_t class;
+	uint16_t listed;     /* 1: it is in its class's list */
 	uint32_t prev, next; /* first pages of the neighbours in the class's list, 0: none */
 	uint64_t bits[HEAP_LINE_WORDS];
 };
@@ -182,7 +183,6 @@ unsigned lh__heap_class(uint64_t size, uint64_t alignment);
 uint64_t lh__heap_bits(const struct heap_edit *edit, uint64_t page, unsigned class);
 /* The slots of a class that a word of its bitmaps stands for. */
 uint64_t lh__heap_word_mask(unsigned class, unsigned word);
-bool lh__heap_slab_is(const struct heap_edit *edit, uint64_t page, unsigned class, bool full);
 /* The slot that begins at offset, in the slab at its page: where its word is and its bit; 0: none. */
 uint64_t lh__heap_slot(const struct heap_edit *edit, uint64_t offset, unsigned class, uint64_t *bit);
 /* -ENOMEM: no slab of the class has a free slot. Commits. */
@@ -190,6 +190,12 @@ int lh__heap_slab_alloc(struct heap_edit *edit, unsigned class, uint64_t *offset
 int lh__heap_slab_free(struct heap_edit *edit, uint64_t offset) LH_MUST_CHECK;
 /* A new slab with nothing in it. */
 bool lh__heap_slab_new(struct heap_edit *edit, unsigned class);
+/* Puts slabs into their lists that have few free slots: some of the classes from low to below high. */
+bool lh__heap_rescue(struct heap_edit *edit, unsigned low, unsigned high, uint64_t alignment);
+/* How many slots of a slab are taken. */
+unsigned lh__heap_taken(const struct heap_edit *edit, uint64_t page, unsigned class);
+/* So many free slots bring a slab into its list. */
+unsigned lh__heap_threshold(unsigned class);
 /* Makes the pages free of those empty slabs that were kept. */
 void lh__heap_reclaim(struct heap_edit *edit);
 

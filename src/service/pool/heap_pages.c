@@ -295,10 +295,14 @@ void lh__heap_give(struct heap_edit *edit, uint32_t page, uint32_t count)
 		lh__heap_describe(edit, page - 1, 0, 0);
 		lh__heap_describe(edit, first, 0, 0);
 	}
+	if (edit->error)
+		return;
 	last = lh__heap_together(edit, (uint64_t)end - 1, 2) ? run_from(edit, end) : 0;
 	if (last) {
 		const struct heap_run run = *node(edit, last);
 
+		if (edit->error)
+			return;
 		/* Where the joined run belongs into the same bin it takes the other's place there. */
 		stays = lh__heap_bin(last + 1 - first) == lh__heap_bin(run.pages);
 		prev = run.prev;

@@ -1,21 +1,28 @@
 /*
  * heap_slab.c - slabs: four pages of slots of one size.
  *
- * A class's slabs that have a free slot hang in a list, oldest first. Allocation takes from the first until it
- * is full; a full one that gets a free slot goes to the end. So a slab has the longest time to gather free slots
- * before it is the first again, and most allocations and frees change one word of a bitmap and nothing else.
+ * A class's slabs that have free slots hang in a list, oldest first. Allocation takes from the first until
+ * it is full. A slab that was full comes back to the list's end when an eighth of its slots is free, and
+ * has the longest time to gather more until it is the first again. So nearly all allocations and frees
+ * change one word of a bitmap and nothing else, also where a program keeps as much as it has and replaces
+ * it: were a slab put into the list for each single slot, each call would change three lines there.
+ *
+ * The free slots of slabs that are in no list are not lost: where there is no room for a new slab, the tables
+ * are searched for them (lh__heap_rescue). That takes time in proportion to the memory, and happens only when
+ * that is full.
  *
  * The only slab of a list stays when it becomes empty: a program that allocates and frees one object
- * changes one line each time. There is no more than one such slab for each class, it is the first of its list,
- * and lh__heap_reclaim takes it where pages are wanted and there are no others.
+ * changes one line each time. There is no more than one such slab for each class, it is the first of its
+ * list, and lh__heap_reclaim takes it where pages are wanted and there are no others.
  */
 #include "service/pool/heap_format.h"
 
+#define RESCUED 16u /* slabs at a time, so that it need not be done for each object */
 #define ONES(n) ((UINT64_C(1) << (n)) - 1)
 
 /*
- * As many slots to a slab as there can be of a size, so sizes are 16384 / n in whole lines: from 320 on no
- * two neighbours are further apart than a quarter.
+ * As many slots to a slab as there can be of a size, so sizes are 16384 / n in whole lines: from 192 on no
+ * two neighbours are further apart than a third.
  */
 const struct heap_class lh__heap_classes[HEAP_CLASSES] = {
 	{ 16, 192, 1012, 19 }, { 32, 128, 508, 10 }, { 48, 0, 336, 6 },  { 64, 0, 256, 5 },
@@ -66,16 +73,20 @@ static uint64_t word_at(const struct heap_edit *edit, uint64_t bits, unsigned wo
 	return *(const uint64_t *)lh__heap_see(edit, bits + word * sizeof(uint64_t)) & HEAP_WORD_BITS;
 }
 
-/* Whether a slab is full, or empty. */
-bool lh__heap_slab_is(const struct heap_edit *edit, uint64_t page, unsigned class, bool full)
+unsigned lh__heap_taken(const struct heap_edit *edit, uint64_t page, unsigned class)
 {
 	const uint64_t bits = lh__heap_bits(edit, page, class);
-	unsigned i;
+	unsigned i, taken = 0;
 
 	for (i = 0; i < lh__heap_classes[class].words; i++)
-		if (word_at(edit, bits, i) != (full ? lh__heap_word_mask(class, i) : 0))
-			return false;
-	return true;
+		taken += (unsigned)(*(const uint64_t *)lh__heap_see(edit, bits + i * sizeof(uint64_t)) >>
+		                    HEAP_WORD_SLOTS);
+	return taken;
+}
+
+unsigned lh__heap_threshold(unsigned class)
+{
+	return lh__heap_classes[class].slots < 16 ? 1 : lh__heap_classes[class].slots / 8;
 }
 
 uint64_t lh__heap_slot(const struct heap_edit *edit, uint64_t offset, unsigned class, uint64_t *bit)
@@ -107,6 +118,7 @@ static void list_append(struct heap_edit *edit, uint32_t page, unsigned class)
 	struct heap_list *list = &HEAP_CHANGE(edit, list[class]);
 	struct heap_slab *slab = slab_of(edit, page, class);
 
+	slab->listed = 1;
 	slab->prev = list->last;
 	slab->next = 0;
 	if (list->last)
@@ -127,6 +139,7 @@ static void list_remove(struct heap_edit *edit, uint32_t page, unsigned class)
 		lh__heap_broken(edit);
 	*from = slab->next;
 	*back = slab->prev;
+	slab->listed = 0;
 	slab->prev = 0;
 	slab->next = 0;
 }
@@ -167,7 +180,7 @@ void lh__heap_reclaim(struct heap_edit *edit)
 		if (page == 0)
 			continue;
 		(void)slab_of(edit, page, class);
-		if (edit->error == 0 && lh__heap_slab_is(edit, page, class, false))
+		if (edit->error == 0 && lh__heap_taken(edit, page, class) == 0)
 			slab_end(edit, page, class);
 	}
 }
@@ -223,23 +236,12 @@ int lh__heap_slab_alloc(struct heap_edit *edit, unsigned class, uint64_t *offset
 	return result;
 }
 
-/* Whether nothing but the slots of the word at `at` is taken in a slab. */
-static bool all_else_free(const struct heap_edit *edit, uint64_t bits, unsigned class, uint64_t at)
-{
-	unsigned i;
-
-	for (i = 0; i < lh__heap_classes[class].words; i++)
-		if (bits + i * sizeof(uint64_t) != at && word_at(edit, bits, i) != 0)
-			return false;
-	return true;
-}
-
 int lh__heap_slab_free(struct heap_edit *edit, uint64_t offset)
 {
 	const uint32_t page = (uint32_t)(offset / HEAP_SLAB_SIZE * HEAP_SLAB_PAGES);
-	const unsigned class = lh__heap_slab_at(edit, page)->class;
+	const struct heap_slab *slab = lh__heap_slab_at(edit, page);
+	const unsigned class = slab->class, slots = lh__heap_classes[class].slots;
 	const struct heap_list list = HEAP_SEE(edit, list[class]);
-	const uint64_t bits = lh__heap_bits(edit, page, class);
 	uint64_t bit, word, at = lh__heap_slot(edit, offset, class, &bit);
 
 	word = at ? *(const uint64_t *)lh__heap_see(edit, at) : 0;
@@ -247,12 +249,45 @@ int lh__heap_slab_free(struct heap_edit *edit, uint64_t offset)
 		return -EINVAL;
 	if (word < HEAP_WORD_ONE)
 		return -EBADMSG;
-	if (lh__heap_slab_is(edit, page, class, true)) {
-		list_append(edit, page, class);
+	if (!slab->listed) {
+		if (slots + 1 - lh__heap_taken(edit, page, class) >= lh__heap_threshold(class))
+			list_append(edit, page, class);
 	} else if ((word & HEAP_WORD_BITS) == bit && !(list.first == page && list.last == page) &&
-	           all_else_free(edit, bits, class, at)) {
+	           lh__heap_taken(edit, page, class) == 1) {
 		slab_end(edit, page, class);
 		return lh__heap_commit(edit);
 	}
 	return put_word(edit, at, (word & ~bit) - HEAP_WORD_ONE);
+}
+
+/* ---- slots of slabs that are in no list ---- */
+
+/* Puts the slab at page into its list, if it is one of those that are wanted. */
+static bool rescue(struct heap_edit *edit, uint64_t page, unsigned low, unsigned high, uint64_t alignment)
+{
+	const struct heap_slab *slab = lh__heap_slab_at(edit, page);
+
+	if (!slab || slab->listed || slab->class < low || slab->class >= high ||
+	    lh__heap_classes[slab->class].size % alignment != 0 ||
+	    lh__heap_taken(edit, page, slab->class) >= lh__heap_classes[slab->class].slots)
+		return false;
+	list_append(edit, (uint32_t)page, slab->class);
+	return edit->error == 0;
+}
+
+bool lh__heap_rescue(struct heap_edit *edit, unsigned low, unsigned high, uint64_t alignment)
+{
+	const uint32_t areas = HEAP_SEE(edit, areas);
+	const uint64_t pages = HEAP_SEE(edit, pages);
+	unsigned i, left = RESCUED;
+
+	for (i = 0; i < areas; i++) {
+		const struct heap_extent area = lh__heap_area(edit, i);
+		const uint64_t end = area.end < pages ? area.end : pages;
+		uint64_t page = (area.first + HEAP_SLAB_PAGES - 1) / HEAP_SLAB_PAGES * HEAP_SLAB_PAGES;
+
+		for (; page < end && left > 0 && !edit->error; page += HEAP_SLAB_PAGES)
+			left -= rescue(edit, page, low, high, alignment);
+	}
+	return left < RESCUED && !edit->error;
 }

@@ -6,6 +6,7 @@
  *     memory.c    the range of addresses, and loading pages into it
  *     signal.c    the process's SIGBUS and SIGTRAP
  *     fault.c     what a touch of the pool's memory means
+ *     emulate.c   a store, made on behalf of the instruction that faulted
  *     changes.c   the open transaction's changed pages, with their content from before
  *     tx.c        transactions
  *     object.c    objects, by the heap
@@ -18,6 +19,8 @@
  */
 #ifndef LH_POOL_INSIDE_H
 #define LH_POOL_INSIDE_H
+
+#include <ucontext.h>
 
 #include "port/port.h"
 #include "service/pool/pool.h"
@@ -34,6 +37,8 @@ struct change {
 	uint64_t page;
 	lh_mask saved;    /* these lines stand in its twin as they were */
 	lh_mask declared; /* by lh_tx_add */
+	uint32_t stores;  /* faults whose stores were made on behalf of the program */
+	uint32_t guess;   /* which of the pool's guesses is the first storing code's */
 	bool open;        /* stores to it are not seen: it is not protected */
 };
 
@@ -60,6 +65,9 @@ struct step {
 };
 #define STEPS 64u
 
+#define GUESSES 1024u
+#define LH_POOL_TRAP_FLAG 0x100 /* of the processor's flags: trap after the next instruction */
+
 #define LOAD_BUFFERS 4u
 #define LOAD_PAGES 16u
 struct loading {
@@ -77,13 +85,20 @@ struct lh_pool {
 	enum lh_see see;
 	enum lh_log log;
 	bool read_only, quiet;
+	bool remote; /* on a node */
 	int broken;
 	uint32_t *alive; /* 0 in a child of fork */
 
 	unsigned char *base;
-	uint64_t size;      /* grows; read by __atomic_load_n where no lock is held */
-	uint64_t home;      /* the page below that is the pool's first */
-	bool mapped;        /* address space is reserved at base */
+	uint64_t size; /* grows; read by __atomic_load_n where no lock is held */
+	uint64_t home; /* the page below that is the pool's first */
+	bool mapped;   /* address space is reserved at base */
+	/*
+	 * Where stores are seen: the same memory a second time, where it is not protected, for the library's
+	 * own stores. Only of pages that have been loaded. NULL where they are not seen.
+	 */
+	unsigned char *alias;
+	int memory;         /* redo, where stores are seen: the memfd that the memory is; else -1 */
 	bool lazy;          /* pages are loaded at their first touch */
 	struct room loaded; /* a bit a page */
 	struct loading *loading;
@@ -94,12 +109,16 @@ struct lh_pool {
 	unsigned depth;
 	bool aborted;
 	uint64_t transaction; /* undo: its number in the log, once it has one */
+	uint64_t newest;      /* redo: the sequence of the newest commit's record; under changing */
 	struct lh_lock changing;
 	bool writing; /* a transaction is open; under changing */
 	struct changes changes;
 	struct sighting sightings[SIGHTINGS];
 	unsigned sighted;
 	struct step steps[STEPS];
+	int8_t guesses[GUESSES]; /* by code: 0 and above: one fault is all that its page will have */
+	uint32_t guessed;
+	struct emulator *emulator; /* under changing */
 
 	struct {
 		uint64_t commits, aborts, faults;
@@ -152,12 +171,24 @@ int lh__place_open(const struct lh_sys *sys, const char *where, enum lh_place_us
                    struct lh_error *error) LH_MUST_CHECK;
 /* After a failed creation. */
 void lh__place_remove(const struct lh_sys *sys, const char *where, const struct lh_pool_options *options);
+/* Says what inner says, and once that it is about the pool at where; returns result. */
+int lh__place_fail(struct lh_error *error, int result, const char *where,
+                   const struct lh_error *inner) LH_MUST_CHECK;
+
+/* A second handle on a store that was opened for writing, or NULL where one would not help. */
+int lh__place_again(const char *where, struct lh_store *store, struct lh_store **again,
+                    struct lh_error *error) LH_MUST_CHECK;
+bool lh__place_is_node(const char *where);
+/* Closes a store in a child of fork, without a word to whoever else has it. */
+void lh__place_forget(bool node, struct lh_store *store);
 
 /* ---- memory.c ---- */
 int lh__room_reserve(const struct lh_sys *sys, struct room *room, uint64_t size) LH_MUST_CHECK;
 int lh__room_need(const struct lh_sys *sys, struct room *room, uint64_t size) LH_MUST_CHECK;
 void lh__room_free(const struct lh_sys *sys, struct room *room);
-/* Reserves addresses: those of the header, or (0) some that are free, which are noted there. */
+/* An address for a new pool, where nothing is in this process now. */
+int lh__memory_choose(const struct lh_sys *sys, uint64_t reach, uint64_t *address) LH_MUST_CHECK;
+/* Reserves the header's addresses. */
 int lh__memory_reserve(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
 /* Makes the bytes [from, to) of the pool usable. */
 int lh__memory_extend(struct lh_pool *pool, uint64_t from, uint64_t to, struct lh_error *error) LH_MUST_CHECK;
@@ -171,10 +202,33 @@ int lh__signal_add(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
 void lh__signal_remove(struct lh_pool *pool);
 
 /* ---- fault.c ---- */
-/* What a touch was: it can be repeated; or it was none of this pool's business. *step: trap after it. */
-bool lh__fault_touched(struct lh_pool *pool, uintptr_t address, bool write, uintptr_t code, bool *step);
+/*
+ * A touch has raised SIGBUS. True: the thread goes on from context; false: it was none of this pool's
+ * business.
+ */
+bool lh__fault_touched(struct lh_pool *pool, uintptr_t address, ucontext_t *context);
+/* A transaction is over: what its faults have taught. changing is held. */
+void lh__fault_learn(struct lh_pool *pool);
 /* The instruction of this thread has been executed. False: it had none to step. */
 bool lh__fault_stepped(struct lh_pool *pool);
+
+/* ---- emulate.c ---- */
+/* A store of those bytes of value that are set in `bytes`, of which there are `size`, to address. */
+struct store {
+	uintptr_t address;
+	unsigned size;
+	uint64_t bytes;
+	unsigned char value[64];
+	unsigned length;   /* of the instruction; 0: it goes on (repeated ones), with */
+	uint64_t rdi, rcx; /* these */
+};
+/* What reading instructions needs, and remembers. NULL: no memory. Used by one thread at a time. */
+struct emulator *lh__emulator_open(const struct lh_sys *sys);
+void lh__emulator_close(const struct lh_sys *sys, struct emulator *emulator);
+/* Whether the instruction at the context's instruction pointer is a plain store, and which. */
+bool lh__emulate_read(struct emulator *emulator, const ucontext_t *context, struct store *store);
+/* Makes it, at `to` instead of its address, and goes on to the next instruction. */
+void lh__emulate_do(ucontext_t *context, const struct store *store, void *to);
 
 /* ---- changes.c ---- */
 int lh__changes_open(struct lh_pool *pool) LH_MUST_CHECK;

@@ -101,16 +101,16 @@ static void who_is_there(uint64_t from, uint64_t to, char *out, size_t size)
 		fclose(maps);
 }
 
-static int reserve_at(struct lh_pool *pool, uint64_t address)
+/* Exactly there, or -EEXIST. */
+static int reserve_at(const struct lh_sys *sys, uint64_t address, uint64_t reach)
 {
-	long at = map(pool->sys, address, pool->header.reach, PROT_NONE, MAP_FIXED_NOREPLACE);
+	long at = map(sys, address, reach, PROT_NONE, MAP_FIXED_NOREPLACE);
 
 	if (failed(at))
 		return (int)at;
-	pool->base = (unsigned char *)at;
 	if ((uint64_t)at == address)
 		return 0;
-	LH_SYS(pool->sys, SYS_munmap, at, pool->header.reach);
+	LH_SYS(sys, SYS_munmap, at, reach);
 	return -EEXIST;
 }
 
@@ -123,46 +123,78 @@ static int fail_taken(const struct lh_pool *pool, struct lh_error *error)
 	                (unsigned long)pool->header.address, who[0] ? who : "something");
 }
 
-static int reserve_somewhere(struct lh_pool *pool)
+int lh__memory_choose(const struct lh_sys *sys, uint64_t reach, uint64_t *address)
 {
-	uint64_t reach = pool->header.reach, seed, places = (ADDRESS_LAST - ADDRESS_FIRST) / ADDRESS_STEP;
+	uint64_t places = (ADDRESS_LAST - ADDRESS_FIRST) / ADDRESS_STEP, seed;
 	uint64_t steps = (reach + ADDRESS_STEP - 1) / ADDRESS_STEP;
-	int result = -EADDRINUSE;
+	int result = -EEXIST;
 
 	if (steps > places)
 		return -E2BIG;
-	for (unsigned i = 0; i < ADDRESS_TRIES && (result == -EEXIST || result == -EADDRINUSE); i++) {
-		long got = LH_SYS(pool->sys, SYS_getrandom, &seed, sizeof seed, 0);
+	for (unsigned i = 0; i < ADDRESS_TRIES && result == -EEXIST; i++) {
+		long got = LH_SYS(sys, SYS_getrandom, &seed, sizeof seed, 0);
 
 		if (got != (long)sizeof seed)
 			return got < 0 ? (int)got : -EIO;
-		pool->header.address = ADDRESS_FIRST + seed % (places - steps + 1) * ADDRESS_STEP;
-		result = reserve_at(pool, pool->header.address);
+		*address = ADDRESS_FIRST + seed % (places - steps + 1) * ADDRESS_STEP;
+		result = reserve_at(sys, *address, reach);
 	}
+	if (result == 0)
+		LH_SYS(sys, SYS_munmap, *address, reach);
 	return result;
+}
+
+/* The whole of what it may grow to, since addresses cost nothing; only pages that are loaded have memory. */
+static int open_alias(struct lh_pool *pool)
+{
+	long at;
+
+	if (!pool->port || pool->see == LH_SEE_DECLARED)
+		return 0;
+	if (pool->log == LH_LOG_UNDO) {
+		pool->alias = (unsigned char *)pool->direct->base + pool->home * LH_PAGE_SIZE;
+		return 0;
+	}
+	pool->memory = (int)LH_SYS(pool->sys, SYS_memfd_create, "linehome pool", MFD_CLOEXEC);
+	if (pool->memory < 0)
+		return pool->memory;
+	at = LH_SYS(pool->sys, SYS_ftruncate, pool->memory, pool->header.reach);
+	if (at == 0)
+		at = LH_SYS(pool->sys, SYS_mmap, 0, pool->header.reach, PROT_READ | PROT_WRITE,
+		            MAP_SHARED | MAP_NORESERVE, pool->memory, 0);
+	if (failed(at))
+		return (int)at;
+	pool->alias = (unsigned char *)at;
+	return (int)LH_SYS(pool->sys, SYS_madvise, at, pool->header.reach, MADV_DONTFORK);
 }
 
 int lh__memory_reserve(struct lh_pool *pool, struct lh_error *error)
 {
-	int result = pool->header.address ? reserve_at(pool, pool->header.address) : reserve_somewhere(pool);
+	int result = reserve_at(pool->sys, pool->header.address, pool->header.reach);
 
-	if (result == -EEXIST || result == -EADDRINUSE)
+	if (result == -EEXIST)
 		return fail_taken(pool, error);
 	if (result < 0)
 		return lh__fail(error, result, "addresses for it cannot be reserved: %s",
 		                lh__errno_name(result));
+	pool->base = (unsigned char *)pool->header.address;
 	pool->mapped = true;
 	result = lh__room_reserve(pool->sys, &pool->loaded,
 	                          pool->header.reach / LH_PAGE_SIZE / 8 + LH_PAGE_SIZE);
+	if (result == 0)
+		result = open_alias(pool);
 	if (result < 0)
-		return lh__fail(error, result, "there is no memory for it");
+		return lh__fail(error, result, "there is no memory for it: %s", lh__errno_name(result));
 	return 0;
 }
 
 static int extend_own(struct lh_pool *pool, uint64_t from, uint64_t to)
 {
 	int protection = pool->read_only ? PROT_READ : PROT_READ | PROT_WRITE;
-	long at = map(pool->sys, (uint64_t)pool->base + from, to - from, protection, MAP_FIXED);
+	long at = pool->memory >= 0
+	                  ? LH_SYS(pool->sys, SYS_mmap, pool->base + from, to - from, protection,
+	                           MAP_SHARED | MAP_NORESERVE | MAP_FIXED, pool->memory, from)
+	                  : map(pool->sys, (uint64_t)pool->base + from, to - from, protection, MAP_FIXED);
 
 	return failed(at) ? (int)at : 0;
 }
@@ -211,6 +243,11 @@ void lh__memory_close(struct lh_pool *pool)
 	if (pool->mapped)
 		LH_SYS(pool->sys, SYS_munmap, pool->base, pool->header.reach);
 	pool->mapped = false;
+	if (pool->memory >= 0) {
+		if (pool->alias)
+			LH_SYS(pool->sys, SYS_munmap, pool->alias, pool->header.reach);
+		LH_SYS(pool->sys, SYS_close, pool->memory);
+	}
 	lh__room_free(pool->sys, &pool->loaded);
 }
 

@@ -16,8 +16,6 @@
 #include <ucontext.h>
 
 #define POOLS 64u
-#define TRAP_FLAG 0x100
-#define FAULT_WRITE 2 /* bit 1 of the processor's error code */
 
 static struct {
 	struct lh_lock lock;
@@ -53,21 +51,14 @@ static void pass_on(const struct sigaction *before, int number, siginfo_t *info,
 
 static void on_bus(int number, siginfo_t *info, void *context)
 {
-	mcontext_t *machine = &((ucontext_t *)context)->uc_mcontext;
 	uintptr_t address = (uintptr_t)info->si_addr;
 	struct lh_pool *pool = info->si_code == BUS_ADRERR ? pool_at(address) : NULL;
-	bool step = false;
 	int saved = errno;
+	bool ours = pool && lh__fault_touched(pool, address, context);
 
-	if (pool && lh__fault_touched(pool, address, (machine->gregs[REG_ERR] & FAULT_WRITE) != 0,
-	                              (uintptr_t)machine->gregs[REG_RIP], &step)) {
-		if (step)
-			machine->gregs[REG_EFL] |= TRAP_FLAG;
-		errno = saved;
-		return;
-	}
 	errno = saved;
-	pass_on(&signals.bus, number, info, context);
+	if (!ours)
+		pass_on(&signals.bus, number, info, context);
 }
 
 static void on_trap(int number, siginfo_t *info, void *context)
@@ -82,7 +73,7 @@ static void on_trap(int number, siginfo_t *info, void *context)
 			ours |= lh__fault_stepped(pool);
 	}
 	if (ours)
-		machine->gregs[REG_EFL] &= ~TRAP_FLAG;
+		machine->gregs[REG_EFL] &= ~LH_POOL_TRAP_FLAG;
 	else
 		pass_on(&signals.trap, number, info, context);
 }

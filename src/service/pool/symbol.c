@@ -1,4 +1,7 @@
-/* symbol.c - see symbol.h. By elfutils, which reads symbol tables and debug information, also of static functions. */
+/*
+ * symbol.c - see symbol.h. By elfutils, which reads symbol tables and debug information, also of static
+ * functions.
+ */
 #include "service/pool/symbol.h"
 
 #include <elfutils/libdwfl.h>

@@ -55,6 +55,22 @@ static int break_pool(struct lh_pool *pool, int result, struct lh_error *error)
 	                lh__errno_name(result));
 }
 
+/*
+ * Only faults take part in the changes beside the transaction's own thread, and where all is declared there
+ * are none.
+ */
+static void lock_changes(struct lh_pool *pool)
+{
+	if (pool->see != LH_SEE_DECLARED)
+		lh__lock(pool->sys, &pool->changing);
+}
+
+static void unlock_changes(struct lh_pool *pool)
+{
+	if (pool->see != LH_SEE_DECLARED)
+		lh__unlock(pool->sys, &pool->changing);
+}
+
 int lh_tx_begin(struct lh_pool *pool, struct lh_error *error)
 {
 	uintptr_t self = lh__pool_self();
@@ -76,15 +92,16 @@ int lh_tx_begin(struct lh_pool *pool, struct lh_error *error)
 	pool->depth = 1;
 	pool->aborted = false;
 	pool->transaction = 0;
-	lh__lock(pool->sys, &pool->changing);
-	pool->writing = true;
-	lh__unlock(pool->sys, &pool->changing);
+	__atomic_store_n(&pool->writing, true, __ATOMIC_RELEASE);
 	return 0;
 }
 
 static void end(struct lh_pool *pool)
 {
+	lock_changes(pool);
+	pool->writing = false;
 	lh__changes_forget(pool);
+	unlock_changes(pool);
 	pool->sighted = 0;
 	pool->depth = 0;
 	__atomic_store_n(&pool->owner, 0, __ATOMIC_RELAXED);
@@ -126,9 +143,9 @@ int lh__tx_declare(struct lh_pool *pool, const void *pointer, uint64_t size)
 		result = lh__memory_load(pool, page, 1);
 		if (result < 0)
 			break;
-		lh__lock(pool->sys, &pool->changing);
+		lock_changes(pool);
 		result = declare_page(pool, page, lh__mask_bytes(in_page, part));
-		lh__unlock(pool->sys, &pool->changing);
+		unlock_changes(pool);
 		offset += part;
 	}
 	return result;
@@ -161,12 +178,16 @@ static int protect_all(struct lh_pool *pool)
 
 	if (!pool->port || pool->see == LH_SEE_DECLARED)
 		return 0;
+	lh__fault_learn(pool);
 	for (size_t i = 0, j; i < n && result == 0; i = j) {
 		struct change *first = lh__changes_at(pool, i);
 
-		first->open = false;
-		for (j = i + 1; j < n && lh__changes_at(pool, j)->page == first->page + (j - i); j++)
-			lh__changes_at(pool, j)->open = false;
+		for (j = i + 1; j < n && first->open && lh__changes_at(pool, j)->open &&
+		                lh__changes_at(pool, j)->page == first->page + (j - i);
+		     j++)
+			;
+		if (!first->open)
+			continue;
 		do
 			result = pool->port->ops->protect(pool->port,
 			                                  (uintptr_t)lh__pool_page(pool, first->page), j - i);
@@ -236,66 +257,43 @@ static int settle(struct lh_pool *pool, const struct lh_change *list, size_t n)
 }
 
 /*
- * Puts every saved line that has changed back. changing is held; the pages are open or were never stored to.
- * *list, *n: these lines.
+ * Puts every saved line that has changed back. changing is held. Where the transaction goes on (inner), its
+ * old lines stay in the log.
  */
-static void put_back(struct lh_pool *pool, struct lh_change *list, size_t *count)
+static int put_back(struct lh_pool *pool, bool inner)
 {
+	struct lh_change *list = (struct lh_change *)pool->changes.log.base;
+	unsigned char *own = pool->alias ? pool->alias : pool->base;
 	uintptr_t ignored = 0;
 	size_t n = find_changes(pool, list, &ignored);
 
 	for (size_t i = 0; i < n; i++) {
 		uint64_t page = list[i].page;
 
-		lh__lines_copy(lh__pool_page(pool, page), lh__changes_twin(pool, lh__changes_of(pool, page)),
+		lh__lines_copy(own + page * LH_PAGE_SIZE, lh__changes_twin(pool, lh__changes_of(pool, page)),
 		               list[i].mask);
 	}
-	*count = n;
+	if (!inner)
+		return settle(pool, list, n);
+	if (pool->transaction)
+		flush_changes(pool, list, n);
+	for (size_t i = 0; i < pool->changes.n; i++)
+		lh__changes_at(pool, i)->open = false;
+	return 0;
 }
 
-/* Pages that are about to be put back, after a commit has protected them, or where they never were open. */
-static int open_all(struct lh_pool *pool)
-{
-	int result = 0;
-
-	for (size_t i = 0; pool->see != LH_SEE_DECLARED && i < pool->changes.n && result == 0; i++) {
-		struct change *change = lh__changes_at(pool, i);
-
-		while (!change->open &&
-		       (result = pool->port->ops->unprotect(pool->port,
-		                                            (uintptr_t)lh__pool_page(pool, change->page),
-		                                            1)) == -EAGAIN)
-			;
-	}
-	return result;
-}
-
-/*
- * Memory is as it was at the outermost begin. Where the transaction goes on (inner), what has been declared
- * still is, and its old lines stay in the log.
- */
+/* Memory is as it was at the outermost begin. What has been declared still is, where it goes on. */
 static int abort_all(struct lh_pool *pool, bool inner)
 {
-	struct lh_change *list = (struct lh_change *)pool->changes.log.base;
-	size_t n = 0;
 	int result;
 
-	lh__lock(pool->sys, &pool->changing);
-	result = open_all(pool);
-	if (result == 0) {
-		put_back(pool, list, &n);
-		if (!inner)
-			result = settle(pool, list, n);
-		else if (pool->transaction)
-			flush_changes(pool, list, n);
-	}
+	lock_changes(pool);
+	result = protect_all(pool);
 	if (result == 0)
-		result = protect_all(pool);
-	if (!inner) {
+		result = put_back(pool, inner);
+	if (!inner)
 		pool->transaction = 0;
-		pool->writing = false;
-	}
-	lh__unlock(pool->sys, &pool->changing);
+	unlock_changes(pool);
 	pool->counts.aborts += !inner;
 	return result;
 }
@@ -317,7 +315,8 @@ static int fail_undeclared(const struct lh_pool *pool, uintptr_t address, struct
 }
 
 /*
- * The changes are in the log (and, undo, durable at home). *sequence: of the record, or 0. changing is held.
+ * The changes are in the log (and, undo, durable at home). *sequence: what lh_tx_wait has to wait for, or 0.
+ * changing is held.
  */
 static int log_changes(struct lh_pool *pool, uint64_t *sequence, struct lh_error *error)
 {
@@ -333,7 +332,11 @@ static int log_changes(struct lh_pool *pool, uint64_t *sequence, struct lh_error
 		return fail_undeclared(pool, undeclared, error);
 	if (pool->log == LH_LOG_UNDO)
 		return settle(pool, list, n);
-	return n == 0 ? 0 : lh__journal_append(pool->journal, list, n, sequence);
+	if (n > 0)
+		result = lh__journal_append(pool->journal, list, n, &pool->newest);
+	/* Where nothing has changed, who waits for it still waits for all before it. */
+	*sequence = pool->newest;
+	return result;
 }
 
 static int fail_and_abort(struct lh_pool *pool, int result, struct lh_error *error)
@@ -355,11 +358,12 @@ static int commit(struct lh_pool *pool, uint64_t *sequence, struct lh_error *err
 		lh__fail(error, -ECANCELED, "an inner transaction was aborted, and so this one is too");
 		return fail_and_abort(pool, -ECANCELED, error);
 	}
-	lh__lock(pool->sys, &pool->changing);
+	lock_changes(pool);
 	result = log_changes(pool, sequence, error);
+	/* A store that comes too late finds no transaction. */
 	if (result == 0)
 		pool->writing = false;
-	lh__unlock(pool->sys, &pool->changing);
+	unlock_changes(pool);
 	if (result == -E2BIG) {
 		lh__fail(error, result,
 		         "the transaction changes more than the log, of %lu bytes, has room for",

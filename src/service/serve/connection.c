@@ -121,32 +121,74 @@ static bool refuse_stranger(struct connection *connection, uint8_t first)
 	return refuse(connection, "it speaks TLS, and this node was started without a key");
 }
 
-static bool receive_hello(struct connection *connection, uint8_t bytes[LH_WIRE_HELLO])
+/* Receives until there are `size` bytes of the client's first message, of which there are *have. */
+static bool receive_upto(struct connection *connection, uint8_t *bytes, size_t *have, size_t size,
+                         uint64_t deadline)
 {
-	uint64_t deadline = lh__net_now_ms() + HELLO_MS;
-	size_t have = 0;
-
-	while (have < LH_WIRE_HELLO) {
-		long got = receive(connection, bytes + have, LH_WIRE_HELLO - have);
+	while (*have < size) {
+		long got = receive(connection, bytes + *have, size - *have);
 
 		if (got == 0 || (got < 0 && got != -EAGAIN && got != -EINTR))
-			return have == 0 ? false : refuse(connection, "it ended in the middle of its hello");
+			return *have == 0 ? false : refuse(connection, "it ended in the middle of its hello");
 		if (got > 0)
-			have += (size_t)got;
-		if (memcmp(bytes, "LINEHOME", have < 8 ? have : 8) != 0)
+			*have += (size_t)got;
+		if (memcmp(bytes, "LINEHOME", *have < 8 ? *have : 8) != 0)
 			return refuse_stranger(connection, bytes[0]);
-		if (have < LH_WIRE_HELLO && lh__net_now_ms() >= deadline)
+		if (*have < size && lh__net_now_ms() >= deadline)
 			return refuse(connection, "it said no hello in time");
 	}
 	return true;
 }
 
+static bool refuse_version(struct connection *connection, unsigned version)
+{
+	(void)send_answer(connection, LH_WIRE_VERSION_IS, 0, NULL, 0);
+	lh__serve_count(&connection->server->counts.refused, 1);
+	lh__serve_log(connection, "refused: it speaks version %u, this is version %u", version,
+	              LH_WIRE_VERSION);
+	return false;
+}
+
+static bool makes_sense(const struct lh_wire_hello *hello, int name_size)
+{
+	return (hello->channel == LH_WIRE_STREAM || hello->channel == LH_WIRE_RING) &&
+	       hello->what >= LH_WIRE_CREATE && hello->what <= LH_WIRE_DROP_NAMED &&
+	       lh__wire_goes_by_name(hello->what) == (name_size != 0);
+}
+
+/* The hello, and the name where one follows. */
+static bool receive_hello(struct connection *connection, struct lh_wire_hello *hello)
+{
+	uint64_t deadline = lh__net_now_ms() + HELLO_MS;
+	uint8_t bytes[LH_WIRE_HELLO + LH_WIRE_NAME_MAX];
+	size_t have = 0;
+	int name;
+
+	if (!receive_upto(connection, bytes, &have, LH_WIRE_HELLO, deadline))
+		return false;
+	name = lh__wire_hello_read(bytes, hello);
+	if (name == -EPROTONOSUPPORT)
+		return refuse_version(connection, hello->version);
+	if (name < 0 || !makes_sense(hello, name))
+		return refuse(connection, "a malformed hello");
+	if (name == 0)
+		return true;
+	if (!receive_upto(connection, bytes, &have, LH_WIRE_HELLO + (size_t)name, deadline))
+		return false;
+	return lh__wire_hello_read_name(bytes, hello) == 0 || refuse(connection, "a malformed name");
+}
+
 static enum lh_wire_status enter_region(struct connection *connection, const struct lh_wire_hello *hello)
 {
+	if (hello->channel == LH_WIRE_RING && strncmp(connection->peer, "unix", 4) != 0)
+		return LH_WIRE_NO_RING;
 	switch (hello->what) {
-	case LH_WIRE_CREATE: return lh__serve_create(connection);
+	case LH_WIRE_CREATE:
+	case LH_WIRE_CREATE_NAMED: return lh__serve_create(connection, hello);
 	case LH_WIRE_ATTACH: return lh__serve_attach(connection, hello);
 	case LH_WIRE_CLONE: return lh__serve_clone(connection, hello);
+	case LH_WIRE_OPEN_NAMED: return lh__serve_open(connection, hello);
+	case LH_WIRE_DROP_NAMED: return lh__serve_drop(connection, hello);
 	default: return LH_WIRE_FAILED;
 	}
 }
@@ -156,6 +198,9 @@ static const char *const refusals[] = {
 	[LH_WIRE_NO_REGION] = "no such region, or the wrong token",
 	[LH_WIRE_OLD] = "later connections to the region exist",
 	[LH_WIRE_NO_RING] = "a ring is for Unix sockets",
+	[LH_WIRE_NO_NAME] = "no region of that name",
+	[LH_WIRE_NAME_TAKEN] = "a region of that name exists",
+	[LH_WIRE_BUSY] = "the region of that name is in use",
 };
 
 /* The answer with the region, and the descriptors of the ring and the view where there are such. */
@@ -179,34 +224,26 @@ static bool welcome(struct connection *connection)
 
 static bool say_hello(struct connection *connection)
 {
-	uint8_t bytes[LH_WIRE_HELLO];
 	struct lh_wire_hello hello;
-	enum lh_wire_status status = LH_WIRE_OK;
-	int result;
+	enum lh_wire_status status;
 
-	if (!receive_hello(connection, bytes))
+	if (!receive_hello(connection, &hello))
 		return false;
-	result = lh__wire_hello_read(bytes, &hello);
-	if (result == -EPROTONOSUPPORT) {
-		(void)send_answer(connection, LH_WIRE_VERSION_IS, 0, NULL, 0);
-		lh__serve_count(&connection->server->counts.refused, 1);
-		lh__serve_log(connection, "refused: it speaks version %u, this is version %u", hello.version,
-		              LH_WIRE_VERSION);
-		return false;
-	}
-	if (result || (hello.channel != LH_WIRE_STREAM && hello.channel != LH_WIRE_RING) ||
-	    hello.what < LH_WIRE_CREATE || hello.what > LH_WIRE_CLONE)
-		return refuse(connection, "a malformed hello");
 	connection->channel = hello.channel;
-	if (hello.channel == LH_WIRE_RING && strncmp(connection->peer, "unix", 4) != 0)
-		status = LH_WIRE_NO_RING;
-	if (status == LH_WIRE_OK)
-		status = enter_region(connection, &hello);
+	status = enter_region(connection, &hello);
 	if (status != LH_WIRE_OK) {
 		(void)send_answer(connection, status, hello.region, NULL, 0);
 		return refuse(connection, refusals[status]);
 	}
-	return welcome(connection);
+	if (hello.what == LH_WIRE_DROP_NAMED) {
+		(void)send_answer(connection, LH_WIRE_OK, 0, NULL, 0);
+		return false;
+	}
+	if (welcome(connection))
+		return true;
+	if (hello.what == LH_WIRE_CREATE_NAMED)
+		lh__serve_unname(connection);
+	return false;
 }
 
 /* ---- TLS ---- */

@@ -32,6 +32,7 @@ struct change {
 struct region {
 	struct region *next;
 	uint64_t id;
+	char name[LH_WIRE_NAME_MAX + 1]; /* empty: it lives as long as it is used, and the grace */
 	uint8_t token[LH_WIRE_TOKEN];
 	uint64_t generation;     /* of the connections that may use it */
 	unsigned users;          /* connections, and those about to be */
@@ -91,9 +92,17 @@ void lh__serve_log(const struct connection *connection, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
 /* Regions. The result is a wire status. On OK the connection is a user of connection->region. */
-enum lh_wire_status lh__serve_create(struct connection *connection);
+enum lh_wire_status lh__serve_create(struct connection *connection, const struct lh_wire_hello *hello);
+enum lh_wire_status lh__serve_open(struct connection *connection, const struct lh_wire_hello *hello);
 enum lh_wire_status lh__serve_attach(struct connection *connection, const struct lh_wire_hello *hello);
 enum lh_wire_status lh__serve_clone(struct connection *connection, const struct lh_wire_hello *hello);
+/* The region of that name goes, at once; the connection is a user of none. */
+enum lh_wire_status lh__serve_drop(struct connection *connection, const struct lh_wire_hello *hello);
+/*
+ * The client does not know that its region was made by name: it goes like one that has none, unless somebody
+ * has opened it.
+ */
+void lh__serve_unname(struct connection *connection);
 /* The connection is a user no more. */
 void lh__serve_detach(struct connection *connection);
 /* Drops regions whose grace is over; returns the milliseconds until there may be more to do, or -1. */

@@ -202,11 +202,26 @@ static int start_thread(struct connection *connection)
 	return result;
 }
 
+/* A machine that has gone without a word keeps a region that others wait for no longer than 25 s. */
+static void set_tcp(int fd)
+{
+	static const struct {
+		int level, name, value;
+	} options[] = {
+		{ IPPROTO_TCP, TCP_NODELAY, 1 },   { SOL_SOCKET, SO_KEEPALIVE, 1 },
+		{ IPPROTO_TCP, TCP_KEEPIDLE, 10 }, { IPPROTO_TCP, TCP_KEEPINTVL, 5 },
+		{ IPPROTO_TCP, TCP_KEEPCNT, 3 },   { IPPROTO_TCP, TCP_USER_TIMEOUT, 25000 },
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof options / sizeof options[0]; i++)
+		(void)setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof(int));
+}
+
 static void take(struct lh_server *server, const struct listener *listener, int fd)
 {
 	struct connection *connection = calloc(1, sizeof *connection);
 	uint64_t now;
-	int one = 1;
 
 	if (!connection) {
 		close(fd);
@@ -217,7 +232,7 @@ static void take(struct lh_server *server, const struct listener *listener, int 
 	connection->secured = listener->tcp && server->has_key;
 	lh__socket_peer(fd, connection->peer, sizeof connection->peer);
 	if (listener->tcp)
-		(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+		set_tcp(fd);
 	lh__serve_count(&server->counts.connections, 1);
 	now = __atomic_add_fetch(&server->counts.connections_now, 1, __ATOMIC_RELAXED);
 	add_connection(connection);
@@ -314,16 +329,16 @@ void lh__server_stop(struct lh_server *server)
 	lh__serve_wake(server);
 }
 
-static uint64_t count_regions(struct lh_server *server)
+static void count_regions(struct lh_server *server, struct lh_server_counts *counts)
 {
 	const struct region *region;
-	uint64_t n = 0;
 
 	pthread_mutex_lock(&server->lock);
-	for (region = server->regions; region; region = region->next)
-		n++;
+	for (region = server->regions; region; region = region->next) {
+		counts->regions_now++;
+		counts->named_now += region->name[0] != '\0';
+	}
 	pthread_mutex_unlock(&server->lock);
-	return n;
 }
 
 /* Each counter by itself is exact; together they are of about one time. */
@@ -335,7 +350,7 @@ void lh__server_read_counts(struct lh_server *server, struct lh_server_counts *c
 
 	for (i = 0; i < sizeof *counts / sizeof *to; i++)
 		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
-	counts->regions_now = count_regions(server);
+	count_regions(server, counts);
 	counts->bytes_used = lh__memory_pool_used(server->pool);
 	counts->bytes_limit = lh__memory_pool_limit(server->pool);
 }

@@ -3,7 +3,9 @@
  * command line; `linehome run` embeds one when it is given no store.
  *
  * Ordinary code with a thread for each connection (and one more for each ring). Each region belongs to one
- * client; it is dropped when its last connection has gone and nobody has come back within grace_ms.
+ * client; it is dropped when its last connection has gone and nobody has come back within grace_ms. A region
+ * that was made by name stays as long as the node, or until it is dropped by name, and has one client at a
+ * time.
  */
 #ifndef LH_SERVICE_SERVE_SERVER_H
 #define LH_SERVICE_SERVE_SERVER_H
@@ -36,6 +38,7 @@ struct lh_server_counts {
 	uint64_t refused;                      /* connections that ended before they had a region */
 	uint64_t violations;                   /* connections that were ended for what they sent */
 	uint64_t regions, regions_now, clones;
+	uint64_t named_now;                   /* of regions_now */
 	uint64_t gets, puts, replaces, drops; /* requests carried out, full ones included */
 	uint64_t full;                        /* changes refused with ENOSPC */
 	uint64_t lines_in, lines_out;
