@@ -512,6 +512,13 @@ static void group(const struct way *way)
 	done_with(pool, path);
 }
 
+/* What a child is to do. */
+struct child {
+	const struct way *way;
+	const char *path;
+	int how;
+};
+
 /* ---- size ---- */
 
 /* More than half of the log: -E2BIG, at the commit or (undo) when it is declared. */
@@ -584,6 +591,41 @@ static void fills_log(const struct way *way)
 	unlink(path);
 }
 
+static int stores_too_much(void *context)
+{
+	struct child *child = context;
+	struct lh_pool *pool = way_open(child->way, child->path);
+	unsigned char *bytes = way_info(pool).base;
+
+	MUST(lh_tx_begin(pool, &why));
+	/* Twice each line, so that whole pages are saved. */
+	for (unsigned i = WAY_SIZE / 4; i < WAY_SIZE; i += 8)
+		*(volatile unsigned char *)(bytes + i) ^= 1;
+	return 5;
+}
+
+/* A store cannot fail: where an undo log has no room for what was there, it is SIGBUS, and recovery puts back. */
+static void store_without_room(const struct way *way)
+{
+	char path[400];
+	struct lh_pool *pool = pool_of(way, path);
+	struct child child = { way, path, 0 };
+	unsigned char *before = picture(pool);
+	int status;
+
+	way_close(pool);
+	if (way->log == LH_LOG_UNDO && way->see == LH_SEE_PAGE) {
+		status = in_child(stores_too_much, &child);
+		ok(ended_by(status, SIGBUS), "%s: a store that the log has no room for is SIGBUS (0x%x)",
+		   way->name, (unsigned)status);
+		pool = way_open(way, path);
+		ok(is_picture(pool, before), "%s: ... and everything is as before", way->name);
+		way_close(pool);
+	}
+	free(before);
+	unlink(path);
+}
+
 static void over_many_pages(const struct way *way)
 {
 	struct lh_pool_options options = way_options(way);
@@ -622,12 +664,6 @@ static void over_many_pages(const struct way *way)
 }
 
 /* ---- outside of any transaction ---- */
-
-struct child {
-	const struct way *way;
-	const char *path;
-	int how;
-};
 
 /* how 0: none was; 1: committed; 2: aborted; 3: canceled; 4: too large; 5: dropped by an inner abort. */
 static void before_store(struct lh_pool *pool, int how)
@@ -856,6 +892,7 @@ int main(void)
 	ways_each(group);
 	ways_each(too_large);
 	ways_each(fills_log);
+	ways_each(store_without_room);
 	ways_each(over_many_pages);
 	ways_each(outside);
 	ways_each(model);

@@ -112,16 +112,25 @@ static const char *suite_run(const struct port_factory *factory, const struct su
 	return result;
 }
 
+static bool suite_begins(const struct suite_case *one, const char *const *words)
+{
+	for (; *words; words++)
+		if (strncmp(one->name, *words, strlen(*words)) == 0)
+			return true;
+	return false;
+}
+
 /* Taking and giving; and zeroes that take no memory, which cannot be protected. */
 static bool suite_leaves_out(const struct port_factory *factory, const struct suite_case *one)
 {
-	static const char *const moving[] = { "take", "give", "supply_zero: zeroes, which", "present: zeroes",
-		                              "slots" };
+	static const char *const moving[] = {
+		"take", "give", "supply_zero: zeroes, which", "present: zeroes", "slots", NULL
+	};
+	static const char *const dropping[] = { "a page that the program drops", "protect: absent", "fork",
+		                                NULL };
 
-	for (size_t i = 0; factory->stays && i < sizeof moving / sizeof *moving; i++)
-		if (strncmp(one->name, moving[i], strlen(moving[i])) == 0)
-			return true;
-	return false;
+	return (factory->stays && suite_begins(one, moving)) ||
+	       (factory->shared && suite_begins(one, dropping));
 }
 
 /* Reports every case as one test. */

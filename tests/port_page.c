@@ -21,6 +21,19 @@ static const struct lh_page_options thread_protects = { .engine = LH_ENGINE_THRE
 	                                                .device = -1,
 	                                                .protects = true };
 
+static const struct lh_page_options inline_shared = {
+	.engine = LH_ENGINE_INLINE,
+	.device = -1,
+	.protects = true,
+	.shared = true,
+};
+static const struct lh_page_options thread_shared = {
+	.engine = LH_ENGINE_THREAD,
+	.device = -1,
+	.protects = true,
+	.shared = true,
+};
+
 static void conforms(const struct lh_page_options *options, const char *name)
 {
 	struct over_page over = { .options = *options, .sys = &lh__sys_default };
@@ -28,6 +41,7 @@ static void conforms(const struct lh_page_options *options, const char *name)
 	const char *lacks = over_page_lacks(options);
 
 	factory.stays = options->protects;
+	factory.shared = options->shared;
 	if (lacks)
 		skip(name, lacks);
 	else
@@ -272,6 +286,8 @@ int main(void)
 	conforms(&thread_engine, "thread");
 	conforms(&inline_protects, "inline, sees writes");
 	conforms(&thread_protects, "thread, sees writes");
+	conforms(&inline_shared, "inline, sees writes, shared");
+	conforms(&thread_shared, "thread, sees writes, shared");
 	shared_memory();
 	system_calls_inline();
 	system_calls_thread();

@@ -50,6 +50,11 @@ struct port_factory {
 	unsigned patience_ms; /* after which a thread that waits is held to be stuck; 0: 20000 */
 	/* The port sees writes, and its home never takes pages: the cases about that are left out. */
 	bool stays;
+	/*
+	 * Its memory is shared. What the program drops is there still, and the kernel shows a mark where a page
+	 * is absent and protected.
+	 */
+	bool shared;
 	unsigned rounds; /* of cases where threads meet; 0: 20000 */
 };
 
