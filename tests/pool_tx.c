@@ -604,7 +604,10 @@ static int stores_too_much(void *context)
 	return 5;
 }
 
-/* A store cannot fail: where an undo log has no room for what was there, it is SIGBUS, and recovery puts back. */
+/*
+ * A store cannot fail: where an undo log has no room for what was there, it is SIGBUS, and recovery puts
+ * back.
+ */
 static void store_without_room(const struct way *way)
 {
 	char path[400];

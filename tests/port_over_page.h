@@ -112,7 +112,9 @@ static struct lh_port *over_page_rival(void *context)
 	return lh__page_open(&lh__sys_default, &over->options, &rival, NULL) < 0 ? NULL : rival;
 }
 
-/* Of shared memory the mapping is all that is left: a page that is dropped there would still be in the file. */
+/*
+ * Of shared memory the mapping is all that is left: a page that is dropped there would still be in the file.
+ */
 static void *map_shared(size_t size, int protection)
 {
 	int file = memfd_create("port", MFD_CLOEXEC);

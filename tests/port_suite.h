@@ -51,8 +51,8 @@ struct port_factory {
 	/* The port sees writes, and its home never takes pages: the cases about that are left out. */
 	bool stays;
 	/*
-	 * Its memory is shared. What the program drops is there still, and the kernel shows a mark where a page
-	 * is absent and protected.
+	 * Its memory is shared. What the program drops is there still, and the kernel shows a mark where a
+	 * page is absent and protected.
 	 */
 	bool shared;
 	unsigned rounds; /* of cases where threads meet; 0: 20000 */

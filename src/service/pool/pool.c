@@ -195,7 +195,10 @@ static int in_transaction(struct lh_pool *pool, int (*step)(const struct lh_heap
 	return lh__fail(error, result, "its heap: %s", lh__errno_name(result));
 }
 
-/* The header says from now on that there is a heap, so that one that is gone is not taken for one that never was. */
+/*
+ * The header says from now on that there is a heap, so that one that is gone is not taken for one that never
+ * was.
+ */
 static int note_heap(struct lh_pool *pool, struct lh_error *error)
 {
 	struct lh_pool_header header = pool->header;
