@@ -270,6 +270,7 @@ static int find_block(struct lh_file *file, const struct statx *about, const cha
 		return lh__fail(error, -EINVAL,
 		                "%s: O_DIRECT wants blocks of %u bytes here, more than a page", name,
 		                file->block);
+	file->store.caps.block = file->block;
 	return 0;
 }
 
@@ -489,4 +490,15 @@ int lh__file_open(const struct lh_sys *sys, const char *path, const struct lh_fi
 	}
 	*out = &file->store;
 	return 0;
+}
+
+int lh__file_again(const struct lh_store *store, enum lh_file_way way, struct lh_store **out,
+                   struct lh_error *error)
+{
+	const struct lh_file *file = (const struct lh_file *)store;
+	const struct lh_file_options options = { .way = way };
+	char path[64];
+
+	lh__format(path, sizeof path, "/proc/self/fd/%d", file->fd);
+	return lh__file_open(store->sys, path, &options, out, error);
 }

@@ -7,25 +7,32 @@
 
 /* ---- what the parts share ---- */
 
-int lh__journal_do(struct journal *journal, struct lh_request *requests, size_t n)
+int lh__journal_do_on(struct lh_store *store, struct lh_request *requests, size_t n)
 {
-	struct lh_store *below = journal->below;
-	struct lh_request *list[WRITE_PAGES], *done[16];
-	int result;
+	struct lh_request *list[WRITE_PAGES] = { NULL }, *done[16];
 	size_t i, got;
+	int result;
 
 	for (i = 0; i < n; i++)
 		list[i] = &requests[i];
-	lh__lock(below->sys, &journal->requests);
-	result = below->ops->submit(below, list, n);
+	result = store->ops->submit(store, list, n);
 	for (i = 0; result == 0 && i < n; i += got) {
-		got = below->ops->poll(below, done, 16, -1);
+		got = store->ops->poll(store, done, 16, -1);
 		if (got == 0)
 			result = -EIO; /* they were all taken, so this cannot be */
 	}
-	lh__unlock(below->sys, &journal->requests);
 	for (i = 0; result == 0 && i < n; i++)
 		result = requests[i].result;
+	return result;
+}
+
+int lh__journal_do(struct journal *journal, struct lh_request *requests, size_t n)
+{
+	int result;
+
+	lh__lock(journal->store.sys, &journal->requests);
+	result = lh__journal_do_on(journal->below, requests, n);
+	lh__unlock(journal->store.sys, &journal->requests);
 	return result;
 }
 
@@ -252,6 +259,11 @@ int lh__journal_open(struct lh_store *below, bool read_only, struct lh_store **o
 	return 0;
 }
 
+void lh__journal_log_by(struct lh_store *store, struct lh_store *log)
+{
+	lh__journal_of(store)->log = log;
+}
+
 const struct lh_journal_report *lh__journal_report(const struct lh_store *store)
 {
 	return &lh__journal_of_const(store)->report;
@@ -339,8 +351,10 @@ int lh__journal_finish(struct lh_store *store)
 
 struct lh_store *lh__journal_release(struct lh_store *store)
 {
-	struct lh_store *below = lh__journal_of(store)->below;
+	struct lh_store *below = lh__journal_of(store)->below, *log = lh__journal_of(store)->log;
 
+	if (log)
+		log->ops->close(log);
 	free_journal(lh__journal_of(store));
 	return below;
 }

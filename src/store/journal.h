@@ -57,6 +57,12 @@ int lh__journal_format(struct lh_store *below, const struct lh_journal_format *f
  */
 int lh__journal_open(struct lh_store *below, bool read_only, struct lh_store **out,
                      struct lh_error *error) LH_MUST_CHECK;
+/*
+ * From now on the log is written by another handle on what is below, which is taken over: so that a commit
+ * never waits for a change that is on its way home. It honours durable puts; its block may be larger than a
+ * line. While nobody uses the journal.
+ */
+void lh__journal_log_by(struct lh_store *store, struct lh_store *log);
 const struct lh_journal_report *lh__journal_report(const struct lh_store *store);
 /* The client's bytes of the header, LH_JOURNAL_CLIENT_SIZE of them; set returns when they are durable. */
 const void *lh__journal_client(const struct lh_store *store);

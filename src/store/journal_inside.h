@@ -116,6 +116,7 @@ struct journal {
 	uint32_t waiting;        /* threads in lh__journal_flush */
 	uint32_t group;          /* of those, how many there were at the end of the last write */
 	uint64_t write_ns;       /* what that took */
+	struct lh_store *log;    /* what the log is written by, where that is not below; under flushing */
 	struct lh_request writes[WRITE_PAGES];
 
 	struct lh_lock homing;
@@ -144,6 +145,8 @@ static inline void lh__journal_count(uint64_t *counter, uint64_t n)
 
 /* Carries requests out below, one caller after the other. The first error of any. */
 int lh__journal_do(struct journal *journal, struct lh_request *requests, size_t n) LH_MUST_CHECK;
+/* The same on a store that nobody else uses. */
+int lh__journal_do_on(struct lh_store *store, struct lh_request *requests, size_t n) LH_MUST_CHECK;
 int lh__journal_sync_below(struct journal *journal) LH_MUST_CHECK;
 void lh__journal_flush_lines(struct journal *journal, const void *from, size_t size);
 void lh__journal_fence(struct journal *journal);

@@ -222,22 +222,26 @@ int lh__journal_end(struct lh_store *store, uint64_t transaction)
 
 /*
  * The lines [from, to) of the ring, which do not cross its end, as one request a page, as far as there is
- * room.
+ * room. Where the store writes whole blocks, so does this: what stands before them is the same below, and
+ * what stands behind them is written again when it is whole, or was of the last round.
  */
 static size_t write_requests(struct journal *journal, uint64_t from, uint64_t to, uint64_t *until)
 {
+	unsigned block = journal->log && journal->log->caps.block ? journal->log->caps.block : LH_LINE_SIZE;
 	size_t n = 0;
 
 	while (from < to && n < WRITE_PAGES) {
 		uint64_t page = from / LH_PAGE_SIZE, end = (page + 1) * LH_PAGE_SIZE;
+		uint64_t first = from / block * block, last;
 
 		if (end > to)
 			end = to;
+		last = (end + block - 1) / block * block;
 		journal->writes[n++] = (struct lh_request){
 			.op = LH_OP_PUT,
 			.flags = LH_REQUEST_UNCOUNTED | LH_REQUEST_DURABLE,
 			.page = journal->header.log_page + page,
-			.mask = lh__mask_bytes(from % LH_PAGE_SIZE, end - from),
+			.mask = lh__mask_bytes(first % LH_PAGE_SIZE, last - first),
 			.data = journal->ring + page * LH_PAGE_SIZE,
 		};
 		from = end;
@@ -246,20 +250,26 @@ static size_t write_requests(struct journal *journal, uint64_t from, uint64_t to
 	return n;
 }
 
+static int do_writes(struct journal *journal, size_t n)
+{
+	return journal->log ? lh__journal_do_on(journal->log, journal->writes, n)
+	                    : lh__journal_do(journal, journal->writes, n);
+}
+
 static int write_ring(struct journal *journal, uint64_t from, uint64_t to)
 {
 	while (from < to) {
 		uint64_t begin = offset_of(journal, from), end = begin + (to - from), until;
 		size_t n = write_requests(journal, begin, end < journal->ring_size ? end : journal->ring_size,
 		                          &until);
-		int result = lh__journal_do(journal, journal->writes, n);
+		int result = do_writes(journal, n);
 
 		if (result < 0)
 			return result;
 		from += until - begin;
 	}
 	lh__journal_count(&journal->counts.flushes, 1);
-	if (journal->below->caps.durable_put || LH_MUTANT(LOG_NOT_FLUSHED))
+	if (journal->log || journal->below->caps.durable_put || LH_MUTANT(LOG_NOT_FLUSHED))
 		return 0;
 	return lh__journal_sync_below(journal);
 }

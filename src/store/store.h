@@ -62,7 +62,8 @@ struct lh_store_caps {
 	bool durable_put;       /* LH_REQUEST_DURABLE is honoured */
 	bool sync_aside;        /* sync may be called while another thread is in submit or poll */
 	uint64_t last_page;     /* the greatest page number; 0: LH_PAGE_NUMBER_MAX */
-	unsigned depth;         /* requests in flight beyond which submit may wait */
+	unsigned block; /* a PUT of less than so many bytes, aligned, reads the rest first; 0: a line */
+	unsigned depth; /* requests in flight beyond which submit may wait */
 };
 
 struct lh_store;

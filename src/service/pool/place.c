@@ -107,6 +107,20 @@ static int open_file(const struct lh_sys *sys, const char *path, enum lh_place_u
 	return result;
 }
 
+/*
+ * Past the page cache where the file system lets it: a block is on the disk a fifth sooner then.
+ * docs/performance.md.
+ */
+int lh__place_log(const char *where, struct lh_store *store, struct lh_store **log, struct lh_error *error)
+{
+	*log = NULL;
+	if (lh__place_is_node(where) || store->direct)
+		return 0;
+	if (lh__file_again(store, LH_FILE_DIRECT, log, NULL) == 0)
+		return 0;
+	return lh__file_again(store, LH_FILE_BUFFERED, log, error);
+}
+
 /* ---- nodes ---- */
 
 static int node_target(const char *where, const struct lh_pool_options *options,

@@ -359,16 +359,23 @@ static int open_at(const struct lh_sys *sys, const char *where, const struct lh_
 	                        : options->read_only ? LH_PLACE_READ
 	                                             : LH_PLACE_WRITE;
 	struct lh_error inner = { .code = 0 };
-	struct lh_store *below;
+	struct lh_store *below, *log = NULL;
 	int result = lh__place_open(sys, where, use, options, &below, &inner);
 
 	if (result < 0)
 		return lh__place_fail(error, result, where, &inner);
-	result = lh__pool_on_store(below, options, create, false, out, &inner);
+	if (!options->read_only)
+		result = lh__place_log(where, below, &log, &inner);
+	if (result == 0)
+		result = lh__pool_on_store(below, options, create, false, out, &inner);
 	if (result == 0) {
 		(*out)->remote = lh__place_is_node(where);
+		if (log)
+			lh__journal_log_by((*out)->journal, log);
 		return 0;
 	}
+	if (log)
+		log->ops->close(log);
 	below->ops->close(below);
 	if (create)
 		lh__place_remove(sys, where, options);
@@ -479,9 +486,9 @@ static int reserve(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 }
 
 /*
- * Room comes first, beside transactions, since it may take long, and the heap last; a crash or a failure in between
- * leaves a file that is too large for its pool, or a pool that is too large for its heap, which the next opening or
- * growing mends.
+ * Room comes first, beside transactions, since it may take long, and the heap last; a crash or a failure in
+ * between leaves a file that is too large for its pool, or a pool that is too large for its heap, which the
+ * next opening or growing mends.
  */
 static int grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 {
