@@ -380,9 +380,13 @@ static long cut_vector(const long argument[6], long nr)
 	const struct iovec *vector = (const struct iovec *)argument[1];
 	struct iovec part = vector[0];
 
-	if (argument[2] == 1 && part.iov_len <= LH_LINE_SIZE)
+	/* With O_DIRECT the kernel cuts between blocks. */
+	bool direct = (fcntl((int)argument[0], F_GETFL) & O_DIRECT) != 0;
+	size_t least = direct ? 4096 : LH_LINE_SIZE;
+
+	if (argument[2] == 1 && part.iov_len <= least)
 		return lh__sys_default.call(NULL, nr, argument);
-	part.iov_len = (part.iov_len + 1) / 2;
+	part.iov_len = direct ? (part.iov_len / 2 + 4095) / 4096 * 4096 : (part.iov_len + 1) / 2;
 	return lh__sys_default.call(NULL, nr,
 	                            (long[6]){ argument[0], (long)&part, 1, argument[3], argument[4],
 	                                       argument[5] });
