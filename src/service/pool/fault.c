@@ -31,17 +31,24 @@ static struct step *step_of(struct lh_pool *pool, uintptr_t thread)
 	return NULL;
 }
 
-/* The page is open until this thread's next trap. */
-static bool begin_step(struct lh_pool *pool, uint64_t page)
+/*
+ * The page is open until this thread's next trap. Where too many threads are at it, this one is turned back to
+ * its instruction, and faults again, until one of them is done.
+ */
+static bool begin_step(struct lh_pool *pool, uint64_t page, ucontext_t *context)
 {
 	struct step *step = step_of(pool, lh__pool_self());
 
 	if (!step)
 		step = step_of(pool, 0);
-	if (!step || step->n == STEP_PAGES || unprotect(pool, page) < 0)
+	if (!step)
+		return true;
+	if (step->n == STEP_PAGES || unprotect(pool, page) < 0)
 		return false;
 	step->thread = lh__pool_self();
+	step->flags = lh__emulate_pushes_flags(pool->emulator, context);
 	step->pages[step->n++] = page;
+	context->uc_mcontext.gregs[REG_EFL] |= LH_POOL_TRAP_FLAG;
 	return true;
 }
 
@@ -57,12 +64,8 @@ static void note_sighting(struct lh_pool *pool, uintptr_t address, uintptr_t cod
  */
 static bool execute(struct lh_pool *pool, struct change *change, ucontext_t *context)
 {
-	if (pool->see == LH_SEE_CHECKED && change->declared != LH_MASK_ALL) {
-		if (!begin_step(pool, change->page))
-			return false;
-		context->uc_mcontext.gregs[REG_EFL] |= LH_POOL_TRAP_FLAG;
-		return true;
-	}
+	if (pool->see == LH_SEE_CHECKED && change->declared != LH_MASK_ALL)
+		return begin_step(pool, change->page, context);
 	if (!change->open)
 		change->open = unprotect(pool, change->page) == 0;
 	return change->open;
@@ -136,17 +139,19 @@ static bool is_worth(struct lh_pool *pool, struct change *change, uintptr_t code
  */
 #define STORES_IN_ROW 64
 
-static bool make_store(struct lh_pool *pool, ucontext_t *context, bool first)
+/* touched: where the fault was, 0: of a store that follows. */
+static bool make_store(struct lh_pool *pool, ucontext_t *context, uintptr_t touched)
 {
 	uintptr_t code = (uintptr_t)context->uc_mcontext.gregs[REG_RIP];
 	struct change *change;
 	struct store store;
 	lh_mask lines;
 
-	if (!lh__emulate_read(pool->emulator, context, &store))
+	if (!lh__emulate_read(pool->emulator, context, &store) ||
+	    (touched && store.address / LH_PAGE_SIZE != touched / LH_PAGE_SIZE))
 		return false;
 	change = note_of(pool, store.address, store.size);
-	if (!change || change->open || (first && !is_worth(pool, change, code)))
+	if (!change || change->open || (touched && !is_worth(pool, change, code)))
 		return false;
 	lines = lh__mask_bytes(store.address % LH_PAGE_SIZE, store.size);
 	if (lh__changes_save(pool, change, pool->see == LH_SEE_CHECKED ? LH_MASK_ALL : lines) < 0)
@@ -154,17 +159,22 @@ static bool make_store(struct lh_pool *pool, ucontext_t *context, bool first)
 	if (pool->see == LH_SEE_CHECKED && lines & ~change->declared)
 		note_sighting(pool, store.address, code);
 	lh__emulate_do(context, &store, pool->alias + (store.address - (uintptr_t)pool->base));
-	change->stores += first;
+	change->stores += touched != 0;
 	return true;
 }
 
-static bool make_stores(struct lh_pool *pool, ucontext_t *context)
+/* Of those that follow, only in the same page of code: the next one may not be there to be read. */
+static bool make_stores(struct lh_pool *pool, ucontext_t *context, uintptr_t touched)
 {
-	unsigned made = 0;
+	const greg_t *at = &context->uc_mcontext.gregs[REG_RIP];
+	uintptr_t page = (uintptr_t)*at / LH_PAGE_SIZE;
 
-	while (made < STORES_IN_ROW && make_store(pool, context, made == 0))
-		made++;
-	return made > 0;
+	if (!make_store(pool, context, touched))
+		return false;
+	for (unsigned made = 1; made < STORES_IN_ROW && (uintptr_t)*at / LH_PAGE_SIZE == page; made++)
+		if (!make_store(pool, context, 0))
+			break;
+	return true;
 }
 
 /* With changing held. */
@@ -176,7 +186,7 @@ static bool see_store(struct lh_pool *pool, uintptr_t address, ucontext_t *conte
 
 	if (!pool->writing)
 		return false;
-	if (make_stores(pool, context))
+	if (make_stores(pool, context, address))
 		return true;
 	change = lh__changes_of(pool, page);
 	if (!change || lh__changes_save(pool, change, LH_MASK_ALL) < 0)
@@ -225,12 +235,22 @@ static bool others_step(const struct lh_pool *pool, const struct step *own, uint
 	return false;
 }
 
-bool lh__fault_stepped(struct lh_pool *pool)
+/* What this thread has pushed while the trap flag was set is as if it had not been. */
+static void clear_pushed_flag(const ucontext_t *context)
+{
+	unsigned char *pushed = (unsigned char *)(uintptr_t)context->uc_mcontext.gregs[REG_RSP];
+
+	pushed[1] &= (unsigned char)~(LH_POOL_TRAP_FLAG >> 8);
+}
+
+bool lh__fault_stepped(struct lh_pool *pool, const ucontext_t *context)
 {
 	struct step *step;
 
 	lh__lock(pool->sys, &pool->changing);
 	step = step_of(pool, lh__pool_self());
+	if (step && step->flags)
+		clear_pushed_flag(context);
 	for (unsigned i = 0; step && i < step->n; i++) {
 		uintptr_t address = (uintptr_t)lh__pool_page(pool, step->pages[i]);
 		int result = 0;
