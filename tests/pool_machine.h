@@ -61,34 +61,35 @@ __asm__(".text\n"
         "jb 1f\n"
         "vzeroall\n"
         "je 1f\n" /* parts that are all zero are marked as unused */
-        EACH(TO_31, "vpxord %zmm\\i, %zmm\\i, %zmm\\i") EACH("0,1,2,3,4,5,6,7", "kxorq %k\\i, %k\\i, %k\\i")
-        "1: cmpq $1, machine_now+152(%rip)\n"
-        "je 2f\n"
-        "ja 3f\n" EACH(TO_15, "movdqu " VECTOR ", %xmm\\i")
-        "jmp 4f\n"
-        "2:" EACH(TO_15, "vmovdqu " VECTOR ", %ymm\\i")
-        "jmp 4f\n"
-        "3:" EACH(TO_15 "," TO_31, "vmovdqu64 " VECTOR ", %zmm\\i")
-        EACH("0,1,2,3,4,5,6,7", "kmovq " MASK ", %k\\i")
-        "4: push machine_now+128(%rip)\n"
-        "popfq\n" GENERAL(LOAD)
-        "jmp *machine_now+144(%rip)\n"
-        "machine_leave:\n" GENERAL(SAVE)
-        "mov machine_now+136(%rip), %rsp\n"
-        "pushfq\npop machine_now+128(%rip)\n"
-        "cld\n"
-        "fninit\n"
-        "cmpq $1, machine_now+160(%rip)\n"
-        "je 2f\n"
-        "ja 3f\n" EACH(TO_15, "movdqu %xmm\\i, " VECTOR)
-        "jmp 5f\n"
-        "2:" EACH(TO_15, "vmovdqu %ymm\\i, " VECTOR)
-        "jmp 4f\n"
-        "3:" EACH(TO_15 "," TO_31, "vmovdqu64 %zmm\\i, " VECTOR)
-        EACH("0,1,2,3,4,5,6,7", "kmovq %k\\i, " MASK)
-        "4: vzeroupper\n"
-        "5: pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\n"
-        "ret\n");
+        EACH(TO_31, "vpxord %zmm\\i, %zmm\\i, %zmm\\i")
+                EACH("0,1,2,3,4,5,6,7",
+                     "kxorq %k\\i, %k\\i, %k\\i") "1: cmpq $1, machine_now+152(%rip)\n"
+                                                  "je 2f\n"
+                                                  "ja 3f\n" EACH(TO_15,
+                                                                 "movdqu " VECTOR ", %xmm\\i") "jmp 4f\n"
+                                                                                               "2:" EACH(
+												       TO_15, "vmovdqu " VECTOR ", %ymm\\i") "jmp 4f\n"
+                                                                                                                                             "3:" EACH(TO_15 "," TO_31, "vmovdqu64 " VECTOR ", %zmm\\i") EACH("0,1,2,3,4,5,6,7", "kmovq " MASK ", %k\\i") "4: push machine_now+128(%rip)\n"
+                                                                                                                                                                                                                                                          "popfq\n" GENERAL(LOAD) "jmp *machine_now+144(%rip)\n"
+                                                                                                                                                                                                                                                                                  "machine_leave:\n" GENERAL(SAVE) "mov machine_now+136(%rip), %rsp\n"
+                                                                                                                                                                                                                                                                                                                   "pushfq\npop machine_now+128(%rip)\n"
+                                                                                                                                                                                                                                                                                                                   "cld\n"
+                                                                                                                                                                                                                                                                                                                   "fninit\n"
+                                                                                                                                                                                                                                                                                                                   "cmpq $1, machine_now+160(%rip)\n"
+                                                                                                                                                                                                                                                                                                                   "je 2f\n"
+                                                                                                                                                                                                                                                                                                                   "ja 3f\n" EACH(
+																																							   TO_15,
+																																							   "movdqu %xmm\\i, " VECTOR) "jmp 5f\n"
+                                                                                                                                                                                                                                                                                                                                                      "2:" EACH(
+																																											      TO_15,
+																																											      "vmovdqu %ymm\\i, " VECTOR) "jmp 4f\n"
+                                                                                                                                                                                                                                                                                                                                                                                          "3:" EACH(
+																																																  TO_15
+																																																  "," TO_31,
+																																																  "vmovdqu64 %zmm\\i, " VECTOR) EACH("0,1,2,3,4,5,6,7",
+                                                                                                                                                                                                                                                                                                                                                                                                                                     "kmovq %k\\i, " MASK) "4: vzeroupper\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                           "5: pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                           "ret\n");
 
 static inline uint64_t machine_cpu(void)
 {
@@ -154,6 +155,7 @@ struct machine_pool {
 	struct lh_memory_pool *memory;
 	struct lh_store *store;
 	struct lh_pool *pool;
+	enum lh_see see;
 	unsigned char *region, *before; /* REGION bytes: what is executed on, and a copy */
 };
 
@@ -194,15 +196,15 @@ static inline int machine_open(struct machine_pool *pool, enum lh_see see)
 {
 	struct lh_pool_options options = {
 		.see = see,
-		.size = 1u << 20,
-		.reach = 1u << 20,
-		.log_size = 256u << 10,
+		.size = 2u << 20,
+		.reach = 2u << 20,
+		.log_size = 1u << 20,
 		.address = POOL_ADDRESS,
 	};
 	struct lh_error error = { 0 };
 	int result;
 
-	*pool = (struct machine_pool){ .sys = lh__sys_default };
+	*pool = (struct machine_pool){ .sys = lh__sys_default, .see = see };
 	pool->sys.context = pool;
 	pool->sys.call = machine_call;
 	pool->before = malloc(REGION);

@@ -68,23 +68,6 @@ static void ask_offsets(uint32_t offsets[8])
 			offsets[part] = 0;
 }
 
-struct emulator *lh__emulator_open(const struct lh_sys *sys)
-{
-	struct emulator *emulator = lh__alloc(sys, sizeof *emulator);
-
-	if (!emulator)
-		return NULL;
-	ZydisDecoderInit(&emulator->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	ask_offsets(emulator->offsets);
-	return emulator;
-}
-
-void lh__emulator_close(const struct lh_sys *sys, struct emulator *emulator)
-{
-	if (emulator)
-		lh__free(sys, emulator, sizeof *emulator);
-}
-
 /*
  * The instruction at code, NULL where it is none. No byte of the next page is read, which may not be there.
  */
@@ -389,4 +372,39 @@ void lh__emulate_do(ucontext_t *context, const struct store *store, void *to)
 	context->uc_mcontext.gregs[REG_RIP] += store->length;
 	context->uc_mcontext.gregs[REG_RDI] = (greg_t)store->rdi;
 	context->uc_mcontext.gregs[REG_RCX] = (greg_t)store->rcx;
+}
+
+/*
+ * Functions of other libraries are looked up when they are first called, which takes locks and some KiB of
+ * stack, so that is not left to the handler: a store is read here, anew and again.
+ */
+static void bind(struct emulator *emulator)
+{
+	/* mov %rax, (%rdi) */
+	static const unsigned char sample[16] __attribute__((aligned(16))) = { 0x48, 0x89, 0x07 };
+	ucontext_t context;
+	struct store store;
+
+	memset(&context, 0, sizeof context);
+	context.uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)sample;
+	for (unsigned i = 0; i < 2; i++)
+		(void)lh__emulate_read(emulator, &context, &store);
+}
+
+struct emulator *lh__emulator_open(const struct lh_sys *sys)
+{
+	struct emulator *emulator = lh__alloc(sys, sizeof *emulator);
+
+	if (!emulator)
+		return NULL;
+	ZydisDecoderInit(&emulator->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ask_offsets(emulator->offsets);
+	bind(emulator);
+	return emulator;
+}
+
+void lh__emulator_close(const struct lh_sys *sys, struct emulator *emulator)
+{
+	if (emulator)
+		lh__free(sys, emulator, sizeof *emulator);
 }
