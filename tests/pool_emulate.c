@@ -491,6 +491,7 @@ static void put_raw(struct code *code, const struct raw *raw, uint64_t region, b
 {
 	unsigned repeat = raw->repeats && dice(2) ? (dice(4) ? 0xf3 : 0xf2) : 0;
 	bool narrow = dice(8) == 0 && raw->kind != STACK && raw->kind != OFFSET;
+	uint32_t bytes;
 
 	*plain = repeat != 0xf2 && !narrow;
 	if (repeat)
@@ -501,7 +502,8 @@ static void put_raw(struct code *code, const struct raw *raw, uint64_t region, b
 		put(code, 0x66, 1);
 	if (dice(4) == 0 && (raw->repeats || raw->kind == OFFSET))
 		put(code, 0x48, 1);
-	put(code, *(const uint32_t *)raw->bytes, raw->length);
+	memcpy(&bytes, raw->bytes, sizeof bytes);
+	put(code, bytes, raw->length);
 	put(code, raw->bytes[0] == 0xe8 ? 0 : any(), raw->immediate);
 	if (raw->kind == OFFSET)
 		put(code, region + LH_PAGE_SIZE + dice(LH_PAGE_SIZE - 8), 8);

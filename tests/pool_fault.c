@@ -6,6 +6,7 @@
 #include "pool_machine.h"
 
 #include <pthread.h>
+#include <setjmp.h>
 
 static struct machine_pool pool;
 static struct lh_error error;
@@ -18,9 +19,10 @@ static uint64_t faults(void)
 	return info.faults;
 }
 
-static __attribute__((noinline)) void store_word(volatile uint64_t *word, uint64_t value)
+/* Anywhere, aligned or not. */
+static __attribute__((noinline)) void store_word(void *word, uint64_t value)
 {
-	*word = value;
+	__asm__ volatile("movq %1, %0" : "=m"(*(char(*)[8])word) : "r"(value));
 }
 
 static __attribute__((noinline)) void fill_words(volatile uint64_t *words, unsigned n, uint64_t value)
@@ -81,7 +83,7 @@ static void one_fault_for_each_of_many_pages(void)
 		before = faults();
 		protections = pool.protections;
 		for (unsigned i = 0; i < PAGES; i++)
-			store_word((uint64_t *)(at + i * LH_PAGE_SIZE + 8 * (i % 512)), i + round);
+			store_word(at + i * LH_PAGE_SIZE + 8 * (i % 512), i + round);
 		is(faults() - before, PAGES, "a store each to %u pages: a fault each", PAGES);
 		ok(lh_tx_commit(pool.pool, &error) == 0, "and they are committed");
 		is(pool.protections - protections, 0, "no page was opened or protected for them");
@@ -102,7 +104,7 @@ static void straddling_store_of_which_one_page_is_open(unsigned open)
 		    lh_tx_add(pool.pool, edge - (open ? 0 : LH_PAGE_SIZE), LH_PAGE_SIZE, &error) != 0)
 			return;
 		before = faults();
-		store_word((uint64_t *)(edge - 4), value);
+		store_word(edge - 4, value);
 		is(faults() - before, 1, "a store across two pages, the %s of them open: one fault",
 		   open ? "second" : "first");
 		ok(memcmp(edge - 4, expected, 8) == 0, "it is whole");
@@ -128,7 +130,7 @@ static void *store_beside_others(void *argument)
 	volatile uint64_t *words = (volatile uint64_t *)pool.region;
 
 	for (unsigned i = 0; i < ADDS; i++) {
-		store_word((uint64_t *)&words[own + 512 * (i % 2)], own * ADDS + i);
+		store_word((void *)&words[own + 512 * (i % 2)], own * ADDS + i);
 		__asm__ volatile("lock incq %0" : "+m"(words[500]));
 	}
 	return NULL;
@@ -146,7 +148,7 @@ static void threads_store_to_the_same_page(void)
 		return;
 	if (lh_tx_add(pool.pool, pool.region, 64 * LH_LINE_SIZE - 8, &error) != 0)
 		return;
-	store_word((uint64_t *)&words[500], 0);
+	store_word((void *)&words[500], 0);
 	while (n < THREADS &&
 	       pthread_create(&threads[n], NULL, store_beside_others, (void *)(uintptr_t)n) == 0)
 		n++;
@@ -204,7 +206,7 @@ static void errno_is_kept(void)
 	if (lh_tx_begin(pool.pool, &error) != 0)
 		return;
 	errno = 77;
-	store_word((uint64_t *)pool.region, 1);
+	store_word(pool.region, 1);
 	add_byte(pool.region + LH_PAGE_SIZE);
 	is(errno, 77, "errno is as it was");
 	is(lh_tx_abort(pool.pool, &error), 0, "the transaction ends");
@@ -226,10 +228,11 @@ static void on_late_code(int number, siginfo_t *info, void *context)
 
 static void code_that_is_not_there_yet(void)
 {
-	static const unsigned char store[] = { 0x48, 0x89, 0x37 }, back[] = { 0xc3 }; /* mov %rsi, (%rdi); ret */
+	static const unsigned char store[] = { 0x48, 0x89, 0x37 },
+				   back[] = { 0xc3 }; /* mov %rsi, (%rdi); ret */
 	struct sigaction action = { .sa_sigaction = on_late_code, .sa_flags = SA_SIGINFO }, before;
-	unsigned char *code = mmap(NULL, 2 * LH_PAGE_SIZE, PROT_READ | PROT_WRITE,
-	                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *code =
+		mmap(NULL, 2 * LH_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	void (*call)(void *, uint64_t) = (void (*)(void *, uint64_t))(code + LH_PAGE_SIZE - sizeof store);
 
 	if (code == MAP_FAILED || lh_tx_begin(pool.pool, &error) != 0)
@@ -249,6 +252,79 @@ static void code_that_is_not_there_yet(void)
 	munmap(code, 2 * LH_PAGE_SIZE);
 }
 
+/* A store across the end of the pool: its last page has been opened for it, and then it does not happen. */
+static sigjmp_buf back;
+
+static void on_end(int number)
+{
+	siglongjmp(back, 1);
+}
+
+static void store_that_fails_halfway(void)
+{
+	struct sigaction action = { .sa_handler = on_end }, before;
+	struct lh_pool_info info;
+	unsigned char *end, old;
+
+	lh_pool_info(pool.pool, &info);
+	end = (unsigned char *)info.base + info.size;
+	sigaction(SIGSEGV, &action, &before);
+	if (lh_tx_begin(pool.pool, &error) != 0)
+		return;
+	if (sigsetjmp(back, 1) == 0) {
+		store_word(end - 4, 1);
+		ok(false, "a store beyond the pool is SIGSEGV");
+	}
+	sigaction(SIGSEGV, &before, NULL);
+	is(lh_tx_commit(pool.pool, &error), 0, "a store that failed halfway has changed nothing");
+	if (lh_tx_begin(pool.pool, &error) != 0)
+		return;
+	old = end[-4];
+	*(volatile unsigned char *)(end - 4) = (unsigned char)~old;
+	is(lh_tx_commit(pool.pool, &error), pool.see == LH_SEE_CHECKED ? -EFAULT : 0,
+	   "the page is watched in the next transaction");
+	if (lh_tx_begin(pool.pool, &error) != 0)
+		return;
+	ok((end[-4] == old) == (pool.see == LH_SEE_CHECKED), "what was committed is there");
+	is(lh_tx_abort(pool.pool, &error), 0, "the transaction ends");
+}
+
+/*
+ * The same store, and the program brings about what is missing: a page behind the pool, and the declaration of
+ * the pool's last page, which is open for the store at this moment and has to stay so.
+ */
+static void on_end_help(int number, siginfo_t *info, void *context)
+{
+	unsigned char *page = (unsigned char *)info->si_addr;
+
+	if (mmap(page, LH_PAGE_SIZE, PROT_READ | PROT_WRITE,
+	         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != page ||
+	    lh_tx_add(pool.pool, page - LH_PAGE_SIZE, LH_PAGE_SIZE, &error) != 0)
+		_exit(1);
+}
+
+static void declared_in_the_middle_of_a_store(void)
+{
+	struct sigaction action = { .sa_sigaction = on_end_help, .sa_flags = SA_SIGINFO }, before;
+	struct lh_pool_info info;
+	unsigned char *end;
+	uint64_t seen;
+
+	lh_pool_info(pool.pool, &info);
+	end = (unsigned char *)info.base + info.size;
+	sigaction(SIGSEGV, &action, &before);
+	if (lh_tx_begin(pool.pool, &error) != 0)
+		return;
+	store_word(end - 4, UINT64_C(0x0101010101010101));
+	sigaction(SIGSEGV, &before, NULL);
+	munmap(end, LH_PAGE_SIZE);
+	seen = faults();
+	add_byte(end - 4);
+	is(faults() - seen, 0, "a page that was declared in the middle of a store stays open");
+	ok(end[-4] == 2 && end[-1] == 1, "the store has been made");
+	is(lh_tx_commit(pool.pool, &error), 0, "the transaction ends");
+}
+
 static void with(enum lh_see see, const char *way)
 {
 	printf("# %s\n", way);
@@ -262,6 +338,8 @@ static void with(enum lh_see see, const char *way)
 	straddling_store_of_which_one_page_is_open(1);
 	threads_store_to_the_same_page();
 	an_instruction_that_stores_to_many_pages();
+	store_that_fails_halfway();
+	declared_in_the_middle_of_a_store();
 	errno_is_kept();
 	code_that_is_not_there_yet();
 	machine_close(&pool);
@@ -277,9 +355,9 @@ static void on_foreign(int number, siginfo_t *info, void *context)
 	told++;
 	told_code = info->si_code;
 	told_address = (uintptr_t)info->si_addr;
-	if (number == SIGBUS && mmap((void *)(told_address & ~(uintptr_t)4095), LH_PAGE_SIZE,
-	                             PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-	                             0) == MAP_FAILED)
+	if (number == SIGBUS &&
+	    mmap((void *)(told_address & ~(uintptr_t)4095), LH_PAGE_SIZE, PROT_READ | PROT_WRITE,
+	         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
 		told_result = 1;
 }
 
@@ -325,7 +403,7 @@ static int store_outside_a_transaction_is_told(void)
 {
 	signal(SIGBUS, on_plain);
 	if (machine_open(&pool, LH_SEE_PAGE) == 0)
-		store_word((uint64_t *)pool.region, 1);
+		store_word(pool.region, 1);
 	return 0;
 }
 
@@ -411,11 +489,11 @@ static void touch_all_ways(unsigned char *at, unsigned pages)
 		if (i % 4 == 0)
 			(void)page[7];
 		else if (i % 4 == 1)
-			store_word((uint64_t *)(at + i * LH_PAGE_SIZE + 64), i);
+			store_word(at + i * LH_PAGE_SIZE + 64, i);
 		else if (i % 4 == 2)
 			add_byte(page);
 		else
-			store_word((uint64_t *)(at + (i + 1) * LH_PAGE_SIZE - 4), i);
+			store_word(at + (i + 1) * LH_PAGE_SIZE - 4, i);
 	}
 }
 
@@ -443,7 +521,9 @@ static enum lh_see stack_see;
 /* Exits with the stack's use in lines, or 255. */
 static int measure(void)
 {
-	struct lh_pool_options options = { .size = 1u << 20, .reach = 4u << 20, .see = stack_see, .log = stack_log };
+	struct lh_pool_options options = {
+		.size = 1u << 20, .reach = 4u << 20, .see = stack_see, .log = stack_log
+	};
 	unsigned used;
 	struct lh_pool *opened;
 	unsigned char *at = NULL;

@@ -128,12 +128,12 @@ static inline void machine_begin(void)
 {
 	static const int numbers[] = { SIGILL, SIGSEGV, SIGBUS, SIGFPE, SIGTRAP };
 	struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK };
-	stack_t stack = { .ss_size = 256u << 10 };
+	static unsigned char memory[256u << 10];
+	stack_t stack = { .ss_sp = memory, .ss_size = sizeof memory };
 
 	sigfillset(&action.sa_mask);
 	for (unsigned i = 0; i < sizeof numbers / sizeof *numbers; i++)
 		sigaction(numbers[i], &action, NULL);
-	stack.ss_sp = malloc(stack.ss_size);
 	sigaltstack(&stack, NULL);
 }
 

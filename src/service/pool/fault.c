@@ -107,7 +107,7 @@ static void note_guess(struct lh_pool *pool, struct change *change, bool alone)
 	*guess += alone ? *guess < GUESS_MAX : -(*guess > -GUESS_MAX);
 }
 
-void lh__fault_learn(struct lh_pool *pool)
+static void learn(struct lh_pool *pool)
 {
 	for (size_t i = 0; i < pool->changes.n; i++) {
 		struct change *change = lh__changes_at(pool, i);
@@ -222,12 +222,47 @@ bool lh__fault_touched(struct lh_pool *pool, uintptr_t address, ucontext_t *cont
 	return seen;
 }
 
-/*
- * A page that has been declared as a whole meanwhile, by another instruction's trap, stays open; so does one
- * that another thread steps over at this moment, until that one's trap.
- */
-static bool others_step(const struct lh_pool *pool, const struct step *own, uint64_t page)
+static void protect(struct lh_pool *pool, uint64_t page)
 {
+	uintptr_t address = (uintptr_t)lh__pool_page(pool, page);
+	int result;
+
+	do
+		result = pool->port->ops->protect(pool->port, address, 1);
+	while (result == -EAGAIN);
+	(void)result; /* what is open too long is compared at the commit all the same */
+}
+
+/* A program may have gone elsewhere from an instruction that failed after it had touched a page. */
+static void end_steps(struct lh_pool *pool)
+{
+	for (unsigned i = 0; i < STEPS; i++) {
+		struct step *step = &pool->steps[i];
+
+		for (unsigned j = 0; j < step->n; j++)
+			protect(pool, step->pages[j]);
+		*step = (struct step){ .thread = 0 };
+	}
+}
+
+void lh__fault_end(struct lh_pool *pool)
+{
+	if (pool->see == LH_SEE_CHECKED)
+		end_steps(pool);
+	else
+		learn(pool);
+}
+
+/*
+ * A page that has been declared as a whole meanwhile stays open; so does one that another thread steps over at
+ * this moment, until that one's trap.
+ */
+static bool stays_open(struct lh_pool *pool, const struct step *own, uint64_t page)
+{
+	const struct change *change = lh__changes_of(pool, page);
+
+	if (change && change->open)
+		return true;
 	for (unsigned i = 0; i < STEPS; i++)
 		for (unsigned j = 0; &pool->steps[i] != own && j < pool->steps[i].n; j++)
 			if (pool->steps[i].pages[j] == page)
@@ -251,16 +286,9 @@ bool lh__fault_stepped(struct lh_pool *pool, const ucontext_t *context)
 	step = step_of(pool, lh__pool_self());
 	if (step && step->flags)
 		clear_pushed_flag(context);
-	for (unsigned i = 0; step && i < step->n; i++) {
-		uintptr_t address = (uintptr_t)lh__pool_page(pool, step->pages[i]);
-		int result = 0;
-
-		if (!others_step(pool, step, step->pages[i]))
-			do
-				result = pool->port->ops->protect(pool->port, address, 1);
-			while (result == -EAGAIN);
-		(void)result; /* what is open too long is compared at the commit all the same */
-	}
+	for (unsigned i = 0; step && i < step->n; i++)
+		if (!stays_open(pool, step, step->pages[i]))
+			protect(pool, step->pages[i]);
 	if (step)
 		*step = (struct step){ .thread = 0 };
 	lh__unlock(pool->sys, &pool->changing);

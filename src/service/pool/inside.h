@@ -203,8 +203,8 @@ void lh__signal_remove(struct lh_pool *pool);
  * business.
  */
 bool lh__fault_touched(struct lh_pool *pool, uintptr_t address, ucontext_t *context);
-/* A transaction is over: what its faults have taught. changing is held. */
-void lh__fault_learn(struct lh_pool *pool);
+/* A transaction is over: steps that never ended, and what its faults have taught. changing is held. */
+void lh__fault_end(struct lh_pool *pool);
 /* The instruction of this thread has been executed. False: it had none to step. */
 bool lh__fault_stepped(struct lh_pool *pool, const ucontext_t *context);
 
