@@ -536,12 +536,67 @@ static void raw_is_right(struct machine_pool *pool, const struct raw *raw, const
 		is(not_made, 0, "%s, %s: made by the pool, without a page being opened", raw->name, way);
 }
 
+/* ---- that a difference is seen ---- */
+
+/* Two instructions in the place of one: what differs of what they leave. */
+static const char *difference(struct machine_pool *pool, const char *one, const char *other)
+{
+	struct machine before;
+
+	machine_randomize(&before);
+	before.level = before.cpu;
+	before.mask[1] = 5;
+	before.general[RDI] = (uintptr_t)pool->region;
+	before.code = CODE_ADDRESS;
+	for (unsigned i = 0; i < 2; i++) {
+		const char *text = i == 0 ? one : other;
+		struct code code = { .at = (unsigned char *)CODE_ADDRESS };
+
+		memcpy(code.at, text, strlen(text));
+		code.length = (unsigned)strlen(text);
+		put_end(&code);
+		if (!machine_run(pool, &before, i == 0, i == 0 ? &native : &seen))
+			return "the abort";
+	}
+	return machine_differs(&native, &seen);
+}
+
+static void differences_are_seen(struct machine_pool *pool)
+{
+	static const struct {
+		const char *one, *other, *what;
+		unsigned cpu;
+	} cases[] = {
+		{ "\xc6\x07\x01", "\xc6\x07\x01", NULL, 0 },
+		{ "\xc6\x07\x01", "\xc6\x07\x02", "memory", 0 },
+		{ "\xc6\x07\x01\xf8", "\xc6\x07\x01\xf9", "the flags", 0 },
+		{ "\xc6\x07\x01\x90", "\xc6\x07\x01\xff\xc7", "a general register", 0 },
+		{ "\xc6\x07\x01\x90", "\xc6\x07\x01\x0f\x57\xff", "a vector register", 0 },
+		{ "\xc6\x07\x01\x90", "\xc6\x07\x01\x0f\x0b", "the signal", 0 },
+		{ "\xc6\x07\x01\x90", "\xc6\x07\x01\xc5\xf4\x47\xc9", "a mask register", LEVEL_AVX512 },
+	};
+
+	for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+		const char *what = cases[i].what ? cases[i].what : "nothing";
+		const char *found = NULL;
+
+		if (machine_cpu() < cases[i].cpu) {
+			skip(what, "this processor has none");
+			continue;
+		}
+		found = difference(pool, cases[i].one, cases[i].other);
+		ok(strcmp(found ? found : "nothing", what) == 0, "%s differs: seen (%s)", what,
+		   found ? found : "nothing");
+	}
+}
+
 static void all_forms(enum lh_see see, const char *way)
 {
 	struct machine_pool pool;
 
 	if (!ok(machine_open(&pool, see) == 0, "a pool, %s", way))
 		return;
+	differences_are_seen(&pool);
 	for (unsigned i = 0; i < FORMS; i++)
 		form_is_right(&pool, &forms[i], way);
 	for (unsigned i = 0; i < RAWS; i++)
