@@ -21,8 +21,11 @@ struct instruction {
 /* Many random bytes begin no instruction that stores; these prefixes and opcodes often do. */
 static void throw_bytes(unsigned char bytes[BYTES])
 {
-	static const unsigned char prefixes[] = { 0x66, 0xf2, 0xf3, 0xf0, 0x48, 0x44, 0x41, 0x4d, 0x2e, 0x40 };
-	static const unsigned char opcodes[] = { 0x00, 0x20, 0x80, 0xa0, 0xb0, 0xc0, 0xd0, 0xf0, 0x10, 0x70, 0x50 };
+	static const unsigned char prefixes[] = {
+		0x66, 0xf2, 0xf3, 0xf0, 0x48, 0x44, 0x41, 0x4d, 0x2e, 0x40
+	};
+	static const unsigned char opcodes[] = { 0x00, 0x20, 0x80, 0xa0, 0xb0, 0xc0,
+		                                 0xd0, 0xf0, 0x10, 0x70, 0x50 };
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < BYTES; i++)
@@ -162,8 +165,8 @@ static struct outcome native, seen;
 
 static void tell(const struct instruction *instruction, const char *what)
 {
-	printf("# %s: %s differs; signals %d and %d:", ZydisMnemonicGetString(instruction->decoded.mnemonic), what,
-	       native.signal, seen.signal);
+	printf("# %s: %s differs; signals %d and %d:", ZydisMnemonicGetString(instruction->decoded.mnemonic),
+	       what, native.signal, seen.signal);
 	for (unsigned i = 0; i < instruction->decoded.length; i++)
 		printf(" %02x", instruction->bytes[i]);
 	printf("\n");

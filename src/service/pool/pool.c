@@ -274,6 +274,19 @@ static int format(struct lh_store *below, const struct lh_pool_options *options,
 	return lh__journal_format(below, &journal, error);
 }
 
+/* Before anything is recovered: what is refused is left as it is. */
+static int check_header(struct lh_store *below, const struct lh_pool_options *options, struct lh_error *error)
+{
+	struct lh_pool_header header;
+	struct lh_journal_look look;
+	int result = lh__journal_look(below, &look, error);
+
+	if (result < 0)
+		return result;
+	memcpy(&header, look.client, sizeof header);
+	return lh__pool_header_check(&header, options, error);
+}
+
 int lh__pool_on_store(struct lh_store *below, const struct lh_pool_options *options, bool create, bool quiet,
                       struct lh_pool **out, struct lh_error *error)
 {
@@ -281,8 +294,8 @@ int lh__pool_on_store(struct lh_store *below, const struct lh_pool_options *opti
 	struct lh_pool *pool;
 	int result = check_ways(options, below, error);
 
-	if (result == 0 && create)
-		result = format(below, options, error);
+	if (result == 0)
+		result = create ? format(below, options, error) : check_header(below, options, error);
 	if (result == 0)
 		result = lh__journal_open(below, options->read_only, &journal, error);
 	if (result < 0)
@@ -293,9 +306,7 @@ int lh__pool_on_store(struct lh_store *below, const struct lh_pool_options *opti
 		return lh__fail(error, -ENOMEM, "there is no memory for it");
 	}
 	memcpy(&pool->header, lh__journal_client(journal), sizeof pool->header);
-	result = create ? 0 : lh__pool_header_check(&pool->header, options, error);
-	if (result == 0)
-		result = start(pool, error);
+	result = start(pool, error);
 	if (result < 0) {
 		destroy(pool);
 		return result;
