@@ -1,6 +1,7 @@
 # The one Makefile of Linehome, for GNU make. Targets:
 #
 #   all              the library, the agent and the command, into build/
+#   examples         what uses the library as anybody would, into build/examples/
 #   test             installs what is missing, builds, and runs every test
 #   demo             installs what is missing, builds, and shows the main job on a real program
 #   bench            builds and runs the benchmarks
@@ -71,6 +72,8 @@ bin = $(patsubst $(1)/%.c,$(2)/$(1)/%,$(wildcard $(1)/*.c))
 TEST_BIN := $(call bin,tests,$(B))
 TEST_SH := $(wildcard tests/*.sh)
 PROGRAM_BIN := $(call bin,tests/programs,$(P))
+# What shell tests run that needs the library.
+TOOL_BIN := $(call bin,tests/tools,$(B))
 # The benchmark of pools: one program, with those of its peers (as pkg-config names them) that can be built here.
 PEERS := $(foreach peer,libpmemobj lmdb sqlite3 rocksdb,$(shell pkg-config --exists $(peer) 2>&1 && echo $(peer)))
 POOL_SRC := $(addprefix bench/pool/,main.c count.c yardstick.c $(PEERS:%=%.c)) \
@@ -82,7 +85,7 @@ FUZZ_BIN := $(call bin,fuzz,$(BUILD))
 
 .PHONY: all tests programs examples FORCE
 all: $(B)/liblinehome.a $(B)/liblinehome.so $(B)/linehome $(B)/liblinehome-run.so
-tests: $(TEST_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN)
+tests: $(TEST_BIN) $(TOOL_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN)
 programs: $(PROGRAM_BIN)
 examples: $(EXAMPLE_BIN)
 
@@ -177,7 +180,7 @@ $(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/program
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O2 -D_GNU_SOURCE $(WARN) $(EXTRA_CFLAGS) -o $@ $< -lpthread $(LIBS_$*)
 # As someone would who has only what is installed: the public header and the shared library.
-$(B)/examples/%: examples/%.c include/linehome.h $(B)/liblinehome.so
+$(B)/examples/%: examples/%.c $(wildcard examples/*.h) include/linehome.h $(B)/liblinehome.so
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c11 -g -O2 $(WARN) $(EXTRA_CFLAGS) $(SAN_FLAGS) -Iinclude -o $@ $< -L$(B) -llinehome \
 		-Wl,-rpath,$(abspath $(B))

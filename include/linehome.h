@@ -80,7 +80,8 @@ enum lh_see {
 	 * first.
 	 */
 	LH_SEE_PAGE = 0,
-	/* The program says lh_tx_add before it stores. A store without it is lost, or worse. No faults. */
+	/* The program says lh_tx_add before it stores. A store without it is lost, or worse. No faults but those
+	 * that load a page. */
 	LH_SEE_DECLARED = 1,
 	/*
 	 * As declared; and the pool watches as well: a changed line that was not declared fails the commit,

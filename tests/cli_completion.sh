@@ -34,6 +34,12 @@ offers tcp:// serve --listen t
 offers --grace serve --size 3G --g
 offers mem: run --store m
 offers bash run --local 5M bas
+offers pool p
+offers recover pool r
+offers --log-size pool create --l
+offers --json pool info --j
+offers --content pool log x --
+offers LICENSE pool check LICEN
 
 COMP_WORDS=(linehome run --local '') COMP_CWORD=3
 COMPREPLY=(left over)

@@ -39,7 +39,8 @@ cp -a "$from"/obj "$from"/flags "$from"/liblinehome* "$from"/linehome "$build/"
 ok 'make install' make -s install BUILD="$build" SAN= MODE=release PREFIX="$prefix"
 for file in bin/linehome include/linehome.h lib/liblinehome.a "lib/liblinehome.so.$version" lib/liblinehome.so \
 	lib/linehome/liblinehome-run.so lib/pkgconfig/linehome.pc share/man/man1/linehome.1 \
-	share/man/man1/linehome-run.1 share/man/man1/linehome-serve.1 share/man/man3/linehome.3 \
+	share/man/man1/linehome-pool.1 share/man/man1/linehome-run.1 share/man/man1/linehome-serve.1 share/man/man3/linehome.3 \
+	share/man/man3/lh_pool.3 share/man/man3/lh_tx.3 share/man/man3/lh_pool_alloc.3 \
 	share/bash-completion/completions/linehome; do
 	ok "there is $file" test -s "$prefix/$file"
 done
@@ -64,7 +65,7 @@ ok 'examples/version.c, built against what is installed' build_and_run examples/
 mandoc -T ascii docs/man/linehome.3 | sed $'s/.\b//g' | sed '1,/^EXAMPLES/d' | sed -n '/#include/,/^ *}$/p' >"$root/manual.c"
 ok 'the example of linehome(3), as it is printed' build_and_run "$root/manual.c"
 # shellcheck disable=SC2046 # flags are words
-ok 'a program links the archive' cc -o "$root/static" examples/version.c -I"$prefix/include" "$lib/liblinehome.a" \
+ok 'a program links the archive' cc -o "$root/static" examples/counter.c -I"$prefix/include" "$lib/liblinehome.a" \
 	$(pkg-config --static --libs-only-l linehome | sed 's/-llinehome//')
 printf '#include <linehome.h>\nint main() { return lh_version() == nullptr; }\n' >"$root/plus.cc"
 if command -v c++ >/dev/null; then

@@ -48,6 +48,27 @@ static void sizes(void)
 	ok(strcmp(cli_write_size(0, buffer), "0") == 0, "nothing is 0");
 }
 
+static void addresses(void)
+{
+	uint64_t got = 77;
+
+	ok(cli_read_address("0x300000000000", &got, NULL) == 0 && got == UINT64_C(3) << 44,
+	   "an address with 0x");
+	ok(cli_read_address("aBcdef000", &got, NULL) == 0 && got == UINT64_C(0xabcdef000), "and without");
+	ok(cli_read_address("fffffffffffff000", &got, NULL) == 0 && got == ~UINT64_C(4095), "the last page");
+	got = 77;
+	for (const char *const *word =
+	             (const char *[]){ "", "0x", "0", "x1000", "0X1000", "0x1001", " 1000", "1000 ", "-1000",
+	                               "10000000000001000", "g000", NULL };
+	     *word; word++) {
+		struct lh_error error = { 0 };
+
+		ok(cli_read_address(*word, &got, &error) == -EINVAL && got == 77 &&
+		           strstr(error.text, "not the address of a page"),
+		   "address \"%s\": %s", *word, error.text);
+	}
+}
+
 static void duration_is(const char *word, uint64_t wanted)
 {
 	uint64_t got = 77;
@@ -160,6 +181,7 @@ static void nearest(void)
 int main(void)
 {
 	sizes();
+	addresses();
 	durations();
 	urls();
 	lists();

@@ -2,7 +2,7 @@
  * crash_journal.c - every crash of scripted runs of the journal: what is recovered is what was acknowledged
  * last, or what was being written then, and nothing else.
  *
- * LH_TEST_STATES=N looks at about so many media; LH_TEST_SEED=N begins with that seed.
+ * LH_TEST_STATES=N looks at no fewer media; LH_TEST_SEED=N begins with that seed.
  */
 /* timeout: 900 */
 #include "crash_journal.h"
@@ -18,7 +18,7 @@ static bool run_way(const struct journal_way *way, uint64_t first, uint64_t limi
 	bool whole = run != NULL;
 
 	while (whole && totals.media < limit) {
-		journal_script(run, way, seed, limit - totals.media);
+		journal_script(run, way, seed, crash_states_limit(limit - totals.media));
 		whole = crash_total(&totals, &run->states, seed);
 		seed += 2;
 	}

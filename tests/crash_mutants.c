@@ -13,7 +13,7 @@
 #include "sys/mutant.h"
 #include "tap.h"
 
-enum { ROUNDS = 2, MEDIA = 12000, PATIENCE_MS = 100000 };
+enum { ROUNDS = 3, MEDIA = 12000, PATIENCE_MS = 100000 };
 
 enum lh_mutant lh__mutant;
 
@@ -67,10 +67,11 @@ static void child(enum lh_mutant mutant, int out)
 	struct journal_run *journal = malloc(sizeof *journal);
 	struct pool_run *pool = malloc(sizeof *pool);
 	char why[CRASH_REASON] = "";
+	unsigned rounds = mutant == LH_MUTANT_NONE ? 1 : ROUNDS;
 	uint64_t seed;
 
 	lh__mutant = mutant;
-	for (seed = 1; journal && pool && seed < 1 + 2 * ROUNDS; seed += 2)
+	for (seed = 1; journal && pool && seed < 1 + 2 * rounds; seed += 2)
 		if (journal_notices(journal, seed, why, sizeof why) ||
 		    pool_notices(pool, seed, why, sizeof why))
 			break;

@@ -2,7 +2,7 @@
  * crash_pool.c - every crash of scripted runs of a pool: what is recovered is what was committed last, or
  * what was being committed then, byte for byte, and its heap is whole.
  *
- * LH_TEST_STATES=N looks at about so many media; LH_TEST_SEED=N begins with that seed.
+ * LH_TEST_STATES=N looks at no fewer media; LH_TEST_SEED=N begins with that seed.
  */
 /* timeout: 900 */
 #include "crash_pool.h"
@@ -18,7 +18,7 @@ static bool run_way(const struct pool_way *way, uint64_t first, uint64_t limit)
 	bool whole = run != NULL;
 
 	while (whole && totals.media < limit) {
-		pool_script(run, way, seed, limit - totals.media);
+		pool_script(run, way, seed, crash_states_limit(limit - totals.media));
 		whole = crash_total(&totals, &run->states, seed);
 		seed += 2;
 	}

@@ -54,7 +54,7 @@ struct pool_entry {
 
 struct pool_content {
 	uint64_t size;
-	unsigned char memory[POOL_REACH];
+	unsigned char memory[POOL_REACH] __attribute__((aligned(LH_PAGE_SIZE)));
 };
 
 struct pool_run {
@@ -95,11 +95,12 @@ static const unsigned char *pool_memory(const struct pool_run *run, uint64_t *si
 /* The memory as it is now may be found from now on. */
 static void pool_next_content(struct pool_run *run)
 {
-	struct pool_content *content = calloc(1, sizeof *content);
+	struct pool_content *content = aligned_alloc(LH_PAGE_SIZE, sizeof *content);
 	const unsigned char *memory;
 
 	if (!content || run->n + 1 == POOL_CONTENTS)
 		abort();
+	memset(content, 0, sizeof *content);
 	memory = pool_memory(run, &content->size);
 	memcpy(content->memory, memory, content->size);
 	run->content[++run->n] = content;
@@ -340,22 +341,62 @@ static bool pool_reopen(struct pool_run *run, bool dies)
 	return !run->states.failed && pool_open_again(run);
 }
 
-/* Growing is more than one change; each of them leaves a pool that opens. */
+/* What growing makes of the memory is known beforehand: the heap can be asked to do it to a copy. */
 static void pool_grow(struct pool_run *run)
 {
 	struct lh_error error;
-	uint64_t size;
+	struct pool_content *grown;
+	struct lh_heap heap;
 
 	pool_wait(run);
-	pool_memory(run, &size);
-	if (size + 2 * LH_PAGE_SIZE > POOL_REACH)
+	if (run->content[run->n]->size + 2 * LH_PAGE_SIZE > POOL_REACH || run->states.failed)
 		return;
-	run->states.resting = true;
-	pool_must(run, lh_pool_grow(run->pool, size + 2 * LH_PAGE_SIZE, &error), "grow", &error);
 	pool_next_content(run);
-	run->states.resting = false;
-	if (!run->states.failed)
+	grown = run->content[run->n];
+	grown->size += 2 * LH_PAGE_SIZE;
+	heap = (struct lh_heap){ .base = grown->memory, .size = grown->size };
+	if (pool_must(run, lh__heap_grow(&heap), "growing a copy", NULL) &&
+	    pool_must(run, lh_pool_grow(run->pool, grown->size, &error), "grow", &error))
 		crash_acknowledged(&run->states, run->n);
+	pool_check_memory(run, "grow");
+}
+
+/*
+ * More than the log has room for: all of the pool; or more than a record may have: a bit of more than half.
+ */
+static int pool_change_much(struct pool_run *run, struct lh_error *error)
+{
+	size_t size = (POOL_LOG_PAGES / 2 + 1) * LH_PAGE_SIZE;
+	unsigned char *memory;
+	uint64_t all;
+	int result;
+
+	memory = (unsigned char *)(uintptr_t)pool_memory(run, &all);
+	if (run->way->log == LH_LOG_UNDO)
+		return lh_tx_add(run->pool, memory, all, error);
+	result = lh_tx_add(run->pool, memory + all - size, size, error);
+	if (result != 0)
+		return result;
+	for (size_t i = 0; i < size; i += 32)
+		memory[all - size + i] ^= 1;
+	return lh_tx_commit(run->pool, error);
+}
+
+/* It fails, whenever that turns out, and nothing has changed. */
+static void pool_too_large(struct pool_run *run)
+{
+	struct lh_error error;
+	int result;
+
+	pool_wait(run);
+	if (!pool_must(run, lh_tx_begin(run->pool, &error), "begin", &error))
+		return;
+	result = pool_change_much(run, &error);
+	if (result != -E2BIG)
+		crash_fail(&run->states, "a transaction that is too large", lh__errno_name(result));
+	if (run->way->log == LH_LOG_UNDO)
+		pool_must(run, lh_tx_abort(run->pool, &error), "abort", &error);
+	pool_check_memory(run, "a transaction that is too large");
 }
 
 /* Returns whether the run can go on. */
@@ -371,6 +412,8 @@ static bool pool_step(struct pool_run *run)
 		pool_must(run, lh__pool_checkpoint(run->pool), "checkpoint", NULL);
 	else if (dice < 16)
 		pool_grow(run);
+	else if (dice < 18)
+		pool_too_large(run);
 	else if (dice < 26)
 		pool_wait(run);
 	else if (pool_transaction(run))

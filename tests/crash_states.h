@@ -389,11 +389,20 @@ struct crash_totals {
 	uint64_t media, points, recoveries, exhaustive, runs;
 };
 
+/* LH_TEST_STATES, or `usual` of them; a run that was begun goes on to its end. */
 __attribute__((unused)) static uint64_t crash_states_wanted(uint64_t usual)
 {
 	const char *given = getenv("LH_TEST_STATES");
 
 	return given ? strtoull(given, NULL, 0) : usual;
+}
+
+/* Where a sanitizer makes everything slow, runs end early. 0: they do not. */
+__attribute__((unused)) static uint64_t crash_states_limit(uint64_t rest)
+{
+	const char *sanitizer = getenv("SAN");
+
+	return sanitizer && sanitizer[0] ? rest : 0;
 }
 
 /* Adds a run that has ended; false, and how to see it again, where it failed. */

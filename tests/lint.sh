@@ -151,19 +151,29 @@ check_width() {
 		}' {} +
 }
 
-commands() { "$1/linehome" --help | sed -n -E 's/^  ([a-z]+) .*/\1/p'; }
-# Options of a command's --help, with their dashes.
-options() { "$1/linehome" "$2" --help | sed -n -E 's/^  (--[a-z-]+).*/\1/p'; }
+# Commands of linehome's --help, or of a command's.
+commands() { "$1/linehome" ${2:+"$2"} --help | sed -n -E 's/^  ([a-z]+) .*/\1/p'; }
+# Options of the --help of a command, and of commands of it, with their dashes.
+options() {
+	local word
+	for word in '' $(commands "$1" "$2"); do
+		"$1/linehome" "$2" ${word:+"$word"} --help | sed -n -E 's/^  (--[a-z-]+).*/\1/p'
+	done | sort -u
+}
 # A terminal's bold is a letter, a backspace and the letter again.
 rendered() { mandoc -T ascii "$1" 2>/dev/null | sed $'s/.\b//g'; }
 
 check_documents() {
-	local command option page
+	local command word option page
 	for command in $(commands "$2"); do
 		page=$1/docs/man/linehome-$command.1
 		[ -e "$page" ] || echo "linehome $command: has no man page"
 		rendered "$1/docs/man/linehome.1" | grep -q -E "linehome[ -]$command\>" || echo "linehome.1: does not name $command"
 		grep -q "\<$command\>" "$1/src/cli/completion.bash" || echo "completion.bash: lacks $command"
+		for word in $(commands "$2" "$command"); do
+			rendered "$page" | grep -q -E "linehome $command $word\>" || echo "linehome-$command.1: does not name $word"
+			grep -q -E "'$command $word'|\<$command\).*\<$word\>" "$1/src/cli/completion.bash" || echo "completion.bash: lacks $command $word"
+		done
 		for option in $(options "$2" "$command"); do
 			# What all commands have may stand in linehome(1) alone.
 			{ rendered "$page"; rendered "$1/docs/man/linehome.1" | grep -E -- '--(help|version)'; } |
@@ -305,6 +315,7 @@ documents_tree() {
 	plant build/linehome <<-'END'
 		#!/bin/sh
 		[ "$1" = --help ] && echo '  run    run a program' && exit
+		[ -n "$WORDS" ] && [ "$2" = --help ] && echo '  create    make one'
 		echo '  --local SIZE   known'
 		[ -n "$FEWER" ] || echo '  --lokal SIZE   not known'
 	END
@@ -321,6 +332,10 @@ documents_tree ''
 catches documents 'an option that is not completed' 'completion.bash: lacks --lokal'
 documents_tree $'.It Fl -older Ar SIZE\nx\n'
 catches documents 'a documented option that is not there' '--older is no option'
+documents_tree ''
+WORDS=1 catches documents 'a command of a command without documentation' 'linehome-run.1: does not name create'
+documents_tree ''
+WORDS=1 catches documents 'a command of a command that is not completed' 'completion.bash: lacks run create'
 documents_tree ''
 rm "$tree/docs/man/linehome-run.1"
 catches documents 'a command without a man page' 'has no man page'

@@ -252,17 +252,17 @@ static void lines_of_replacing(void)
 	uint64_t offset;
 	unsigned i, lines = 0;
 
-	for (i = 0; i < 2000; i++)
-		(void)watched_alloc(w, false, 64, 0, &offset);
+	for (i = 0; i < 800; i++)
+		(void)watched_alloc(w, false, 512, 0, &offset);
 	for (i = 0; i < 4000; i++) {
-		(void)watched_alloc(w, false, 64, 0, &offset);
+		(void)watched_alloc(w, false, 512, 0, &offset);
 		lines += touched_lines(w);
 		(void)watched_free(w, false, (unsigned)below(w->objects));
 		lines += touched_lines(w);
 	}
-	printf("# 4000 objects of 64 bytes replaced: %u lines\n", lines);
-	ok(lines < 8000 * 5 / 4,
-	   "replacing objects changes little more than a line each for the old and the new");
+	printf("# 4000 objects of 512 bytes replaced: %u lines\n", lines);
+	ok(lines < 4000 * 3,
+	   "to replace an object in slabs that are nearly full changes less than three lines");
 	watched_check(w);
 	is(watched_close(w), 0, "all of it watched");
 }
@@ -415,6 +415,30 @@ static void exhaustion(uint64_t size)
 	watched_check(w);
 	is(watched_alloc(w, true, most, 0, &offset), 0, "when all is freed, the largest object fits again");
 	ok(bad + watched_close(w) == 0, "all of it watched, %lu KiB", (unsigned long)size >> 10);
+}
+
+/* The only run that is long enough is the last one of its bin. */
+static void late_in_its_bin(void)
+{
+	struct watched *w = watched_open(2 << 20, 2 << 20);
+	uint64_t offset;
+	unsigned i, bad = 0;
+
+	for (i = 0; i < 20; i++) {
+		bad += watched_alloc(w, false, (i == 0 ? 19 : 16) * LH_PAGE_SIZE, 0, &offset) != 0;
+		bad += watched_alloc(w, false, 2 * LH_PAGE_SIZE, 0, &offset) != 0;
+	}
+	while (watched_alloc(w, false, 2 * LH_PAGE_SIZE, 0, &offset) == 0)
+		;
+	while (watched_alloc(w, false, 1, 0, &offset) == 0)
+		;
+	bad += watched_free(w, false, 0) != 0;
+	for (i = 1; i < 20; i++)
+		bad += watched_free(w, false, 2 * i) != 0;
+	is(watched_alloc(w, true, 19 * LH_PAGE_SIZE, 0, &offset), 0,
+	   "a run is found that comes late in its bin");
+	watched_check(w);
+	ok(bad + watched_close(w) == 0, "all of it watched");
 }
 
 /* Slots of slabs that are in no list are found when there is nothing else. */
@@ -635,6 +659,7 @@ int main(void)
 	exhaustion(64 << 10);
 	exhaustion(300 << 10);
 	exhaustion(600 << 10);
+	late_in_its_bin();
 	last_slots();
 	tiny_sizes();
 	page_by_page();

@@ -220,9 +220,9 @@ static uint64_t next_of(const struct heap_edit *edit, uint64_t page, uint32_t ki
 		const uint64_t at = lh__heap_descriptor(edit, page);
 		const struct heap_run *run = at ? lh__heap_see(edit, at) : NULL;
 
-		/* Of a slab the second word is the class; the bitmap is in the line from class 2 on. */
+		/* Of a slab the second word is the class; from class 3 on the line has room to spare. */
 		if (run && run->kind == kind &&
-		    (kind == HEAP_SLAB ? page % 4 == 0 && (run->pages & 0xffff) > 1 : run->pages > 1))
+		    (kind == HEAP_SLAB ? page % 4 == 0 && (run->pages & 0xffff) > 2 : run->pages > 1))
 			return at;
 	}
 	return 0;
@@ -238,6 +238,9 @@ static void plant_in_slab(struct heap_header *header, struct heap_slab *slab)
 	slab->bits[0] |= 1;
 	slab->bits[0] &= HEAP_WORD_BITS;
 	(void)found("a count of slots that is too small");
+	slab->bits[HEAP_LINE_WORDS - 1] |= UINT64_C(1) << 55;
+	slab->bits[HEAP_LINE_WORDS - 1] += HEAP_WORD_ONE;
+	(void)found("a slot beyond the last");
 	memset(slab, 0, sizeof *slab);
 	(void)found("pages that nothing describes");
 }
@@ -252,6 +255,16 @@ static void plant_in_run(struct heap_run *run)
 	(void)found("an object beyond the area");
 	run->kind = HEAP_FIRST;
 	(void)found("a free run in no bin");
+}
+
+static void plant_in_bins(struct heap_header *header)
+{
+	const unsigned word = header->bins[0] ? 0 : 1;
+	const unsigned bin = word * 64 + (unsigned)__builtin_ctzll(header->bins[word]);
+
+	header->bin[bin] = 0;
+	header->bins[word] &= header->bins[word] - 1;
+	(void)found("a free run that is in no bin");
 }
 
 static void plant(void)
@@ -270,6 +283,7 @@ static void plant(void)
 		return;
 	plant_in_slab(header, (void *)(planted->heap.base + slab));
 	plant_in_run((void *)(planted->heap.base + large));
+	plant_in_bins(header);
 	header->root = planted->object[4].offset + 16;
 	header->root_check = header->root ^ header->root_size ^ HEAP_MAGIC;
 	(void)found("a root that is no object");

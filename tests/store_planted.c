@@ -337,6 +337,11 @@ static void no_flush(const struct lh_direct *direct, const void *from, size_t si
 {
 }
 
+static void no_write(const struct lh_direct *direct, void *to, const void *lines, size_t size)
+{
+	memcpy(to, lines, size);
+}
+
 static void no_fence(const struct lh_direct *direct)
 {
 }
@@ -408,9 +413,12 @@ static int planted_wrap(struct lh_store *below, struct lh_store **out)
 	planted->below = below;
 	planted->handles = handles;
 	planted->done_end = &planted->done;
-	planted->direct = (struct lh_direct){
-		.base = planted->memory, .pages = 64, .flush = no_flush, .fence = no_fence, .map = map_other
-	};
+	planted->direct = (struct lh_direct){ .base = planted->memory,
+		                              .pages = 64,
+		                              .flush = no_flush,
+		                              .write = no_write,
+		                              .fence = no_fence,
+		                              .map = map_other };
 	if (is_fault(DIRECT_APART))
 		planted->store.direct = &planted->direct;
 	*out = &planted->store;

@@ -98,7 +98,7 @@ static void print_help(const struct cli_usage *usage)
 		print_option(option->name, option->argument, option->help);
 	print_option("help", NULL, "print this and exit");
 	print_option("version", NULL, "print the version and exit");
-	printf("\nThe manual: man linehome-%s\n", usage->command);
+	printf("\nThe manual: man linehome-%.*s\n", (int)strcspn(usage->command, " "), usage->command);
 }
 
 /* A word that is no option, nor the beginning of exactly one. */
@@ -143,17 +143,28 @@ static uint64_t machine_memory(void)
 	return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : UINT64_MAX;
 }
 
-/* A size that memory of this machine is asked for. */
-static int read_memory_size(const char *word, uint64_t *out, struct lh_error *error)
+static int read_extent(const char *word, uint64_t *out, struct lh_error *error)
 {
-	char most[32];
-	uint64_t bytes, memory = machine_memory();
+	uint64_t bytes;
 	int result = cli_read_size(word, &bytes, error);
 
 	if (result != 0)
 		return result;
 	if (bytes < LH_PAGE_SIZE)
 		return lh__fail(error, -EINVAL, "less than a page; write at least 4K");
+	*out = bytes;
+	return 0;
+}
+
+/* A size that memory of this machine is asked for. */
+static int read_memory_size(const char *word, uint64_t *out, struct lh_error *error)
+{
+	char most[32];
+	uint64_t bytes = 0, memory = machine_memory();
+	int result = read_extent(word, &bytes, error);
+
+	if (result != 0)
+		return result;
 	if (bytes > memory)
 		return lh__fail(error, -EINVAL, "more than this machine's memory; write at most %s",
 		                cli_write_size(memory >> 20 << 20, most));
@@ -177,6 +188,8 @@ static int read_option(const struct cli_option *option, const char *word, struct
 	case CLI_TEXT: return read_text(word, option->out, error);
 	case CLI_CHOICE: return cli_read_choice(word, option->argument, option->out, error);
 	case CLI_SIZE: return read_memory_size(word, option->out, error);
+	case CLI_EXTENT: return read_extent(word, option->out, error);
+	case CLI_ADDRESS: return cli_read_address(word, option->out, error);
 	case CLI_DURATION: return cli_read_duration(word, option->out, error);
 	case CLI_STORES: return cli_read_urls(word, false, option->out, error);
 	case CLI_LISTEN: return cli_read_urls(word, true, option->out, error);
@@ -222,8 +235,23 @@ static int take_outcome(const struct cli_usage *usage, int outcome, const char *
 	}
 }
 
+static int check_rest(const struct cli_usage *usage, int argc, char **argv)
+{
+	int most = usage->rest == CLI_WORD;
+
+	if (usage->rest == CLI_WORD && argc == 0)
+		return cli_fail(usage->command, CLI_BAD_USAGE,
+		                "no %s; write linehome %s %s, or see linehome %s --help", usage->arguments,
+		                usage->command, usage->arguments, usage->command);
+	if (usage->rest == CLI_PROGRAM || argc <= most)
+		return CLI_GO_ON;
+	return cli_fail(usage->command, CLI_BAD_USAGE, "%s: not an option; see linehome %s --help",
+	                argv[most], usage->command);
+}
+
 int cli_parse(const struct cli_usage *usage, int *argc, char ***argv)
 {
+	const char *letters = usage->rest == CLI_WORD ? ":" : "+:"; /* +: the first word ends the options */
 	struct option known[OPTIONS_MAX + 3];
 	int outcome, status = CLI_GO_ON;
 
@@ -232,14 +260,11 @@ int cli_parse(const struct cli_usage *usage, int *argc, char ***argv)
 	describe(usage, known);
 	opterr = 0;
 	optind = 0; /* glibc: begin anew */
-	while (status == CLI_GO_ON && (outcome = getopt_long(*argc, *argv, "+:", known, NULL)) != -1)
+	while (status == CLI_GO_ON && (outcome = getopt_long(*argc, *argv, letters, known, NULL)) != -1)
 		status = take_outcome(usage, outcome, (*argv)[optind - 1]);
 	if (status != CLI_GO_ON)
 		return status;
 	*argc -= optind;
 	*argv += optind;
-	if (*argc > 0 && !usage->takes_program)
-		return cli_fail(usage->command, CLI_BAD_USAGE, "%s: not an option; see linehome %s --help",
-		                (*argv)[0], usage->command);
-	return CLI_GO_ON;
+	return check_rest(usage, *argc, *argv);
 }

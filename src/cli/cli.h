@@ -9,7 +9,8 @@
  *             { "local", CLI_SIZE, "SIZE", "keep at most SIZE in this machine's memory", &local },
  *             { 0 },
  *     };
- *     struct cli_usage usage = { "run", "[--] PROGRAM [ARG...]", "Runs PROGRAM ...", options, true };
+ *     struct cli_usage usage = { "run", "[--] PROGRAM [ARG...]", "Runs PROGRAM ...", options,
+ *                                    CLI_PROGRAM };
  *     int status = cli_parse(&usage, &argc, &argv);
  *     if (status != CLI_GO_ON)
  *             return status;
@@ -45,6 +46,8 @@ enum cli_kind {
 	CLI_TEXT,     /* const char *, the argument itself; never empty */
 	CLI_CHOICE,   /* unsigned, the place of the word in the option's argument, "none|next" */
 	CLI_SIZE,     /* uint64_t, bytes: at least 4096, at most the machine's memory */
+	CLI_EXTENT,   /* uint64_t, bytes of what need not be in memory: at least 4096 */
+	CLI_ADDRESS,  /* uint64_t, in hexadecimal: of a page, not 0 */
 	CLI_DURATION, /* uint64_t, milliseconds */
 	CLI_STORES,   /* struct cli_urls, comma separated, to connect to */
 	CLI_LISTEN,   /* struct cli_urls, comma separated, to listen on; this option alone may be repeated */
@@ -59,20 +62,46 @@ struct cli_option {
 	bool given;           /* set by cli_parse */
 };
 
+/* What stands in the command line beside the options. */
+enum cli_rest {
+	CLI_NOTHING, /* words are an error */
+	CLI_PROGRAM, /* the first word is a program, and all that follows is the program's */
+	CLI_WORD,    /* one word, before, between or after the options */
+};
+
 struct cli_usage {
-	const char *command;
-	const char *arguments; /* what may follow the options, for --help: "[--] PROGRAM [ARG...]", or NULL */
-	const char *about;     /* what the command does, for --help */
+	const char *command; /* "run"; of a command of a command both words, "pool create" */
+	const char
+		*arguments; /* what stands beside the options, for --help: "[--] PROGRAM [ARG...]", or NULL */
+	const char *about;  /* what the command does, for --help */
 	struct cli_option *options;
-	bool takes_program; /* words after the options are a program; else they are an error */
+	enum cli_rest rest;
 };
 
 /*
  * Reads the options; argv[0] is the command's name. Returns CLI_GO_ON, with argc and argv then standing for
- * what follows the options (argc may be 0; argv ends with NULL), or the status to exit with: 0 after --help
- * and --version, CLI_BAD_USAGE after a message.
+ * what is left beside the options (argc may be 0, with CLI_WORD it is 1; argv ends with NULL), or the status
+ * to exit with: 0 after --help and --version, CLI_BAD_USAGE after a message.
  */
 int cli_parse(const struct cli_usage *usage, int *argc, char ***argv) LH_MUST_CHECK;
+
+/* Commands, of which the first word says one. */
+struct cli_command {
+	const char *name;
+	int (*function)(int argc, char **argv); /* argv[0] is its name; returns the exit status */
+	const char *help;
+};
+
+struct cli_commands {
+	const char *command;   /* whose commands these are; NULL: linehome's own */
+	const char *arguments; /* for --help, with the word for a command: "COMMAND [OPTION...] WHERE" */
+	const char *about;     /* for --help */
+	const char *example;   /* for who writes none: "run PROGRAM" */
+	const struct cli_command *at; /* ends with a name that is NULL */
+};
+
+/* Carries out the command that argv[1] names, or says that there is none such; --help and --version too. */
+int cli_dispatch(const struct cli_commands *commands, int argc, char **argv) LH_MUST_CHECK;
 
 /* Prints "linehome COMMAND: TEXT" on stderr, as one line; COMMAND may be NULL. Returns status. */
 int cli_fail(const char *command, int status, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -86,6 +115,8 @@ const char *cli_nearest(const char *word, const char *const *names, size_t n);
  */
 /* Bytes: digits, then nothing or one of K, M, G (powers of 1024). Zero is refused. */
 int cli_read_size(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
+/* A page's address in hexadecimal digits, with or without 0x before them. */
+int cli_read_address(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
 /* Seconds with at most three decimals, to milliseconds; at most a year. */
 int cli_read_duration(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
 /* One of mem:, unix:PATH, tcp://HOST:PORT; file: is known and refused. */
@@ -102,5 +133,6 @@ char *cli_write_size(uint64_t bytes, char buffer[32]);
 /* The commands: argv[0] is the command's name. Each returns the exit status. */
 int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);
+int cli_pool(int argc, char **argv);
 
 #endif

@@ -5,7 +5,11 @@ _linehome_options() {
 	case $1 in
 	run) echo '--store --local --engine --prefetch --policy --stats --progress --timeout --key-file --help --version' ;;
 	serve) echo '--listen --size --key-file --grace --stats --help --version' ;;
-	*) echo 'run serve --help --version' ;;
+	pool) echo 'create info check recover log --help --version' ;;
+	'pool create') echo '--size --reach --log-size --layout --address --key-file --help --version' ;;
+	'pool info' | 'pool check' | 'pool recover') echo '--json --key-file --help --version' ;;
+	'pool log') echo '--content --json --key-file --help --version' ;;
+	*) echo 'run serve pool --help --version' ;;
 	esac
 }
 
@@ -32,6 +36,7 @@ _linehome() {
 		return
 	fi
 	[ "$COMP_CWORD" -gt 1 ] || command=
+	[ "$command" != pool ] || [ "$COMP_CWORD" -le 2 ] || command="pool ${COMP_WORDS[2]}"
 	case $before in
 	--engine) mapfile -t COMPREPLY < <(compgen -W 'thread inline' -- "$word") ;;
 	--prefetch) mapfile -t COMPREPLY < <(compgen -W 'none next' -- "$word") ;;
@@ -39,11 +44,13 @@ _linehome() {
 	--stats | --key-file) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--store) mapfile -t COMPREPLY < <(compgen -W 'mem: unix: tcp://' -- "$word") ;;
 	--listen) mapfile -t COMPREPLY < <(compgen -W 'unix: tcp://' -- "$word") ;;
-	--local | --size | --timeout | --grace) COMPREPLY=() ;;
+	--local | --size | --reach | --log-size | --layout | --address | --timeout | --grace) COMPREPLY=() ;;
 	*)
 		mapfile -t COMPREPLY < <(compgen -W "$(_linehome_options "$command")" -- "$word")
 		if [ "$command" = run ] && [[ $word != -* ]]; then
 			mapfile -t COMPREPLY < <(compgen -c -- "$word")
+		elif [[ $command == 'pool '* && $word != -* ]]; then
+			mapfile -t COMPREPLY < <(compgen -f -- "$word")
 		fi
 		;;
 	esac

@@ -204,7 +204,7 @@ int cli_run(int argc, char **argv)
 		{ .name = NULL },
 	};
 	struct cli_usage usage = { "run", "[--] PROGRAM [ARG...]",
-		                   "Runs PROGRAM with its memory on a memory node.", options, true };
+		                   "Runs PROGRAM with its memory on a memory node.", options, CLI_PROGRAM };
 	struct lh_run_options run = { 0 };
 	int status = cli_parse(&usage, &argc, &argv);
 

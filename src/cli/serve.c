@@ -171,7 +171,7 @@ int cli_serve(int argc, char **argv)
 	};
 	struct cli_usage usage = { "serve", NULL,
 		                   "Lends this machine's memory to programs under linehome run.", options,
-		                   false };
+		                   CLI_NOTHING };
 	struct lh_server_options server = { .spin_us = LH_SERVER_SPIN_US };
 	int status = cli_parse(&usage, &argc, &argv);
 

@@ -79,6 +79,30 @@ char *cli_write_size(uint64_t bytes, char buffer[32])
 	return buffer;
 }
 
+static int hex_digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+int cli_read_address(const char *word, uint64_t *out, struct lh_error *error)
+{
+	const char *at = word + (word[0] == '0' && word[1] == 'x' ? 2 : 0);
+	uint64_t value = 0;
+	size_t digits = 0;
+
+	for (; hex_digit(at[digits]) >= 0 && digits < 16; digits++)
+		value = value << 4 | (uint64_t)hex_digit(at[digits]);
+	if (digits == 0 || at[digits] != '\0' || value == 0 || value % LH_PAGE_SIZE != 0)
+		return lh__fail(error, -EINVAL,
+		                "not the address of a page; write for instance 0x300000000000");
+	*out = value;
+	return 0;
+}
+
 /* The decimals after a point, as thousandths; at most three digits are read. */
 static int read_thousandths(const char **word, uint64_t *out)
 {

@@ -353,6 +353,12 @@ static void direct_flush(const struct lh_direct *direct, const void *from, size_
 	lh__unlock(crash->store.sys, &crash->lock);
 }
 
+static void direct_write(const struct lh_direct *direct, void *to, const void *lines, size_t size)
+{
+	memcpy(to, lines, size);
+	direct_flush(direct, to, size);
+}
+
 static void direct_fence(const struct lh_direct *direct)
 {
 	struct lh_crash *crash = of_direct(direct);
@@ -443,6 +449,7 @@ int lh__crash_open(const struct lh_sys *sys, const struct lh_crash_options *opti
 		crash->direct = (struct lh_direct){ .base = crash->seen,
 			                            .pages = options->pages,
 			                            .flush = direct_flush,
+			                            .write = direct_write,
 			                            .fence = direct_fence,
 			                            .map = direct_map };
 		crash->store.direct = &crash->direct;

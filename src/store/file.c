@@ -410,6 +410,14 @@ static int open_failed(const struct lh_file *file, const char *path, long result
 		return lh__fail(error, -EINVAL, "%s: it is neither a plain file nor a block device", path);
 	if (result == -EINVAL && file->way == LH_FILE_DIRECT)
 		return lh__fail(error, -EINVAL, "%s: O_DIRECT is not possible here", path);
+	if (result == -ENOENT)
+		return lh__fail(error, -ENOENT, "%s: there is no such file or folder", path);
+	if (result == -EEXIST)
+		return lh__fail(error, -EEXIST,
+		                "%s: there is something of that name already, which is left alone", path);
+	if (result == -EACCES)
+		return lh__fail(error, -EACCES, "%s: no permission to %s it", path,
+		                file->read_only ? "read" : "write to");
 	return lh__fail(error, (int)result, "%s: it cannot be opened (%s)", path,
 	                lh__errno_name((int)result));
 }
@@ -482,4 +490,16 @@ int lh__file_open(const struct lh_sys *sys, const char *path, const struct lh_fi
 	}
 	*out = &file->store;
 	return 0;
+}
+
+int lh__file_again(const struct lh_store *store, struct lh_store **out, struct lh_error *error)
+{
+	const struct lh_file *file = (const struct lh_file *)store;
+	const struct lh_file_options options = { .way = LH_FILE_BUFFERED };
+	char path[64];
+
+	if (file->way != LH_FILE_BUFFERED || file->read_only)
+		return -EOPNOTSUPP;
+	lh__format(path, sizeof path, "/proc/self/fd/%d", file->fd);
+	return lh__file_open(store->sys, path, &options, out, error);
 }

@@ -7,25 +7,32 @@
 
 /* ---- what the parts share ---- */
 
-int lh__journal_do(struct journal *journal, struct lh_request *requests, size_t n)
+int lh__journal_do_on(struct lh_store *store, struct lh_request *requests, size_t n)
 {
-	struct lh_store *below = journal->below;
-	struct lh_request *list[WRITE_PAGES], *done[16];
-	int result;
+	struct lh_request *list[WRITE_PAGES] = { NULL }, *done[16];
 	size_t i, got;
+	int result;
 
 	for (i = 0; i < n; i++)
 		list[i] = &requests[i];
-	lh__lock(below->sys, &journal->requests);
-	result = below->ops->submit(below, list, n);
+	result = store->ops->submit(store, list, n);
 	for (i = 0; result == 0 && i < n; i += got) {
-		got = below->ops->poll(below, done, 16, -1);
+		got = store->ops->poll(store, done, 16, -1);
 		if (got == 0)
 			result = -EIO; /* they were all taken, so this cannot be */
 	}
-	lh__unlock(below->sys, &journal->requests);
 	for (i = 0; result == 0 && i < n; i++)
 		result = requests[i].result;
+	return result;
+}
+
+int lh__journal_do(struct journal *journal, struct lh_request *requests, size_t n)
+{
+	int result;
+
+	lh__lock(journal->store.sys, &journal->requests);
+	result = lh__journal_do_on(journal->below, requests, n);
+	lh__unlock(journal->store.sys, &journal->requests);
 	return result;
 }
 
@@ -107,14 +114,14 @@ static int write_zeroes(struct journal *journal)
 		size_t n = 0;
 
 		for (; n < WRITE_PAGES && i + n < journal->header.log_pages; n++)
-			journal->writes[n] = (struct lh_request){
+			journal->lanes[0].writes[n] = (struct lh_request){
 				.op = LH_OP_PUT,
 				.flags = LH_REQUEST_UNCOUNTED,
 				.page = journal->header.log_page + i + n,
 				.mask = LH_MASK_ALL,
 				.data = journal->ring + (i + n) * LH_PAGE_SIZE,
 			};
-		result = lh__journal_do(journal, journal->writes, n);
+		result = lh__journal_do(journal, journal->lanes[0].writes, n);
 	}
 	return result == 0 ? lh__journal_sync_below(journal) : result;
 }
@@ -150,6 +157,7 @@ static int new_journal(struct lh_store *below, const struct journal_header *head
 	};
 	journal->below = below;
 	journal->direct = below->direct;
+	journal->lanes[0].store = below;
 	journal->header = *header;
 	journal->ring_size = header->log_pages * LH_PAGE_SIZE;
 	journal->done_end = &journal->done;
@@ -223,7 +231,10 @@ static int open_session(struct journal *journal, struct lh_error *error)
 	if (result < 0)
 		return lh__fail(error, result, "its header cannot be written: %s", lh__errno_name(result));
 	journal->head = (struct place){ 0, journal->report.next };
-	journal->flushed = journal->applied = journal->head;
+	journal->applied = journal->head;
+	lh__publish(&journal->appended, journal->head);
+	lh__publish(&journal->flushed, journal->head);
+	journal->claimed = journal->head;
 	journal->tail = 0;
 	return 0;
 }
@@ -248,6 +259,11 @@ int lh__journal_open(struct lh_store *below, bool read_only, struct lh_store **o
 	}
 	*out = &journal->store;
 	return 0;
+}
+
+void lh__journal_second_lane(struct lh_store *store, struct lh_store *again)
+{
+	lh__journal_of(store)->lanes[1].store = again;
 }
 
 const struct lh_journal_report *lh__journal_report(const struct lh_store *store)
@@ -337,8 +353,10 @@ int lh__journal_finish(struct lh_store *store)
 
 struct lh_store *lh__journal_release(struct lh_store *store)
 {
-	struct lh_store *below = lh__journal_of(store)->below;
+	struct lh_store *below = lh__journal_of(store)->below, *again = lh__journal_of(store)->lanes[1].store;
 
+	if (again)
+		again->ops->close(again);
 	free_journal(lh__journal_of(store));
 	return below;
 }
@@ -366,6 +384,35 @@ static int visit_outside(void *context, const struct lh_log_record *record, uint
 	return outside->visit(outside->context, record);
 }
 
+/*
+ * A log that somebody goes on writing is read bit by bit, and what has been written over meanwhile looks like
+ * a hole. One that is a hole stays where it is when all is read again.
+ */
+#define VISIT_TRIES 16
+
+static int copy_log(struct lh_store *below, struct journal_header *header, unsigned char **ring,
+                    struct lh_error *error)
+{
+	uint64_t hole = 0, generation = 0;
+
+	for (unsigned i = 0; i < VISIT_TRIES; i++) {
+		struct place end;
+		int result = lh__journal_header_read(below, header, error);
+
+		if (result == 0)
+			result = lh__journal_ring_copy(below, header, true, ring, error);
+		if (result < 0)
+			return result;
+		result = lh__journal_scan(header, *ring, NULL, NULL, &end, NULL);
+		if (result == 0 || (end.sequence == hole && header->generation == generation))
+			return 0;
+		hole = end.sequence;
+		generation = header->generation;
+		lh__free(below->sys, *ring, header->log_pages * LH_PAGE_SIZE);
+	}
+	return lh__fail(error, -EAGAIN, "its log is written faster than it can be read; try again");
+}
+
 int lh__journal_visit(struct lh_store *below, int (*visit)(void *context, const struct lh_log_record *record),
                       void *context, struct lh_error *error)
 {
@@ -373,14 +420,12 @@ int lh__journal_visit(struct lh_store *below, int (*visit)(void *context, const 
 	struct journal_header header;
 	unsigned char *ring;
 	struct place end;
-	int result = lh__journal_header_read(below, &header, error);
+	int result = copy_log(below, &header, &ring, error);
 
-	if (result == 0)
-		result = lh__journal_ring_read(below, &header, true, &ring, error);
 	if (result < 0)
 		return result;
 	result = lh__journal_scan(&header, ring, visit_outside, &outside, &end, error);
-	lh__journal_ring_free(below, &header, ring);
+	lh__free(below->sys, ring, header.log_pages * LH_PAGE_SIZE);
 	return result;
 }
 
@@ -416,10 +461,7 @@ static int bring_home(struct journal *journal)
 	if (result < 0)
 		return result;
 	lh__lock(journal->store.sys, &journal->homing);
-	lh__lock(journal->store.sys, &journal->appending);
-	struct place to = journal->flushed;
-	lh__unlock(journal->store.sys, &journal->appending);
-	result = lh__journal_apply(journal, to);
+	result = lh__journal_apply(journal, lh__published(&journal->flushed));
 	lh__unlock(journal->store.sys, &journal->homing);
 	return result;
 }

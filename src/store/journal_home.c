@@ -9,18 +9,39 @@
 
 #include <errno.h>
 
+/* All other lines become zero: rare enough to be done simply. */
+static void replace_direct(struct journal *journal, const struct lh_lineset *set, unsigned char *to)
+{
+	lh__lineset_scatter(set, to);
+	if (!LH_MUTANT(HOME_NOT_FLUSHED))
+		lh__journal_flush_lines(journal, to, LH_PAGE_SIZE);
+}
+
 static int write_direct(struct journal *journal, const struct lh_lineset *set)
 {
+	const struct lh_direct *direct = journal->direct;
 	uint64_t page = journal->header.home_page + set->page;
-	unsigned char *to = (unsigned char *)journal->direct->base + LH_PAGE_SIZE * page;
-	lh_mask mask = set->flags & LH_LINESET_REPLACE ? LH_MASK_ALL : set->mask;
+	unsigned char *to = (unsigned char *)direct->base + LH_PAGE_SIZE * page;
+	const unsigned char *lines = set->lines;
+	lh_mask mask = set->mask;
 	unsigned first, count;
 
-	if (page >= journal->direct->pages)
+	if (page >= direct->pages)
 		return -ENOSPC;
-	lh__lineset_scatter(set, to);
-	while (!LH_MUTANT(HOME_NOT_FLUSHED) && lh__mask_next_run(&mask, &first, &count))
-		lh__journal_flush_lines(journal, to + LH_LINE_SIZE * first, LH_LINE_SIZE * count);
+	if (set->flags & LH_LINESET_REPLACE) {
+		replace_direct(journal, set, to);
+		return 0;
+	}
+	while (lh__mask_next_run(&mask, &first, &count)) {
+		size_t size = (size_t)LH_LINE_SIZE * count;
+
+		if (LH_MUTANT(HOME_NOT_FLUSHED))
+			memcpy(to + (size_t)LH_LINE_SIZE * first, lines, size);
+		else
+			direct->write(direct, to + (size_t)LH_LINE_SIZE * first, lines, size);
+		lines += size;
+		lh__journal_count(&journal->counts.flushes, count);
+	}
 	return 0;
 }
 
@@ -137,16 +158,16 @@ int lh__journal_home_sync(struct journal *journal)
 	return 0;
 }
 
-/* What a checkpoint may free: all that is durable, less the open transaction's old lines. */
+/*
+ * What a checkpoint may free: all that is durable, less the open transaction's old lines. Those are the
+ * appender's, and so is then the checkpoint.
+ */
 static struct place settled(struct journal *journal, uint64_t *durable)
 {
-	struct place place;
+	struct place flushed = lh__published(&journal->flushed);
 
-	lh__lock(journal->store.sys, &journal->appending);
-	place = journal->begun.sequence ? journal->begun : journal->flushed;
-	*durable = journal->flushed.sequence - 1;
-	lh__unlock(journal->store.sys, &journal->appending);
-	return place;
+	*durable = flushed.sequence - 1;
+	return journal->begun.sequence ? journal->begun : flushed;
 }
 
 static int checkpoint(struct journal *journal)
@@ -174,9 +195,7 @@ static int checkpoint(struct journal *journal)
 	if (result < 0)
 		return lh__journal_break(journal, result);
 	journal->header = header;
-	lh__lock(journal->store.sys, &journal->appending);
-	journal->tail = to.position;
-	lh__unlock(journal->store.sys, &journal->appending);
+	__atomic_store_n(&journal->tail, to.position, __ATOMIC_RELEASE);
 	return 0;
 }
 
@@ -195,6 +214,6 @@ uint64_t lh__journal_used(const struct lh_store *store)
 {
 	const struct journal *journal = lh__journal_of_const(store);
 
-	return __atomic_load_n(&journal->flushed.position, __ATOMIC_RELAXED) -
+	return __atomic_load_n(&journal->flushed.place.position, __ATOMIC_RELAXED) -
 	       __atomic_load_n(&journal->tail, __ATOMIC_RELAXED);
 }

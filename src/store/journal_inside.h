@@ -10,7 +10,8 @@
  * Positions in the log are counted on and on; where one stands in the ring is its remainder by the ring's
  * size.
  *
- * Locks, in the order in which they are taken: homing, flushing, appending, requests.
+ * Locks, in the order in which they are taken: homing, a lane's, claiming, requests. An append takes none:
+ * there is one at a time, and what others have to know of it is a published place.
  */
 #ifndef LH_STORE_JOURNAL_INSIDE_H
 #define LH_STORE_JOURNAL_INSIDE_H
@@ -45,6 +46,41 @@ struct place {
 	uint64_t position, sequence;
 };
 
+/*
+ * A place that one thread at a time writes, and any read, whole: a sequence lock, odd while it is being
+ * written (Lameter, "Effective Synchronization on Linux/NUMA Systems", 2005). A lock would cost an append
+ * more than its record's checksum.
+ */
+struct published {
+	uint32_t version;
+	struct place place;
+};
+
+static inline void lh__publish(struct published *published, struct place place)
+{
+	uint32_t version = __atomic_load_n(&published->version, __ATOMIC_RELAXED);
+
+	__atomic_store_n(&published->version, version + 1, __ATOMIC_RELAXED);
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+	__atomic_store_n(&published->place.position, place.position, __ATOMIC_RELAXED);
+	__atomic_store_n(&published->place.sequence, place.sequence, __ATOMIC_RELAXED);
+	__atomic_store_n(&published->version, version + 2, __ATOMIC_RELEASE);
+}
+
+static inline struct place lh__published(const struct published *published)
+{
+	struct place place;
+	uint32_t version;
+
+	do {
+		version = __atomic_load_n(&published->version, __ATOMIC_ACQUIRE);
+		place.position = __atomic_load_n(&published->place.position, __ATOMIC_RELAXED);
+		place.sequence = __atomic_load_n(&published->place.sequence, __ATOMIC_RELAXED);
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	} while (version & 1 || version != __atomic_load_n(&published->version, __ATOMIC_RELAXED));
+	return place;
+}
+
 /* Changes of pages that are on their way home by requests: of each page one buffer. */
 #define BATCH_PAGES 32u
 struct batch {
@@ -57,6 +93,19 @@ struct batch {
 
 #define WRITE_PAGES 256u
 
+/*
+ * A way to the medium for what has been appended. With two, a thread's write does not wait for another's:
+ * each writes its own part of the ring, and what is durable is told in their order.
+ */
+#define LANES 2u
+struct lane {
+	struct lh_lock lock; /* one write at a time */
+	struct lh_store *store;
+	bool active; /* under claiming, as is from */
+	struct place from;
+	struct lh_request writes[WRITE_PAGES];
+};
+
 struct journal {
 	struct lh_store store;
 	struct lh_store *below;
@@ -67,15 +116,17 @@ struct journal {
 	bool read_only, finished;
 	int broken; /* what every call fails with; set once */
 
-	struct lh_lock appending;
-	struct place head;    /* where the next record will stand */
-	struct place flushed; /* what stands before is durable */
-	struct place
-		begun; /* undo: where the open transaction begins; position 0 and sequence 0: none is open */
-	uint64_t tail; /* the log is needed from here on */
+	struct place head;         /* where the next record will stand; the appender's alone */
+	struct published appended; /* what stands before is whole, in the ring */
+	struct published flushed;  /* what stands before is durable */
+	/* Undo: where the open transaction begins; sequence 0: none is open. The appender's. */
+	struct place begun;
+	uint64_t tail; /* the log is needed from here on; written under homing, read by anyone */
 
-	struct lh_lock flushing;
-	struct lh_request writes[WRITE_PAGES];
+	struct lh_lock claiming;
+	struct place claimed; /* what stands before is durable, or on its way */
+	uint32_t next_lane;
+	struct lane lanes[LANES]; /* the second only where its store is set */
 
 	struct lh_lock homing;
 	struct place applied;
@@ -103,6 +154,8 @@ static inline void lh__journal_count(uint64_t *counter, uint64_t n)
 
 /* Carries requests out below, one caller after the other. The first error of any. */
 int lh__journal_do(struct journal *journal, struct lh_request *requests, size_t n) LH_MUST_CHECK;
+/* The same on a store that nobody else uses. */
+int lh__journal_do_on(struct lh_store *store, struct lh_request *requests, size_t n) LH_MUST_CHECK;
 int lh__journal_sync_below(struct journal *journal) LH_MUST_CHECK;
 void lh__journal_flush_lines(struct journal *journal, const void *from, size_t size);
 void lh__journal_fence(struct journal *journal);
@@ -141,6 +194,9 @@ int lh__journal_scan(const struct journal_header *header, const unsigned char *r
                      void *context, struct place *end, struct lh_error *error) LH_MUST_CHECK;
 /* Where a log's ring can be read: below's own memory, or a copy, which lh__journal_ring_free gives back. */
 int lh__journal_ring_read(struct lh_store *below, const struct journal_header *header, bool fill,
+                          unsigned char **ring, struct lh_error *error) LH_MUST_CHECK;
+/* A copy in any case, which lh__free gives back; filled with what is below where fill is set. */
+int lh__journal_ring_copy(struct lh_store *below, const struct journal_header *header, bool fill,
                           unsigned char **ring, struct lh_error *error) LH_MUST_CHECK;
 void lh__journal_ring_free(struct lh_store *below, const struct journal_header *header, unsigned char *ring);
 /* Brings home, or puts back, what the log says, and makes that durable. */

@@ -34,27 +34,22 @@ static uint64_t need(const struct journal *journal, uint64_t stride)
 #define END_STRIDE ((uint64_t)LH_LINE_SIZE)
 _Static_assert(LH_LOG_RECORD_HEADER <= LH_LINE_SIZE, "a record without line sets takes up one line");
 
-/*
- * For a record, and `spare` bytes more that it must not take. With appending held, which is let go while a
- * checkpoint is made.
- */
+/* For a record, and `spare` bytes more that it must not take. */
 static int make_room(struct journal *journal, uint64_t stride, uint64_t spare)
 {
 	while (journal->broken == 0) {
-		uint64_t tail = journal->tail;
+		uint64_t tail = __atomic_load_n(&journal->tail, __ATOMIC_ACQUIRE);
 		int result;
 
 		if (journal->head.position + need(journal, stride) + spare - tail <= journal->ring_size ||
 		    LH_MUTANT(LOG_OVERWRITES_TAIL))
 			return 0;
-		lh__unlock(journal->store.sys, &journal->appending);
 		result = lh__journal_flush(&journal->store, UINT64_MAX);
 		if (result == 0)
 			result = lh__journal_checkpoint(&journal->store);
-		lh__lock(journal->store.sys, &journal->appending);
 		if (result < 0)
 			return result;
-		if (journal->tail == tail)
+		if (__atomic_load_n(&journal->tail, __ATOMIC_ACQUIRE) == tail)
 			return -E2BIG; /* an open transaction's old lines are all there is */
 	}
 	return journal->broken;
@@ -68,7 +63,7 @@ static void put_record(struct journal *journal, enum lh_log_kind kind, uint64_t 
 		.kind = kind,
 		.sequence = journal->head.sequence,
 		.transaction = transaction ? transaction : journal->head.sequence,
-		.durable = journal->flushed.sequence - 1,
+		.durable = __atomic_load_n(&journal->flushed.place.sequence, __ATOMIC_RELAXED) - 1,
 		.size = (uint32_t)size,
 	};
 	uint64_t stride = lh__log_stride(size);
@@ -127,21 +122,18 @@ static int append(struct journal *journal, enum lh_log_kind kind, uint64_t trans
 		size += lh__log_set_size(&changes[i]);
 	if (size > journal->ring_size / 2)
 		return -E2BIG;
-	lh__lock(journal->store.sys, &journal->appending);
 	result = make_room(journal, lh__log_stride(size), kind == LH_LOG_RECORD_UNDO ? END_STRIDE : 0);
-	if (result == 0) {
-		write_record(journal, kind, transaction, changes, n, size);
-		*place = (struct place){ journal->head.position - lh__log_stride(size),
-			                 journal->head.sequence - 1 };
-		if (journal->direct) {
-			if (!LH_MUTANT(LOG_NOT_FENCED) &&
-			    !(LH_MUTANT(UNDO_END_NOT_FENCED) && kind == LH_LOG_RECORD_END))
-				lh__journal_fence(journal);
-			journal->flushed = journal->head;
-		}
-	}
-	lh__unlock(journal->store.sys, &journal->appending);
-	return result;
+	if (result < 0)
+		return result;
+	write_record(journal, kind, transaction, changes, n, size);
+	*place = (struct place){ journal->head.position - lh__log_stride(size), journal->head.sequence - 1 };
+	lh__publish(&journal->appended, journal->head);
+	if (!journal->direct)
+		return 0;
+	if (!LH_MUTANT(LOG_NOT_FENCED) && !(LH_MUTANT(UNDO_END_NOT_FENCED) && kind == LH_LOG_RECORD_END))
+		lh__journal_fence(journal);
+	lh__publish(&journal->flushed, journal->head);
+	return 0;
 }
 
 int lh__journal_append(struct lh_store *store, const struct lh_change *changes, size_t n, uint64_t *sequence)
@@ -192,13 +184,16 @@ static int rewind_log(struct journal *journal)
 
 	/* What the header on the medium still refers to may not be written over. */
 	if (offset_of(journal, journal->head.position) < REWIND_SIZE ||
-	    journal->head.position + to_ring_end(journal) - journal->tail > journal->ring_size)
+	    journal->head.position + to_ring_end(journal) -
+	                    __atomic_load_n(&journal->tail, __ATOMIC_ACQUIRE) >
+	            journal->ring_size)
 		return 0;
 	lh__lock(store->sys, &journal->homing);
-	lh__lock(store->sys, &journal->appending);
 	/* For who has to go by the other header: the log goes on at the beginning. */
 	put_record(journal, LH_LOG_RECORD_SKIP, 0, LH_LOG_RECORD_HEADER);
-	journal->flushed = journal->applied = journal->head;
+	journal->applied = journal->head;
+	lh__publish(&journal->appended, journal->head);
+	lh__publish(&journal->flushed, journal->head);
 	header = journal->header;
 	header.sequence = journal->head.sequence;
 	header.offset = 0;
@@ -206,9 +201,8 @@ static int rewind_log(struct journal *journal)
 	result = lh__journal_header_write(journal, &header);
 	if (result == 0) {
 		journal->header = header;
-		journal->tail = journal->head.position;
+		__atomic_store_n(&journal->tail, journal->head.position, __ATOMIC_RELEASE);
 	}
-	lh__unlock(store->sys, &journal->appending);
 	lh__unlock(store->sys, &journal->homing);
 	return lh__journal_break(journal, result);
 }
@@ -229,7 +223,8 @@ int lh__journal_end(struct lh_store *store, uint64_t transaction)
  * The lines [from, to) of the ring, which do not cross its end, as one request a page, as far as there is
  * room.
  */
-static size_t write_requests(struct journal *journal, uint64_t from, uint64_t to, uint64_t *until)
+static size_t write_requests(struct journal *journal, struct lane *lane, uint64_t from, uint64_t to,
+                             uint64_t *until)
 {
 	size_t n = 0;
 
@@ -238,7 +233,7 @@ static size_t write_requests(struct journal *journal, uint64_t from, uint64_t to
 
 		if (end > to)
 			end = to;
-		journal->writes[n++] = (struct lh_request){
+		lane->writes[n++] = (struct lh_request){
 			.op = LH_OP_PUT,
 			.flags = LH_REQUEST_UNCOUNTED | LH_REQUEST_DURABLE,
 			.page = journal->header.log_page + page,
@@ -251,64 +246,124 @@ static size_t write_requests(struct journal *journal, uint64_t from, uint64_t to
 	return n;
 }
 
-static int write_ring(struct journal *journal, uint64_t from, uint64_t to)
+/* The second lane's store is its own; the first's is below, which others use too. */
+static int do_writes(struct journal *journal, struct lane *lane, size_t n)
+{
+	if (lane->store == journal->below)
+		return lh__journal_do(journal, lane->writes, n);
+	return lh__journal_do_on(lane->store, lane->writes, n);
+}
+
+static int write_ring(struct journal *journal, struct lane *lane, uint64_t from, uint64_t to)
 {
 	while (from < to) {
 		uint64_t begin = offset_of(journal, from), end = begin + (to - from), until;
-		size_t n = write_requests(journal, begin, end < journal->ring_size ? end : journal->ring_size,
-		                          &until);
-		int result = lh__journal_do(journal, journal->writes, n);
+		size_t n = write_requests(journal, lane, begin,
+		                          end < journal->ring_size ? end : journal->ring_size, &until);
+		int result = do_writes(journal, lane, n);
 
 		if (result < 0)
 			return result;
 		from += until - begin;
 	}
-	lh__journal_count(&journal->counts.flushes, 1);
 	if (journal->below->caps.durable_put || LH_MUTANT(LOG_NOT_FLUSHED))
 		return 0;
 	return lh__journal_sync_below(journal);
 }
 
-static struct place place_now(struct journal *journal, const struct place *which)
+static bool is_flushed(const struct journal *journal, uint64_t sequence)
 {
-	struct place place;
-
-	lh__lock(journal->store.sys, &journal->appending);
-	place = *which;
-	lh__unlock(journal->store.sys, &journal->appending);
-	return place;
+	return __atomic_load_n(&journal->flushed.place.sequence, __ATOMIC_ACQUIRE) > sequence;
 }
 
-/* With flushing held: everything that has been appended. */
-static int flush_all(struct journal *journal)
+/*
+ * Everything that has been appended and nobody writes yet is this lane's to write. False: there is nothing.
+ */
+static bool claim(struct journal *journal, struct lane *lane, struct place *from, struct place *to)
 {
-	struct place to = place_now(journal, &journal->head);
+	lh__lock(journal->store.sys, &journal->claiming);
+	*from = journal->claimed;
+	*to = lh__published(&journal->appended);
+	lane->active = to->position != from->position;
+	lane->from = *from;
+	journal->claimed = *to;
+	lh__unlock(journal->store.sys, &journal->claiming);
+	return lane->active;
+}
+
+/* The lane's part is written: all is durable up to what the other lane, if any, still writes. */
+static void settle(struct journal *journal, struct lane *lane)
+{
+	struct lane *other = &journal->lanes[lane == journal->lanes];
+
+	lh__lock(journal->store.sys, &journal->claiming);
+	lane->active = false;
+	lh__publish(&journal->flushed, other->active ? other->from : journal->claimed);
+	lh__unlock(journal->store.sys, &journal->claiming);
+	lh__journal_count(&journal->counts.flushes, 1);
+}
+
+/* With the lane held. Where it fails nothing is ever told to be durable again. */
+static int write_out(struct journal *journal, struct lane *lane)
+{
+	struct place from, to;
 	int result = journal->broken;
 
-	if (result == 0 && to.position != journal->flushed.position)
-		result = lh__journal_break(journal,
-		                           write_ring(journal, journal->flushed.position, to.position));
-	if (result < 0)
+	if (result < 0 || !claim(journal, lane, &from, &to))
 		return result;
-	lh__lock(journal->store.sys, &journal->appending);
-	journal->flushed.position = to.position;
-	__atomic_store_n(&journal->flushed.sequence, to.sequence, __ATOMIC_RELEASE);
-	lh__unlock(journal->store.sys, &journal->appending);
-	return 0;
+	result = lh__journal_break(journal, write_ring(journal, lane, from.position, to.position));
+	if (result == 0)
+		settle(journal, lane);
+	return result;
 }
 
+static struct lane *take_lane(struct journal *journal)
+{
+	struct lane *lane = &journal->lanes[0];
+
+	if (lh__trylock(&lane->lock))
+		return lane;
+	if (journal->lanes[1].store) {
+		if (lh__trylock(&journal->lanes[1].lock))
+			return &journal->lanes[1];
+		lane = &journal->lanes[__atomic_fetch_add(&journal->next_lane, 1, __ATOMIC_RELAXED) % LANES];
+	}
+	lh__lock(journal->store.sys, &lane->lock);
+	return lane;
+}
+
+/* The other lane has what comes before: until it has written that, there is nothing to be done here. */
+static void wait_for_other(struct journal *journal, const struct lane *lane)
+{
+	struct lane *other = &journal->lanes[lane == journal->lanes];
+
+	lh__lock(journal->store.sys, &other->lock);
+	lh__unlock(journal->store.sys, &other->lock);
+}
+
+/*
+ * A record that is on its way already is waited for by taking the lanes in turn. Threads that wait for a lane
+ * find, when they have it, either that their record is durable, or that they write it together with all
+ * others that were appended meanwhile: group commit.
+ */
 int lh__journal_flush(struct lh_store *store, uint64_t sequence)
 {
 	struct journal *journal = lh__journal_of(store);
-	int result = 0;
+	uint64_t last = __atomic_load_n(&journal->appended.place.sequence, __ATOMIC_ACQUIRE) - 1;
+	int result = journal->broken;
 
 	if (journal->direct)
-		return journal->broken;
-	if (__atomic_load_n(&journal->flushed.sequence, __ATOMIC_ACQUIRE) > sequence)
-		return 0;
-	lh__lock(store->sys, &journal->flushing);
-	if (__atomic_load_n(&journal->flushed.sequence, __ATOMIC_ACQUIRE) <= sequence)
-		result = flush_all(journal);
-	lh__unlock(store->sys, &journal->flushing);
+		return result;
+	if (sequence > last)
+		sequence = last;
+	while (result == 0 && !is_flushed(journal, sequence)) {
+		struct lane *lane = take_lane(journal);
+
+		if (!is_flushed(journal, sequence))
+			result = write_out(journal, lane);
+		lh__unlock(store->sys, &lane->lock);
+		if (result == 0 && !is_flushed(journal, sequence))
+			wait_for_other(journal, lane);
+	}
 	return result;
 }

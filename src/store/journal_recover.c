@@ -104,18 +104,22 @@ static int fill_ring(struct lh_store *below, const struct journal_header *header
 	return 0;
 }
 
-int lh__journal_ring_read(struct lh_store *below, const struct journal_header *header, bool fill,
+static int check_length(const struct lh_store *below, const struct journal_header *header,
+                        struct lh_error *error)
+{
+	if (below->direct && header->log_page + header->log_pages > below->direct->pages)
+		return lh__fail(error, -EBADMSG, "it is shorter than its log: truncated");
+	return 0;
+}
+
+int lh__journal_ring_copy(struct lh_store *below, const struct journal_header *header, bool fill,
                           unsigned char **ring, struct lh_error *error)
 {
+	int result = check_length(below, header, error);
 	unsigned char *copy;
-	int result;
 
-	if (below->direct) {
-		if (header->log_page + header->log_pages > below->direct->pages)
-			return lh__fail(error, -EBADMSG, "it is shorter than its log: truncated");
-		*ring = ring_direct(below, header);
-		return 0;
-	}
+	if (result < 0)
+		return result;
 	copy = lh__alloc(below->sys, ring_size(header));
 	if (!copy)
 		return lh__fail(error, -ENOMEM, "there is no memory for its log of %lu bytes",
@@ -127,6 +131,19 @@ int lh__journal_ring_read(struct lh_store *below, const struct journal_header *h
 	}
 	*ring = copy;
 	return 0;
+}
+
+int lh__journal_ring_read(struct lh_store *below, const struct journal_header *header, bool fill,
+                          unsigned char **ring, struct lh_error *error)
+{
+	int result;
+
+	if (!below->direct)
+		return lh__journal_ring_copy(below, header, fill, ring, error);
+	result = check_length(below, header, error);
+	if (result == 0)
+		*ring = ring_direct(below, header);
+	return result;
 }
 
 void lh__journal_ring_free(struct lh_store *below, const struct journal_header *header, unsigned char *ring)

@@ -101,9 +101,12 @@ _Static_assert(sizeof(struct head) == LH_LOG_RECORD_HEADER, "a record's head has
 
 static uint32_t record_crc(const struct head *head, const unsigned char *sets, uint64_t salt)
 {
-	uint32_t crc = lh__crc32c(lh__crc32c(0, &salt, sizeof salt), head, LH_LOG_RECORD_HEADER);
+	struct {
+		uint64_t salt;
+		struct head head;
+	} first = { salt, *head };
 
-	return lh__crc32c(crc, sets, head->size - LH_LOG_RECORD_HEADER);
+	return lh__crc32c(lh__crc32c(0, &first, sizeof first), sets, head->size - LH_LOG_RECORD_HEADER);
 }
 
 void lh__log_seal(unsigned char *out, const struct lh_log_record *record, uint64_t salt)

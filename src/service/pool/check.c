@@ -23,11 +23,6 @@ static int look_store(struct lh_store *below, struct lh_journal_look *look, stru
 	return lh__pool_header_check(header, &no_options, error);
 }
 
-static int fail_at(struct lh_error *error, int result, const char *where, const struct lh_error *inner)
-{
-	return lh__fail(error, result, "%s: %s", where, inner->text);
-}
-
 static int open_to_look(const struct lh_sys *sys, const char *where, const char *key_file,
                         enum lh_place_use use, struct lh_store **below, struct lh_error *error)
 {
@@ -47,7 +42,7 @@ int lh__pool_peek(const struct lh_sys *sys, const char *where, const char *key_f
 		result = look_store(below, look, header, &inner);
 		below->ops->close(below);
 	}
-	return result < 0 ? fail_at(error, result, where, &inner) : 0;
+	return result < 0 ? lh__place_fail(error, result, where, &inner) : 0;
 }
 
 int lh__pool_visit_log(const struct lh_sys *sys, const char *where, const char *key_file,
@@ -62,7 +57,7 @@ int lh__pool_visit_log(const struct lh_sys *sys, const char *where, const char *
 		result = lh__journal_visit(below, visit, context, &inner);
 		below->ops->close(below);
 	}
-	return result < 0 ? fail_at(error, result, where, &inner) : result;
+	return result < 0 ? lh__place_fail(error, result, where, &inner) : result;
 }
 
 /* ---- the memory as it would be ---- */
@@ -146,6 +141,14 @@ static int make_image(struct image *image, struct lh_error *error)
 	return result;
 }
 
+static bool empty(const struct image *image)
+{
+	for (uint64_t at = 0; at < image->size; at += LH_PAGE_SIZE)
+		if (lh__page_nonzero(image->memory + at))
+			return false;
+	return true;
+}
+
 static int check_image(struct image *image, struct lh_pool_check *check, struct lh_error *error)
 {
 	struct lh_heap heap = { .base = image->memory, .size = image->size };
@@ -155,6 +158,9 @@ static int check_image(struct image *image, struct lh_pool_check *check, struct 
 		return result;
 	check->records = image->records;
 	check->rolled_back = image->open ? 1 : 0;
+	/* Its maker ended before there was a heap: opening it makes one. */
+	if (!lh__heap_is_formatted(&heap) && empty(image))
+		return 0;
 	return lh__heap_check(&heap, &check->usage, error);
 }
 
@@ -194,5 +200,5 @@ int lh__pool_check(const struct lh_sys *sys, const char *where, const char *key_
 		result = lh__pool_check_store(below, check, &inner);
 		below->ops->close(below);
 	}
-	return result < 0 ? fail_at(error, result, where, &inner) : 0;
+	return result < 0 ? lh__place_fail(error, result, where, &inner) : 0;
 }

@@ -37,7 +37,7 @@ struct lh_heap {
 /*
  * Makes an empty heap in zeroed memory of heap->size bytes. It takes no more than a few lines' writes,
  * however large the memory is. -EINVAL: the size is no multiple of a page, or less than three of them, or
- * more than 2^32 - 1.
+ * more than 2^32 - 1 pages.
  */
 int lh__heap_format(const struct lh_heap *heap) LH_MUST_CHECK;
 /* Whether there is something that lh__heap_format would overwrite: false where it never was called. */

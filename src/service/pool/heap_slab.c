@@ -21,8 +21,8 @@
 #define ONES(n) ((UINT64_C(1) << (n)) - 1)
 
 /*
- * As many slots to a slab as there can be of a size, so sizes are 16384 / n in whole lines: from 320 on no
- * two neighbours are further apart than a quarter.
+ * As many slots to a slab as there can be of a size, so sizes are 16384 / n in whole lines: from 192 on no
+ * two neighbours are further apart than a third.
  */
 const struct heap_class lh__heap_classes[HEAP_CLASSES] = {
 	{ 16, 192, 1012, 19 }, { 32, 128, 508, 10 }, { 48, 0, 336, 6 },  { 64, 0, 256, 5 },

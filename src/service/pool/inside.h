@@ -175,7 +175,13 @@ int lh__place_open(const struct lh_sys *sys, const char *where, enum lh_place_us
                    struct lh_error *error) LH_MUST_CHECK;
 /* After a failed creation. */
 void lh__place_remove(const struct lh_sys *sys, const char *where, const struct lh_pool_options *options);
+/* Says what inner says, and once that it is about the pool at where; returns result. */
+int lh__place_fail(struct lh_error *error, int result, const char *where,
+                   const struct lh_error *inner) LH_MUST_CHECK;
 
+/* A second handle on a store that was opened for writing, or NULL where one would not help. */
+int lh__place_again(const char *where, struct lh_store *store, struct lh_store **again,
+                    struct lh_error *error) LH_MUST_CHECK;
 bool lh__place_is_node(const char *where);
 /* Closes a store in a child of fork, without a word to whoever else has it. */
 void lh__place_forget(bool node, struct lh_store *store);
@@ -184,7 +190,9 @@ void lh__place_forget(bool node, struct lh_store *store);
 int lh__room_reserve(const struct lh_sys *sys, struct room *room, uint64_t size) LH_MUST_CHECK;
 int lh__room_need(const struct lh_sys *sys, struct room *room, uint64_t size) LH_MUST_CHECK;
 void lh__room_free(const struct lh_sys *sys, struct room *room);
-/* Reserves addresses: those of the header, or (0) some that are free, which are noted there. */
+/* An address for a new pool, where nothing is in this process now. */
+int lh__memory_choose(const struct lh_sys *sys, uint64_t reach, uint64_t *address) LH_MUST_CHECK;
+/* Reserves the header's addresses. */
 int lh__memory_reserve(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
 /* Makes the bytes [from, to) of the pool usable. */
 int lh__memory_extend(struct lh_pool *pool, uint64_t from, uint64_t to, struct lh_error *error) LH_MUST_CHECK;

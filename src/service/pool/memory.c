@@ -101,16 +101,16 @@ static void who_is_there(uint64_t from, uint64_t to, char *out, size_t size)
 		fclose(maps);
 }
 
-static int reserve_at(struct lh_pool *pool, uint64_t address)
+/* Exactly there, or -EEXIST. */
+static int reserve_at(const struct lh_sys *sys, uint64_t address, uint64_t reach)
 {
-	long at = map(pool->sys, address, pool->header.reach, PROT_NONE, MAP_FIXED_NOREPLACE);
+	long at = map(sys, address, reach, PROT_NONE, MAP_FIXED_NOREPLACE);
 
 	if (failed(at))
 		return (int)at;
-	pool->base = (unsigned char *)at;
 	if ((uint64_t)at == address)
 		return 0;
-	LH_SYS(pool->sys, SYS_munmap, at, pool->header.reach);
+	LH_SYS(sys, SYS_munmap, at, reach);
 	return -EEXIST;
 }
 
@@ -123,22 +123,24 @@ static int fail_taken(const struct lh_pool *pool, struct lh_error *error)
 	                (unsigned long)pool->header.address, who[0] ? who : "something");
 }
 
-static int reserve_somewhere(struct lh_pool *pool)
+int lh__memory_choose(const struct lh_sys *sys, uint64_t reach, uint64_t *address)
 {
-	uint64_t reach = pool->header.reach, seed, places = (ADDRESS_LAST - ADDRESS_FIRST) / ADDRESS_STEP;
+	uint64_t places = (ADDRESS_LAST - ADDRESS_FIRST) / ADDRESS_STEP, seed;
 	uint64_t steps = (reach + ADDRESS_STEP - 1) / ADDRESS_STEP;
-	int result = -EADDRINUSE;
+	int result = -EEXIST;
 
 	if (steps > places)
 		return -E2BIG;
-	for (unsigned i = 0; i < ADDRESS_TRIES && (result == -EEXIST || result == -EADDRINUSE); i++) {
-		long got = LH_SYS(pool->sys, SYS_getrandom, &seed, sizeof seed, 0);
+	for (unsigned i = 0; i < ADDRESS_TRIES && result == -EEXIST; i++) {
+		long got = LH_SYS(sys, SYS_getrandom, &seed, sizeof seed, 0);
 
 		if (got != (long)sizeof seed)
 			return got < 0 ? (int)got : -EIO;
-		pool->header.address = ADDRESS_FIRST + seed % (places - steps + 1) * ADDRESS_STEP;
-		result = reserve_at(pool, pool->header.address);
+		*address = ADDRESS_FIRST + seed % (places - steps + 1) * ADDRESS_STEP;
+		result = reserve_at(sys, *address, reach);
 	}
+	if (result == 0)
+		LH_SYS(sys, SYS_munmap, *address, reach);
 	return result;
 }
 
@@ -168,13 +170,14 @@ static int open_alias(struct lh_pool *pool)
 
 int lh__memory_reserve(struct lh_pool *pool, struct lh_error *error)
 {
-	int result = pool->header.address ? reserve_at(pool, pool->header.address) : reserve_somewhere(pool);
+	int result = reserve_at(pool->sys, pool->header.address, pool->header.reach);
 
-	if (result == -EEXIST || result == -EADDRINUSE)
+	if (result == -EEXIST)
 		return fail_taken(pool, error);
 	if (result < 0)
 		return lh__fail(error, result, "addresses for it cannot be reserved: %s",
 		                lh__errno_name(result));
+	pool->base = (unsigned char *)pool->header.address;
 	pool->mapped = true;
 	result = lh__room_reserve(pool->sys, &pool->loaded,
 	                          pool->header.reach / LH_PAGE_SIZE / 8 + LH_PAGE_SIZE);

@@ -108,8 +108,8 @@ void *lh_pool_realloc(struct lh_pool *pool, void *pointer, size_t size, struct l
 	result = lh__heap_resize(&pool->heap, offset, size);
 	if (result == -ENOSPC)
 		return move(pool, pointer, usable, size, error);
-	if (result == 0 && size > usable)
-		result = lh__tx_declare(pool, (unsigned char *)pointer + usable, size - usable);
+	if (result == 0)
+		result = lh__tx_declare(pool, pointer, size);
 	return result == 0 ? pointer : fail_heap(error, result);
 }
 

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "service/client/client.h"
@@ -41,8 +42,38 @@ static uint64_t file_reach(const struct lh_pool_options *options)
 	return (reach + options->log_size + (UINT64_C(1) << 30)) / LH_PAGE_SIZE;
 }
 
-static int open_file(const struct lh_sys *sys, const char *path, enum lh_place_use use,
-                     const struct lh_pool_options *options, struct lh_store **out, struct lh_error *error)
+/*
+ * What a file lacks at its end reads as zeroes, and once it is written to it has its length again; so whether
+ * something has been cut off has to be asked first. A file has room for the whole pool before its header
+ * says so.
+ */
+static int check_length(const struct lh_sys *sys, const char *path, struct lh_store *store,
+                        struct lh_error *error)
+{
+	static const struct lh_pool_options any;
+	struct lh_pool_header header;
+	struct lh_journal_look look;
+	struct stat status;
+	uint64_t needed;
+	long result = LH_SYS(sys, SYS_newfstatat, AT_FDCWD, path, &status, 0);
+
+	if (result < 0)
+		return lh__fail(error, (int)result, "its length cannot be read: %s",
+		                lh__errno_name((int)result));
+	if (!S_ISREG(status.st_mode) || lh__journal_look(store, &look, NULL) < 0)
+		return 0; /* what is wrong with its header is said by who opens it */
+	memcpy(&header, look.client, sizeof header);
+	if (lh__pool_header_check(&header, &any, NULL) < 0)
+		return 0;
+	needed = look.home * LH_PAGE_SIZE + header.size;
+	if ((uint64_t)status.st_size >= needed)
+		return 0;
+	return lh__fail(error, -EBADMSG, "truncated: it has %lu bytes of at least %lu",
+	                (unsigned long)status.st_size, (unsigned long)needed);
+}
+
+static int open_way(const struct lh_sys *sys, const char *path, enum lh_place_use use,
+                    const struct lh_pool_options *options, struct lh_store **out, struct lh_error *error)
 {
 	struct lh_file_options file = {
 		.way = LH_FILE_MAPPED,
@@ -58,6 +89,31 @@ static int open_file(const struct lh_sys *sys, const char *path, enum lh_place_u
 		return result;
 	file.way = LH_FILE_BUFFERED;
 	return lh__file_open(sys, path, &file, out, error);
+}
+
+static int open_file(const struct lh_sys *sys, const char *path, enum lh_place_use use,
+                     const struct lh_pool_options *options, struct lh_store **out, struct lh_error *error)
+{
+	struct lh_store *store;
+	int result = open_way(sys, path, use, options, &store, error);
+
+	if (result == 0 && use != LH_PLACE_CREATE) {
+		result = check_length(sys, path, store, error);
+		if (result < 0)
+			store->ops->close(store);
+	}
+	if (result == 0)
+		*out = store;
+	return result;
+}
+
+int lh__place_again(const char *where, struct lh_store *store, struct lh_store **again,
+                    struct lh_error *error)
+{
+	*again = NULL;
+	if (lh__place_is_node(where) || store->direct)
+		return 0;
+	return lh__file_again(store, again, error);
 }
 
 /* ---- nodes ---- */
@@ -117,6 +173,16 @@ void lh__place_remove(const struct lh_sys *sys, const char *where, const struct 
 		LH_SYS(sys, SYS_unlinkat, AT_FDCWD, path_of(where), 0);
 	else if (node_target(where, options, &target, name, NULL) == 0)
 		lh__node_drop_named(&target, name, NULL, CONNECT_MS, NULL);
+}
+
+/* What the layers below say begins with where they were, which is where, or the node of it. */
+int lh__place_fail(struct lh_error *error, int result, const char *where, const struct lh_error *inner)
+{
+	const char *text = inner->text, *colon = strstr(text, ": ");
+
+	if (colon && strncmp(text, path_of(where), (size_t)(colon - text)) == 0)
+		text = colon + 2;
+	return lh__fail(error, result, "%s: %s", where, text);
 }
 
 void lh__place_forget(bool node, struct lh_store *store)

@@ -58,6 +58,7 @@ static int new_header(const struct lh_sys *sys, const struct lh_pool_options *op
 {
 	const char *layout = options->layout ? options->layout : "";
 	struct timespec now = { 0, 0 };
+	int result;
 	long got;
 
 	memset(header, 0, sizeof *header);
@@ -76,7 +77,13 @@ static int new_header(const struct lh_sys *sys, const struct lh_pool_options *op
 		return lh__fail(error, got < 0 ? (int)got : -EIO, "there are no random numbers");
 	if (LH_SYS(sys, SYS_clock_gettime, CLOCK_REALTIME, &now) == 0)
 		header->created = (uint64_t)now.tv_sec;
-	return check_sizes(options, header, error);
+	result = check_sizes(options, header, error);
+	if (result < 0 || header->address)
+		return result;
+	result = lh__memory_choose(sys, header->reach, &header->address);
+	return result == 0 ? 0
+	                   : lh__fail(error, result, "addresses for it cannot be found: %s",
+	                              lh__errno_name(result));
 }
 
 int lh__pool_header_check(const struct lh_pool_header *header, const struct lh_pool_options *options,
@@ -89,9 +96,10 @@ int lh__pool_header_check(const struct lh_pool_header *header, const struct lh_p
 			error, -EPROTONOSUPPORT,
 			"a pool of version %u, and this program knows version %u; use a newer linehome",
 			header->version, LH_POOL_VERSION);
-	if (header->version != LH_POOL_VERSION || header->size < LH_POOL_SIZE_MIN ||
-	    header->size % LH_PAGE_SIZE || header->reach % LH_PAGE_SIZE || header->size > header->reach ||
-	    header->reach > ADDRESS_MAX / 4 || header->address % LH_PAGE_SIZE || !header->address ||
+	if (header->version != LH_POOL_VERSION || header->flags & ~LH_POOL_HAS_HEAP ||
+	    header->size < LH_POOL_SIZE_MIN || header->size % LH_PAGE_SIZE || header->reach % LH_PAGE_SIZE ||
+	    header->size > header->reach || header->reach > ADDRESS_MAX / 4 ||
+	    header->address % LH_PAGE_SIZE || !header->address ||
 	    header->address > ADDRESS_MAX - header->reach || header->layout[LH_LAYOUT_SIZE - 1])
 		return lh__fail(error, -EBADMSG, "its header has values that cannot be");
 	if (options->layout && strcmp(options->layout, header->layout) != 0)
@@ -186,16 +194,39 @@ static int in_transaction(struct lh_pool *pool, int (*step)(const struct lh_heap
 	return lh__fail(error, result, "its heap: %s", lh__errno_name(result));
 }
 
+/*
+ * The header says from now on that there is a heap, so that one that is gone is not taken for one that never
+ * was.
+ */
+static int note_heap(struct lh_pool *pool, struct lh_error *error)
+{
+	struct lh_pool_header header = pool->header;
+	int result;
+
+	if (header.flags & LH_POOL_HAS_HEAP)
+		return 0;
+	header.flags |= LH_POOL_HAS_HEAP;
+	result = lh__journal_set_client(pool->journal, &header);
+	if (result < 0)
+		return lh__fail(error, result, "its header cannot be written: %s", lh__errno_name(result));
+	pool->header = header;
+	return 0;
+}
+
 /* What a crash in the middle of creating or growing has left undone. */
 static int complete_heap(struct lh_pool *pool, struct lh_error *error)
 {
 	bool formatted = lh__heap_is_formatted(&pool->heap);
+	int result;
 
+	if (!formatted && pool->header.flags & LH_POOL_HAS_HEAP)
+		return lh__fail(error, -EBADMSG, "the header of its heap is gone");
 	if (pool->read_only)
 		return formatted ? 0
 		                 : lh__fail(error, -EROFS,
 		                            "it was not fully made, and completing it needs to write to it");
-	return in_transaction(pool, formatted ? lh__heap_grow : lh__heap_format, error);
+	result = in_transaction(pool, formatted ? lh__heap_grow : lh__heap_format, error);
+	return result == 0 ? note_heap(pool, error) : result;
 }
 
 /* Ends everything but the store below, which is returned; the journal only lets go of it. */
@@ -220,7 +251,6 @@ static struct lh_store *destroy(struct lh_pool *pool)
 
 static int start(struct lh_pool *pool, struct lh_error *error)
 {
-	uint64_t address = pool->header.address;
 	int result = 0;
 
 	/* A file may have lost, to a copying program, the room that was kept for its holes. */
@@ -229,16 +259,16 @@ static int start(struct lh_pool *pool, struct lh_error *error)
 	if (result < 0)
 		return lh__fail(error, result, "there is no room for it: %s", lh__errno_name(result));
 	result = open_memory(pool, error);
-	/* A pool that is being created: its address has been chosen just now. */
-	if (result == 0 && !address)
-		result = lh__journal_set_client(pool->journal, &pool->header);
 	if (result < 0)
 		return result;
 	pool->heap = (struct lh_heap){ pool->base, pool->size, pool, touch };
 	result = complete_heap(pool, error);
-	if (result == 0)
-		result = lh__home_thread_start(pool);
-	return result < 0 ? lh__fail(error, result, "it cannot be started: %s", lh__errno_name(result)) : 0;
+	if (result < 0)
+		return result;
+	result = lh__home_thread_start(pool);
+	return result < 0
+	               ? lh__fail(error, result, "its thread cannot be started: %s", lh__errno_name(result))
+	               : 0;
 }
 
 static struct lh_pool *new_pool(struct lh_store *journal, const struct lh_pool_options *options, bool quiet)
@@ -315,12 +345,6 @@ int lh__pool_on_store(struct lh_store *below, const struct lh_pool_options *opti
 	return 0;
 }
 
-/* What went wrong, with the name of what it went wrong with. */
-static int fail_at(struct lh_error *error, int result, const char *where, const struct lh_error *inner)
-{
-	return lh__fail(error, result, "%s: %s", where, inner->text);
-}
-
 static int open_at(const struct lh_sys *sys, const char *where, const struct lh_pool_options *given,
                    bool create, struct lh_pool **out, struct lh_error *error)
 {
@@ -330,20 +354,26 @@ static int open_at(const struct lh_sys *sys, const char *where, const struct lh_
 	                        : options->read_only ? LH_PLACE_READ
 	                                             : LH_PLACE_WRITE;
 	struct lh_error inner = { .code = 0 };
-	struct lh_store *below;
+	struct lh_store *below, *again = NULL;
 	int result = lh__place_open(sys, where, use, options, &below, &inner);
 
 	if (result < 0)
-		return fail_at(error, result, where, &inner);
-	result = lh__pool_on_store(below, options, create, false, out, &inner);
+		return lh__place_fail(error, result, where, &inner);
+	result = options->read_only ? 0 : lh__place_again(where, below, &again, &inner);
+	if (result == 0)
+		result = lh__pool_on_store(below, options, create, false, out, &inner);
 	if (result == 0) {
 		(*out)->remote = lh__place_is_node(where);
+		if (again)
+			lh__journal_second_lane((*out)->journal, again);
 		return 0;
 	}
+	if (again)
+		again->ops->close(again);
 	below->ops->close(below);
 	if (create)
 		lh__place_remove(sys, where, options);
-	return fail_at(error, result, where, &inner);
+	return lh__place_fail(error, result, where, &inner);
 }
 
 int lh__pool_create(const struct lh_sys *sys, const char *where, const struct lh_pool_options *options,

@@ -11,7 +11,8 @@
 /* The pool's own part of the journal's header. Drawn in docs/pool-format.md. */
 struct lh_pool_header {
 	char magic[8]; /* "LINEPOOL" */
-	uint32_t version, zero;
+	uint32_t version;
+	uint32_t flags;   /* LH_POOL_HAS_HEAP */
 	uint8_t id[16];   /* random, for telling pools apart */
 	uint64_t address; /* where it is mapped */
 	uint64_t size;    /* bytes of its memory */
@@ -24,6 +25,7 @@ _Static_assert(sizeof(struct lh_pool_header) == LH_JOURNAL_CLIENT_SIZE,
                "the header is the journal's client's");
 
 #define LH_POOL_VERSION 1u
+#define LH_POOL_HAS_HEAP 1u /* its heap has been made */
 
 /*
  * Opens a pool on a store, which it takes over on success only; made anew there where create is set. quiet:
@@ -54,7 +56,7 @@ void lh__pool_abandon(struct lh_pool *pool);
 int lh__pool_peek(const struct lh_sys *sys, const char *where, const char *key_file,
                   struct lh_pool_header *header, struct lh_journal_look *look,
                   struct lh_error *error) LH_MUST_CHECK;
-/* The records of its log, from the last checkpoint on, as lh__journal_visit; *header is filled in before. */
+/* The records of its log, from the last checkpoint on, as lh__journal_visit. */
 int lh__pool_visit_log(const struct lh_sys *sys, const char *where, const char *key_file,
                        int (*visit)(void *context, const struct lh_log_record *record), void *context,
                        struct lh_error *error) LH_MUST_CHECK;

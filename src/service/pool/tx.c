@@ -55,11 +55,20 @@ static int break_pool(struct lh_pool *pool, int result, struct lh_error *error)
 	                lh__errno_name(result));
 }
 
-static void set_writing(struct lh_pool *pool, bool writing)
+/*
+ * Only faults take part in the changes beside the transaction's own thread, and where all is declared there
+ * are none.
+ */
+static void lock_changes(struct lh_pool *pool)
 {
-	lh__lock(pool->sys, &pool->changing);
-	pool->writing = writing;
-	lh__unlock(pool->sys, &pool->changing);
+	if (pool->see != LH_SEE_DECLARED)
+		lh__lock(pool->sys, &pool->changing);
+}
+
+static void unlock_changes(struct lh_pool *pool)
+{
+	if (pool->see != LH_SEE_DECLARED)
+		lh__unlock(pool->sys, &pool->changing);
 }
 
 int lh_tx_begin(struct lh_pool *pool, struct lh_error *error)
@@ -83,13 +92,16 @@ int lh_tx_begin(struct lh_pool *pool, struct lh_error *error)
 	pool->depth = 1;
 	pool->aborted = false;
 	pool->transaction = 0;
-	set_writing(pool, true);
+	__atomic_store_n(&pool->writing, true, __ATOMIC_RELEASE);
 	return 0;
 }
 
 static void end(struct lh_pool *pool)
 {
+	lock_changes(pool);
+	pool->writing = false;
 	lh__changes_forget(pool);
+	unlock_changes(pool);
 	pool->sighted = 0;
 	pool->depth = 0;
 	__atomic_store_n(&pool->owner, 0, __ATOMIC_RELAXED);
@@ -131,9 +143,9 @@ int lh__tx_declare(struct lh_pool *pool, const void *pointer, uint64_t size)
 		result = lh__memory_load(pool, page, 1);
 		if (result < 0)
 			break;
-		lh__lock(pool->sys, &pool->changing);
+		lock_changes(pool);
 		result = declare_page(pool, page, lh__mask_bytes(in_page, part));
-		lh__unlock(pool->sys, &pool->changing);
+		unlock_changes(pool);
 		offset += part;
 	}
 	return result;
@@ -267,12 +279,12 @@ static int abort_all(struct lh_pool *pool)
 {
 	int result;
 
-	lh__lock(pool->sys, &pool->changing);
+	lock_changes(pool);
 	result = protect_all(pool);
 	if (result == 0)
 		result = put_back(pool);
 	pool->transaction = 0;
-	lh__unlock(pool->sys, &pool->changing);
+	unlock_changes(pool);
 	pool->counts.aborts++;
 	return result;
 }
@@ -337,11 +349,12 @@ static int commit(struct lh_pool *pool, uint64_t *sequence, struct lh_error *err
 		lh__fail(error, -ECANCELED, "an inner transaction was aborted, and so this one is too");
 		return fail_and_abort(pool, -ECANCELED, error);
 	}
-	lh__lock(pool->sys, &pool->changing);
+	lock_changes(pool);
 	result = log_changes(pool, sequence, error);
+	/* A store that comes too late finds no transaction. */
 	if (result == 0)
 		pool->writing = false;
-	lh__unlock(pool->sys, &pool->changing);
+	unlock_changes(pool);
 	if (result == -E2BIG) {
 		lh__fail(error, result,
 		         "the transaction changes more than the log, of %lu bytes, has room for",
@@ -404,7 +417,6 @@ int lh_tx_abort(struct lh_pool *pool, struct lh_error *error)
 		lh__changes_forget(pool);
 		return 0;
 	}
-	set_writing(pool, false);
 	end(pool);
 	return result == 0 ? 0 : break_pool(pool, result, error);
 }
@@ -417,6 +429,5 @@ void lh__tx_drop(struct lh_pool *pool)
 		return;
 	ignored = abort_all(pool);
 	(void)ignored; /* what could not be put back here is put back by recovery */
-	set_writing(pool, false);
 	end(pool);
 }
