@@ -216,9 +216,13 @@ static int note_heap(struct lh_pool *pool, struct lh_error *error)
 /* What a crash in the middle of creating or growing has left undone. */
 static int complete_heap(struct lh_pool *pool, struct lh_error *error)
 {
-	bool formatted = lh__heap_is_formatted(&pool->heap);
-	int result;
+	/* A page that cannot be read is an error here, and no signal yet. */
+	int result = lh__memory_load(pool, 0, 1);
+	bool formatted;
 
+	if (result < 0)
+		return lh__fail(error, result, "it cannot be read: %s", lh__errno_name(result));
+	formatted = lh__heap_is_formatted(&pool->heap);
 	if (!formatted && pool->header.flags & LH_POOL_HAS_HEAP)
 		return lh__fail(error, -EBADMSG, "the header of its heap is gone");
 	if (pool->read_only)
