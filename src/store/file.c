@@ -491,15 +491,3 @@ int lh__file_open(const struct lh_sys *sys, const char *path, const struct lh_fi
 	*out = &file->store;
 	return 0;
 }
-
-int lh__file_again(const struct lh_store *store, struct lh_store **out, struct lh_error *error)
-{
-	const struct lh_file *file = (const struct lh_file *)store;
-	const struct lh_file_options options = { .way = LH_FILE_BUFFERED };
-	char path[64];
-
-	if (file->way != LH_FILE_BUFFERED || file->read_only)
-		return -EOPNOTSUPP;
-	lh__format(path, sizeof path, "/proc/self/fd/%d", file->fd);
-	return lh__file_open(store->sys, path, &options, out, error);
-}

@@ -64,11 +64,6 @@ struct lh_file_options {
 int lh__file_open(const struct lh_sys *sys, const char *path, const struct lh_file_options *options,
                   struct lh_store **out, struct lh_error *error) LH_MUST_CHECK;
 
-/*
- * Another handle on the file of a store opened with LH_FILE_BUFFERED for writing, without a lock of its own:
- * so that two threads can write at the same time. -EOPNOTSUPP: opened otherwise.
- */
-int lh__file_again(const struct lh_store *store, struct lh_store **out, struct lh_error *error) LH_MUST_CHECK;
 /* Pages that the file has room for now: its size, the last page counted whole. */
 uint64_t lh__file_pages(const struct lh_store *store);
 

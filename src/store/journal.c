@@ -7,32 +7,25 @@
 
 /* ---- what the parts share ---- */
 
-int lh__journal_do_on(struct lh_store *store, struct lh_request *requests, size_t n)
+int lh__journal_do(struct journal *journal, struct lh_request *requests, size_t n)
 {
-	struct lh_request *list[WRITE_PAGES] = { NULL }, *done[16];
-	size_t i, got;
+	struct lh_store *below = journal->below;
+	struct lh_request *list[WRITE_PAGES], *done[16];
 	int result;
+	size_t i, got;
 
 	for (i = 0; i < n; i++)
 		list[i] = &requests[i];
-	result = store->ops->submit(store, list, n);
+	lh__lock(below->sys, &journal->requests);
+	result = below->ops->submit(below, list, n);
 	for (i = 0; result == 0 && i < n; i += got) {
-		got = store->ops->poll(store, done, 16, -1);
+		got = below->ops->poll(below, done, 16, -1);
 		if (got == 0)
 			result = -EIO; /* they were all taken, so this cannot be */
 	}
+	lh__unlock(below->sys, &journal->requests);
 	for (i = 0; result == 0 && i < n; i++)
 		result = requests[i].result;
-	return result;
-}
-
-int lh__journal_do(struct journal *journal, struct lh_request *requests, size_t n)
-{
-	int result;
-
-	lh__lock(journal->store.sys, &journal->requests);
-	result = lh__journal_do_on(journal->below, requests, n);
-	lh__unlock(journal->store.sys, &journal->requests);
 	return result;
 }
 
@@ -114,14 +107,14 @@ static int write_zeroes(struct journal *journal)
 		size_t n = 0;
 
 		for (; n < WRITE_PAGES && i + n < journal->header.log_pages; n++)
-			journal->lanes[0].writes[n] = (struct lh_request){
+			journal->writes[n] = (struct lh_request){
 				.op = LH_OP_PUT,
 				.flags = LH_REQUEST_UNCOUNTED,
 				.page = journal->header.log_page + i + n,
 				.mask = LH_MASK_ALL,
 				.data = journal->ring + (i + n) * LH_PAGE_SIZE,
 			};
-		result = lh__journal_do(journal, journal->lanes[0].writes, n);
+		result = lh__journal_do(journal, journal->writes, n);
 	}
 	return result == 0 ? lh__journal_sync_below(journal) : result;
 }
@@ -157,7 +150,6 @@ static int new_journal(struct lh_store *below, const struct journal_header *head
 	};
 	journal->below = below;
 	journal->direct = below->direct;
-	journal->lanes[0].store = below;
 	journal->header = *header;
 	journal->ring_size = header->log_pages * LH_PAGE_SIZE;
 	journal->done_end = &journal->done;
@@ -234,7 +226,6 @@ static int open_session(struct journal *journal, struct lh_error *error)
 	journal->applied = journal->head;
 	lh__publish(&journal->appended, journal->head);
 	lh__publish(&journal->flushed, journal->head);
-	journal->claimed = journal->head;
 	journal->tail = 0;
 	return 0;
 }
@@ -259,11 +250,6 @@ int lh__journal_open(struct lh_store *below, bool read_only, struct lh_store **o
 	}
 	*out = &journal->store;
 	return 0;
-}
-
-void lh__journal_second_lane(struct lh_store *store, struct lh_store *again)
-{
-	lh__journal_of(store)->lanes[1].store = again;
 }
 
 const struct lh_journal_report *lh__journal_report(const struct lh_store *store)
@@ -353,10 +339,8 @@ int lh__journal_finish(struct lh_store *store)
 
 struct lh_store *lh__journal_release(struct lh_store *store)
 {
-	struct lh_store *below = lh__journal_of(store)->below, *again = lh__journal_of(store)->lanes[1].store;
+	struct lh_store *below = lh__journal_of(store)->below;
 
-	if (again)
-		again->ops->close(again);
 	free_journal(lh__journal_of(store));
 	return below;
 }

@@ -57,11 +57,6 @@ int lh__journal_format(struct lh_store *below, const struct lh_journal_format *f
  */
 int lh__journal_open(struct lh_store *below, bool read_only, struct lh_store **out,
                      struct lh_error *error) LH_MUST_CHECK;
-/*
- * Gives the journal another handle on what is below, which it takes over, so that two threads' flushes need
- * not wait for each other. Only where below honours durable puts, and while nobody flushes.
- */
-void lh__journal_second_lane(struct lh_store *store, struct lh_store *again);
 const struct lh_journal_report *lh__journal_report(const struct lh_store *store);
 /* The client's bytes of the header, LH_JOURNAL_CLIENT_SIZE of them; set returns when they are durable. */
 const void *lh__journal_client(const struct lh_store *store);

@@ -10,8 +10,8 @@
  * Positions in the log are counted on and on; where one stands in the ring is its remainder by the ring's
  * size.
  *
- * Locks, in the order in which they are taken: homing, a lane's, claiming, requests. An append takes none:
- * there is one at a time, and what others have to know of it is a published place.
+ * Locks, in the order in which they are taken: homing, flushing, requests. An append takes none: there is one
+ * at a time, and what others have to know of it is a published place.
  */
 #ifndef LH_STORE_JOURNAL_INSIDE_H
 #define LH_STORE_JOURNAL_INSIDE_H
@@ -93,19 +93,6 @@ struct batch {
 
 #define WRITE_PAGES 256u
 
-/*
- * A way to the medium for what has been appended. With two, a thread's write does not wait for another's:
- * each writes its own part of the ring, and what is durable is told in their order.
- */
-#define LANES 2u
-struct lane {
-	struct lh_lock lock; /* one write at a time */
-	struct lh_store *store;
-	bool active; /* under claiming, as is from */
-	struct place from;
-	struct lh_request writes[WRITE_PAGES];
-};
-
 struct journal {
 	struct lh_store store;
 	struct lh_store *below;
@@ -123,10 +110,13 @@ struct journal {
 	struct place begun;
 	uint64_t tail; /* the log is needed from here on; written under homing, read by anyone */
 
-	struct lh_lock claiming;
-	struct place claimed; /* what stands before is durable, or on its way */
-	uint32_t next_lane;
-	struct lane lanes[LANES]; /* the second only where its store is set */
+	struct lh_lock flushing; /* never waited for: see lh__journal_flush */
+	uint32_t ended;          /* writes that have; a futex */
+	uint32_t sleeping;       /* threads that sleep on it */
+	uint32_t waiting;        /* threads in lh__journal_flush */
+	uint32_t group;          /* of those, how many there were at the end of the last write */
+	uint64_t write_ns;       /* what that took */
+	struct lh_request writes[WRITE_PAGES];
 
 	struct lh_lock homing;
 	struct place applied;
@@ -154,8 +144,6 @@ static inline void lh__journal_count(uint64_t *counter, uint64_t n)
 
 /* Carries requests out below, one caller after the other. The first error of any. */
 int lh__journal_do(struct journal *journal, struct lh_request *requests, size_t n) LH_MUST_CHECK;
-/* The same on a store that nobody else uses. */
-int lh__journal_do_on(struct lh_store *store, struct lh_request *requests, size_t n) LH_MUST_CHECK;
 int lh__journal_sync_below(struct journal *journal) LH_MUST_CHECK;
 void lh__journal_flush_lines(struct journal *journal, const void *from, size_t size);
 void lh__journal_fence(struct journal *journal);

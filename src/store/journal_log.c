@@ -11,6 +11,7 @@
 #include "store/journal_inside.h"
 
 #include <errno.h>
+#include <limits.h>
 
 static uint64_t offset_of(const struct journal *journal, uint64_t position)
 {
@@ -223,8 +224,7 @@ int lh__journal_end(struct lh_store *store, uint64_t transaction)
  * The lines [from, to) of the ring, which do not cross its end, as one request a page, as far as there is
  * room.
  */
-static size_t write_requests(struct journal *journal, struct lane *lane, uint64_t from, uint64_t to,
-                             uint64_t *until)
+static size_t write_requests(struct journal *journal, uint64_t from, uint64_t to, uint64_t *until)
 {
 	size_t n = 0;
 
@@ -233,7 +233,7 @@ static size_t write_requests(struct journal *journal, struct lane *lane, uint64_
 
 		if (end > to)
 			end = to;
-		lane->writes[n++] = (struct lh_request){
+		journal->writes[n++] = (struct lh_request){
 			.op = LH_OP_PUT,
 			.flags = LH_REQUEST_UNCOUNTED | LH_REQUEST_DURABLE,
 			.page = journal->header.log_page + page,
@@ -246,29 +246,63 @@ static size_t write_requests(struct journal *journal, struct lane *lane, uint64_
 	return n;
 }
 
-/* The second lane's store is its own; the first's is below, which others use too. */
-static int do_writes(struct journal *journal, struct lane *lane, size_t n)
-{
-	if (lane->store == journal->below)
-		return lh__journal_do(journal, lane->writes, n);
-	return lh__journal_do_on(lane->store, lane->writes, n);
-}
-
-static int write_ring(struct journal *journal, struct lane *lane, uint64_t from, uint64_t to)
+static int write_ring(struct journal *journal, uint64_t from, uint64_t to)
 {
 	while (from < to) {
 		uint64_t begin = offset_of(journal, from), end = begin + (to - from), until;
-		size_t n = write_requests(journal, lane, begin,
-		                          end < journal->ring_size ? end : journal->ring_size, &until);
-		int result = do_writes(journal, lane, n);
+		size_t n = write_requests(journal, begin, end < journal->ring_size ? end : journal->ring_size,
+		                          &until);
+		int result = lh__journal_do(journal, journal->writes, n);
 
 		if (result < 0)
 			return result;
 		from += until - begin;
 	}
+	lh__journal_count(&journal->counts.flushes, 1);
 	if (journal->below->caps.durable_put || LH_MUTANT(LOG_NOT_FLUSHED))
 		return 0;
 	return lh__journal_sync_below(journal);
+}
+
+static void yield(const struct journal *journal)
+{
+	LH_SYS(journal->store.sys, SYS_sched_yield);
+}
+
+/*
+ * Where several threads commit, one write is to serve them all: who is about to write waits for as many
+ * records as there were threads last time, though no longer than half of what a write takes. A thread by
+ * itself never waits.
+ */
+static void gather(const struct journal *journal)
+{
+	uint64_t wanted = journal->flushed.place.sequence + journal->group;
+	uint64_t start;
+
+	if (journal->group < 2)
+		return;
+	start = lh__now(journal->store.sys);
+	while (__atomic_load_n(&journal->appended.place.sequence, __ATOMIC_ACQUIRE) < wanted &&
+	       lh__now(journal->store.sys) - start < journal->write_ns / 2)
+		yield(journal);
+}
+
+/* With flushing held: everything that has been appended. */
+static int flush_all(struct journal *journal)
+{
+	struct place from = lh__published(&journal->flushed), to = lh__published(&journal->appended);
+	uint64_t start = lh__now(journal->store.sys);
+	int result = journal->broken;
+
+	if (result == 0 && to.position != from.position)
+		result = lh__journal_break(journal, write_ring(journal, from.position, to.position));
+	if (result < 0)
+		return result;
+	__atomic_store_n(&journal->write_ns, lh__now(journal->store.sys) - start, __ATOMIC_RELAXED);
+	/* Before they are told, and go. */
+	journal->group = __atomic_load_n(&journal->waiting, __ATOMIC_RELAXED);
+	lh__publish(&journal->flushed, to);
+	return 0;
 }
 
 static bool is_flushed(const struct journal *journal, uint64_t sequence)
@@ -277,93 +311,71 @@ static bool is_flushed(const struct journal *journal, uint64_t sequence)
 }
 
 /*
- * Everything that has been appended and nobody writes yet is this lane's to write. False: there is nothing.
+ * Whoever finds nobody writing writes, for all who have appended. The others wait for that write to end: it
+ * may have been for their records too, and else one of them is next. They look, and let others run, for about
+ * as long as a write takes before they sleep: being woken may take as long again, and then no two would ever
+ * share a write.
  */
-static bool claim(struct journal *journal, struct lane *lane, struct place *from, struct place *to)
+#define LOOK_NS 100000u
+
+static void await_end(struct journal *journal, uint32_t ended)
 {
-	lh__lock(journal->store.sys, &journal->claiming);
-	*from = journal->claimed;
-	*to = lh__published(&journal->appended);
-	lane->active = to->position != from->position;
-	lane->from = *from;
-	journal->claimed = *to;
-	lh__unlock(journal->store.sys, &journal->claiming);
-	return lane->active;
+	uint64_t start = lh__now(journal->store.sys);
+
+	while (__atomic_load_n(&journal->ended, __ATOMIC_ACQUIRE) == ended) {
+		if (lh__now(journal->store.sys) - start < LOOK_NS) {
+			yield(journal);
+			continue;
+		}
+		__atomic_fetch_add(&journal->sleeping, 1, __ATOMIC_SEQ_CST);
+		lh__futex_wait(journal->store.sys, &journal->ended, ended, -1);
+		__atomic_fetch_sub(&journal->sleeping, 1, __ATOMIC_RELAXED);
+	}
 }
 
-/* The lane's part is written: all is durable up to what the other lane, if any, still writes. */
-static void settle(struct journal *journal, struct lane *lane)
+static void tell_end(struct journal *journal)
 {
-	struct lane *other = &journal->lanes[lane == journal->lanes];
-
-	lh__lock(journal->store.sys, &journal->claiming);
-	lane->active = false;
-	lh__publish(&journal->flushed, other->active ? other->from : journal->claimed);
-	lh__unlock(journal->store.sys, &journal->claiming);
-	lh__journal_count(&journal->counts.flushes, 1);
+	lh__unlock(journal->store.sys, &journal->flushing);
+	__atomic_fetch_add(&journal->ended, 1, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&journal->sleeping, __ATOMIC_SEQ_CST))
+		lh__futex_wake(journal->store.sys, &journal->ended, INT_MAX);
 }
 
-/* With the lane held. Where it fails nothing is ever told to be durable again. */
-static int write_out(struct journal *journal, struct lane *lane)
+/* Until the record is durable, or cannot become so. */
+static int flush_one(struct journal *journal, uint64_t sequence)
 {
-	struct place from, to;
-	int result = journal->broken;
+	int result = 0;
 
-	if (result < 0 || !claim(journal, lane, &from, &to))
-		return result;
-	result = lh__journal_break(journal, write_ring(journal, lane, from.position, to.position));
-	if (result == 0)
-		settle(journal, lane);
+	while (result == 0 && !is_flushed(journal, sequence)) {
+		uint32_t ended = __atomic_load_n(&journal->ended, __ATOMIC_ACQUIRE);
+
+		if (!lh__trylock(&journal->flushing)) {
+			await_end(journal, ended);
+			continue;
+		}
+		if (!is_flushed(journal, sequence)) {
+			gather(journal);
+			result = flush_all(journal);
+		}
+		tell_end(journal);
+	}
 	return result;
 }
 
-static struct lane *take_lane(struct journal *journal)
-{
-	struct lane *lane = &journal->lanes[0];
-
-	if (lh__trylock(&lane->lock))
-		return lane;
-	if (journal->lanes[1].store) {
-		if (lh__trylock(&journal->lanes[1].lock))
-			return &journal->lanes[1];
-		lane = &journal->lanes[__atomic_fetch_add(&journal->next_lane, 1, __ATOMIC_RELAXED) % LANES];
-	}
-	lh__lock(journal->store.sys, &lane->lock);
-	return lane;
-}
-
-/* The other lane has what comes before: until it has written that, there is nothing to be done here. */
-static void wait_for_other(struct journal *journal, const struct lane *lane)
-{
-	struct lane *other = &journal->lanes[lane == journal->lanes];
-
-	lh__lock(journal->store.sys, &other->lock);
-	lh__unlock(journal->store.sys, &other->lock);
-}
-
-/*
- * A record that is on its way already is waited for by taking the lanes in turn. Threads that wait for a lane
- * find, when they have it, either that their record is durable, or that they write it together with all
- * others that were appended meanwhile: group commit.
- */
 int lh__journal_flush(struct lh_store *store, uint64_t sequence)
 {
 	struct journal *journal = lh__journal_of(store);
 	uint64_t last = __atomic_load_n(&journal->appended.place.sequence, __ATOMIC_ACQUIRE) - 1;
-	int result = journal->broken;
+	int result;
 
 	if (journal->direct)
-		return result;
+		return journal->broken;
 	if (sequence > last)
 		sequence = last;
-	while (result == 0 && !is_flushed(journal, sequence)) {
-		struct lane *lane = take_lane(journal);
-
-		if (!is_flushed(journal, sequence))
-			result = write_out(journal, lane);
-		lh__unlock(store->sys, &lane->lock);
-		if (result == 0 && !is_flushed(journal, sequence))
-			wait_for_other(journal, lane);
-	}
+	if (is_flushed(journal, sequence))
+		return 0;
+	__atomic_fetch_add(&journal->waiting, 1, __ATOMIC_RELAXED);
+	result = flush_one(journal, sequence);
+	__atomic_fetch_sub(&journal->waiting, 1, __ATOMIC_RELAXED);
 	return result;
 }

@@ -179,9 +179,6 @@ void lh__place_remove(const struct lh_sys *sys, const char *where, const struct 
 int lh__place_fail(struct lh_error *error, int result, const char *where,
                    const struct lh_error *inner) LH_MUST_CHECK;
 
-/* A second handle on a store that was opened for writing, or NULL where one would not help. */
-int lh__place_again(const char *where, struct lh_store *store, struct lh_store **again,
-                    struct lh_error *error) LH_MUST_CHECK;
 bool lh__place_is_node(const char *where);
 /* Closes a store in a child of fork, without a word to whoever else has it. */
 void lh__place_forget(bool node, struct lh_store *store);

@@ -107,15 +107,6 @@ static int open_file(const struct lh_sys *sys, const char *path, enum lh_place_u
 	return result;
 }
 
-int lh__place_again(const char *where, struct lh_store *store, struct lh_store **again,
-                    struct lh_error *error)
-{
-	*again = NULL;
-	if (lh__place_is_node(where) || store->direct)
-		return 0;
-	return lh__file_again(store, again, error);
-}
-
 /* ---- nodes ---- */
 
 static int node_target(const char *where, const struct lh_pool_options *options,

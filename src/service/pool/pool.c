@@ -194,10 +194,7 @@ static int in_transaction(struct lh_pool *pool, int (*step)(const struct lh_heap
 	return lh__fail(error, result, "its heap: %s", lh__errno_name(result));
 }
 
-/*
- * The header says from now on that there is a heap, so that one that is gone is not taken for one that never
- * was.
- */
+/* The header says from now on that there is a heap, so that one that is gone is not taken for one that never was. */
 static int note_heap(struct lh_pool *pool, struct lh_error *error)
 {
 	struct lh_pool_header header = pool->header;
@@ -358,22 +355,16 @@ static int open_at(const struct lh_sys *sys, const char *where, const struct lh_
 	                        : options->read_only ? LH_PLACE_READ
 	                                             : LH_PLACE_WRITE;
 	struct lh_error inner = { .code = 0 };
-	struct lh_store *below, *again = NULL;
+	struct lh_store *below;
 	int result = lh__place_open(sys, where, use, options, &below, &inner);
 
 	if (result < 0)
 		return lh__place_fail(error, result, where, &inner);
-	result = options->read_only ? 0 : lh__place_again(where, below, &again, &inner);
-	if (result == 0)
-		result = lh__pool_on_store(below, options, create, false, out, &inner);
+	result = lh__pool_on_store(below, options, create, false, out, &inner);
 	if (result == 0) {
 		(*out)->remote = lh__place_is_node(where);
-		if (again)
-			lh__journal_second_lane((*out)->journal, again);
 		return 0;
 	}
-	if (again)
-		again->ops->close(again);
 	below->ops->close(below);
 	if (create)
 		lh__place_remove(sys, where, options);
