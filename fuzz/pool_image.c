@@ -1,13 +1,14 @@
 /*
- * pool_image.c - fuzzes what is believed of a pool's file. The input names one of some whole pools and changes
- * bytes of it; then the pool is checked, its log is read, and it is opened, used and closed. Whatever the bytes:
+ * pool_image.c - fuzzes what is believed of a pool's file. The input names one of some whole pools and
+ * changes bytes of it; then the pool is checked, its log is read, and it is opened, used and closed. Whatever
+ * the bytes:
  *   - nothing crashes, hangs, or reads or writes beyond the image;
  *   - what only looks changes nothing, and neither does what fails to open because the pool is damaged;
  *   - an error comes with its reason; a log that cannot be read to its end is no pool that opens;
  *   - what has been opened and closed is whole: it opens again, with an empty log.
  *
- * Input: a byte of ways (FUZZ_), then changes: where (a byte, and 2 of an offset there), how many bytes (1), and
- * these. Hardly any change would get by the checksums, so they are put right on demand.
+ * Input: a byte of ways (FUZZ_), then changes: where (a byte, and 2 of an offset there), how many bytes (1),
+ * and these. Hardly any change would get by the checksums, so they are put right on demand.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -290,8 +290,8 @@ static void store_that_fails_halfway(void)
 }
 
 /*
- * The same store, and the program brings about what is missing: a page behind the pool, and the declaration of
- * the pool's last page, which is open for the store at this moment and has to stay so.
+ * The same store, and the program brings about what is missing: a page behind the pool, and the declaration
+ * of the pool's last page, which is open for the store at this moment and has to stay so.
  */
 static void on_end_help(int number, siginfo_t *info, void *context)
 {
@@ -497,21 +497,23 @@ static void touch_all_ways(unsigned char *at, unsigned pages)
 	}
 }
 
-/* Bytes beside the frame; 0 on failure. */
+/*
+ * Bytes beside the frame; 0 on failure. The first half of the pages is touched before, so that this program's
+ * functions are bound; those of the shared library are from the beginning.
+ */
 static unsigned stack_of(struct lh_pool *opened, unsigned char *at, unsigned pages)
 {
 	stack_t stack = { .ss_sp = stack_memory, .ss_size = STACK_SIZE };
 	unsigned frame;
 
+	if (lh_tx_begin(opened, &error) != 0)
+		return 0;
+	touch_all_ways(at, pages / 2);
 	sigaltstack(&stack, NULL);
 	frame = frame_used();
 	memset(stack_memory, PAINT, STACK_SIZE);
-	if (lh_tx_begin(opened, &error) != 0)
-		return 0;
-	touch_all_ways(at, pages);
-	if (lh_tx_abort(opened, &error) != 0)
-		return 0;
-	return stack_used() - frame;
+	touch_all_ways(at + pages / 2 * LH_PAGE_SIZE, pages / 2);
+	return lh_tx_abort(opened, &error) == 0 ? stack_used() - frame : 0;
 }
 
 static const char *stack_path;

@@ -1,7 +1,7 @@
 /*
- * pool_instructions.c - random bytes as instructions: whatever stores to memory does on a page of a pool, where
- * stores are seen, what it does on any other (pool_machine.h). pool_emulate.c knows which forms there are; this
- * one does not.
+ * pool_instructions.c - random bytes as instructions: whatever stores to memory does on a page of a pool,
+ * where stores are seen, what it does on any other (pool_machine.h). pool_emulate.c knows which forms there
+ * are; this one does not.
  */
 #include <Zydis/Zydis.h>
 

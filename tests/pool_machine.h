@@ -39,57 +39,69 @@ static struct machine now __asm__("machine_now") __attribute__((used, aligned(64
 void machine_enter(void) __asm__("machine_enter"); /* executes now.code, with now's registers */
 void machine_leave(void) __asm__("machine_leave"); /* where that code has to jump to */
 
+/* clang-format off */
 #define TO_15 "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15"
 #define TO_31 "16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31"
+#define MASKS "0,1,2,3,4,5,6,7"
 #define EACH(list, text) ".irp i," list "\n" text "\n.endr\n"
 #define VECTOR "machine_now+256+64*\\i(%rip)"
 #define MASK "machine_now+168+8*\\i(%rip)"
-#define GENERAL(load)                                                                                        \
-	load("rax", "0") load("rcx", "8") load("rdx", "16") load("rbx", "24") load("rbp", "40")              \
-		load("rsi", "48") load("rdi", "56") load("r8", "64") load("r9", "72") load("r10", "80")      \
-			load("r11", "88") load("r12", "96") load("r13", "104") load("r14", "112")            \
-				load("r15", "120") load("rsp", "32")
+#define GENERAL(move)                                                                                \
+	move("rax", "0") move("rcx", "8") move("rdx", "16") move("rbx", "24")                        \
+	move("rbp", "40") move("rsi", "48") move("rdi", "56") move("r8", "64")                       \
+	move("r9", "72") move("r10", "80") move("r11", "88") move("r12", "96")                       \
+	move("r13", "104") move("r14", "112") move("r15", "120") move("rsp", "32")
 #define LOAD(name, at) "mov machine_now+" at "(%rip), %" name "\n"
 #define SAVE(name, at) "mov %" name ", machine_now+" at "(%rip)\n"
 
 __asm__(".text\n"
-        "machine_enter:\n"
-        "push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\n"
-        "mov %rsp, machine_now+136(%rip)\n"
-        "fninit\n"
-        "cmpq $1, machine_now+160(%rip)\n"
-        "jb 1f\n"
-        "vzeroall\n"
-        "je 1f\n" /* parts that are all zero are marked as unused */
-        EACH(TO_31, "vpxord %zmm\\i, %zmm\\i, %zmm\\i")
-                EACH("0,1,2,3,4,5,6,7",
-                     "kxorq %k\\i, %k\\i, %k\\i") "1: cmpq $1, machine_now+152(%rip)\n"
-                                                  "je 2f\n"
-                                                  "ja 3f\n" EACH(TO_15,
-                                                                 "movdqu " VECTOR ", %xmm\\i") "jmp 4f\n"
-                                                                                               "2:" EACH(
-												       TO_15, "vmovdqu " VECTOR ", %ymm\\i") "jmp 4f\n"
-                                                                                                                                             "3:" EACH(TO_15 "," TO_31, "vmovdqu64 " VECTOR ", %zmm\\i") EACH("0,1,2,3,4,5,6,7", "kmovq " MASK ", %k\\i") "4: push machine_now+128(%rip)\n"
-                                                                                                                                                                                                                                                          "popfq\n" GENERAL(LOAD) "jmp *machine_now+144(%rip)\n"
-                                                                                                                                                                                                                                                                                  "machine_leave:\n" GENERAL(SAVE) "mov machine_now+136(%rip), %rsp\n"
-                                                                                                                                                                                                                                                                                                                   "pushfq\npop machine_now+128(%rip)\n"
-                                                                                                                                                                                                                                                                                                                   "cld\n"
-                                                                                                                                                                                                                                                                                                                   "fninit\n"
-                                                                                                                                                                                                                                                                                                                   "cmpq $1, machine_now+160(%rip)\n"
-                                                                                                                                                                                                                                                                                                                   "je 2f\n"
-                                                                                                                                                                                                                                                                                                                   "ja 3f\n" EACH(
-																																							   TO_15,
-																																							   "movdqu %xmm\\i, " VECTOR) "jmp 5f\n"
-                                                                                                                                                                                                                                                                                                                                                      "2:" EACH(
-																																											      TO_15,
-																																											      "vmovdqu %ymm\\i, " VECTOR) "jmp 4f\n"
-                                                                                                                                                                                                                                                                                                                                                                                          "3:" EACH(
-																																																  TO_15
-																																																  "," TO_31,
-																																																  "vmovdqu64 %zmm\\i, " VECTOR) EACH("0,1,2,3,4,5,6,7",
-                                                                                                                                                                                                                                                                                                                                                                                                                                     "kmovq %k\\i, " MASK) "4: vzeroupper\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                           "5: pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                           "ret\n");
+	"machine_enter:\n"
+	"push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\n"
+	"mov %rsp, machine_now+136(%rip)\n"
+	"fninit\n"
+	"cmpq $1, machine_now+160(%rip)\n"
+	"jb 1f\n"
+	"vzeroall\n"
+	"je 1f\n" /* parts that are all zero are marked as unused */
+	EACH(TO_31, "vpxord %zmm\\i, %zmm\\i, %zmm\\i")
+	EACH(MASKS, "kxorq %k\\i, %k\\i, %k\\i")
+	"1: cmpq $1, machine_now+152(%rip)\n"
+	"je 2f\n"
+	"ja 3f\n"
+	EACH(TO_15, "movdqu " VECTOR ", %xmm\\i")
+	"jmp 4f\n"
+	"2:"
+	EACH(TO_15, "vmovdqu " VECTOR ", %ymm\\i")
+	"jmp 4f\n"
+	"3:"
+	EACH(TO_15 "," TO_31, "vmovdqu64 " VECTOR ", %zmm\\i")
+	EACH(MASKS, "kmovq " MASK ", %k\\i")
+	"4: push machine_now+128(%rip)\n"
+	"popfq\n"
+	GENERAL(LOAD)
+	"jmp *machine_now+144(%rip)\n"
+	"machine_leave:\n"
+	GENERAL(SAVE)
+	"mov machine_now+136(%rip), %rsp\n"
+	"pushfq\n"
+	"pop machine_now+128(%rip)\n"
+	"cld\n"
+	"fninit\n"
+	"cmpq $1, machine_now+160(%rip)\n"
+	"je 2f\n"
+	"ja 3f\n"
+	EACH(TO_15, "movdqu %xmm\\i, " VECTOR)
+	"jmp 5f\n"
+	"2:"
+	EACH(TO_15, "vmovdqu %ymm\\i, " VECTOR)
+	"jmp 4f\n"
+	"3:"
+	EACH(TO_15 "," TO_31, "vmovdqu64 %zmm\\i, " VECTOR)
+	EACH(MASKS, "kmovq %k\\i, " MASK)
+	"4: vzeroupper\n"
+	"5: pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\n"
+	"ret\n");
+/* clang-format on */
 
 static inline uint64_t machine_cpu(void)
 {

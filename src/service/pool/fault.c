@@ -32,8 +32,8 @@ static struct step *step_of(struct lh_pool *pool, uintptr_t thread)
 }
 
 /*
- * The page is open until this thread's next trap. Where too many threads are at it, this one is turned back to
- * its instruction, and faults again, until one of them is done.
+ * The page is open until this thread's next trap. Where too many threads are at it, this one is turned back
+ * to its instruction, and faults again, until one of them is done.
  */
 static bool begin_step(struct lh_pool *pool, uint64_t page, ucontext_t *context)
 {
@@ -254,8 +254,8 @@ void lh__fault_end(struct lh_pool *pool)
 }
 
 /*
- * A page that has been declared as a whole meanwhile stays open; so does one that another thread steps over at
- * this moment, until that one's trap.
+ * A page that has been declared as a whole meanwhile stays open; so does one that another thread steps over
+ * at this moment, until that one's trap.
  */
 static bool stays_open(struct lh_pool *pool, const struct step *own, uint64_t page)
 {

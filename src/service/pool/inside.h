@@ -57,8 +57,8 @@ struct sighting {
 #define SIGHTINGS 64u
 
 /*
- * A thread that executes one instruction with pages open that are protected otherwise: at most the 16 elements
- * of a scatter, each of which may lie across two.
+ * A thread that executes one instruction with pages open that are protected otherwise: at most the 16
+ * elements of a scatter, each of which may lie across two.
  */
 #define STEP_PAGES 32u
 struct step {
