@@ -128,9 +128,10 @@ $(B)/liblinehome.a: $(LIB_OBJ)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 
-# A sanitizer's functions are found only when a program is linked, hence no -z defs with one.
+# A sanitizer's functions are found only when a program is linked, hence no -z defs with one. What a signal
+# handler calls is found beforehand, hence -z now.
 $(B)/liblinehome.so: $(LIB_OBJ) src/linehome.map
-	$(link) -shared -Wl,-soname,$(@F).$(SOVERSION) $(if $(SAN),,-Wl,-z,defs) \
+	$(link) -shared -Wl,-soname,$(@F).$(SOVERSION) -Wl,-z,now $(if $(SAN),,-Wl,-z,defs) \
 		-Wl,--version-script,src/linehome.map $(LIB_LIBS)
 	@ln -sf $(@F) $@.$(SOVERSION)
 

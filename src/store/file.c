@@ -80,20 +80,24 @@ static bool reads_in_place(const struct lh_file *file, lh_mask want)
 	       want == LH_MASK_NONE;
 }
 
-static int read_lines(struct lh_file *file, uint64_t page, lh_mask want, void *data)
+/* Apart, since what is read in place may be read in a signal handler, whose stack may be small. */
+static __attribute__((noinline)) int read_copy(struct lh_file *file, uint64_t page, lh_mask want, void *data)
 {
 	unsigned char copy[LH_PAGE_SIZE] __attribute__((aligned(LH_PAGE_SIZE)));
-	const void *there = file->way == LH_FILE_MAPPED ? lh__file_map_at(file, page) : NULL;
-	int result;
+	int result = lh__file_read(file, page, want, copy);
 
-	if (!there && reads_in_place(file, want))
-		return lh__file_read(file, page, want, data);
-	if (!there) {
-		result = lh__file_read(file, page, want, copy);
-		if (result != 0)
-			return result;
-		there = copy;
-	}
+	if (result == 0)
+		lh__lines_copy(data, copy, want);
+	return result;
+}
+
+static int read_lines(struct lh_file *file, uint64_t page, lh_mask want, void *data)
+{
+	const void *there = file->way == LH_FILE_MAPPED ? lh__file_map_at(file, page) : NULL;
+
+	if (!there)
+		return reads_in_place(file, want) ? lh__file_read(file, page, want, data)
+		                                  : read_copy(file, page, want, data);
 	lh__lines_copy(data, there, want);
 	return 0;
 }

@@ -60,6 +60,8 @@ int lh__journal_scan(const struct journal_header *header, const unsigned char *r
 	struct lh_log_record record;
 
 	*end = (struct place){ header->offset, header->sequence };
+	if (header->state == JOURNAL_CLOSED)
+		return 0; /* whatever stands there: the log is empty */
 	while (taken < size) {
 		uint64_t offset = end->position % size, rest = size - offset, stride;
 		int stop;

@@ -67,6 +67,7 @@ struct image {
 	unsigned char *memory;
 	uint64_t size, home;
 	uint64_t records, open; /* open: the transaction that has not ended */
+	struct lh_error *error;
 };
 
 static int read_image(struct image *image)
@@ -94,7 +95,9 @@ static int overlay(struct image *image, const struct lh_log_record *record)
 		long taken = lh__log_set_decode(&set, record->sets + at, size - at);
 
 		if (taken < 0 || set.page >= image->size / LH_PAGE_SIZE)
-			return -EBADMSG;
+			return lh__fail(image->error, -EBADMSG,
+			                "log record %lu changes what is not in the pool",
+			                (unsigned long)record->sequence);
 		lh__lineset_scatter(&set, image->memory + set.page * LH_PAGE_SIZE);
 		at += (size_t)taken;
 	}
@@ -163,7 +166,7 @@ static int check_image(struct image *image, struct lh_pool_check *check, struct 
 
 int lh__pool_check_store(struct lh_store *below, struct lh_pool_check *check, struct lh_error *error)
 {
-	struct image image = { .below = below };
+	struct image image = { .below = below, .error = error };
 	struct lh_journal_look look;
 	int result;
 	long at;

@@ -68,23 +68,6 @@ static void ask_offsets(uint32_t offsets[8])
 			offsets[part] = 0;
 }
 
-struct emulator *lh__emulator_open(const struct lh_sys *sys)
-{
-	struct emulator *emulator = lh__alloc(sys, sizeof *emulator);
-
-	if (!emulator)
-		return NULL;
-	ZydisDecoderInit(&emulator->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	ask_offsets(emulator->offsets);
-	return emulator;
-}
-
-void lh__emulator_close(const struct lh_sys *sys, struct emulator *emulator)
-{
-	if (emulator)
-		lh__free(sys, emulator, sizeof *emulator);
-}
-
 /*
  * The instruction at code, NULL where it is none. No byte of the next page is read, which may not be there.
  */
@@ -270,11 +253,20 @@ static bool value_of(const struct source *source, const ZydisDecodedOperand *ope
 	return true;
 }
 
+static bool has_prefix(const ZydisDecodedInstruction *instruction, uint8_t prefix)
+{
+	for (unsigned i = 0; i < instruction->raw.prefix_count; i++)
+		if (instruction->raw.prefixes[i].value == prefix)
+			return true;
+	return false;
+}
+
 /*
  * stos: up to 64 bytes of it, and no further than the page's end. What the direction flag turns round is left
- * to the processor.
+ * to the processor, and so is REPNE, which it has no name for and which repeats all the same.
  */
 #define DIRECTION 0x400
+#define REPNE 0xf2
 
 static bool read_stos(const ucontext_t *context, const ZydisDecodedInstruction *instruction,
                       struct store *store)
@@ -284,7 +276,8 @@ static bool read_stos(const ucontext_t *context, const ZydisDecodedInstruction *
 	bool repeated = (instruction->attributes & ZYDIS_ATTRIB_HAS_REP) != 0;
 	uint64_t room = LH_PAGE_SIZE - (uint64_t)registers[REG_RDI] % LH_PAGE_SIZE, rax;
 
-	if (instruction->address_width != 64 || registers[REG_EFL] & DIRECTION || room < element)
+	if (instruction->address_width != 64 || registers[REG_EFL] & DIRECTION || room < element ||
+	    has_prefix(instruction, REPNE))
 		return false;
 	if (repeated) {
 		uint64_t most = (room < 64 ? room : 64) / element, left = (uint64_t)registers[REG_RCX];
@@ -329,6 +322,14 @@ static bool read_move(const struct source *source, const ZydisDecodedInstruction
 	return true;
 }
 
+bool lh__emulate_pushes_flags(struct emulator *emulator, const ucontext_t *context)
+{
+	const struct known *known = decode(emulator, (uintptr_t)context->uc_mcontext.gregs[REG_RIP]);
+
+	return known && (known->instruction.mnemonic == ZYDIS_MNEMONIC_PUSHFQ ||
+	                 known->instruction.mnemonic == ZYDIS_MNEMONIC_PUSHF);
+}
+
 bool lh__emulate_read(struct emulator *emulator, const ucontext_t *context, struct store *store)
 {
 	const struct source source = { context, emulator->offsets };
@@ -341,28 +342,69 @@ bool lh__emulate_read(struct emulator *emulator, const ucontext_t *context, stru
 	               : read_move(&source, &known->instruction, known->operands, store);
 }
 
-static void store_bytes(unsigned char *to, const struct store *store)
+/* Numbers that need not be aligned, since the program's stores need not be either. */
+typedef uint64_t any_word __attribute__((aligned(1), may_alias));
+typedef uint32_t any_half __attribute__((aligned(1), may_alias));
+typedef uint16_t any_quarter __attribute__((aligned(1), may_alias));
+
+/*
+ * As one store, as the program's own would have been; a vector in words, since compilers make one store of
+ * what were two pointers, which another thread may be reading.
+ */
+static void store_word(unsigned char *to, const unsigned char *value, uint8_t bytes)
 {
-	for (unsigned i = 0; i < store->size; i++)
-		if (store->bytes >> i & 1)
-			to[i] = store->value[i];
+	if (bytes == 0xff)
+		*(volatile any_word *)to = *(const any_word *)value;
+	else if (bytes == 0xf)
+		*(volatile any_half *)to = *(const any_half *)value;
+	else if (bytes == 3)
+		*(volatile any_quarter *)to = *(const any_quarter *)value;
+	else
+		for (unsigned i = 0; i < 8; i++)
+			if (bytes >> i & 1)
+				((volatile unsigned char *)to)[i] = value[i];
 }
 
 void lh__emulate_do(ucontext_t *context, const struct store *store, void *to)
 {
-	uint64_t word;
-
-	memcpy(&word, store->value, sizeof word);
-	/* As one store, as the program's own would have been. */
-	if (store->bytes == 0xff)
-		__atomic_store_n((uint64_t *)to, word, __ATOMIC_RELEASE);
-	else if (store->bytes == 0xf)
-		__atomic_store_n((uint32_t *)to, (uint32_t)word, __ATOMIC_RELEASE);
-	else if (store->bytes == 3)
-		__atomic_store_n((uint16_t *)to, (uint16_t)word, __ATOMIC_RELEASE);
-	else
-		store_bytes(to, store);
+	for (unsigned i = 0; i < store->size; i += 8)
+		store_word((unsigned char *)to + i, store->value + i, (uint8_t)(store->bytes >> i));
 	context->uc_mcontext.gregs[REG_RIP] += store->length;
 	context->uc_mcontext.gregs[REG_RDI] = (greg_t)store->rdi;
 	context->uc_mcontext.gregs[REG_RCX] = (greg_t)store->rcx;
+}
+
+/*
+ * Functions of other libraries are looked up when they are first called, which takes locks and some KiB of
+ * stack, so that is not left to the handler: a store is read here, anew and again.
+ */
+static void bind(struct emulator *emulator)
+{
+	/* mov %rax, (%rdi) */
+	static const unsigned char sample[16] __attribute__((aligned(16))) = { 0x48, 0x89, 0x07 };
+	ucontext_t context;
+	struct store store;
+
+	memset(&context, 0, sizeof context);
+	context.uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)sample;
+	for (unsigned i = 0; i < 2; i++)
+		(void)lh__emulate_read(emulator, &context, &store);
+}
+
+struct emulator *lh__emulator_open(const struct lh_sys *sys)
+{
+	struct emulator *emulator = lh__alloc(sys, sizeof *emulator);
+
+	if (!emulator)
+		return NULL;
+	ZydisDecoderInit(&emulator->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ask_offsets(emulator->offsets);
+	bind(emulator);
+	return emulator;
+}
+
+void lh__emulator_close(const struct lh_sys *sys, struct emulator *emulator)
+{
+	if (emulator)
+		lh__free(sys, emulator, sizeof *emulator);
 }

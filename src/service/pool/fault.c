@@ -31,17 +31,24 @@ static struct step *step_of(struct lh_pool *pool, uintptr_t thread)
 	return NULL;
 }
 
-/* The page is open until this thread's next trap. */
-static bool begin_step(struct lh_pool *pool, uint64_t page)
+/*
+ * The page is open until this thread's next trap. Where too many threads are at it, this one is turned back
+ * to its instruction, and faults again, until one of them is done.
+ */
+static bool begin_step(struct lh_pool *pool, uint64_t page, ucontext_t *context)
 {
 	struct step *step = step_of(pool, lh__pool_self());
 
 	if (!step)
 		step = step_of(pool, 0);
-	if (!step || step->n == STEP_PAGES || unprotect(pool, page) < 0)
+	if (!step)
+		return true;
+	if (step->n == STEP_PAGES || unprotect(pool, page) < 0)
 		return false;
 	step->thread = lh__pool_self();
+	step->flags = lh__emulate_pushes_flags(pool->emulator, context);
 	step->pages[step->n++] = page;
+	context->uc_mcontext.gregs[REG_EFL] |= LH_POOL_TRAP_FLAG;
 	return true;
 }
 
@@ -57,12 +64,8 @@ static void note_sighting(struct lh_pool *pool, uintptr_t address, uintptr_t cod
  */
 static bool execute(struct lh_pool *pool, struct change *change, ucontext_t *context)
 {
-	if (pool->see == LH_SEE_CHECKED && change->declared != LH_MASK_ALL) {
-		if (!begin_step(pool, change->page))
-			return false;
-		context->uc_mcontext.gregs[REG_EFL] |= LH_POOL_TRAP_FLAG;
-		return true;
-	}
+	if (pool->see == LH_SEE_CHECKED && change->declared != LH_MASK_ALL)
+		return begin_step(pool, change->page, context);
 	if (!change->open)
 		change->open = unprotect(pool, change->page) == 0;
 	return change->open;
@@ -104,7 +107,7 @@ static void note_guess(struct lh_pool *pool, struct change *change, bool alone)
 	*guess += alone ? *guess < GUESS_MAX : -(*guess > -GUESS_MAX);
 }
 
-void lh__fault_learn(struct lh_pool *pool)
+static void learn(struct lh_pool *pool)
 {
 	for (size_t i = 0; i < pool->changes.n; i++) {
 		struct change *change = lh__changes_at(pool, i);
@@ -136,17 +139,19 @@ static bool is_worth(struct lh_pool *pool, struct change *change, uintptr_t code
  */
 #define STORES_IN_ROW 64
 
-static bool make_store(struct lh_pool *pool, ucontext_t *context, bool first)
+/* touched: where the fault was, 0: of a store that follows. */
+static bool make_store(struct lh_pool *pool, ucontext_t *context, uintptr_t touched)
 {
 	uintptr_t code = (uintptr_t)context->uc_mcontext.gregs[REG_RIP];
 	struct change *change;
 	struct store store;
 	lh_mask lines;
 
-	if (!lh__emulate_read(pool->emulator, context, &store))
+	if (!lh__emulate_read(pool->emulator, context, &store) ||
+	    (touched && store.address / LH_PAGE_SIZE != touched / LH_PAGE_SIZE))
 		return false;
 	change = note_of(pool, store.address, store.size);
-	if (!change || change->open || (first && !is_worth(pool, change, code)))
+	if (!change || change->open || (touched && !is_worth(pool, change, code)))
 		return false;
 	lines = lh__mask_bytes(store.address % LH_PAGE_SIZE, store.size);
 	if (lh__changes_save(pool, change, pool->see == LH_SEE_CHECKED ? LH_MASK_ALL : lines) < 0)
@@ -154,17 +159,22 @@ static bool make_store(struct lh_pool *pool, ucontext_t *context, bool first)
 	if (pool->see == LH_SEE_CHECKED && lines & ~change->declared)
 		note_sighting(pool, store.address, code);
 	lh__emulate_do(context, &store, pool->alias + (store.address - (uintptr_t)pool->base));
-	change->stores += first;
+	change->stores += touched != 0;
 	return true;
 }
 
-static bool make_stores(struct lh_pool *pool, ucontext_t *context)
+/* Of those that follow, only in the same page of code: the next one may not be there to be read. */
+static bool make_stores(struct lh_pool *pool, ucontext_t *context, uintptr_t touched)
 {
-	unsigned made = 0;
+	const greg_t *at = &context->uc_mcontext.gregs[REG_RIP];
+	uintptr_t page = (uintptr_t)*at / LH_PAGE_SIZE;
 
-	while (made < STORES_IN_ROW && make_store(pool, context, made == 0))
-		made++;
-	return made > 0;
+	if (!make_store(pool, context, touched))
+		return false;
+	for (unsigned made = 1; made < STORES_IN_ROW && (uintptr_t)*at / LH_PAGE_SIZE == page; made++)
+		if (!make_store(pool, context, 0))
+			break;
+	return true;
 }
 
 /* With changing held. */
@@ -176,7 +186,7 @@ static bool see_store(struct lh_pool *pool, uintptr_t address, ucontext_t *conte
 
 	if (!pool->writing)
 		return false;
-	if (make_stores(pool, context))
+	if (make_stores(pool, context, address))
 		return true;
 	change = lh__changes_of(pool, page);
 	if (!change || lh__changes_save(pool, change, LH_MASK_ALL) < 0)
@@ -212,12 +222,47 @@ bool lh__fault_touched(struct lh_pool *pool, uintptr_t address, ucontext_t *cont
 	return seen;
 }
 
-/*
- * A page that has been declared as a whole meanwhile, by another instruction's trap, stays open; so does one
- * that another thread steps over at this moment, until that one's trap.
- */
-static bool others_step(const struct lh_pool *pool, const struct step *own, uint64_t page)
+static void protect(struct lh_pool *pool, uint64_t page)
 {
+	uintptr_t address = (uintptr_t)lh__pool_page(pool, page);
+	int result;
+
+	do
+		result = pool->port->ops->protect(pool->port, address, 1);
+	while (result == -EAGAIN);
+	(void)result; /* what is open too long is compared at the commit all the same */
+}
+
+/* A program may have gone elsewhere from an instruction that failed after it had touched a page. */
+static void end_steps(struct lh_pool *pool)
+{
+	for (unsigned i = 0; i < STEPS; i++) {
+		struct step *step = &pool->steps[i];
+
+		for (unsigned j = 0; j < step->n; j++)
+			protect(pool, step->pages[j]);
+		*step = (struct step){ .thread = 0 };
+	}
+}
+
+void lh__fault_end(struct lh_pool *pool)
+{
+	if (pool->see == LH_SEE_CHECKED)
+		end_steps(pool);
+	else
+		learn(pool);
+}
+
+/*
+ * A page that has been declared as a whole meanwhile stays open; so does one that another thread steps over
+ * at this moment, until that one's trap.
+ */
+static bool stays_open(struct lh_pool *pool, const struct step *own, uint64_t page)
+{
+	const struct change *change = lh__changes_of(pool, page);
+
+	if (change && change->open)
+		return true;
 	for (unsigned i = 0; i < STEPS; i++)
 		for (unsigned j = 0; &pool->steps[i] != own && j < pool->steps[i].n; j++)
 			if (pool->steps[i].pages[j] == page)
@@ -225,22 +270,25 @@ static bool others_step(const struct lh_pool *pool, const struct step *own, uint
 	return false;
 }
 
-bool lh__fault_stepped(struct lh_pool *pool)
+/* What this thread has pushed while the trap flag was set is as if it had not been. */
+static void clear_pushed_flag(const ucontext_t *context)
+{
+	unsigned char *pushed = (unsigned char *)(uintptr_t)context->uc_mcontext.gregs[REG_RSP];
+
+	pushed[1] &= (unsigned char)~(LH_POOL_TRAP_FLAG >> 8);
+}
+
+bool lh__fault_stepped(struct lh_pool *pool, const ucontext_t *context)
 {
 	struct step *step;
 
 	lh__lock(pool->sys, &pool->changing);
 	step = step_of(pool, lh__pool_self());
-	for (unsigned i = 0; step && i < step->n; i++) {
-		uintptr_t address = (uintptr_t)lh__pool_page(pool, step->pages[i]);
-		int result = 0;
-
-		if (!others_step(pool, step, step->pages[i]))
-			do
-				result = pool->port->ops->protect(pool->port, address, 1);
-			while (result == -EAGAIN);
-		(void)result; /* what is open too long is compared at the commit all the same */
-	}
+	if (step && step->flags)
+		clear_pushed_flag(context);
+	for (unsigned i = 0; step && i < step->n; i++)
+		if (!stays_open(pool, step, step->pages[i]))
+			protect(pool, step->pages[i]);
 	if (step)
 		*step = (struct step){ .thread = 0 };
 	lh__unlock(pool->sys, &pool->changing);

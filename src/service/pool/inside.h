@@ -56,10 +56,14 @@ struct sighting {
 };
 #define SIGHTINGS 64u
 
-/* A thread that executes one instruction with pages open that are protected otherwise. */
-#define STEP_PAGES 4u
+/*
+ * A thread that executes one instruction with pages open that are protected otherwise: at most the 16
+ * elements of a scatter, each of which may lie across two.
+ */
+#define STEP_PAGES 32u
 struct step {
 	uintptr_t thread; /* 0: free */
+	bool flags;       /* the instruction pushes the flags */
 	unsigned n;
 	uint64_t pages[STEP_PAGES];
 };
@@ -208,10 +212,10 @@ void lh__signal_remove(struct lh_pool *pool);
  * business.
  */
 bool lh__fault_touched(struct lh_pool *pool, uintptr_t address, ucontext_t *context);
-/* A transaction is over: what its faults have taught. changing is held. */
-void lh__fault_learn(struct lh_pool *pool);
+/* A transaction is over: steps that never ended, and what its faults have taught. changing is held. */
+void lh__fault_end(struct lh_pool *pool);
 /* The instruction of this thread has been executed. False: it had none to step. */
-bool lh__fault_stepped(struct lh_pool *pool);
+bool lh__fault_stepped(struct lh_pool *pool, const ucontext_t *context);
 
 /* ---- emulate.c ---- */
 /* A store of those bytes of value that are set in `bytes`, of which there are `size`, to address. */
@@ -228,6 +232,7 @@ struct emulator *lh__emulator_open(const struct lh_sys *sys);
 void lh__emulator_close(const struct lh_sys *sys, struct emulator *emulator);
 /* Whether the instruction at the context's instruction pointer is a plain store, and which. */
 bool lh__emulate_read(struct emulator *emulator, const ucontext_t *context, struct store *store);
+bool lh__emulate_pushes_flags(struct emulator *emulator, const ucontext_t *context);
 /* Makes it, at `to` instead of its address, and goes on to the next instruction. */
 void lh__emulate_do(ucontext_t *context, const struct store *store, void *to);
 

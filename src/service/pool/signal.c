@@ -70,7 +70,7 @@ static void on_trap(int number, siginfo_t *info, void *context)
 		struct lh_pool *pool = __atomic_load_n(&signals.pools[i], __ATOMIC_ACQUIRE);
 
 		if (pool && pool->see == LH_SEE_CHECKED && pool->port)
-			ours |= lh__fault_stepped(pool);
+			ours |= lh__fault_stepped(pool, context);
 	}
 	if (ours)
 		machine->gregs[REG_EFL] &= ~LH_POOL_TRAP_FLAG;
@@ -83,7 +83,8 @@ static int install(void)
 	struct sigaction action;
 
 	memset(&action, 0, sizeof action);
-	action.sa_flags = SA_SIGINFO | SA_RESTART;
+	/* Where the program has an alternate stack, its own may be in the pool itself, or small. */
+	action.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
 	sigfillset(&action.sa_mask);
 	action.sa_sigaction = on_bus;
 	if (sigaction(SIGBUS, &action, &signals.bus) != 0)

@@ -178,7 +178,7 @@ static int protect_all(struct lh_pool *pool)
 
 	if (!pool->port || pool->see == LH_SEE_DECLARED)
 		return 0;
-	lh__fault_learn(pool);
+	lh__fault_end(pool);
 	for (size_t i = 0, j; i < n && result == 0; i = j) {
 		struct change *first = lh__changes_at(pool, i);
 
