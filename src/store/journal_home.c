@@ -17,6 +17,23 @@ static void replace_direct(struct journal *journal, const struct lh_lineset *set
 		lh__journal_flush_lines(journal, to, LH_PAGE_SIZE);
 }
 
+/* A page for which nobody has made room is not memory yet: the store below makes some, if it can. */
+static int write_beyond(struct journal *journal, const struct lh_lineset *set)
+{
+	unsigned char data[LH_PAGE_SIZE] __attribute__((aligned(64)));
+	struct lh_request request = {
+		.op = set->flags & LH_LINESET_REPLACE ? LH_OP_REPLACE : LH_OP_PUT,
+		.flags = LH_REQUEST_UNCOUNTED,
+		.page = journal->header.home_page + set->page,
+		.mask = set->mask,
+		.data = data,
+	};
+
+	lh__lines_scatter(data, set->lines, set->mask);
+	journal->beyond = true;
+	return lh__journal_do(journal, &request, 1);
+}
+
 static int write_direct(struct journal *journal, const struct lh_lineset *set)
 {
 	const struct lh_direct *direct = journal->direct;
@@ -26,8 +43,8 @@ static int write_direct(struct journal *journal, const struct lh_lineset *set)
 	lh_mask mask = set->mask;
 	unsigned first, count;
 
-	if (page >= direct->pages)
-		return -ENOSPC;
+	if (page >= __atomic_load_n(&direct->pages, __ATOMIC_ACQUIRE))
+		return write_beyond(journal, set);
 	if (set->flags & LH_LINESET_REPLACE) {
 		replace_direct(journal, set, to);
 		return 0;
@@ -155,7 +172,10 @@ int lh__journal_home_sync(struct journal *journal)
 	if (!journal->direct)
 		return lh__journal_sync_below(journal);
 	lh__journal_fence(journal);
-	return 0;
+	if (!journal->beyond)
+		return 0;
+	journal->beyond = false;
+	return lh__journal_sync_below(journal);
 }
 
 /*

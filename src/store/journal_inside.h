@@ -121,6 +121,7 @@ struct journal {
 	struct lh_lock homing;
 	struct place applied;
 	struct batch *batch; /* NULL where pages are reached directly */
+	bool beyond;         /* they are, and a request has made room for some that were not there */
 
 	struct lh_lock requests; /* below's submit and poll */
 	struct lh_journal_report report;
