@@ -14,7 +14,7 @@ static void replace_direct(struct journal *journal, const struct lh_lineset *set
 {
 	lh__lineset_scatter(set, to);
 	if (!LH_MUTANT(HOME_NOT_FLUSHED))
-		lh__journal_flush_lines(journal, to, LH_PAGE_SIZE);
+		lh__journal_flush_lines(journal, &journal->home_counts, to, LH_PAGE_SIZE);
 }
 
 /* A page for which nobody has made room is not memory yet: the store below makes some, if it can. */
@@ -57,7 +57,7 @@ static int write_direct(struct journal *journal, const struct lh_lineset *set)
 		else
 			direct->write(direct, to + (size_t)LH_LINE_SIZE * first, lines, size);
 		lines += size;
-		lh__journal_count(&journal->counts.flushes, count);
+		lh__journal_count(&journal->home_counts.flushes, count);
 	}
 	return 0;
 }
@@ -111,7 +111,7 @@ int lh__journal_home_write(struct journal *journal, const struct lh_lineset *set
 	struct batch *batch = journal->batch;
 	int i;
 
-	lh__journal_count(&journal->counts.home_bytes, (uint64_t)LH_LINE_SIZE * lh__mask_count(set->mask));
+	lh__journal_count(&journal->home_counts.home_bytes, (uint64_t)LH_LINE_SIZE * lh__mask_count(set->mask));
 	if (journal->direct)
 		return write_direct(journal, set);
 	i = batch_find(journal, set->page);
@@ -171,7 +171,7 @@ int lh__journal_home_sync(struct journal *journal)
 		return 0;
 	if (!journal->direct)
 		return lh__journal_sync_below(journal);
-	lh__journal_fence(journal);
+	lh__journal_fence(journal, &journal->home_counts);
 	if (!journal->beyond)
 		return 0;
 	journal->beyond = false;
@@ -196,8 +196,8 @@ static int checkpoint(struct journal *journal)
 	struct place to = settled(journal, &header.durable);
 	int result;
 
-	if (journal->broken < 0 || to.position == journal->tail)
-		return journal->broken;
+	if (lh__journal_broken(journal) < 0 || to.position == journal->tail)
+		return lh__journal_broken(journal);
 	header.sequence = to.sequence + LH_MUTANT(CHECKPOINT_TOO_FAR);
 	header.offset = to.position % journal->ring_size;
 	if (LH_MUTANT(CHECKPOINT_TOO_EARLY)) {
@@ -214,7 +214,7 @@ static int checkpoint(struct journal *journal)
 		result = lh__journal_header_write(journal, &header);
 	if (result < 0)
 		return lh__journal_break(journal, result);
-	journal->header = header;
+	lh__journal_header_set(journal, &header);
 	__atomic_store_n(&journal->tail, to.position, __ATOMIC_RELEASE);
 	return 0;
 }
