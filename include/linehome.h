@@ -80,12 +80,15 @@ enum lh_see {
 	 * first.
 	 */
 	LH_SEE_PAGE = 0,
-	/* The program says lh_tx_add before it stores. A store without it is lost, or worse. No faults but those
-	 * that load a page. */
+	/*
+	 * The program says lh_tx_add before it stores. A store without it is lost, or worse. No faults but
+	 * those that load a page.
+	 */
 	LH_SEE_DECLARED = 1,
 	/*
 	 * As declared; and the pool watches as well: a changed line that was not declared fails the commit,
-	 * with its address and the place in the code that stored. Slow: some microseconds for each store.
+	 * with its address and the place in the code that stored. Slow: some microseconds for each store. A
+	 * system call may write only to pages that have been declared whole.
 	 */
 	LH_SEE_CHECKED = 2,
 };
@@ -103,7 +106,7 @@ enum lh_log {
 	 * The program works in the file's own memory; old lines are logged before they change. No copy of the
 	 * pool in memory; three fences a commit. Only where the file is persistent memory (a DAX file
 	 * system), or on tmpfs, whose memory is all the medium there is. LH_SEE_PAGE and LH_SEE_CHECKED on
-	 * tmpfs only.
+	 * tmpfs only; there a store that the log has no room for is SIGBUS, since a store cannot fail.
 	 */
 	LH_LOG_UNDO = 2,
 };

@@ -14,7 +14,7 @@ static const char *case_slots(struct suite *suite)
 
 	EXPECT(ops->name && ops->name[0]);
 	EXPECT(ops->watch && ops->unwatch && ops->supply && ops->supply_zero && ops->take && ops->give);
-	EXPECT(ops->wake && ops->present && ops->close);
+	EXPECT(ops->protect && ops->unprotect && ops->wake && ops->present && ops->close);
 	EXPECT(suite->port->sys && suite->port->caps.granularity);
 	return NULL;
 }

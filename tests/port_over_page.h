@@ -112,11 +112,30 @@ static struct lh_port *over_page_rival(void *context)
 	return lh__page_open(&lh__sys_default, &over->options, &rival, NULL) < 0 ? NULL : rival;
 }
 
+/*
+ * Of shared memory the mapping is all that is left: a page that is dropped there would still be in the file.
+ */
+static void *map_shared(size_t size, int protection)
+{
+	int file = memfd_create("port", MFD_CLOEXEC);
+	void *at = MAP_FAILED;
+
+	if (file >= 0 && ftruncate(file, (off_t)size) == 0)
+		at = mmap(NULL, size, protection, MAP_SHARED, file, 0);
+	if (file >= 0)
+		close(file);
+	return at;
+}
+
 static void *over_page_map(void *context, size_t size, int protection)
 {
-	void *at = mmap(NULL, size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	struct over_page *over = context;
+	void *at;
 
-	(void)context;
+	if (over && over->options.shared)
+		at = map_shared(size, protection);
+	else
+		at = mmap(NULL, size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	return at == MAP_FAILED ? NULL : at;
 }
 

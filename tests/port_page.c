@@ -14,12 +14,34 @@
 static const struct lh_page_options inline_engine = { .engine = LH_ENGINE_INLINE, .device = -1 };
 static const struct lh_page_options thread_engine = { .engine = LH_ENGINE_THREAD, .device = -1 };
 
+static const struct lh_page_options inline_protects = { .engine = LH_ENGINE_INLINE,
+	                                                .device = -1,
+	                                                .protects = true };
+static const struct lh_page_options thread_protects = { .engine = LH_ENGINE_THREAD,
+	                                                .device = -1,
+	                                                .protects = true };
+
+static const struct lh_page_options inline_shared = {
+	.engine = LH_ENGINE_INLINE,
+	.device = -1,
+	.protects = true,
+	.shared = true,
+};
+static const struct lh_page_options thread_shared = {
+	.engine = LH_ENGINE_THREAD,
+	.device = -1,
+	.protects = true,
+	.shared = true,
+};
+
 static void conforms(const struct lh_page_options *options, const char *name)
 {
 	struct over_page over = { .options = *options, .sys = &lh__sys_default };
 	struct port_factory factory = over_page(&over, name);
 	const char *lacks = over_page_lacks(options);
 
+	factory.stays = options->protects;
+	factory.shared = options->shared;
 	if (lacks)
 		skip(name, lacks);
 	else
@@ -196,10 +218,77 @@ static void from_device(void)
 	close(options.device);
 }
 
+static void *write_byte(void *at)
+{
+	*(volatile unsigned char *)at = 9;
+	return NULL;
+}
+
+/* A write is waited for, named, and goes on when it is let. */
+static bool write_is_seen(struct lh_port *port, unsigned char *at)
+{
+	pthread_t thread;
+	uintptr_t asked[4] = { 0 };
+	int n;
+
+	if (pthread_create(&thread, NULL, write_byte, at) != 0)
+		abort();
+	n = lh__page_wait(port, asked, 4, 20000);
+	if (n == 1 && *at == 9)
+		n = -1; /* it was written before anybody let it */
+	if (port->ops->unprotect(port, (uintptr_t)at & ~(uintptr_t)4095, 1) != 0)
+		abort();
+	pthread_join(thread, NULL);
+	return n == 1 && asked[0] == ((uintptr_t)at & ~(uintptr_t)4095) && *at == 9;
+}
+
+/* Pages 0 and 1 are in the file and mapped, 2 is in the file, 3 is a hole. */
+static void shared_memory(void)
+{
+	struct lh_page_options options = thread_protects;
+	int file = memfd_create("port_page", MFD_CLOEXEC);
+	unsigned char *pages;
+	struct lh_port *port;
+	uintptr_t asked[4];
+	const char *lacks;
+
+	options.shared = options.writes_only = true;
+	lacks = over_page_lacks(&options);
+	if (lacks) {
+		skip("shared memory", lacks);
+		return;
+	}
+	if (ftruncate(file, 4 * 4096) != 0 || pwrite(file, "ab", 2, 2 * 4096) != 2 ||
+	    lh__page_open(&lh__sys_default, &options, &port, NULL) < 0)
+		abort();
+	pages = mmap(NULL, 4 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	pages[0] = pages[4096] = 1;
+	is(port->ops->watch(port, (uintptr_t)pages, 4 * 4096), 0,
+	   "shared: memory of a file in memory is watched");
+	is(port->ops->protect(port, (uintptr_t)pages, 4), 0, "shared: ... and protected");
+	ok(pages[0] == 1 && pages[8192] == 'a' && pages[3 * 4096] == 0 &&
+	           lh__page_wait(port, asked, 4, 0) == 0,
+	   "shared: what is absent is the kernel's business, and reads are not seen");
+	for (unsigned i = 0; i < 4; i++)
+		ok(write_is_seen(port, pages + i * 4096 + 50), "shared: a write to page %u is seen", i);
+	pages[0] = 5;
+	is(lh__page_wait(port, asked, 4, 0), 0, "shared: ... once");
+	is(port->ops->protect(port, (uintptr_t)pages, 4), 0, "shared: protected again");
+	ok(write_is_seen(port, pages + 51), "shared: ... a write is seen again");
+	port->ops->close(port);
+	munmap(pages, 4 * 4096);
+	close(file);
+}
+
 int main(void)
 {
 	conforms(&inline_engine, "inline");
 	conforms(&thread_engine, "thread");
+	conforms(&inline_protects, "inline, sees writes");
+	conforms(&thread_protects, "thread, sees writes");
+	conforms(&inline_shared, "inline, sees writes, shared");
+	conforms(&thread_shared, "thread, sees writes, shared");
+	shared_memory();
 	system_calls_inline();
 	system_calls_thread();
 	requests_in_parts();

@@ -69,6 +69,18 @@ enum fault {
 	NOT_REENTRANT,
 	RENEW_NOTHING,
 	CLOSE_LATE,
+	PROTECT_NONE, /* from here on over a port that sees writes, this one without a fault */
+	PROTECT_NOTHING,
+	PROTECT_FIRST_ONLY,
+	PROTECT_TOO_MUCH,
+	PROTECT_DROPS,
+	PROTECT_FILLS,
+	PROTECT_UNWATCHED_OK,
+	UNPROTECT_TOO_MUCH,
+	UNPROTECT_SPOILS,
+	UNPROTECT_QUIET,
+	SUPPLY_OPEN,
+	ZERO_OPEN,
 	FAULTS
 };
 
@@ -130,6 +142,18 @@ static const char *const names[FAULTS] = {
 	[NOT_REENTRANT] = "slots that cannot interrupt each other",
 	[RENEW_NOTHING] = "a child that keeps its parent's port",
 	[CLOSE_LATE] = "a close that keeps watching",
+	[PROTECT_NONE] = "none, where writes are seen",
+	[PROTECT_NOTHING] = "a protect that does nothing",
+	[PROTECT_FIRST_ONLY] = "a protect of the first page of a run",
+	[PROTECT_TOO_MUCH] = "a protect of one page too much",
+	[PROTECT_DROPS] = "a protect that loses the content",
+	[PROTECT_FILLS] = "a protect that makes absent pages present",
+	[PROTECT_UNWATCHED_OK] = "a protect of what is not watched that says all is well",
+	[UNPROTECT_TOO_MUCH] = "an unprotect of one page too much",
+	[UNPROTECT_SPOILS] = "an unprotect that changes the content",
+	[UNPROTECT_QUIET] = "an unprotect that does not wake",
+	[SUPPLY_OPEN] = "a supply that lets writes through",
+	[ZERO_OPEN] = "a supply of zeroes that lets writes through",
 };
 
 struct planted {
@@ -147,6 +171,11 @@ static __thread long last_answer; /* of the kernel to a request of the port's */
 static bool is_fault(enum fault fault)
 {
 	return planted_fault == fault;
+}
+
+static bool has_none(enum fault fault)
+{
+	return fault == NONE || fault == PROTECT_NONE;
 }
 
 static struct planted *of(struct lh_port *port)
@@ -175,6 +204,8 @@ static void hush(unsigned long request, long argument)
 		((struct uffdio_zeropage *)argument)->mode |= UFFDIO_ZEROPAGE_MODE_DONTWAKE;
 	if (request == UFFDIO_MOVE)
 		((struct uffdio_move *)argument)->mode |= UFFDIO_MOVE_MODE_DONTWAKE;
+	if (request == UFFDIO_WRITEPROTECT)
+		((struct uffdio_writeprotect *)argument)->mode |= UFFDIO_WRITEPROTECT_MODE_DONTWAKE;
 }
 
 static bool is_hushed(void)
@@ -287,6 +318,8 @@ static long planted_supply(struct lh_port *port, uintptr_t address, const void *
 	quiet = is_fault(SUPPLY_QUIET);
 	result = below->ops->supply(below, address, given, is_fault(SUPPLY_FIRST_ONLY) ? 1 : pages);
 	quiet = false;
+	if (result > 0 && is_fault(SUPPLY_OPEN))
+		(void)!below->ops->unprotect(below, address, (size_t)result);
 	if (result == 1 && is_fault(SUPPLY_FIRST_ONLY))
 		return (long)pages;
 	if (result == -EEXIST && is_fault(SUPPLY_PRESENT_OK))
@@ -298,12 +331,16 @@ static long planted_zero(struct lh_port *port, uintptr_t address, size_t pages)
 {
 	static const unsigned char zeroes[LH_PAGE_SIZE];
 	struct lh_port *below = of(port)->below;
+	long result;
 
 	if (is_fault(ZERO_OVERWRITES) && is_mapped_and_present(address))
 		drop(address);
 	if (is_fault(ZERO_TAKES_MEMORY))
 		return below->ops->supply(below, address, zeroes, 1);
-	return below->ops->supply_zero(below, address, pages);
+	result = below->ops->supply_zero(below, address, pages);
+	if (result > 0 && is_fault(ZERO_OPEN))
+		(void)!below->ops->unprotect(below, address, (size_t)result);
+	return result;
 }
 
 /* What must not be done: what is written between the reading and the dropping is lost. */
@@ -488,16 +525,31 @@ static void planted_close(struct lh_port *port)
 
 static int planted_protect(struct lh_port *port, uintptr_t address, size_t pages)
 {
-	struct lh_port *below = ((struct planted *)port)->below;
+	struct lh_port *below = of(port)->below;
+	size_t n = is_fault(PROTECT_FIRST_ONLY) ? 1 : pages + is_fault(PROTECT_TOO_MUCH);
+	int result;
 
-	return below->ops->protect(below, address, pages);
+	if (is_fault(PROTECT_NOTHING))
+		return 0;
+	if (is_fault(PROTECT_DROPS) && is_mapped_and_present(address))
+		drop(address);
+	if (is_fault(PROTECT_FILLS))
+		(void)!below->ops->supply_zero(below, address, 1);
+	result = below->ops->protect(below, address, n);
+	return result == -ENOENT && is_fault(PROTECT_UNWATCHED_OK) ? 0 : result;
 }
 
 static int planted_unprotect(struct lh_port *port, uintptr_t address, size_t pages)
 {
-	struct lh_port *below = ((struct planted *)port)->below;
+	struct lh_port *below = of(port)->below;
+	int result;
 
-	return below->ops->unprotect(below, address, pages);
+	quiet = is_fault(UNPROTECT_QUIET);
+	result = below->ops->unprotect(below, address, pages + is_fault(UNPROTECT_TOO_MUCH));
+	quiet = false;
+	if (result == 0 && is_fault(UNPROTECT_SPOILS) && is_mapped_and_present(address))
+		*(volatile unsigned char *)(address + 4000) ^= 1;
+	return result;
 }
 
 static const struct lh_port_ops planted_ops = {
@@ -545,7 +597,7 @@ static void run_suite(enum fault fault, enum lh_engine engine, const struct suit
                       struct verdict *verdict)
 {
 	struct over_page over = {
-		.options = { .engine = engine, .device = -1 },
+		.options = { .engine = engine, .device = -1, .protects = fault >= PROTECT_NONE },
 		.sys = &planted_sys,
 		.wrap = planted_wrap,
 		.never_renew = fault == RENEW_NOTHING,
@@ -554,7 +606,8 @@ static void run_suite(enum fault fault, enum lh_engine engine, const struct suit
 
 	planted_fault = fault;
 	factory.rounds = 2000;
-	factory.patience_ms = fault == NONE ? 0 : PATIENCE_MS;
+	factory.patience_ms = has_none(fault) ? 0 : PATIENCE_MS;
+	factory.stays = over.options.protects;
 	if (only)
 		verdict->seen_by = suite_run(&factory, only, NULL) ? (int)(only - suite_cases) : -1;
 	else
@@ -575,7 +628,7 @@ static int seen_by(enum fault fault, enum lh_engine engine, const struct suite_c
 	fflush(stdout);
 	pid = fork();
 	if (pid == 0) {
-		alarm(fault == NONE ? 50 : 10);
+		alarm(has_none(fault) ? 50 : 10);
 		run_suite(fault, engine, only, verdict);
 		_exit(0);
 	}
@@ -600,8 +653,9 @@ static void suite_sees(enum fault fault)
 
 	if (!can_be_seen(fault))
 		skip(names[fault], "the kernel tells this user no physical addresses");
-	else if (fault == NONE)
-		ok(at < 0 && seen_by(fault, LH_ENGINE_INLINE, NULL) < 0, "the port without a fault passes");
+	else if (has_none(fault))
+		ok(at < 0 && seen_by(fault, LH_ENGINE_INLINE, NULL) < 0,
+		   "the port without a fault passes: %s", names[fault]);
 	else
 		ok(at >= 0, "the suite sees %s: \"%s\"", names[fault], at >= 0 ? suite_cases[at].name : "");
 }

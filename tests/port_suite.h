@@ -48,7 +48,14 @@ struct port_factory {
 	/* Puts memory that it cannot watch at the address; false: there is none. */
 	bool (*map_other)(void *context, void *address, size_t size);
 	unsigned patience_ms; /* after which a thread that waits is held to be stuck; 0: 20000 */
-	unsigned rounds;      /* of cases where threads meet; 0: 20000 */
+	/* The port sees writes, and its home never takes pages: the cases about that are left out. */
+	bool stays;
+	/*
+	 * Its memory is shared. What the program drops is there still, and the kernel shows a mark where a
+	 * page is absent and protected.
+	 */
+	bool shared;
+	unsigned rounds; /* of cases where threads meet; 0: 20000 */
 };
 
 /* What a request gets. */
@@ -56,6 +63,7 @@ enum suite_answer {
 	ANSWER_SUPPLY,  /* content of `version` */
 	ANSWER_WAKE,    /* nothing, and it is asked again */
 	ANSWER_NOTHING, /* nothing: it waits until the case has answered */
+	ANSWER_OPEN,    /* a write to a protected page: writes are not seen any more */
 };
 
 #define SUITE_PAGES 64u
@@ -66,7 +74,8 @@ enum suite_answer {
 struct toucher {
 	pthread_t thread;
 	volatile uint64_t *at;
-	uint64_t seen;
+	uint64_t seen;  /* what was read */
+	uint64_t write; /* what is written instead, where it is not 0 */
 	bool done;
 };
 
@@ -296,6 +305,16 @@ static int suite_unwatch(struct suite *suite, const void *at, size_t pages)
 	return suite->port->ops->unwatch(suite->port, (uintptr_t)at, bytes(pages));
 }
 
+static int suite_protect(struct suite *suite, const void *at, size_t pages)
+{
+	return (int)SUITE_AGAIN(suite, suite->port->ops->protect(suite->port, (uintptr_t)at, pages));
+}
+
+static int suite_unprotect(struct suite *suite, const void *at, size_t pages)
+{
+	return (int)SUITE_AGAIN(suite, suite->port->ops->unprotect(suite->port, (uintptr_t)at, pages));
+}
+
 static void suite_wake(struct suite *suite, const void *at)
 {
 	suite->port->ops->wake(suite->port, (uintptr_t)at);
@@ -311,6 +330,17 @@ static const char *suite_place(struct suite *suite, size_t first, size_t n, uint
 
 /* ---- requests ---- */
 
+static void answer_open(struct suite *suite, uintptr_t page)
+{
+	int result;
+
+	do
+		result = suite->port->ops->unprotect(suite->port, page, 1);
+	while (result == -EAGAIN);
+	if (result < 0)
+		__atomic_store_n(&suite->refused, result, __ATOMIC_RELAXED);
+}
+
 static void answer_supply(struct suite *suite, uintptr_t page)
 {
 	uint64_t content[512];
@@ -320,6 +350,9 @@ static void answer_supply(struct suite *suite, uintptr_t page)
 	do
 		result = suite->port->ops->supply(suite->port, page, content, 1);
 	while (result == -EAGAIN);
+	/* It is there, so somebody has written to it where that is seen. */
+	if (result == -EEXIST && suite->port->caps.sees_writes)
+		answer_open(suite, page);
 	if (result != 1 && result != -EEXIST)
 		__atomic_store_n(&suite->refused, result ? result : -EIO, __ATOMIC_RELAXED);
 }
@@ -337,6 +370,7 @@ static void port_request(uintptr_t address)
 	__atomic_add_fetch(&suite->requests, 1, __ATOMIC_RELEASE);
 	switch (__atomic_load_n(&suite->answer, __ATOMIC_ACQUIRE)) {
 	case ANSWER_SUPPLY: answer_supply(suite, page); break;
+	case ANSWER_OPEN: answer_open(suite, page); break;
 	case ANSWER_WAKE: suite->port->ops->wake(suite->port, page); /* fall through */
 	default: sched_yield(); /* in the thread that touched, who now looks again */
 	}
@@ -361,23 +395,31 @@ static void *touch(void *argument)
 {
 	struct toucher *toucher = argument;
 
-	toucher->seen = *toucher->at;
+	if (toucher->write)
+		*toucher->at = toucher->write;
+	else
+		toucher->seen = *toucher->at;
 	__atomic_store_n(&toucher->done, true, __ATOMIC_RELEASE);
 	return NULL;
 }
 
-/* A thread that reads the first word of a page, and waits there if nobody answers. */
-static struct toucher *suite_touch(struct suite *suite, void *at)
+/* A thread that reads the first word of a page, or writes it, and waits there if nobody answers. */
+static struct toucher *suite_start(struct suite *suite, void *at, uint64_t value)
 {
 	struct toucher *toucher = &suite->toucher[suite->touchers];
 
 	if (suite->touchers == SUITE_TOUCHERS)
 		abort();
-	*toucher = (struct toucher){ .at = at };
+	*toucher = (struct toucher){ .at = at, .write = value };
 	if (pthread_create(&toucher->thread, NULL, touch, toucher) != 0)
 		abort();
 	suite->touchers++;
 	return toucher;
+}
+
+static struct toucher *suite_touch(struct suite *suite, void *at)
+{
+	return suite_start(suite, at, 0);
 }
 
 /* The same, returning when the request has been seen; NULL if that does not come. */
@@ -387,6 +429,15 @@ static struct toucher *suite_waiter(struct suite *suite, void *at)
 
 	suite_answers(suite, ANSWER_NOTHING, 0);
 	toucher = suite_touch(suite, at);
+	return suite_reaches(suite, &suite->requests, 1) ? toucher : NULL;
+}
+
+static struct toucher *suite_writer(struct suite *suite, void *at, uint64_t value)
+{
+	struct toucher *toucher;
+
+	suite_answers(suite, ANSWER_NOTHING, 0);
+	toucher = suite_start(suite, at, value);
 	return suite_reaches(suite, &suite->requests, 1) ? toucher : NULL;
 }
 

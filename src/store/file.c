@@ -299,6 +299,9 @@ int lh__file_take_up(struct lh_file *file, const char *name, uint64_t reach, str
 	/* The node of a device stands on a tmpfs, and says nothing of the device. */
 	in_memory = !file->device && (where.f_type == TMPFS_MAGIC || where.f_type == RAMFS_MAGIC);
 	file->store.caps.durable = !in_memory;
+	/* There, blocks are pages and nothing else, so their number tells whether there are holes. */
+	if (in_memory && about.stx_blocks * 512 >= file->size)
+		file->reserved = file->size / LH_PAGE_SIZE;
 	if (file->way == LH_FILE_DIRECT)
 		return find_block(file, &about, name, error);
 	if (file->way != LH_FILE_MAPPED)

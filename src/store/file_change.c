@@ -420,7 +420,7 @@ int lh__file_reserve(struct lh_store *store, uint64_t pages)
 		return 0;
 	if (pages > LH_PAGE_NUMBER_MAX + 1 || (file->way == LH_FILE_MAPPED && pages > file->map.reach))
 		return -ENOSPC;
-	result = lh__file_room(file, 0, pages * LH_PAGE_SIZE);
+	result = lh__file_room(file, file->reserved * LH_PAGE_SIZE, (pages - file->reserved) * LH_PAGE_SIZE);
 	if (result == 0 && file->way == LH_FILE_MAPPED)
 		result = lh__file_map_grow(file);
 	if (result == 0)

@@ -408,7 +408,7 @@ static int copy_log(struct lh_store *below, struct journal_header *header, unsig
 			return 0;
 		hole = end.sequence;
 		generation = header->generation;
-		lh__free(below->sys, *ring, header->log_pages * LH_PAGE_SIZE);
+		lh__journal_ring_drop(below, header, *ring);
 	}
 	return lh__fail(error, -EAGAIN, "its log is written faster than it can be read; try again");
 }
@@ -425,7 +425,7 @@ int lh__journal_visit(struct lh_store *below, int (*visit)(void *context, const 
 	if (result < 0)
 		return result;
 	result = lh__journal_scan(&header, ring, visit_outside, &outside, &end, error);
-	lh__free(below->sys, ring, header.log_pages * LH_PAGE_SIZE);
+	lh__journal_ring_drop(below, &header, ring);
 	return result;
 }
 

@@ -210,6 +210,8 @@ int lh__journal_ring_read(struct lh_store *below, const struct journal_header *h
 /* A copy in any case, which lh__free gives back; filled with what is below where fill is set. */
 int lh__journal_ring_copy(struct lh_store *below, const struct journal_header *header, bool fill,
                           unsigned char **ring, struct lh_error *error) LH_MUST_CHECK;
+/* Gives a copy back. */
+void lh__journal_ring_drop(struct lh_store *below, const struct journal_header *header, unsigned char *copy);
 void lh__journal_ring_free(struct lh_store *below, const struct journal_header *header, unsigned char *ring);
 /* Brings home, or puts back, what the log says, and makes that durable. */
 int lh__journal_recover(struct journal *journal, struct lh_error *error) LH_MUST_CHECK;

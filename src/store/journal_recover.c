@@ -13,6 +13,7 @@
 #include "store/journal_inside.h"
 
 #include <errno.h>
+#include <sys/mman.h>
 
 static uint64_t ring_size(const struct journal_header *header)
 {
@@ -112,6 +113,19 @@ static int check_length(const struct lh_store *below, const struct journal_heade
 	return 0;
 }
 
+/* From the kernel, so that what is never written takes no memory and no time. */
+static unsigned char *new_ring(const struct lh_sys *sys, uint64_t size)
+{
+	long at = LH_SYS(sys, SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return at < 0 && at >= -4095 ? NULL : (unsigned char *)at;
+}
+
+void lh__journal_ring_drop(struct lh_store *below, const struct journal_header *header, unsigned char *copy)
+{
+	LH_SYS(below->sys, SYS_munmap, copy, ring_size(header));
+}
+
 int lh__journal_ring_copy(struct lh_store *below, const struct journal_header *header, bool fill,
                           unsigned char **ring, struct lh_error *error)
 {
@@ -120,13 +134,13 @@ int lh__journal_ring_copy(struct lh_store *below, const struct journal_header *h
 
 	if (result < 0)
 		return result;
-	copy = lh__alloc(below->sys, ring_size(header));
+	copy = new_ring(below->sys, ring_size(header));
 	if (!copy)
 		return lh__fail(error, -ENOMEM, "there is no memory for its log of %lu bytes",
 		                (unsigned long)ring_size(header));
 	result = fill ? fill_ring(below, header, copy) : 0;
 	if (result < 0) {
-		lh__free(below->sys, copy, ring_size(header));
+		lh__journal_ring_drop(below, header, copy);
 		return lh__fail(error, result, "its log cannot be read: %s", lh__errno_name(result));
 	}
 	*ring = copy;
@@ -149,7 +163,7 @@ int lh__journal_ring_read(struct lh_store *below, const struct journal_header *h
 void lh__journal_ring_free(struct lh_store *below, const struct journal_header *header, unsigned char *ring)
 {
 	if (!below->direct)
-		lh__free(below->sys, ring, ring_size(header));
+		lh__journal_ring_drop(below, header, ring);
 }
 
 /* ---- recovery ---- */
@@ -257,9 +271,12 @@ static void report(struct journal *journal, const struct found *found, const str
 int lh__journal_recover(struct journal *journal, struct lh_error *error)
 {
 	struct found found = { .records = 0 };
-	struct place end;
-	int result = lh__journal_scan(&journal->header, journal->ring, look, &found, &end, error);
+	struct place end = { journal->header.offset, journal->header.sequence };
+	int result = 0;
 
+	/* A log that was closed is empty, and is not looked at, however large it is. */
+	if (journal->header.state != JOURNAL_CLOSED)
+		result = lh__journal_scan(&journal->header, journal->ring, look, &found, &end, error);
 	if (result < 0)
 		return result;
 	report(journal, &found, &end);

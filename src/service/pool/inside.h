@@ -13,9 +13,9 @@
  *     home.c      the thread that brings changes home
  *     check.c     looking at a pool that is not open
  *
- * Locks, in the order in which they are taken: turn (the open transaction's), changing, then those of the
- * journal. changing is also taken in the handler of SIGBUS, so whoever holds it may touch only pages that are
- * present and not protected against what he does.
+ * Locks, in the order in which they are taken: growing, turn (the open transaction's), changing, then those
+ * of the journal. changing is also taken in the handler of SIGBUS, so whoever holds it may touch only pages
+ * that are present and not protected against what he does.
  */
 #ifndef LH_POOL_INSIDE_H
 #define LH_POOL_INSIDE_H
@@ -104,6 +104,7 @@ struct lh_pool {
 	struct loading *loading;
 	uint64_t next_load, load_run; /* hints: pages that follow each other are loaded more at a time */
 
+	struct lh_lock growing; /* before turn */
 	struct lh_lock turn;
 	uintptr_t owner; /* of the open transaction: the thread's pointer */
 	unsigned depth;

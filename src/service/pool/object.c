@@ -124,15 +124,30 @@ static void *make_root(struct lh_pool *pool, size_t size, struct lh_error *error
 	return result == 0 ? root : fail_heap(error, result);
 }
 
-/* The same in a transaction; where it fails nothing has been made. */
+/* The root that is there already; size 0: whatever it has. NULL with an error: there is another. */
+static int find_root(struct lh_pool *pool, size_t size, void **root, struct lh_error *error)
+{
+	uint64_t is = 0, offset = lh__heap_root(&pool->heap, &is);
+
+	*root = offset ? pool->base + offset : NULL;
+	if (offset == 0 || size == 0 || size == is)
+		return 0;
+	return lh__fail(error, -EINVAL, "the root object has %lu bytes, and %zu were asked for",
+	                (unsigned long)is, size);
+}
+
+/* In a transaction; where it fails nothing has been made. Another thread may have made one meanwhile. */
 static void *make_root_in_tx(struct lh_pool *pool, size_t size, struct lh_error *error)
 {
-	void *root;
+	void *root = NULL;
+	int result = lh_tx_begin(pool, error);
 
-	if (lh_tx_begin(pool, error) < 0)
+	if (result < 0)
 		return NULL;
-	root = make_root(pool, size, error);
-	if (root)
+	result = find_root(pool, size, &root, error);
+	if (result == 0 && !root)
+		root = make_root(pool, size, error);
+	if (result == 0 && root)
 		return lh_tx_commit(pool, error) == 0 ? root : NULL;
 	lh_tx_abort(pool, NULL);
 	return NULL;
@@ -140,19 +155,11 @@ static void *make_root_in_tx(struct lh_pool *pool, size_t size, struct lh_error 
 
 void *lh_pool_root(struct lh_pool *pool, size_t size, struct lh_error *error)
 {
-	uint64_t is = 0, offset;
+	void *root;
 
-	if (lh__pool_enter(pool, error) < 0)
+	if (lh__pool_enter(pool, error) < 0 || find_root(pool, size, &root, error) < 0)
 		return NULL;
-	offset = lh__heap_root(&pool->heap, &is);
-	if (offset && size && size != is) {
-		lh__fail(error, -EINVAL, "the root object has %lu bytes, and %zu were asked for",
-		         (unsigned long)is, size);
-		return NULL;
-	}
-	if (offset)
-		return pool->base + offset;
-	return size ? make_root_in_tx(pool, size, error) : NULL;
+	return root || size == 0 ? root : make_root_in_tx(pool, size, error);
 }
 
 struct visitor {

@@ -131,7 +131,8 @@ static int open_port(struct lh_pool *pool, struct lh_error *error)
 		.writes_only = pool->log == LH_LOG_UNDO,
 	};
 
-	if (!pool->lazy && pool->see == LH_SEE_DECLARED)
+	/* Memory of a file that can only be read is nothing that the kernel would protect. */
+	if (!pool->lazy && (pool->see == LH_SEE_DECLARED || pool->read_only))
 		return 0;
 	pool->emulator = lh__emulator_open(pool->sys);
 	if (!pool->emulator)
@@ -194,7 +195,10 @@ static int in_transaction(struct lh_pool *pool, int (*step)(const struct lh_heap
 	return lh__fail(error, result, "its heap: %s", lh__errno_name(result));
 }
 
-/* The header says from now on that there is a heap, so that one that is gone is not taken for one that never was. */
+/*
+ * The header says from now on that there is a heap, so that one that is gone is not taken for one that never
+ * was.
+ */
 static int note_heap(struct lh_pool *pool, struct lh_error *error)
 {
 	struct lh_pool_header header = pool->header;
@@ -213,9 +217,13 @@ static int note_heap(struct lh_pool *pool, struct lh_error *error)
 /* What a crash in the middle of creating or growing has left undone. */
 static int complete_heap(struct lh_pool *pool, struct lh_error *error)
 {
-	bool formatted = lh__heap_is_formatted(&pool->heap);
-	int result;
+	/* The heap's header is read here: where it cannot be, that is an error, and not SIGBUS. */
+	int result = lh__memory_load(pool, 0, 1);
+	bool formatted;
 
+	if (result < 0)
+		return lh__fail(error, result, "its memory cannot be read: %s", lh__errno_name(result));
+	formatted = lh__heap_is_formatted(&pool->heap);
 	if (!formatted && pool->header.flags & LH_POOL_HAS_HEAP)
 		return lh__fail(error, -EBADMSG, "the header of its heap is gone");
 	if (pool->read_only)
@@ -301,6 +309,19 @@ static int format(struct lh_store *below, const struct lh_pool_options *options,
 	return lh__journal_format(below, &journal, error);
 }
 
+/* Before the journal is opened, which writes: what is refused is left as it is. */
+static int check_header(struct lh_store *below, const struct lh_pool_options *options, struct lh_error *error)
+{
+	struct lh_pool_header header;
+	struct lh_journal_look look;
+	int result = lh__journal_look(below, &look, error);
+
+	if (result < 0)
+		return result;
+	memcpy(&header, look.client, sizeof header);
+	return lh__pool_header_check(&header, options, error);
+}
+
 int lh__pool_on_store(struct lh_store *below, const struct lh_pool_options *options, bool create, bool quiet,
                       struct lh_pool **out, struct lh_error *error)
 {
@@ -308,8 +329,8 @@ int lh__pool_on_store(struct lh_store *below, const struct lh_pool_options *opti
 	struct lh_pool *pool;
 	int result = check_ways(options, below, error);
 
-	if (result == 0 && create)
-		result = format(below, options, error);
+	if (result == 0)
+		result = create ? format(below, options, error) : check_header(below, options, error);
 	if (result == 0)
 		result = lh__journal_open(below, options->read_only, &journal, error);
 	if (result < 0)
@@ -320,9 +341,7 @@ int lh__pool_on_store(struct lh_store *below, const struct lh_pool_options *opti
 		return lh__fail(error, -ENOMEM, "there is no memory for it");
 	}
 	memcpy(&pool->header, lh__journal_client(journal), sizeof pool->header);
-	result = create ? 0 : lh__pool_header_check(&pool->header, options, error);
-	if (result == 0)
-		result = start(pool, error);
+	result = start(pool, error);
 	if (result < 0) {
 		destroy(pool);
 		return result;
@@ -427,18 +446,13 @@ void lh__pool_abandon(struct lh_pool *pool)
 /* ---- growing ---- */
 
 /*
- * Room first, then the memory, then the header, then the heap; a crash in between leaves a pool that is too
- * large for its heap, which the next opening mends.
+ * The memory, then the header. In a transaction, which keeps others from allocating meanwhile.
  */
-static int grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
+static int extend(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 {
 	struct lh_pool_header header = pool->header;
-	int result = pool->journal->ops->reserve(pool->journal, size / LH_PAGE_SIZE);
+	int result = lh__memory_extend(pool, pool->size, size, error);
 
-	if (result < 0)
-		return lh__fail(error, result, "there is no room for %lu bytes: %s", (unsigned long)size,
-		                lh__errno_name(result));
-	result = lh__memory_extend(pool, pool->size, size, error);
 	if (result < 0)
 		return result;
 	header.size = size;
@@ -452,7 +466,40 @@ static int grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 	pool->header = header;
 	__atomic_store_n(&pool->size, size, __ATOMIC_RELEASE);
 	pool->heap.size = size;
-	return in_transaction(pool, lh__heap_grow, error);
+	return 0;
+}
+
+static int reserve(struct lh_pool *pool, uint64_t size, struct lh_error *error)
+{
+	int result = pool->journal->ops->reserve(pool->journal, size / LH_PAGE_SIZE);
+
+	return result == 0 ? 0
+	                   : lh__fail(error, result, "there is no room for %lu bytes: %s",
+	                              (unsigned long)size, lh__errno_name(result));
+}
+
+/*
+ * Room comes first, beside transactions, since it may take long, and the heap last; a crash or a failure in between
+ * leaves a file that is too large for its pool, or a pool that is too large for its heap, which the next opening or
+ * growing mends.
+ */
+static int grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
+{
+	bool larger = size > pool->size;
+	int result = larger ? reserve(pool, size, error) : 0;
+
+	if (result == 0)
+		result = lh_tx_begin(pool, error);
+	if (result < 0)
+		return result;
+	if (larger)
+		result = extend(pool, size, error);
+	if (result == 0)
+		result = in_transaction(pool, lh__heap_grow, error);
+	if (result == 0)
+		return lh_tx_commit(pool, error);
+	lh__tx_drop(pool);
+	return result;
 }
 
 int lh_pool_grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
@@ -461,7 +508,6 @@ int lh_pool_grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 
 	if (result < 0)
 		return result;
-	size = to_pages(size);
 	if (pool->read_only)
 		return lh__fail(error, -EROFS, "the pool is open read-only");
 	if (pool->owner == lh__pool_self())
@@ -469,14 +515,9 @@ int lh_pool_grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 	if (size > pool->header.reach)
 		return lh__fail(error, -E2BIG, "it was made to grow to %lu bytes at most",
 		                (unsigned long)pool->header.reach);
-	/* A transaction keeps others from allocating, and from growing, meanwhile. */
-	result = lh_tx_begin(pool, error);
-	if (result < 0)
-		return result;
-	result = size > pool->size ? grow(pool, size, error) : 0;
-	if (result == 0)
-		return lh_tx_commit(pool, error);
-	lh_tx_abort(pool, NULL);
+	lh__lock(pool->sys, &pool->growing);
+	result = grow(pool, to_pages(size), error);
+	lh__unlock(pool->sys, &pool->growing);
 	return result;
 }
 

@@ -257,9 +257,10 @@ static int settle(struct lh_pool *pool, const struct lh_change *list, size_t n)
 }
 
 /*
- * Puts every saved line that has changed back. changing is held; the pages are open or were never stored to.
+ * Puts every saved line that has changed back. changing is held. Where the transaction goes on (inner), its
+ * old lines stay in the log.
  */
-static int put_back(struct lh_pool *pool)
+static int put_back(struct lh_pool *pool, bool inner)
 {
 	struct lh_change *list = (struct lh_change *)pool->changes.log.base;
 	unsigned char *own = pool->alias ? pool->alias : pool->base;
@@ -272,20 +273,28 @@ static int put_back(struct lh_pool *pool)
 		lh__lines_copy(own + page * LH_PAGE_SIZE, lh__changes_twin(pool, lh__changes_of(pool, page)),
 		               list[i].mask);
 	}
-	return pool->log == LH_LOG_UNDO ? settle(pool, list, n) : 0;
+	if (!inner)
+		return settle(pool, list, n);
+	if (pool->transaction)
+		flush_changes(pool, list, n);
+	for (size_t i = 0; i < pool->changes.n; i++)
+		lh__changes_at(pool, i)->open = false;
+	return 0;
 }
 
-static int abort_all(struct lh_pool *pool)
+/* Memory is as it was at the outermost begin. What has been declared still is, where it goes on. */
+static int abort_all(struct lh_pool *pool, bool inner)
 {
 	int result;
 
 	lock_changes(pool);
 	result = protect_all(pool);
 	if (result == 0)
-		result = put_back(pool);
-	pool->transaction = 0;
+		result = put_back(pool, inner);
+	if (!inner)
+		pool->transaction = 0;
 	unlock_changes(pool);
-	pool->counts.aborts++;
+	pool->counts.aborts += !inner;
 	return result;
 }
 
@@ -332,7 +341,7 @@ static int log_changes(struct lh_pool *pool, uint64_t *sequence, struct lh_error
 
 static int fail_and_abort(struct lh_pool *pool, int result, struct lh_error *error)
 {
-	int aborted = abort_all(pool);
+	int aborted = abort_all(pool, false);
 
 	end(pool);
 	if (aborted < 0)
@@ -369,9 +378,22 @@ static int commit(struct lh_pool *pool, uint64_t *sequence, struct lh_error *err
 	return result == 0 ? 0 : break_pool(pool, result, error);
 }
 
-int lh_tx_commit_async(struct lh_pool *pool, uint64_t *token, struct lh_error *error)
+/*
+ * What a commit or an abort begins with. In a pool that has broken meanwhile the transaction ends here, so
+ * that who waits for his turn learns of it.
+ */
+static int mine_to_end(struct lh_pool *pool, struct lh_error *error)
 {
 	int result = lh__tx_mine(pool, error);
+
+	if (result == -ENOTRECOVERABLE && pool->owner == lh__pool_self())
+		end(pool);
+	return result;
+}
+
+int lh_tx_commit_async(struct lh_pool *pool, uint64_t *token, struct lh_error *error)
+{
+	int result = mine_to_end(pool, error);
 
 	if (result < 0)
 		return result;
@@ -406,15 +428,14 @@ int lh_tx_commit(struct lh_pool *pool, struct lh_error *error)
 
 int lh_tx_abort(struct lh_pool *pool, struct lh_error *error)
 {
-	int result = lh__tx_mine(pool, error);
+	int result = mine_to_end(pool, error);
 
 	if (result < 0)
 		return result;
-	result = abort_all(pool);
+	result = abort_all(pool, pool->depth > 1);
 	if (pool->depth > 1 && result == 0) {
 		pool->depth--;
 		pool->aborted = true;
-		lh__changes_forget(pool);
 		return 0;
 	}
 	end(pool);
@@ -427,7 +448,7 @@ void lh__tx_drop(struct lh_pool *pool)
 
 	if (!pool->owner)
 		return;
-	ignored = abort_all(pool);
+	ignored = abort_all(pool, false);
 	(void)ignored; /* what could not be put back here is put back by recovery */
 	end(pool);
 }
