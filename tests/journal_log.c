@@ -96,9 +96,8 @@ static void one_record(enum place place)
 		return;
 	}
 	journal = new_journal(below.store, LOG_PAGES, 0);
-	requests[0] = (struct lh_request){
-		.op = LH_OP_PUT, .page = 2, .mask = LH_MASK_ALL, .data = page_of(2, 1)
-	};
+	requests[0] =
+		(struct lh_request){ .op = LH_OP_PUT, .page = 2, .mask = LH_MASK_ALL, .data = page_of(2, 1) };
 	is(submit(journal, 1, 0), 1, "%s: a page is put", name);
 	MUST(journal->ops->sync(journal));
 	MUST(lh__journal_checkpoint(journal));
@@ -165,8 +164,7 @@ static void thousands(void)
 		lh_mask held;
 
 		MUST(journal->ops->get_now(journal, i, LH_MASK_ALL, data, &held));
-		wrong += held != lh__mask_line(i % 64) ||
-		         data[i % 64 * LH_LINE_SIZE] != value_of(i % 16, 1);
+		wrong += held != lh__mask_line(i % 64) || data[i % 64 * LH_LINE_SIZE] != value_of(i % 16, 1);
 	}
 	is(wrong, 0, "and all of them are there after a crash");
 	journal->ops->close(journal);
@@ -181,9 +179,9 @@ static int append_pages(struct lh_store *journal, unsigned pages, lh_mask last, 
 	struct lh_change changes[8];
 
 	for (unsigned i = 0; i < pages; i++)
-		changes[i] = (struct lh_change){
-			.page = i, .mask = i + 1 < pages ? LH_MASK_ALL : last, .data = page_of(i, version)
-		};
+		changes[i] = (struct lh_change){ .page = i,
+			                         .mask = i + 1 < pages ? LH_MASK_ALL : last,
+			                         .data = page_of(i, version) };
 	return lh__journal_append(journal, changes, pages, sequence);
 }
 
@@ -332,14 +330,14 @@ static void format_limits(void)
 	is(lh__journal_look(below.store, &look, NULL), -EBADMSG, "and nothing has been written");
 	is(lh__journal_open(below.store, false, &journal, NULL), -EBADMSG, "there is nothing to be opened");
 	below.store->caps.last_page = 2 + LH_JOURNAL_LOG_MIN;
-	is(lh__journal_format(below.store, &most, NULL), -EINVAL, "a store that has no room for a page of it");
+	is(lh__journal_format(below.store, &most, NULL), -EINVAL,
+	   "a store that has no room for a page of it");
 	is(lh__journal_look(below.store, &look, NULL), -EBADMSG, "is left alone");
 	below.store->caps.last_page++;
 	MUST(lh__journal_format(below.store, &most, NULL));
 	journal = open_journal(below.store);
 	is(lh__store_last_page(journal), 1, "one with room for two has two");
-	requests[0] =
-		(struct lh_request){ .op = LH_OP_PUT, .page = 1, .mask = 1, .data = page_of(1, 1) };
+	requests[0] = (struct lh_request){ .op = LH_OP_PUT, .page = 1, .mask = 1, .data = page_of(1, 1) };
 	is(submit(journal, 1, 0), 1, "the last page is one");
 	requests[0].page = 2;
 	is(lh__store_do(journal, &requests[0]), -EINVAL, "the one behind it is none");
@@ -376,7 +374,8 @@ static void header_tells(void)
 	ok(is_client(look.client, 0x5c) && look.log_pages == 20 && look.home == 22 && look.clean,
 	   "a journal's header tells what it is, from the beginning");
 	journal = open_journal(below.store);
-	ok(lh__journal_report(journal)->clean && lh__journal_report(journal)->records == 0, "a new one is clean");
+	ok(lh__journal_report(journal)->clean && lh__journal_report(journal)->records == 0,
+	   "a new one is clean");
 	MUST(lh__journal_look(below.store, &look, NULL));
 	ok(!look.clean, "an open one is not closed");
 	memset(client, 0xc5, sizeof client);
@@ -403,7 +402,8 @@ static void read_only(void)
 	MUST(append_pages(journal, 1, 1, 1, &sequence));
 	MUST(lh__journal_flush(journal, sequence));
 	below.store = lh__journal_release(journal);
-	is(lh__journal_open(below.store, true, &journal, NULL), -EROFS, "what has to be recovered is not read");
+	is(lh__journal_open(below.store, true, &journal, NULL), -EROFS,
+	   "what has to be recovered is not read");
 	is(see_all(below.store).records, 1, "and is left as it is");
 	journal = open_journal(below.store);
 	MUST(lh__journal_finish(journal));
@@ -434,7 +434,8 @@ static void undo_needs_memory(void)
 		return;
 	}
 	journal = new_journal(below.store, LH_JOURNAL_LOG_MIN, 1);
-	ok(lh__journal_undo(journal, &transaction, &change, 1) == 0 && transaction != 0, "it is where they are");
+	ok(lh__journal_undo(journal, &transaction, &change, 1) == 0 && transaction != 0,
+	   "it is where they are");
 	is(lh__journal_finish(journal), -EBUSY, "none is closed inside a transaction");
 	MUST(lh__journal_end(journal, transaction));
 	is(lh__journal_finish(journal), 0, "but after it");

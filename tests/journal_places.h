@@ -37,9 +37,9 @@ static bool open_memory(const struct lh_sys *sys, struct below *below)
 static int open_file_at(const struct lh_sys *sys, const char *path, bool mapped, bool create,
                         struct lh_store **store)
 {
-	struct lh_file_options options = {
-		.way = mapped ? LH_FILE_MAPPED : LH_FILE_BUFFERED, .create = create, .reach = 4096
-	};
+	struct lh_file_options options = { .way = mapped ? LH_FILE_MAPPED : LH_FILE_BUFFERED,
+		                           .create = create,
+		                           .reach = 4096 };
 
 	return lh__file_open(sys, path, &options, store, NULL);
 }
@@ -122,7 +122,7 @@ UNUSED static struct lh_store *reopen(struct lh_store *journal)
 
 static unsigned char value_of(uint64_t page, uint64_t version)
 {
-	return (unsigned char)(version ? page * 31 + version * 7 + 1 : 0);
+	return (unsigned char)(version ? (page * 31 + version * 7) % 255 + 1 : 0);
 }
 
 /* A page of such lines, to be used until the next 16 calls. */

@@ -111,7 +111,8 @@ int lh__journal_home_write(struct journal *journal, const struct lh_lineset *set
 	struct batch *batch = journal->batch;
 	int i;
 
-	lh__journal_count(&journal->home_counts.home_bytes, (uint64_t)LH_LINE_SIZE * lh__mask_count(set->mask));
+	lh__journal_count(&journal->home_counts.home_bytes,
+	                  (uint64_t)LH_LINE_SIZE * lh__mask_count(set->mask));
 	if (journal->direct)
 		return write_direct(journal, set);
 	i = batch_find(journal, set->page);

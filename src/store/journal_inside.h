@@ -127,7 +127,7 @@ struct journal {
 	struct lh_journal_report report;
 	struct lh_journal_counts counts;      /* of appending and flushing */
 	struct lh_journal_counts home_counts; /* under homing */
-	struct lh_request *done, **done_end; /* the journal as a store: completed and not polled */
+	struct lh_request *done, **done_end;  /* the journal as a store: completed and not polled */
 };
 
 static inline struct journal *lh__journal_of(struct lh_store *store)
