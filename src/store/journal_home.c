@@ -146,8 +146,10 @@ static int apply_sets(struct journal *journal, const struct lh_log_record *recor
 int lh__journal_apply(struct journal *journal, struct place to)
 {
 	struct lh_log_record record;
-	int result;
+	int result = lh__journal_broken(journal);
 
+	if (result < 0)
+		return result; /* what has been read may not have been written */
 	while (journal->applied.position < to.position) {
 		uint64_t offset = journal->applied.position % journal->ring_size;
 		uint64_t rest = journal->ring_size - offset;
