@@ -26,9 +26,8 @@ static struct lh_change *changes_of(uint64_t version)
 	static struct lh_change changes[PAGES];
 
 	for (unsigned i = 0; i < PAGES; i++)
-		changes[i] = (struct lh_change){
-			.page = i, .mask = LH_MASK_ALL, .data = page_of(i, version)
-		};
+		changes[i] =
+			(struct lh_change){ .page = i, .mask = LH_MASK_ALL, .data = page_of(i, version) };
 	return changes;
 }
 

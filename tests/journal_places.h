@@ -34,12 +34,9 @@ static bool open_memory(const struct lh_sys *sys, struct below *below)
 	return false;
 }
 
-static int open_file_at(const struct lh_sys *sys, const char *path, bool mapped, bool create,
-                        struct lh_store **store)
+static int open_file_at(const struct lh_sys *sys, const char *path, bool mapped, struct lh_store **store)
 {
-	struct lh_file_options options = { .way = mapped ? LH_FILE_MAPPED : LH_FILE_BUFFERED,
-		                           .create = create,
-		                           .reach = 4096 };
+	struct lh_file_options options = { .way = mapped ? LH_FILE_MAPPED : LH_FILE_BUFFERED, .reach = 4096 };
 
 	return lh__file_open(sys, path, &options, store, NULL);
 }
@@ -59,10 +56,29 @@ UNUSED static bool below_open(const struct lh_sys *sys, enum place place, struct
 	if (fd < 0)
 		return false;
 	close(fd);
-	if (open_file_at(sys, below->path, place == PLACE_MAPPED, false, &below->store) == 0)
+	if (open_file_at(sys, below->path, place == PLACE_MAPPED, &below->store) == 0)
 		return true;
 	unlink(below->path);
 	return false;
+}
+
+#define MUST(call)                                                                                           \
+	do {                                                                                                 \
+		long long must = (long long)(call);                                                          \
+		if (must != 0) {                                                                             \
+			printf("Bail out! %s:%d: %s: %lld\n", __FILE__, __LINE__, #call, must);              \
+			fflush(stdout);                                                                      \
+			_exit(99);                                                                           \
+		}                                                                                            \
+	} while (0)
+
+/* Closes it and opens it again, where it outlives its handle. */
+UNUSED static void below_again(const struct lh_sys *sys, enum place place, struct below *below)
+{
+	if (place == PLACE_MEMORY)
+		return;
+	below->store->ops->close(below->store);
+	MUST(open_file_at(sys, below->path, place == PLACE_MAPPED, &below->store));
 }
 
 /* After the store itself has been closed. */
@@ -81,16 +97,6 @@ UNUSED static void below_close(struct below *below)
 }
 
 /* ---- steps that have to succeed ---- */
-
-#define MUST(call)                                                                                           \
-	do {                                                                                                 \
-		long long must = (long long)(call);                                                          \
-		if (must != 0) {                                                                             \
-			printf("Bail out! %s:%d: %s: %lld\n", __FILE__, __LINE__, #call, must);              \
-			fflush(stdout);                                                                      \
-			_exit(99);                                                                           \
-		}                                                                                            \
-	} while (0)
 
 UNUSED static struct lh_store *open_journal(struct lh_store *below)
 {
