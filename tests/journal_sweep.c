@@ -36,9 +36,9 @@ static int append(struct sweep *sweep, struct lh_store *journal)
 	int result;
 
 	for (unsigned i = 0; i < PAGES; i++)
-		changes[i] = (struct lh_change){
-			.page = i, .mask = LH_MASK_ALL, .data = page_of(i, sweep->appended + 1)
-		};
+		changes[i] = (struct lh_change){ .page = i,
+			                         .mask = LH_MASK_ALL,
+			                         .data = page_of(i, sweep->appended + 1) };
 	result = lh__journal_append(journal, changes, PAGES, &sequence);
 	if (result < 0)
 		return result;
