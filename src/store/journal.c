@@ -49,18 +49,19 @@ int lh__journal_sync_below(struct journal *journal)
 	return result;
 }
 
-void lh__journal_flush_lines(struct journal *journal, const void *from, size_t size)
+void lh__journal_flush_lines(struct journal *journal, struct lh_journal_counts *counts, const void *from,
+                             size_t size)
 {
 	uintptr_t first = (uintptr_t)from / LH_LINE_SIZE, last = ((uintptr_t)from + size - 1) / LH_LINE_SIZE;
 
 	journal->direct->flush(journal->direct, from, size);
-	lh__journal_count(&journal->counts.flushes, last - first + 1);
+	lh__journal_count(&counts->flushes, last - first + 1);
 }
 
-void lh__journal_fence(struct journal *journal)
+void lh__journal_fence(struct journal *journal, struct lh_journal_counts *counts)
 {
 	journal->direct->fence(journal->direct);
-	lh__journal_count(&journal->counts.fences, 1);
+	lh__journal_count(&counts->fences, 1);
 }
 
 int lh__journal_break(struct journal *journal, int result)
@@ -106,8 +107,8 @@ static int write_zeroes(struct journal *journal)
 
 	if (journal->direct) {
 		memset(journal->ring, 0, size);
-		lh__journal_flush_lines(journal, journal->ring, size);
-		lh__journal_fence(journal);
+		lh__journal_flush_lines(journal, &journal->counts, journal->ring, size);
+		lh__journal_fence(journal, &journal->counts);
 		return 0;
 	}
 	for (uint64_t i = 0; i < journal->header.log_pages && result == 0; i += WRITE_PAGES) {
@@ -174,6 +175,12 @@ static int new_journal(struct lh_store *below, const struct journal_header *head
 	return 0;
 }
 
+/* There is room for a page behind the log. */
+static bool fits(const struct lh_store *below, const struct journal_header *header)
+{
+	return header->home_page < lh__store_last_page(below);
+}
+
 int lh__journal_format(struct lh_store *below, const struct lh_journal_format *format, struct lh_error *error)
 {
 	struct journal_header header;
@@ -185,6 +192,9 @@ int lh__journal_format(struct lh_store *below, const struct lh_journal_format *f
 		return lh__fail(error, -EINVAL, "a log of %lu pages cannot be",
 		                (unsigned long)format->log_pages);
 	set_header(&header, format);
+	if (!fits(below, &header))
+		return lh__fail(error, -EINVAL, "a log of %lu pages does not fit in it",
+		                (unsigned long)format->log_pages);
 	result = below->ops->reserve(below, header.home_page + format->home_pages);
 	if (result < 0)
 		return lh__fail(error, result, "there is no room for it: %s", lh__errno_name(result));
@@ -245,6 +255,8 @@ int lh__journal_open(struct lh_store *below, bool read_only, struct lh_store **o
 
 	if (result < 0)
 		return result;
+	if (!fits(below, &header))
+		return lh__fail(error, -EBADMSG, "it is shorter than its log: truncated");
 	/* A closed journal's log is empty, and need not be read. */
 	result = new_journal(below, &header, header.state != JOURNAL_CLOSED, &journal, error);
 	if (result < 0)
@@ -278,16 +290,17 @@ int lh__journal_set_client(struct lh_store *store, const void *client)
 {
 	struct journal *journal = lh__journal_of(store);
 	struct journal_header header;
-	int result = journal->broken;
+	int result;
 
 	lh__lock(store->sys, &journal->homing);
+	result = lh__journal_broken(journal);
 	if (result == 0) {
 		header = journal->header;
 		memcpy(header.client, client, LH_JOURNAL_CLIENT_SIZE);
 		result = lh__journal_break(journal, lh__journal_header_write_both(journal, &header));
 	}
 	if (result == 0)
-		journal->header = header;
+		lh__journal_header_set(journal, &header);
 	lh__unlock(store->sys, &journal->homing);
 	return result;
 }
@@ -310,12 +323,15 @@ struct lh_store *lh__journal_below(const struct lh_store *store)
 void lh__journal_counts(const struct lh_store *store, struct lh_journal_counts *counts)
 {
 	const struct journal *journal = lh__journal_of_const(store);
+	const struct lh_journal_counts *home = &journal->home_counts;
 
 	counts->log_bytes = __atomic_load_n(&journal->counts.log_bytes, __ATOMIC_RELAXED);
 	counts->changed_bytes = __atomic_load_n(&journal->counts.changed_bytes, __ATOMIC_RELAXED);
-	counts->home_bytes = __atomic_load_n(&journal->counts.home_bytes, __ATOMIC_RELAXED);
-	counts->flushes = __atomic_load_n(&journal->counts.flushes, __ATOMIC_RELAXED);
-	counts->fences = __atomic_load_n(&journal->counts.fences, __ATOMIC_RELAXED);
+	counts->home_bytes = __atomic_load_n(&home->home_bytes, __ATOMIC_RELAXED);
+	counts->flushes = __atomic_load_n(&journal->counts.flushes, __ATOMIC_RELAXED) +
+	                  __atomic_load_n(&home->flushes, __ATOMIC_RELAXED);
+	counts->fences = __atomic_load_n(&journal->counts.fences, __ATOMIC_RELAXED) +
+	                 __atomic_load_n(&home->fences, __ATOMIC_RELAXED);
 }
 
 /* ---- closing ---- */
@@ -343,7 +359,7 @@ int lh__journal_finish(struct lh_store *store)
 	header.state = JOURNAL_CLOSED;
 	result = lh__journal_break(journal, lh__journal_header_write(journal, &header));
 	if (result == 0)
-		journal->header = header;
+		lh__journal_header_set(journal, &header);
 	lh__unlock(store->sys, &journal->homing);
 	journal->finished = result == 0;
 	return result;

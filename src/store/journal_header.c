@@ -94,9 +94,9 @@ static int write_direct(struct journal *journal, const struct journal_header *he
 
 	memcpy(to, header, sizeof *header);
 	if (!LH_MUTANT(HEADER_NOT_FLUSHED))
-		lh__journal_flush_lines(journal, to, sizeof *header);
+		lh__journal_flush_lines(journal, &journal->home_counts, to, sizeof *header);
 	if (!LH_MUTANT(HEADER_NOT_FENCED))
-		lh__journal_fence(journal);
+		lh__journal_fence(journal, &journal->home_counts);
 	return 0;
 }
 

@@ -14,7 +14,24 @@ static void replace_direct(struct journal *journal, const struct lh_lineset *set
 {
 	lh__lineset_scatter(set, to);
 	if (!LH_MUTANT(HOME_NOT_FLUSHED))
-		lh__journal_flush_lines(journal, to, LH_PAGE_SIZE);
+		lh__journal_flush_lines(journal, &journal->home_counts, to, LH_PAGE_SIZE);
+}
+
+/* A page for which nobody has made room is not memory yet: the store below makes some, if it can. */
+static int write_beyond(struct journal *journal, const struct lh_lineset *set)
+{
+	unsigned char data[LH_PAGE_SIZE] __attribute__((aligned(64)));
+	struct lh_request request = {
+		.op = set->flags & LH_LINESET_REPLACE ? LH_OP_REPLACE : LH_OP_PUT,
+		.flags = LH_REQUEST_UNCOUNTED,
+		.page = journal->header.home_page + set->page,
+		.mask = set->mask,
+		.data = data,
+	};
+
+	lh__lines_scatter(data, set->lines, set->mask);
+	journal->beyond = true;
+	return lh__journal_do(journal, &request, 1);
 }
 
 static int write_direct(struct journal *journal, const struct lh_lineset *set)
@@ -26,8 +43,8 @@ static int write_direct(struct journal *journal, const struct lh_lineset *set)
 	lh_mask mask = set->mask;
 	unsigned first, count;
 
-	if (page >= direct->pages)
-		return -ENOSPC;
+	if (page >= __atomic_load_n(&direct->pages, __ATOMIC_ACQUIRE))
+		return write_beyond(journal, set);
 	if (set->flags & LH_LINESET_REPLACE) {
 		replace_direct(journal, set, to);
 		return 0;
@@ -40,7 +57,7 @@ static int write_direct(struct journal *journal, const struct lh_lineset *set)
 		else
 			direct->write(direct, to + (size_t)LH_LINE_SIZE * first, lines, size);
 		lines += size;
-		lh__journal_count(&journal->counts.flushes, count);
+		lh__journal_count(&journal->home_counts.flushes, count);
 	}
 	return 0;
 }
@@ -94,7 +111,8 @@ int lh__journal_home_write(struct journal *journal, const struct lh_lineset *set
 	struct batch *batch = journal->batch;
 	int i;
 
-	lh__journal_count(&journal->counts.home_bytes, (uint64_t)LH_LINE_SIZE * lh__mask_count(set->mask));
+	lh__journal_count(&journal->home_counts.home_bytes,
+	                  (uint64_t)LH_LINE_SIZE * lh__mask_count(set->mask));
 	if (journal->direct)
 		return write_direct(journal, set);
 	i = batch_find(journal, set->page);
@@ -128,8 +146,10 @@ static int apply_sets(struct journal *journal, const struct lh_log_record *recor
 int lh__journal_apply(struct journal *journal, struct place to)
 {
 	struct lh_log_record record;
-	int result;
+	int result = lh__journal_broken(journal);
 
+	if (result < 0)
+		return result; /* what has been read may not have been written */
 	while (journal->applied.position < to.position) {
 		uint64_t offset = journal->applied.position % journal->ring_size;
 		uint64_t rest = journal->ring_size - offset;
@@ -154,8 +174,11 @@ int lh__journal_home_sync(struct journal *journal)
 		return 0;
 	if (!journal->direct)
 		return lh__journal_sync_below(journal);
-	lh__journal_fence(journal);
-	return 0;
+	lh__journal_fence(journal, &journal->home_counts);
+	if (!journal->beyond)
+		return 0;
+	journal->beyond = false;
+	return lh__journal_sync_below(journal);
 }
 
 /*
@@ -176,8 +199,8 @@ static int checkpoint(struct journal *journal)
 	struct place to = settled(journal, &header.durable);
 	int result;
 
-	if (journal->broken < 0 || to.position == journal->tail)
-		return journal->broken;
+	if (lh__journal_broken(journal) < 0 || to.position == journal->tail)
+		return lh__journal_broken(journal);
 	header.sequence = to.sequence + LH_MUTANT(CHECKPOINT_TOO_FAR);
 	header.offset = to.position % journal->ring_size;
 	if (LH_MUTANT(CHECKPOINT_TOO_EARLY)) {
@@ -194,7 +217,7 @@ static int checkpoint(struct journal *journal)
 		result = lh__journal_header_write(journal, &header);
 	if (result < 0)
 		return lh__journal_break(journal, result);
-	journal->header = header;
+	lh__journal_header_set(journal, &header);
 	__atomic_store_n(&journal->tail, to.position, __ATOMIC_RELEASE);
 	return 0;
 }

@@ -122,11 +122,13 @@ struct journal {
 	struct lh_lock homing;
 	struct place applied;
 	struct batch *batch; /* NULL where pages are reached directly */
+	bool beyond;         /* they are, and a request has made room for some that were not there */
 
 	struct lh_lock requests; /* below's submit and poll */
 	struct lh_journal_report report;
-	struct lh_journal_counts counts;
-	struct lh_request *done, **done_end; /* the journal as a store: completed and not polled */
+	struct lh_journal_counts counts;      /* of appending and flushing */
+	struct lh_journal_counts home_counts; /* under homing */
+	struct lh_request *done, **done_end;  /* the journal as a store: completed and not polled */
 };
 
 static inline struct journal *lh__journal_of(struct lh_store *store)
@@ -138,6 +140,26 @@ static inline const struct journal *lh__journal_of_const(const struct lh_store *
 	return (const struct journal *)store;
 }
 
+static inline int lh__journal_broken(const struct journal *journal)
+{
+	return __atomic_load_n(&journal->broken, __ATOMIC_RELAXED);
+}
+
+/* Under homing. What cannot change while the journal is open is left alone: others read it, without a lock. */
+static inline void lh__journal_header_set(struct journal *journal, const struct journal_header *header)
+{
+	struct journal_header *to = &journal->header;
+
+	to->crc = header->crc;
+	to->generation = header->generation;
+	to->sequence = header->sequence;
+	to->offset = header->offset;
+	to->durable = header->durable;
+	to->state = header->state;
+	memcpy(to->client, header->client, sizeof to->client);
+}
+
+/* Each counter is written by one thread at a time. */
 static inline void lh__journal_count(uint64_t *counter, uint64_t n)
 {
 	__atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
@@ -148,8 +170,10 @@ int lh__journal_do(struct journal *journal, struct lh_request *requests, size_t 
 /* The same on a store that nobody else uses. */
 int lh__journal_do_on(struct lh_store *store, struct lh_request *requests, size_t n) LH_MUST_CHECK;
 int lh__journal_sync_below(struct journal *journal) LH_MUST_CHECK;
-void lh__journal_flush_lines(struct journal *journal, const void *from, size_t size);
-void lh__journal_fence(struct journal *journal);
+/* counts: the appender's, or those of whoever holds homing. */
+void lh__journal_flush_lines(struct journal *journal, struct lh_journal_counts *counts, const void *from,
+                             size_t size);
+void lh__journal_fence(struct journal *journal, struct lh_journal_counts *counts);
 /* Remembers the first failure after which nothing more can be promised; returns result. */
 int lh__journal_break(struct journal *journal, int result);
 

@@ -38,7 +38,7 @@ _Static_assert(LH_LOG_RECORD_HEADER <= LH_LINE_SIZE, "a record without line sets
 /* For a record, and `spare` bytes more that it must not take. */
 static int make_room(struct journal *journal, uint64_t stride, uint64_t spare)
 {
-	while (journal->broken == 0) {
+	while (lh__journal_broken(journal) == 0) {
 		uint64_t tail = __atomic_load_n(&journal->tail, __ATOMIC_ACQUIRE);
 		int result;
 
@@ -53,7 +53,7 @@ static int make_room(struct journal *journal, uint64_t stride, uint64_t spare)
 		if (__atomic_load_n(&journal->tail, __ATOMIC_ACQUIRE) == tail)
 			return -E2BIG; /* an open transaction's old lines are all there is */
 	}
-	return journal->broken;
+	return lh__journal_broken(journal);
 }
 
 /* Seals a record whose sets stand in the ring already, and goes on to the place behind it. */
@@ -71,9 +71,9 @@ static void put_record(struct journal *journal, enum lh_log_kind kind, uint64_t 
 
 	lh__log_seal(at, &record, journal->header.salt);
 	if (LH_MUTANT(LOG_LAST_LINE_NOT_FLUSHED) && stride > LH_LINE_SIZE && journal->direct)
-		lh__journal_flush_lines(journal, at, stride - LH_LINE_SIZE);
+		lh__journal_flush_lines(journal, &journal->counts, at, stride - LH_LINE_SIZE);
 	else if (journal->direct && !LH_MUTANT(LOG_NOT_FLUSHED))
-		lh__journal_flush_lines(journal, at, stride);
+		lh__journal_flush_lines(journal, &journal->counts, at, stride);
 	journal->head.position += kind == LH_LOG_RECORD_SKIP ? to_ring_end(journal) : stride;
 	if (!LH_MUTANT(SEQUENCE_REUSED) || kind == LH_LOG_RECORD_SKIP)
 		journal->head.sequence++;
@@ -132,7 +132,7 @@ static int append(struct journal *journal, enum lh_log_kind kind, uint64_t trans
 	if (!journal->direct)
 		return 0;
 	if (!LH_MUTANT(LOG_NOT_FENCED) && !(LH_MUTANT(UNDO_END_NOT_FENCED) && kind == LH_LOG_RECORD_END))
-		lh__journal_fence(journal);
+		lh__journal_fence(journal, &journal->counts);
 	lh__publish(&journal->flushed, journal->head);
 	return 0;
 }
@@ -201,7 +201,7 @@ static int rewind_log(struct journal *journal)
 	header.durable = journal->head.sequence - 1;
 	result = lh__journal_header_write(journal, &header);
 	if (result == 0) {
-		journal->header = header;
+		lh__journal_header_set(journal, &header);
 		__atomic_store_n(&journal->tail, journal->head.position, __ATOMIC_RELEASE);
 	}
 	lh__unlock(store->sys, &journal->homing);
@@ -302,7 +302,7 @@ static int flush_all(struct journal *journal)
 {
 	struct place from = lh__published(&journal->flushed), to = lh__published(&journal->appended);
 	uint64_t start = lh__now(journal->store.sys);
-	int result = journal->broken;
+	int result = lh__journal_broken(journal);
 
 	if (result == 0 && to.position != from.position)
 		result = lh__journal_break(journal, write_ring(journal, from.position, to.position));
@@ -379,7 +379,7 @@ int lh__journal_flush(struct lh_store *store, uint64_t sequence)
 	int result;
 
 	if (journal->direct)
-		return journal->broken;
+		return lh__journal_broken(journal);
 	if (sequence > last)
 		sequence = last;
 	if (is_flushed(journal, sequence))

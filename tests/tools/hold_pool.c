@@ -76,8 +76,9 @@ int main(int argc, char **argv)
 	}
 	puts("ready");
 	fflush(stdout);
-	for (unsigned i = 0; argc > 4; i++)
-		commit(pool, text, i);
+	if (argc > 4)
+		for (unsigned i = 0;; i++)
+			commit(pool, text, i);
 	for (;;)
 		pause();
 }
