@@ -187,7 +187,7 @@ static int append_pages(struct lh_store *journal, unsigned pages, lh_mask last, 
 
 static void too_big(void)
 {
-	/* Eight pages are half of the log: seven pages, 40 bytes, 8 for each set, and what is left of lines. */
+	/* Eight pages are half of the log: seven pages, 40 bytes, 8 for each set, and the rest of lines. */
 	const lh_mask fits = lh__mask_range(0, 62), more = lh__mask_range(0, 63);
 	uint64_t first, second;
 	struct below below;

@@ -127,8 +127,7 @@ static void share_a_write(void)
 
 	MUST(!below_open(&lh__sys_default, PLACE_MEMORY, &below));
 	MUST(lh__journal_format(below.store, &(struct lh_journal_format){ .log_pages = 16 }, NULL));
-	gated.store =
-		(struct lh_store){ .ops = &ops, .sys = below.store->sys, .caps = below.store->caps };
+	gated.store = (struct lh_store){ .ops = &ops, .sys = below.store->sys, .caps = below.store->caps };
 	gated.below = below.store;
 	pthread_mutex_init(&gated.lock, NULL);
 	pthread_cond_init(&gated.change, NULL);
@@ -139,7 +138,8 @@ static void share_a_write(void)
 		append_one(journal, i, 1, &flusher[i].sequence);
 		start(&flusher[i]);
 		if (i == 0)
-			await_waiting(&gated); /* the first is being written; what follows is not part of it */
+			await_waiting(
+				&gated); /* the first is being written; what follows is not part of it */
 	}
 	is(flushes(journal), 0, "%d threads flush, and nothing has been written yet", 1 + GROUP);
 	gate(&gated, false);
@@ -327,8 +327,8 @@ static void all_at_once(enum place place)
 	run_crowd(&crowd);
 	if (place != PLACE_MAPPED)
 		ok(flushes(crowd.journal) <= WRITERS * crowd.rounds,
-		   "%s: no write without a record (%lu for %u)", name,
-		   (unsigned long)flushes(crowd.journal), WRITERS * crowd.rounds);
+		   "%s: no write without a record (%lu for %u)", name, (unsigned long)flushes(crowd.journal),
+		   WRITERS * crowd.rounds);
 	if (place != PLACE_MEMORY)
 		crowd.outside->ops->close(crowd.outside);
 	crowd.journal = reopen(crowd.journal);

@@ -101,7 +101,7 @@ static int write_rest(struct lh_file *file, int flags)
 
 		if (wrote == -EINTR)
 			continue;
-		/* A block that was written in part is written again: O_DIRECT begins with none but whole ones. */
+		/* A block that was written in part is written again: O_DIRECT takes whole ones only. */
 		if (wrote > 0 && file->way == LH_FILE_DIRECT)
 			wrote -= wrote % file->block;
 		if (wrote <= 0)

@@ -64,7 +64,7 @@ static void direct_flush(const struct lh_direct *direct, const void *from, size_
 	of_direct(direct)->map.flush(line, (const char *)from + size);
 }
 
-/* Four stores fill a line's write-combining buffer, which then leaves whole, without the line having been read. */
+/* Four stores fill a line's write-combining buffer, which then leaves whole; the line is never read. */
 static void direct_write(const struct lh_direct *direct, void *to, const void *lines, size_t size)
 {
 	const __m128i *from = lines;

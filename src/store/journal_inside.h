@@ -145,7 +145,7 @@ static inline int lh__journal_broken(const struct journal *journal)
 	return __atomic_load_n(&journal->broken, __ATOMIC_RELAXED);
 }
 
-/* Under homing. What cannot change while the journal is open is left alone: others read it, without a lock. */
+/* Under homing. What cannot change while the journal is open is left alone: others read it without a lock. */
 static inline void lh__journal_header_set(struct journal *journal, const struct journal_header *header)
 {
 	struct journal_header *to = &journal->header;

@@ -81,8 +81,8 @@ struct lh_direct {
 	/* Sends the lines that [from, from + size) touches on their way to the medium. */
 	void (*flush)(const struct lh_direct *direct, const void *from, size_t size);
 	/*
-	 * Copies whole lines to `to`, which is aligned to one, and sends them on their way: as a copy and flush
-	 * would, but past the cache.
+	 * Copies whole lines to `to`, which is aligned to one, and sends them on their way: as a copy and a
+	 * flush would, but past the cache.
 	 */
 	void (*write)(const struct lh_direct *direct, void *to, const void *lines, size_t size);
 	/* Returns when all that this thread has flushed is on the medium. */
