@@ -10,13 +10,6 @@
 
 enum { COMMITTERS = 3, WAITERS = 2, QUEUE = 8, CELLS = 64 };
 
-/* ThreadSanitizer knows only some addresses; pools get others. */
-#ifdef __SANITIZE_THREAD__
-#define ADDRESS UINT64_C(0x4000000000)
-#else
-#define ADDRESS 0
-#endif
-
 /* Transaction n, of all threads' one after the other, writes n here and in a cell of its own. */
 struct root {
 	uint64_t n;
@@ -169,7 +162,6 @@ static void busy_pool(const struct way *way)
 	char path[400];
 
 	options.log_size = LH_POOL_LOG_MIN;
-	options.address = ADDRESS;
 	pthread_mutex_init(&busy.lock, NULL);
 	pthread_cond_init(&busy.change, NULL);
 	MUST(lh_pool_create(way_path(way, path), &options, &busy.pool, &why));
@@ -180,6 +172,7 @@ static void busy_pool(const struct way *way)
 	ok(info.log_bytes > 2 * log_size, "%s: the log has been gone round %lu times", way->name,
 	   (unsigned long)(info.log_bytes / log_size));
 	ok(info.size > WAY_SIZE, "%s: it has grown meanwhile", way->name);
+	is(info.aborts, COMMITTERS * (busy.rounds / 7), "%s: aborts are counted", way->name);
 	lh__pool_abandon(busy.pool);
 	MUST(lh_pool_open(path, &options, &busy.pool, &why));
 	busy.root = lh_pool_root(busy.pool, 0, NULL);
