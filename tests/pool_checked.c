@@ -7,7 +7,11 @@
 
 #include "pool_ways.h"
 
+#ifdef __clang__
+#define ALONE __attribute__((noinline))
+#else
 #define ALONE __attribute__((noinline, noclone))
+#endif
 
 /* ---- stores of all kinds, size bytes from `at` on ---- */
 

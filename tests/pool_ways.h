@@ -49,6 +49,12 @@ static const struct way ways[] = {
 #define WAY_SIZE (1u << 20)
 #define WAY_LOG (256u << 10)
 #define WAY_REACH (4u << 20)
+/* ThreadSanitizer has shadows for a few ranges only, and none for the one from which addresses are chosen. */
+#ifdef __SANITIZE_THREAD__
+#define WAY_ADDRESS UINT64_C(0x4000000000)
+#else
+#define WAY_ADDRESS 0
+#endif
 
 /* ---- places ---- */
 
@@ -152,6 +158,7 @@ UNUSED static struct lh_pool_options way_options(const struct way *way)
 		.size = WAY_SIZE,
 		.log_size = WAY_LOG,
 		.reach = WAY_REACH,
+		.address = WAY_ADDRESS,
 	};
 }
 

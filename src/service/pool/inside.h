@@ -146,6 +146,12 @@ static inline void lh__pool_count(uint64_t *counter, uint64_t n)
 	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
 }
 
+/* Of what only the thread counts that has the transaction, for which a commit need not wait. */
+static inline void lh__pool_count_alone(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
+}
+
 static inline unsigned char *lh__pool_page(const struct lh_pool *pool, uint64_t page)
 {
 	return pool->base + page * LH_PAGE_SIZE;

@@ -465,12 +465,12 @@ static int extend(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 	header.size = size;
 	result = lh__journal_set_client(pool->journal, &header);
 	if (result < 0) {
-		pool->broken = result;
+		__atomic_store_n(&pool->broken, result, __ATOMIC_RELAXED);
 		return lh__fail(error, result,
 		                "its header could not be written (%s); close it and open it again",
 		                lh__errno_name(result));
 	}
-	pool->header = header;
+	pool->header.size = size; /* others read the rest, without a lock */
 	__atomic_store_n(&pool->size, size, __ATOMIC_RELEASE);
 	pool->heap.size = size;
 	return 0;
@@ -517,7 +517,7 @@ int lh_pool_grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 		return result;
 	if (pool->read_only)
 		return lh__fail(error, -EROFS, "the pool is open read-only");
-	if (pool->owner == lh__pool_self())
+	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == lh__pool_self())
 		return lh__fail(error, -EBUSY, "a pool cannot grow inside a transaction");
 	if (size > pool->header.reach)
 		return lh__fail(error, -E2BIG, "it was made to grow to %lu bytes at most",
@@ -533,6 +533,9 @@ int lh_pool_grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 void lh_pool_info(const struct lh_pool *pool, struct lh_pool_info *info)
 {
 	struct lh_journal_counts counts;
+	uint64_t flushes = __atomic_load_n(&pool->counts.flushes, __ATOMIC_RELAXED);
+	uint64_t fences = __atomic_load_n(&pool->counts.fences, __ATOMIC_RELAXED);
+	uint64_t home_bytes = __atomic_load_n(&pool->counts.home_bytes, __ATOMIC_RELAXED);
 
 	lh__journal_counts(pool->journal, &counts);
 	memset(info, 0, sizeof *info);
@@ -544,14 +547,14 @@ void lh_pool_info(const struct lh_pool *pool, struct lh_pool_info *info)
 	info->see = pool->see;
 	info->log = pool->log;
 	info->durable = pool->below->caps.durable;
-	info->commits = pool->counts.commits;
-	info->aborts = pool->counts.aborts;
+	info->commits = __atomic_load_n(&pool->counts.commits, __ATOMIC_RELAXED);
+	info->aborts = __atomic_load_n(&pool->counts.aborts, __ATOMIC_RELAXED);
 	info->faults = __atomic_load_n(&pool->counts.faults, __ATOMIC_RELAXED);
-	info->flushes = counts.flushes + pool->counts.flushes;
-	info->fences = counts.fences + pool->counts.fences;
+	info->flushes = counts.flushes + flushes;
+	info->fences = counts.fences + fences;
 	info->log_bytes = counts.log_bytes;
 	info->changed_bytes = counts.changed_bytes;
-	info->home_bytes = counts.home_bytes + pool->counts.home_bytes;
+	info->home_bytes = counts.home_bytes + home_bytes;
 }
 
 uint64_t lh_ptr_off(const struct lh_pool *pool, const void *pointer)

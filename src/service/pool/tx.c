@@ -258,12 +258,12 @@ static void flush_changes(struct lh_pool *pool, const struct lh_change *list, si
 				                    (const unsigned char *)list[i].data +
 				                            LH_LINE_SIZE * first,
 				                    LH_LINE_SIZE * count);
-			pool->counts.flushes += count;
-			pool->counts.home_bytes += LH_LINE_SIZE * count;
+			lh__pool_count_alone(&pool->counts.flushes, count);
+			lh__pool_count_alone(&pool->counts.home_bytes, (uint64_t)LH_LINE_SIZE * count);
 		}
 	}
 	pool->direct->fence(pool->direct);
-	pool->counts.fences++;
+	lh__pool_count_alone(&pool->counts.fences, 1);
 }
 
 /*
@@ -323,7 +323,7 @@ static int abort_all(struct lh_pool *pool, bool inner)
 	if (!inner)
 		pool->transaction = 0;
 	unlock_changes(pool);
-	pool->counts.aborts += !inner;
+	lh__pool_count_alone(&pool->counts.aborts, !inner);
 	return result;
 }
 
@@ -402,7 +402,7 @@ static int commit(struct lh_pool *pool, uint64_t *sequence, struct lh_error *err
 	if (result == -EFAULT)
 		return fail_and_abort(pool, result, error);
 	if (result == 0)
-		pool->counts.commits++;
+		lh__pool_count_alone(&pool->counts.commits, 1);
 	end(pool);
 	return result == 0 ? 0 : break_pool(pool, result, error);
 }
