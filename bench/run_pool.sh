@@ -4,7 +4,7 @@
 # bytes of each, among a million of 64 bytes; or puts one new key into a map. One thread and two. Contents are compared
 # with a model after every run. Systems take turns within each repetition; figures are medians.
 #
-#     bench/run_pool.sh      REPETITIONS=5 and DISK_REPETITIONS=3 of SECONDS_EACH=0.1 each, MEDIA="shm disk",
+#     bench/run_pool.sh      REPETITIONS=5 and DISK_REPETITIONS=3 of SECONDS_EACH=0.3 each, MEDIA="shm disk",
 #                            THREADS=1,2, WORKS=1,4,32,insert, SYSTEMS="names" to measure these alone, COUNT= to
 #                            leave out counting, DISK=FOLDER on the disk in question; QUICK=1: one short repetition;
 #                            FIFO=1 (as root): before all other programs, on a machine that is busy
@@ -13,7 +13,7 @@
 [ -z "${QUICK-}" ] || : "${REPETITIONS=1}" "${DISK_REPETITIONS=1}" "${SECONDS_EACH=0.05}" "${COUNT=}"
 . "$(dirname "$0")/lib/bench.sh"
 pool=$build/bench/pool
-seconds=${SECONDS_EACH:-0.1}
+seconds=${SECONDS_EACH:-0.3}
 threads=${THREADS:-1,2}
 works=${WORKS:-1,4,32,insert}
 counted=${COUNT-libpmemobj clwb+sfence append+sfence lh-page lh-declared lh-page-undo lh-declared-undo}

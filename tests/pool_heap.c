@@ -475,7 +475,7 @@ static struct lh_heap sparse(uint64_t room, uint64_t size, unsigned *touches)
 		mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	*touches = 0;
-	return (struct lh_heap){ base == MAP_FAILED ? NULL : base, size, touches, count_touch };
+	return (struct lh_heap){ base == MAP_FAILED ? NULL : base, size, touches, count_touch, NULL };
 }
 
 static void tiny_sizes(void)

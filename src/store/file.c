@@ -143,12 +143,55 @@ static int carry_out(struct lh_file *file, struct lh_request *request)
 	return -EINVAL;
 }
 
+/* How many requests from this one on are for whole neighbouring pages, to go to neighbouring memory. */
+static size_t run_of_gets(const struct lh_file *file, struct lh_request *const *requests, size_t n)
+{
+	const struct lh_request *first = requests[0];
+	size_t i = 0;
+
+	if (file->way != LH_FILE_BUFFERED || first->page > LH_PAGE_NUMBER_MAX - n)
+		return 1;
+	while (i < n && i < LH_FILE_PARTS && requests[i]->op == LH_OP_GET &&
+	       requests[i]->mask == LH_MASK_ALL && requests[i]->page == first->page + i &&
+	       requests[i]->data == (unsigned char *)first->data + i * LH_PAGE_SIZE)
+		i++;
+	return i > 1 ? i : 1;
+}
+
+/* They are read at once. No gate is entered: whoever changes pages of this handle is this thread. */
+static void read_run(struct lh_file *file, struct lh_request *const *requests, size_t n)
+{
+	unsigned char *data = requests[0]->data;
+	uint64_t offset = requests[0]->page * LH_PAGE_SIZE, size = n * LH_PAGE_SIZE, at = 0;
+	long got = 0;
+
+	lh__file_flush(file);
+	while (at < size) {
+		got = LH_SYS(file->store.sys, SYS_pread64, file->fd, data + at, size - at, offset + at);
+		if (got == -EINTR)
+			continue;
+		if (got <= 0)
+			break;
+		at += (uint64_t)got;
+	}
+	memset(data + at, 0, size - at);
+	for (size_t i = 0; i < n; i++) {
+		requests[i]->result = got < 0 ? (int)got : 0;
+		requests[i]->mask = lh__page_nonzero(requests[i]->data);
+	}
+}
+
 static int file_submit(struct lh_store *store, struct lh_request *const *requests, size_t n)
 {
 	struct lh_file *file = lh__file_of(store);
-	size_t i;
+	size_t i, run;
 
-	for (i = 0; i < n; i++) {
+	for (i = 0; i < n; i += run) {
+		run = run_of_gets(file, requests + i, n - i);
+		if (run > 1) {
+			read_run(file, requests + i, run);
+			continue;
+		}
 		requests[i]->changed = 0;
 		requests[i]->result = carry_out(file, requests[i]);
 	}

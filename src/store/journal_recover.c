@@ -93,18 +93,29 @@ static unsigned char *ring_direct(struct lh_store *below, const struct journal_h
 	return (unsigned char *)below->direct->base + LH_PAGE_SIZE * header->log_page;
 }
 
-/* One page after the other, each directly to its place. */
+/* Many pages at a time, each directly to its place. */
+#define FILL_PAGES 256u
+
 static int fill_ring(struct lh_store *below, const struct journal_header *header, unsigned char *ring)
 {
-	for (uint64_t i = 0; i < header->log_pages; i++) {
-		lh_mask held;
-		int result = below->ops->get_now(below, header->log_page + i, LH_MASK_ALL,
-		                                 ring + i * LH_PAGE_SIZE, &held);
+	struct lh_request *requests = lh__alloc(below->sys, FILL_PAGES * sizeof *requests);
+	int result = requests ? 0 : -ENOMEM;
 
-		if (result < 0)
-			return result;
+	for (uint64_t i = 0; i < header->log_pages && result == 0; i += FILL_PAGES) {
+		uint64_t n = header->log_pages - i < FILL_PAGES ? header->log_pages - i : FILL_PAGES;
+
+		for (uint64_t j = 0; j < n; j++)
+			requests[j] = (struct lh_request){
+				.op = LH_OP_GET,
+				.page = header->log_page + i + j,
+				.mask = LH_MASK_ALL,
+				.data = ring + (i + j) * LH_PAGE_SIZE,
+			};
+		result = lh__journal_do_on(below, requests, n);
 	}
-	return 0;
+	if (requests)
+		lh__free(below->sys, requests, FILL_PAGES * sizeof *requests);
+	return result;
 }
 
 static int check_length(const struct lh_store *below, const struct journal_header *header,
@@ -120,7 +131,10 @@ static unsigned char *new_ring(const struct lh_sys *sys, uint64_t size)
 {
 	long at = LH_SYS(sys, SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	return at < 0 && at >= -4095 ? NULL : (unsigned char *)at;
+	if (at < 0 && at >= -4095)
+		return NULL;
+	LH_SYS(sys, SYS_madvise, at, size, MADV_HUGEPAGE); /* or not */
+	return (unsigned char *)at;
 }
 
 void lh__journal_ring_drop(struct lh_store *below, const struct journal_header *header, unsigned char *copy)

@@ -32,6 +32,8 @@ struct lh_heap {
 	 * then fails. May be NULL: nothing needs to be told.
 	 */
 	int (*touch)(void *context, const void *from, size_t size);
+	/* Where stores go: the same memory, mapped a second time; NULL: base. */
+	unsigned char *stores;
 };
 
 /*

@@ -58,6 +58,6 @@ int lh__heap_commit(struct heap_edit *edit)
 	}
 	for (i = 0; i < edit->count; i++)
 		if (changed(edit, i))
-			memcpy(heap->base + edit->at[i], edit->line[i], LH_LINE_SIZE);
+			memcpy(lh__heap_store_at(heap, edit->at[i]), edit->line[i], LH_LINE_SIZE);
 	return 0;
 }

@@ -100,6 +100,11 @@ extern const struct heap_class lh__heap_classes[HEAP_CLASSES];
 
 /* ---- changing: heap_edit.c ---- */
 
+static inline unsigned char *lh__heap_store_at(const struct lh_heap *heap, uint64_t offset)
+{
+	return (heap->stores ? heap->stores : heap->base) + offset;
+}
+
 /*
  * A change of several lines. They are changed in copies; the commit touches all of them and then writes
  * them, so that a call which fails half way, because of a touch or of a field that cannot be, has

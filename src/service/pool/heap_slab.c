@@ -200,7 +200,7 @@ static int put_word(struct heap_edit *edit, uint64_t at, uint64_t word)
 	result = heap->touch ? heap->touch(heap->context, heap->base + at, sizeof word) : 0;
 	if (result < 0)
 		return result;
-	*(uint64_t *)(heap->base + at) = word;
+	*(uint64_t *)lh__heap_store_at(heap, at) = word;
 	return 0;
 }
 

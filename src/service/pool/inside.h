@@ -263,6 +263,8 @@ static inline struct change *lh__changes_at(struct lh_pool *pool, size_t i)
 /* ---- tx.c ---- */
 /* lh_tx_add by whoever knows that the transaction is this thread's. */
 int lh__tx_declare(struct lh_pool *pool, const void *pointer, uint64_t size) LH_MUST_CHECK;
+/* The same for stores of the library's own, which go to pool->alias where that is set. */
+int lh__tx_save(struct lh_pool *pool, const void *pointer, uint64_t size) LH_MUST_CHECK;
 /* Where this thread has no open transaction: -EPERM. */
 int lh__tx_mine(const struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
 /* Ends a transaction that the closing of the pool finds open. */

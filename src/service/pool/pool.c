@@ -178,7 +178,7 @@ static int open_memory(struct lh_pool *pool, struct lh_error *error)
 
 static int touch(void *context, const void *from, size_t size)
 {
-	return lh__tx_declare(context, from, size);
+	return lh__tx_save(context, from, size);
 }
 
 /* One transaction with one step; whatever fails, nothing was done. */
@@ -266,7 +266,7 @@ static int start(struct lh_pool *pool, struct lh_error *error)
 	result = open_memory(pool, error);
 	if (result < 0)
 		return result;
-	pool->heap = (struct lh_heap){ pool->base, pool->size, pool, touch };
+	pool->heap = (struct lh_heap){ pool->base, pool->size, pool, touch, pool->alias };
 	result = complete_heap(pool, error);
 	if (result < 0)
 		return result;

@@ -110,18 +110,28 @@ static void end(struct lh_pool *pool)
 
 /* ---- declaring ---- */
 
-static int declare_page(struct lh_pool *pool, uint64_t page, lh_mask mask)
+/* The lines are saved; of a page that is watched as a whole, all of it. */
+static int note_page(struct lh_pool *pool, uint64_t page, lh_mask mask, bool whole, struct change **out)
 {
 	struct change *change = lh__changes_of(pool, page);
-	bool whole = pool->see != LH_SEE_DECLARED;
 	int result = change ? lh__changes_save(pool, change, whole ? LH_MASK_ALL : mask) : -ENOMEM;
 
 	if (result < 0)
 		return result;
 	change->declared |= mask;
-	if (change->open || pool->see == LH_SEE_DECLARED ||
+	*out = change;
+	return 0;
+}
+
+/* The lines may be stored to without a fault from now on. */
+static int declare_page(struct lh_pool *pool, uint64_t page, lh_mask mask)
+{
+	struct change *change;
+	int result = note_page(pool, page, mask, pool->see != LH_SEE_DECLARED, &change);
+
+	if (result < 0 || change->open || pool->see == LH_SEE_DECLARED ||
 	    (pool->see == LH_SEE_CHECKED && change->declared != LH_MASK_ALL))
-		return 0;
+		return result;
 	do
 		result = pool->port->ops->unprotect(pool->port, (uintptr_t)lh__pool_page(pool, page), 1);
 	while (result == -EAGAIN);
@@ -129,7 +139,16 @@ static int declare_page(struct lh_pool *pool, uint64_t page, lh_mask mask)
 	return result;
 }
 
-int lh__tx_declare(struct lh_pool *pool, const void *pointer, uint64_t size)
+/* The lines are about to be stored to by the library, in the memory's other mapping where there is one. */
+static int save_page(struct lh_pool *pool, uint64_t page, lh_mask mask)
+{
+	struct change *change;
+
+	return note_page(pool, page, mask, pool->see == LH_SEE_CHECKED, &change);
+}
+
+static int each_page(struct lh_pool *pool, const void *pointer, uint64_t size,
+                     int (*step)(struct lh_pool *pool, uint64_t page, lh_mask mask))
 {
 	uint64_t offset = (uint64_t)((uintptr_t)pointer - (uintptr_t)pool->base), end_offset = offset + size;
 	int result = 0;
@@ -144,11 +163,21 @@ int lh__tx_declare(struct lh_pool *pool, const void *pointer, uint64_t size)
 		if (result < 0)
 			break;
 		lock_changes(pool);
-		result = declare_page(pool, page, lh__mask_bytes(in_page, part));
+		result = step(pool, page, lh__mask_bytes(in_page, part));
 		unlock_changes(pool);
 		offset += part;
 	}
 	return result;
+}
+
+int lh__tx_declare(struct lh_pool *pool, const void *pointer, uint64_t size)
+{
+	return each_page(pool, pointer, size, declare_page);
+}
+
+int lh__tx_save(struct lh_pool *pool, const void *pointer, uint64_t size)
+{
+	return each_page(pool, pointer, size, save_page);
 }
 
 int lh_tx_add(struct lh_pool *pool, const void *pointer, size_t size, struct lh_error *error)
