@@ -467,32 +467,30 @@ static void complete(struct journal *journal, struct lh_request *request, int re
 	journal->done_end = &request->next;
 }
 
+/*
+ * When all that was appended is durable and home. Under homing: what is applied to memory goes past the store
+ * below, which then cannot keep a read from seeing half of it.
+ */
 static int read_home(struct journal *journal, uint64_t page, lh_mask want, void *data, lh_mask *held)
 {
-	return journal->below->ops->get_now(journal->below, journal->header.home_page + page, want, data,
-	                                    held);
+	int result = lh__journal_flush(&journal->store, UINT64_MAX);
+
+	if (result < 0)
+		return result;
+	lh__lock(journal->store.sys, &journal->homing);
+	result = lh__journal_apply(journal, lh__published(&journal->flushed));
+	if (result == 0)
+		result = journal->below->ops->get_now(journal->below, journal->header.home_page + page, want,
+		                                      data, held);
+	lh__unlock(journal->store.sys, &journal->homing);
+	return result;
 }
 
-/*
- * When all that was appended is durable and home. What is brought home by memory is not one change to who
- * reads beside that, as a request is; so there a read keeps it out.
- */
 static int journal_get_now(struct lh_store *store, uint64_t page, lh_mask want, void *data, lh_mask *held)
 {
 	struct journal *journal = lh__journal_of(store);
-	int result;
 
-	if (page > journal->store.caps.last_page)
-		return -EINVAL;
-	result = lh__journal_flush(store, UINT64_MAX);
-	if (result < 0)
-		return result;
-	lh__lock(store->sys, &journal->homing);
-	result = lh__journal_apply(journal, lh__published(&journal->flushed));
-	if (result == 0 && journal->direct)
-		result = read_home(journal, page, want, data, held);
-	lh__unlock(store->sys, &journal->homing);
-	return result < 0 || journal->direct ? result : read_home(journal, page, want, data, held);
+	return page > journal->store.caps.last_page ? -EINVAL : read_home(journal, page, want, data, held);
 }
 
 static void do_get(struct journal *journal, struct lh_request *request)

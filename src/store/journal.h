@@ -15,8 +15,10 @@
  * that has none.
  *
  * As a store, the changes of one submit are one record: atomic, where no GET stands between them. sync makes
- * them durable. A GET makes them durable and applies them first. A client that has the content of its pages
- * itself, as a pool has, appends and flushes by the functions below instead, and never waits for home.
+ * them durable. A GET makes them durable and applies them first. What finds no room at home when it is
+ * applied breaks the journal, so who puts to a store that may be full reserves first. A client that has the
+ * content of its pages itself, as a pool has, appends and flushes by the functions below instead, and never
+ * waits for home.
  *
  * Threads: lh__journal_append and _undo, _end by one at a time; lh__journal_flush and _checkpoint by any
  * number, beside them. Threads that wait in flush share one write.
