@@ -28,6 +28,7 @@
 #include "bench.h"
 
 #define THREADS_MAX 2
+#define LAPS 64u        /* each time round, what is written is another */
 #define RING (1u << 20) /* changes drawn for each thread, used in turn */
 #define INSERT 0u       /* as a work: else the number of changes */
 #define WORKS_MAX 8
@@ -66,7 +67,7 @@ struct bench {
 	unsigned repetition, transactions;
 	bool fifo;
 	unsigned works[WORKS_MAX], work_count;
-	unsigned char payload[PAYLOAD_SIZE + RECORD_SIZE];
+	unsigned char payload[PAYLOAD_SIZE + LAPS + RECORD_SIZE];
 	struct change *ring[THREADS_MAX];
 	unsigned char *model;
 	void *handle;
@@ -165,6 +166,11 @@ static const struct change *changes_at(const struct worker *w, uint64_t number)
 	return &w->bench->ring[w->index][number % RING];
 }
 
+static const unsigned char *payload_at(const struct bench *b, uint64_t number)
+{
+	return b->payload + number / RING % LAPS;
+}
+
 /* ---- the work ---- */
 
 static void one(struct worker *w)
@@ -177,7 +183,7 @@ static void one(struct worker *w)
 		b->system->insert(w->context, key, value_of(b, key));
 	} else {
 		w->changes = (w->changes + w->work - 1) / w->work * w->work;
-		b->system->tx(w->context, changes_at(w, w->changes), w->work, b->payload);
+		b->system->tx(w->context, changes_at(w, w->changes), w->work, payload_at(b, w->changes));
 		w->changes += w->work;
 	}
 }
@@ -311,7 +317,7 @@ static void replay(const struct worker *w, uint64_t from)
 	for (uint64_t i = from; i < w->changes; i++) {
 		const struct change *change = changes_at(w, i);
 
-		memcpy(b->model + (size_t)change->record * RECORD_SIZE, b->payload + change->from,
+		memcpy(b->model + (size_t)change->record * RECORD_SIZE, payload_at(b, i) + change->from,
 		       change->length);
 	}
 }
