@@ -157,10 +157,13 @@ counts() {
 }
 
 value() { # value MEDIUM SYSTEM THREADS WORK WORD: the median
-	awk -v medium="$1" -v name="$2 $3 $4 $5" "$common"'END { print figure(name, "%.6g") }' "$results"
+	awk -v medium="$1" -v wanted="$2 $3 $4 $5" "$common"'END { print figure(wanted, "%.6g") }' "$results"
 }
-better() { # better MEDIUM A B: A's rate over B's, one thread, one record
-	ratio "$(value "$1" "$2" 1 1 rate)" "$(value "$1" "$3" 1 1 rate)"
+better() { # better MEDIUM A B [WORK]: A's rate over B's, one thread
+	ratio "$(value "$1" "$2" 1 "${4:-1}" rate)" "$(value "$1" "$3" 1 "${4:-1}" rate)"
+}
+life() { # life WHAT WORD: a figure of Linehome's alone
+	sed -n "s/.*life=$1 .*\<$2=\([0-9.]*\).*/\1/p" "$results" | tail -n 1
 }
 
 machine
@@ -185,10 +188,21 @@ if "$pool" list disk | grep -q '^lh-' && [ -z "${SYSTEMS-}" ]; then
 	grep life= "$results" | sed 's/^medium=disk //'
 	echo
 	aim "shm, 1 changed: lh-declared / libpmemobj" "$(better shm lh-declared libpmemobj)" '>=' 2
-	aim "shm, 1 changed: lh-declared-undo / libpmemobj" "$(better shm lh-declared-undo libpmemobj)" '>=' 2
-	aim "shm, 1 changed: fences of lh-declared-undo" "$(value shm lh-declared-undo count 1 fences)" '<=' 3
-	aim "disk, 1 changed: lh-declared / pwrite+fdatasync" "$(better disk lh-declared pwrite+fdatasync)" '>=' 0.95
-	aim "disk, 1 changed: lh-declared / SQLite" "$(better disk lh-declared SQLite)" '>=' 1
+	aim "shm, 1 changed: lh-page / libpmemobj" "$(better shm lh-page libpmemobj)" '>=' 0.4
+	aim "shm, 1 changed: lh-page / LMDB" "$(better shm lh-page LMDB)" '>=' 2
+	aim "shm, 32 changed: lh-page / libpmemobj" "$(better shm lh-page libpmemobj 32)" '>=' 1
+	aim "shm, 1 changed: fences of lh-declared" "$(value shm lh-declared 1 1 fences)" '<=' 3
+	aim "shm, 1 changed: fences of lh-declared-undo" "$(value shm lh-declared-undo 1 1 fences)" '<=' 3
+	aim "shm, 32 changed: lh-page, log bytes / bytes of changed lines" \
+		"$(ratio "$(value shm lh-page 1 32 log)" "$(value shm lh-page 1 32 changed)")" '<=' 1.25
+	aim "disk, 1 changed: lh-declared / pwrite+fdatasync" "$(better disk lh-declared pwrite+fdatasync)" '>=' 0.87
+	for peer in RocksDB SQLite LMDB; do
+		aim "disk, 1 changed: lh-declared / $peer" "$(better disk lh-declared $peer)" '>=' 1
+	done
+	aim "disk, 1 changed: lh-declared, two threads / one" \
+		"$(ratio "$(value disk lh-declared 2 1 rate)" "$(value disk lh-declared 1 1 rate)")" '>=' 1
+	aim "opening 10 GiB that was closed, ms" "$(life open ms)" '<=' 50
+	aim "recovery, rate / the disk's reading rate" "$(ratio "$(life recover mib_per_s)" "$(life recover disk_reads_mib_per_s)")" '>=' 0.5
 fi
 echo
 echo "# load at the end: $(cut -d ' ' -f 1 /proc/loadavg); ${SECONDS} s in all"
