@@ -166,8 +166,16 @@ static inline bool lh__pool_has(const struct lh_pool *pool, const void *pointer,
 	return offset <= all && size <= all - offset;
 }
 
-/* 0 where calls may go on: not in a child of fork, not broken. */
-int lh__pool_enter(const struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
+/* Why calls may not go on: this is a child of fork, or the pool is broken. */
+int lh__pool_refuse(const struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
+/* 0 where calls may go on. */
+static inline int lh__pool_enter(const struct lh_pool *pool, struct lh_error *error)
+{
+	if (__atomic_load_n(pool->alive, __ATOMIC_RELAXED) &&
+	    !__atomic_load_n(&pool->broken, __ATOMIC_RELAXED))
+		return 0;
+	return lh__pool_refuse(pool, error);
+}
 
 /* ---- pool.c ---- */
 /* A header that was read: it is trusted no further than this. options: the layout that is asked for. */
@@ -195,7 +203,11 @@ void lh__place_forget(bool node, struct lh_store *store);
 
 /* ---- memory.c ---- */
 int lh__room_reserve(const struct lh_sys *sys, struct room *room, uint64_t size) LH_MUST_CHECK;
-int lh__room_need(const struct lh_sys *sys, struct room *room, uint64_t size) LH_MUST_CHECK;
+int lh__room_grow(const struct lh_sys *sys, struct room *room, uint64_t size) LH_MUST_CHECK;
+static inline int lh__room_need(const struct lh_sys *sys, struct room *room, uint64_t size)
+{
+	return size <= room->usable ? 0 : lh__room_grow(sys, room, size);
+}
 void lh__room_free(const struct lh_sys *sys, struct room *room);
 /* An address for a new pool, where nothing is in this process now. */
 int lh__memory_choose(const struct lh_sys *sys, uint64_t reach, uint64_t *address) LH_MUST_CHECK;

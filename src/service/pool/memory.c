@@ -50,13 +50,11 @@ int lh__room_reserve(const struct lh_sys *sys, struct room *room, uint64_t size)
 }
 
 /* In steps that double, so that growing a little at a time costs little. */
-int lh__room_need(const struct lh_sys *sys, struct room *room, uint64_t size)
+int lh__room_grow(const struct lh_sys *sys, struct room *room, uint64_t size)
 {
 	uint64_t usable = room->usable ? room->usable : 16 * LH_PAGE_SIZE;
 	int result;
 
-	if (size <= room->usable)
-		return 0;
 	if (size > room->reserved)
 		return -ENOMEM;
 	while (usable < size)

@@ -16,17 +16,13 @@
 #include "service/pool/symbol.h"
 #include "sys/mutant.h"
 
-int lh__pool_enter(const struct lh_pool *pool, struct lh_error *error)
+int lh__pool_refuse(const struct lh_pool *pool, struct lh_error *error)
 {
-	int broken = __atomic_load_n(&pool->broken, __ATOMIC_RELAXED);
-
 	if (!__atomic_load_n(pool->alive, __ATOMIC_RELAXED))
 		return lh__fail(error, -ECHILD, "this process is a child of the one that opened the pool");
-	if (broken)
-		return lh__fail(error, -ENOTRECOVERABLE,
-		                "the pool's log could not be written (%s); close it and open it again",
-		                lh__errno_name(broken));
-	return 0;
+	return lh__fail(error, -ENOTRECOVERABLE,
+	                "the pool's log could not be written (%s); close it and open it again",
+	                lh__errno_name(__atomic_load_n(&pool->broken, __ATOMIC_RELAXED)));
 }
 
 static int enter_to_write(const struct lh_pool *pool, struct lh_error *error)
@@ -184,6 +180,8 @@ int lh_tx_add(struct lh_pool *pool, const void *pointer, size_t size, struct lh_
 {
 	int result = lh__tx_mine(pool, error);
 
+	/* Often it is in no cache, and then comes while the rest is looked up. */
+	__builtin_prefetch(pointer, 1);
 	if (result < 0)
 		return result;
 	if (!lh__pool_has(pool, pointer, size))
