@@ -253,6 +253,7 @@ static void aborts(const struct way *way)
 
 static void root(const struct way *way)
 {
+	void *moved;
 	char path[400];
 	struct lh_pool *pool = pool_of(way, path);
 	struct lh_error error = { .code = 0 };
@@ -272,6 +273,12 @@ static void root(const struct way *way)
 	way_close(pool);
 	pool = way_open(way, path);
 	ok(lh_pool_root(pool, 1000, NULL) == at, "%s: ... that is found again", way->name);
+	MUST(lh_tx_begin(pool, &why));
+	moved = lh_pool_realloc(pool, at, 100000, NULL);
+	ok(moved && moved != at && lh_pool_root(pool, 100000, NULL) == moved && all(moved, 0, 1000),
+	   "%s: made larger elsewhere, it is the root there", way->name);
+	MUST(lh_tx_abort(pool, &why));
+	ok(lh_pool_root(pool, 1000, NULL) == at, "%s: ... until an abort", way->name);
 	MUST(lh_tx_begin(pool, &why));
 	MUST(lh_pool_free(pool, at, &why));
 	ok(lh_pool_root(pool, 0, NULL) == NULL, "%s: freed, it is none", way->name);

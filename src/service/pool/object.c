@@ -29,12 +29,14 @@ static void *alloc(struct lh_pool *pool, size_t alignment, size_t size, struct l
 		return NULL;
 	result = lh__heap_alloc(&pool->heap, size, alignment, &offset);
 	/* The program is about to write there, so it is declared; a page fault less, too. */
-	if (result == 0) {
-		result = lh__tx_declare(pool, pool->base + offset, size);
-		if (result < 0 && lh__heap_free(&pool->heap, offset) < 0)
-			return fail_heap(error, result);
-	}
-	return result == 0 ? pool->base + offset : fail_heap(error, result);
+	if (result < 0)
+		return fail_heap(error, result);
+	result = lh__tx_declare(pool, pool->base + offset, size);
+	if (result == 0)
+		return pool->base + offset;
+	if (lh__heap_free(&pool->heap, offset) < 0)
+		return fail(error, -EBADMSG, "the pool's heap is damaged");
+	return fail_heap(error, result);
 }
 
 void *lh_pool_alloc(struct lh_pool *pool, size_t size, struct lh_error *error)
@@ -80,16 +82,32 @@ int lh_pool_free(struct lh_pool *pool, void *pointer, struct lh_error *error)
 	return result == 0 ? 0 : lh__fail(error, result, "the pool's heap: %s", lh__errno_name(result));
 }
 
+/* The root object stays that when it has moved. */
+static int keep_root(struct lh_pool *pool, const void *from, const void *to, size_t size)
+{
+	uint64_t is;
+
+	if (lh__heap_root(&pool->heap, &is) != lh_ptr_off(pool, from))
+		return 0;
+	return lh__heap_set_root(&pool->heap, lh_ptr_off(pool, to), size);
+}
+
 static void *move(struct lh_pool *pool, void *pointer, size_t usable, size_t size, struct lh_error *error)
 {
 	void *to = alloc(pool, 0, size, error);
+	int result;
 
 	if (!to)
 		return NULL;
 	memcpy(to, pointer, usable < size ? usable : size);
-	if (lh_pool_free(pool, pointer, error) == 0)
+	result = keep_root(pool, pointer, to, size);
+	if (result == 0 && lh_pool_free(pool, pointer, error) == 0)
 		return to;
-	return lh_pool_free(pool, to, NULL) == 0 ? NULL : NULL;
+	if (result < 0)
+		fail_heap(error, result);
+	/* The transaction is in a state that only its abort mends; the object itself is as it was. */
+	lh_pool_free(pool, to, NULL);
+	return NULL;
 }
 
 void *lh_pool_realloc(struct lh_pool *pool, void *pointer, size_t size, struct lh_error *error)
@@ -110,6 +128,8 @@ void *lh_pool_realloc(struct lh_pool *pool, void *pointer, size_t size, struct l
 		return move(pool, pointer, usable, size, error);
 	if (result == 0)
 		result = lh__tx_declare(pool, pointer, size);
+	if (result == 0)
+		result = keep_root(pool, pointer, pointer, size);
 	return result == 0 ? pointer : fail_heap(error, result);
 }
 
