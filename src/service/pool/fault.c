@@ -4,21 +4,33 @@
  *
  * Runs in the handler of SIGBUS, in the thread that touched, with all signals blocked.
  *
- * A store to a page in LH_SEE_PAGE opens it until the transaction ends. In LH_SEE_CHECKED every store is
- * looked at: the page is open for one instruction only, after which the processor traps (the trap flag),
- * unless all of it was declared.
+ * A plain store is made here, on behalf of the instruction that faulted (emulate.c). Where it is another kind
+ * of instruction, or the page is likely to be stored to again, LH_SEE_PAGE opens the page until the
+ * transaction ends. In LH_SEE_CHECKED every store is looked at: the page is open for one instruction only,
+ * after which the processor traps (the trap flag), unless all of it was declared.
  */
 #include "service/pool/inside.h"
 
 #include <errno.h>
 
-static int unprotect(struct lh_pool *pool, uint64_t page)
+int lh__fault_unprotect(struct lh_pool *pool, uint64_t page)
 {
 	uintptr_t address = (uintptr_t)lh__pool_page(pool, page);
 	int result;
 
 	do
 		result = pool->port->ops->unprotect(pool->port, address, 1);
+	while (result == -EAGAIN);
+	return result;
+}
+
+int lh__fault_protect(struct lh_pool *pool, uint64_t page, size_t pages)
+{
+	uintptr_t address = (uintptr_t)lh__pool_page(pool, page);
+	int result;
+
+	do
+		result = pool->port->ops->protect(pool->port, address, pages);
 	while (result == -EAGAIN);
 	return result;
 }
@@ -43,7 +55,7 @@ static bool begin_step(struct lh_pool *pool, uint64_t page, ucontext_t *context)
 		step = step_of(pool, 0);
 	if (!step)
 		return true;
-	if (step->n == STEP_PAGES || unprotect(pool, page) < 0)
+	if (step->n == STEP_PAGES || lh__fault_unprotect(pool, page) < 0)
 		return false;
 	step->thread = lh__pool_self();
 	step->flags = lh__emulate_pushes_flags(pool->emulator, context);
@@ -67,7 +79,7 @@ static bool execute(struct lh_pool *pool, struct change *change, ucontext_t *con
 	if (pool->see == LH_SEE_CHECKED && change->declared != LH_MASK_ALL)
 		return begin_step(pool, change->page, context);
 	if (!change->open)
-		change->open = unprotect(pool, change->page) == 0;
+		change->open = lh__fault_unprotect(pool, change->page) == 0;
 	return change->open;
 }
 
@@ -224,12 +236,8 @@ bool lh__fault_touched(struct lh_pool *pool, uintptr_t address, ucontext_t *cont
 
 static void protect(struct lh_pool *pool, uint64_t page)
 {
-	uintptr_t address = (uintptr_t)lh__pool_page(pool, page);
-	int result;
+	int result = lh__fault_protect(pool, page, 1);
 
-	do
-		result = pool->port->ops->protect(pool->port, address, 1);
-	while (result == -EAGAIN);
 	(void)result; /* what is open too long is compared at the commit all the same */
 }
 

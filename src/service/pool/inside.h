@@ -225,6 +225,9 @@ int lh__signal_add(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
 void lh__signal_remove(struct lh_pool *pool);
 
 /* ---- fault.c ---- */
+/* Stores to a page are not seen any more; to pages from this one on they are again. */
+int lh__fault_unprotect(struct lh_pool *pool, uint64_t page) LH_MUST_CHECK;
+int lh__fault_protect(struct lh_pool *pool, uint64_t page, size_t pages) LH_MUST_CHECK;
 /*
  * A touch has raised SIGBUS. True: the thread goes on from context; false: it was none of this pool's
  * business.

@@ -1,8 +1,8 @@
 /*
  * place.c - where a pool is: a path, file:PATH, or a name on a memory node; and the store that is there.
  *
- * A file is used as its file system lets it: mapped, where it is persistent memory or tmpfs; else through the
- * page cache, with writes that are flushed alone (pwritev2 with RWF_DSYNC).
+ * A file is used as its file system lets it: mapped, where it is persistent memory or tmpfs; else its
+ * pages go through the page cache, and its log past it (lh__place_log).
  */
 #include "service/pool/inside.h"
 

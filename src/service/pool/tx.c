@@ -128,9 +128,7 @@ static int declare_page(struct lh_pool *pool, uint64_t page, lh_mask mask)
 	if (result < 0 || change->open || pool->see == LH_SEE_DECLARED ||
 	    (pool->see == LH_SEE_CHECKED && change->declared != LH_MASK_ALL))
 		return result;
-	do
-		result = pool->port->ops->unprotect(pool->port, (uintptr_t)lh__pool_page(pool, page), 1);
-	while (result == -EAGAIN);
+	result = lh__fault_unprotect(pool, page);
 	change->open = result == 0;
 	return result;
 }
@@ -215,10 +213,7 @@ static int protect_all(struct lh_pool *pool)
 			;
 		if (!first->open)
 			continue;
-		do
-			result = pool->port->ops->protect(pool->port,
-			                                  (uintptr_t)lh__pool_page(pool, first->page), j - i);
-		while (result == -EAGAIN);
+		result = lh__fault_protect(pool, first->page, j - i);
 	}
 	return result;
 }
