@@ -50,8 +50,8 @@ endif
 
 # CORE is what the agent is made of. It runs in other people's programs, on threads without libc's thread-local
 # storage: no stack protector, and none of the libraries below.
-CORE_DIRS := sys line store net/data home port port/page
-LIB_DIRS := $(CORE_DIRS) net service/client service/serve service/pool
+CORE_DIRS := sys line code store net/data home port port/page
+LIB_DIRS := $(CORE_DIRS) port/code net service/client service/serve service/pool service/code
 CORE_SRC := $(foreach d,$(CORE_DIRS),$(wildcard src/$(d)/*.c))
 LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
 # What sees the program's system calls is the agent's alone.
@@ -59,7 +59,7 @@ INTERCEPT_SRC := $(wildcard src/port/page/intercept/*.c)
 AGENT_SRC := $(wildcard src/service/run/agent/*.c src/service/run/agent/*.S) $(INTERCEPT_SRC)
 AGENT_LIBS := -lZydis
 CLI_SRC := $(wildcard src/cli/*.c) $(wildcard src/service/run/*.c)
-LIB_LIBS := -lZydis -ldw -lssl -lcrypto -lpthread
+LIB_LIBS := -lZydis -ldw -lelf -lssl -lcrypto -lpthread
 CLI_LIBS := -ljansson $(LIB_LIBS)
 
 obj = $(patsubst %,$(1)/obj/%.o,$(basename $(2)))

@@ -13,17 +13,18 @@ build=${LINEHOME_BUILD:-build}
 layers='
 sys
 line
+code
 net/data
 net
 store
 port
 home
 service/client
-service/serve service/pool
+service/serve service/pool service/code
 service/run
 cli
 '
-core='sys line net/data store port home'
+core='sys line code net/data store port home'
 
 # The functions of libc and of the compiler that code without libc's thread-local storage may call: they compute and
 # do nothing else.
@@ -89,10 +90,11 @@ check_calls() {
 		nm -u "$object" | awk -v object="${object#"$2/obj/"}" -v pure=" $pure " '
 			/ lh_/ || / _GLOBAL_OFFSET_TABLE_$/ || index(pure, " " $2 " ") { next }
 			object == "src/sys/sys.o" && ($2 == "posix_memalign" || $2 == "free") { next }
+			(index(object, "src/code/") == 1 || index(object, "src/port/page/intercept/") == 1) && $2 ~ /^Zydis/ { next }
 			index(object, "src/port/page/intercept/") == 1 && $2 ~ /^(Zydis.*|__(start|stop)_lh_syscall|getauxval)$/ { next }
 			{ print object ": needs " $2 }'
 	done
-	for object in $(objects "$2" "net service/client service/serve service/pool"); do
+	for object in $(objects "$2" "net service/client service/serve service/pool service/code"); do
 		nm -u "$object" | awk -v object="${object#"$2/obj/"}" -v banned=" $banned " '
 			index(banned, " " $2 " ") { print object ": needs " $2 }'
 	done
@@ -103,7 +105,7 @@ check_calls() {
 # rewritten system calls find their handle; and the one through which a signal finds its pool; nobody hands those anything.
 check_state() {
 	local object
-	for object in $(objects "$2" "$core net service/client service/serve service/pool" | sort -u); do
+	for object in $(objects "$2" "$core net service/client service/serve service/pool service/code" | sort -u); do
 		size -A "$object" | awk -v object="${object#"$2/obj/"}" '
 			$1 ~ /^\.(t?data|t?bss)(\.|$)/ && $1 !~ /^\.data\.rel\.ro/ && $2 > 0 &&
 			!(object ~ "^src/(line/variants|port/page/intercept/open).o$" && $2 == 8) &&

@@ -1,0 +1,93 @@
+/*
+ * inside.h - the inside engine: an agent in the program, with its own handler for SIGTRAP.
+ *
+ * It is a piece of position independent code that needs no libc and no dynamic linker. Somebody who can trace
+ * the process (service/code/inject.h) maps it, fills in struct lh_inside_start, and lets one thread call
+ * lh_inside_start; the same when it is to leave (lh_inside_stop). In between nobody traces the process: a
+ * trap is answered in the thread that takes it, in some 1.5 us.
+ *
+ * What it must see of the program are some system calls: those that would block or ignore SIGTRAP, which
+ * would turn the next trap into death (they are carried out without SIGTRAP, and the program is told what it
+ * set); those that map or unmap code; and execve, before which the watcher is told. Plans know where
+ * `syscall` instructions stand (struct lh_plan_site): the sites of those calls stay absent for good in all
+ * modules, those that are not watched too, and the handler makes the call.
+ *
+ * The program's SIGTRAP remains: one that is not of an armed start goes to the handler that the program set,
+ * or does what the kernel would do.
+ *
+ * The agent keeps no descriptor. It asks by a connection of its own each time to the watcher's abstract Unix
+ * socket (SOCK_SEQPACKET), and where nobody answers (the watcher was killed, a sandbox forbids sockets) it
+ * goes on with what it has; modules that are mapped later are then left alone.
+ *
+ * A fork's child has a copy of all of it, and the same record; nothing needs to be done. A program that is
+ * executed starts without; the watcher, told by LH_ASK_EXECUTE and answering when it traces the thread,
+ * puts an agent into it.
+ */
+#ifndef LH_PORT_CODE_INSIDE_H
+#define LH_PORT_CODE_INSIDE_H
+
+#include <stdint.h>
+
+#include "port/code/plan.h"
+#include "port/code/record.h"
+#include "port/code/text.h"
+
+#define LH_INSIDE_TEXTS 1024u
+
+/* Filled in by who loads the agent; read by lh_inside_start in the program. */
+struct lh_inside_start {
+	char name[104]; /* of the watcher's abstract socket, without the leading 0; ends with 0 */
+	uint32_t granularity;
+	uint32_t launched;        /* 1: before the program's first instruction: map images over texts */
+	uint32_t trap_ignored;    /* 1: the program was given SIGTRAP ignored, */
+	uint32_t trap_blocked;    /*    or blocked, and shall find it so */
+	uint64_t self, self_size; /* where the agent itself is mapped */
+	uint64_t stack;        /* the top of the stack on which start and stop run; unused by the handler */
+	struct lh_error error; /* out: why start has failed */
+};
+
+/*
+ * The agent's two entries, by the System V calling convention, on a stack that the caller provides, in a
+ * thread that is stopped otherwise, while all others are stopped too. Return 0 or a negative errno; a start
+ * that fails has changed nothing.
+ *
+ * stop: brings every byte back, the program's SIGTRAP action and the masks of its handlers, and closes
+ * mappings of plans and record. Who calls it has seen to it that no thread stands in the agent. The threads'
+ * own masks are the caller's business before and after.
+ */
+long lh_inside_start(struct lh_inside_start *start);
+long lh_inside_stop(void);
+
+/* ---- what the agent asks ---- */
+
+enum lh_ask_kind {
+	LH_ASK_HELLO = 1, /* -> record's descriptor */
+	LH_ASK_MODULE,    /* address: code is mapped here now. -> what to do, with the plan's descriptor */
+	LH_ASK_EXECUTE,   /* this thread is about to execute. -> when it is traced (or shall not be) */
+};
+
+struct lh_ask {
+	uint32_t kind;
+	int32_t process, thread; /* as the asker sees itself; the watcher believes SO_PEERCRED */
+	uint32_t pad;
+	uint64_t address, size, offset; /* MODULE: of the mapping, and in its file */
+};
+
+enum lh_answer_action {
+	LH_ANSWER_IGNORE = 0, /* no code of a file, or none that can be watched */
+	LH_ANSWER_SITES,      /* only the sites of system calls are to be kept absent */
+	LH_ANSWER_WATCH       /* all armed starts, and sites */
+};
+
+/* Descriptors travel beside it (SCM_RIGHTS): HELLO: the record; MODULE: the plan, unless ignored. */
+struct lh_answer {
+	int32_t error; /* 0 or a negative errno */
+	uint32_t action;
+	uint64_t start, end; /* MODULE: where the text runs */
+	uint32_t text;       /* which text of the plan */
+	uint32_t pad;
+	uint64_t plan_size;
+	uint64_t hits; /* the text's bitmap in the record */
+};
+
+#endif

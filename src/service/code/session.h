@@ -1,0 +1,67 @@
+/*
+ * session.h - watches the code of a program: launches it or attaches to it, follows its children and what
+ * they execute, and lets go of it again.
+ *
+ * Two engines with one contract (struct lh_session_engine): *inside*, an agent in the process (port/code/
+ * inside.h), and *outside*, ptrace from here, which needs nothing in the process. What a session sees stands
+ * in a record. A session is used by the one thread that opened it.
+ */
+#ifndef LH_SERVICE_CODE_SESSION_H
+#define LH_SERVICE_CODE_SESSION_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "service/code/record.h"
+
+enum lh_session_choice { LH_ENGINE_AUTO, LH_ENGINE_INSIDE, LH_ENGINE_OUTSIDE };
+
+/* An address in a module, by name: a symbol, or a range of it; "NAME", "NAME+0xOFFSET", "MODULE!NAME". */
+struct lh_session_range {
+	const char *text;
+};
+
+struct lh_session_options {
+	enum lh_session_choice engine;
+	bool libraries;             /* watch code of libraries, too */
+	const char *const *exclude; /* NULL, or symbols and ranges "0xFROM-0xTO" that are never armed:
+	                               programs that read their own code; ends with NULL */
+	const char *from, *until;   /* NULL, or functions between which hits are recorded */
+	struct lh_record *record;
+	/* One line for a person, about something that could not be watched; from the session's thread. */
+	void (*say)(void *context, const char *text);
+	void *context;
+};
+
+struct lh_session;
+
+/* Starts argv[0] (looked for in PATH) under watch. -ENOENT, -EACCES: it cannot be executed. */
+int lh__session_launch(const struct lh_session_options *options, char *const *argv, struct lh_session **out,
+                       struct lh_error *error) LH_MUST_CHECK;
+/* Attaches to a process with all its threads. Errors as of lh__remote_stop. */
+int lh__session_attach(const struct lh_session_options *options, pid_t process, struct lh_session **out,
+                       struct lh_error *error) LH_MUST_CHECK;
+/*
+ * Serves until something is to be told, or milliseconds have passed (-1: no limit): returns 0 at the end of
+ * the time or on a signal of the caller's own, 1 when the program that was launched has ended (*status as of
+ * waitpid) or the process that was attached to is gone, or a negative errno.
+ */
+int lh__session_wait(struct lh_session *session, int milliseconds, int *status,
+                     struct lh_error *error) LH_MUST_CHECK;
+/*
+ * Takes away again, in all processes, what has been supplied since the last call, and moves those hits from
+ * the record to *seen, a record of the same modules which is emptied first. For windows.
+ */
+int lh__session_take(struct lh_session *session, struct lh_record *seen,
+                     struct lh_error *error) LH_MUST_CHECK;
+/*
+ * Lets go: every byte of code is brought back in all processes that live. *verified: the texts' checksums are
+ * as before the session. Ends the session; an error names the process that could not be left as it was.
+ */
+int lh__session_end(struct lh_session *session, bool *verified, struct lh_error *error) LH_MUST_CHECK;
+/* The launched process, or the one attached to. */
+pid_t lh__session_process(const struct lh_session *session);
+/* Nanoseconds for which attaching stopped the process. */
+uint64_t lh__session_stopped_for(const struct lh_session *session);
+
+#endif
