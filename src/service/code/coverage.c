@@ -23,7 +23,8 @@ static bool add_module(struct lh_cover_model *model, const struct lh_record_modu
 {
 	struct lh_coverage *coverage = &model->coverage;
 	struct lh_cover_module *module;
-	const char *path = lh__cover_text(model, "%.*s", (int)strnlen(head->path, sizeof head->path), head->path);
+	const char *path =
+		lh__cover_text(model, "%.*s", (int)strnlen(head->path, sizeof head->path), head->path);
 
 	if (!lh__cover_grow(model, &coverage->module, coverage->modules, &model->room_modules,
 	                    sizeof *coverage->module))
@@ -35,6 +36,7 @@ static bool add_module(struct lh_cover_model *model, const struct lh_record_modu
 		.name = name_of(path),
 		.id = head->id,
 		.id_size = head->id_size <= sizeof head->id ? head->id_size : sizeof head->id,
+		.head = head,
 		.is_program = head->is_program,
 		.mapped = head->mapped,
 		.undecoded = head->undecoded,
@@ -46,14 +48,27 @@ static bool add_module(struct lh_cover_model *model, const struct lh_record_modu
 static const char *reason_of(struct lh_cover_model *model, int status)
 {
 	switch (status) {
-	case -ESTALE:
-		return "its file has changed since it ran";
+	case -ESTALE: return "its file has changed since it ran";
 	case -ENOEXEC:
-	case -ENODATA:
-		return "its file is no longer what ran";
-	default:
-		return lh__cover_text(model, "its code cannot be read (%s)", lh__errno_name(status));
+	case -ENODATA: return "its file is no longer what ran";
+	default: return lh__cover_text(model, "its code cannot be read (%s)", lh__errno_name(status));
 	}
+}
+
+/* Bytes of code without what fills the last page, and where the program begins. */
+static void read_headers(struct lh_cover_module *module, Elf *elf)
+{
+	GElf_Phdr segment;
+	GElf_Ehdr header;
+	size_t n;
+
+	if (!gelf_getehdr(elf, &header) || elf_getphdrnum(elf, &n))
+		return;
+	module->entry = header.e_entry;
+	for (size_t i = 0; i < n; i++)
+		if (gelf_getphdr(elf, (int)i, &segment) && segment.p_type == PT_LOAD &&
+		    segment.p_flags & PF_X)
+			module->code += segment.p_filesz;
 }
 
 /* The file that ran, or that took its name: which of both it is, its id tells. */
@@ -71,15 +86,17 @@ static void read_module(struct lh_cover_model *model, int file, const struct lh_
 		return;
 	}
 	if (!fstat(file, &of_file))
-		model->module_time = (uint64_t)of_file.st_mtim.tv_sec * 1000000000 +
-		                     (uint64_t)of_file.st_mtim.tv_nsec;
+		model->module_time =
+			(uint64_t)of_file.st_mtim.tv_sec * 1000000000 + (uint64_t)of_file.st_mtim.tv_nsec;
 	model->rows = 0;
 	lh__cover_debug_open(model, file, module->path, &debug);
+	read_headers(module, debug.elf);
 	if (debug.dwarf)
 		lh__cover_units(model, debug.dwarf);
 	module->has_lines = model->rows > 0;
 	if (!module->has_lines) {
-		module->why_not = debug.why_not ? debug.why_not : "its debug information has no lines of this code";
+		module->why_not =
+			debug.why_not ? debug.why_not : "its debug information has no lines of this code";
 		if (!debug.dwarf)
 			lh__cover_symbols(model, &debug, file);
 	}
@@ -110,8 +127,8 @@ int lh__coverage_make(struct lh_record *record, const struct lh_coverage_options
                       struct lh_coverage **out, struct lh_error *error)
 {
 	struct lh_cover_model *model = calloc(1, sizeof *model);
-	enum lh_granularity granularity = lh__record_head(record)->granularity ? LH_GRANULARITY_LINE
-	                                                                       : LH_GRANULARITY_BLOCK;
+	enum lh_granularity granularity =
+		lh__record_head(record)->granularity ? LH_GRANULARITY_LINE : LH_GRANULARITY_BLOCK;
 	struct lh_record_view view;
 
 	if (!model)

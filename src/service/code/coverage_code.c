@@ -261,7 +261,6 @@ int lh__cover_code_open(struct lh_cover_model *model, int file, const struct lh_
 	for (unsigned i = 0; i < code->texts && !model->failed; i++) {
 		add_hits(model, i, view->hits[i], granularity);
 		count_blocks(&code->text[i], 0, code->text[i].size, &module->blocks, &module->blocks_hit);
-		module->code += code->text[i].size;
 	}
 	return 0;
 }

@@ -40,7 +40,8 @@ static bool same_build(Elf *one, Elf *other)
 	const void *id, *of_other;
 	ssize_t size = dwelf_elf_gnu_build_id(one, &id);
 
-	return size > 0 && dwelf_elf_gnu_build_id(other, &of_other) == size && !memcmp(id, of_other, (size_t)size);
+	return size > 0 && dwelf_elf_gnu_build_id(other, &of_other) == size &&
+	       !memcmp(id, of_other, (size_t)size);
 }
 
 /* The CRC-32 of a whole file, as .gnu_debuglink has it (that of Ethernet and gzip). */

@@ -169,7 +169,8 @@ static int found_frame(void *context, const struct lh_function *function)
 {
 	struct lh_cover_model *model = context;
 
-	add_plain(model, lh__cover_text(model, "0x%lx", function->address), function->address, function->size);
+	add_plain(model, lh__cover_text(model, "0x%lx", function->address), function->address,
+	          function->size);
 	return model->failed ? -ENOMEM : 0;
 }
 

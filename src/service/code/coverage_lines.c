@@ -41,8 +41,8 @@ struct row {
 struct sweep {
 	struct lh_cover_model *model;
 	bool optimised;
-	uint32_t next;      /* instance that has not begun yet */
-	uint32_t *open;     /* those that the address lies in, the innermost last */
+	uint32_t next;  /* instance that has not begun yet */
+	uint32_t *open; /* those that the address lies in, the innermost last */
 	uint32_t opened;
 	/* Of the row before, and what the filter said of it. */
 	const char *path;

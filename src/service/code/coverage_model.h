@@ -81,7 +81,8 @@ struct lh_cover_model {
 	uint32_t room_modules, room_files, room_lines, room_functions, room_blocks;
 	struct lh_cover_table paths; /* of files, by content */
 	struct lh_cover_table origins, names, scopes;
-	uint32_t *same, room_same; /* beside coverage.function: the one before with the same hash of its name */
+	uint32_t *same,
+		room_same; /* beside coverage.function: the one before with the same hash of its name */
 
 	/* Of the module that is being read. */
 	uint32_t module, first_function;

@@ -92,7 +92,8 @@ void lh__cover_line(struct lh_cover_model *model, uint32_t file, uint32_t line, 
 
 /* ---- the end ---- */
 
-static void to_lines(struct lh_cover_model *model, struct lh_cover_file *file, const struct lh_cover_lines *lines)
+static void to_lines(struct lh_cover_model *model, struct lh_cover_file *file,
+                     const struct lh_cover_lines *lines)
 {
 	uint32_t n = 0;
 
@@ -136,7 +137,9 @@ static void look_at(struct lh_cover_model *model, struct lh_cover_file *file, ui
 
 	file->found = look_for(model, file->path);
 	if (file->found && !stat(file->found, &status))
-		file->stale = (uint64_t)status.st_mtim.tv_sec * 1000000000 + (uint64_t)status.st_mtim.tv_nsec > time;
+		file->stale =
+			(uint64_t)status.st_mtim.tv_sec * 1000000000 + (uint64_t)status.st_mtim.tv_nsec >
+			time;
 }
 
 static int by_path(const void *a, const void *b)
@@ -216,7 +219,8 @@ void lh__cover_finish(struct lh_cover_model *model)
 		struct lh_cover_function *function = &coverage->function[i];
 
 		if (function->file != LH_COVER_NONE)
-			function->file = (uint32_t)*lh__cover_lookup(&model->paths, path[function->file], true);
+			function->file =
+				(uint32_t)*lh__cover_lookup(&model->paths, path[function->file], true);
 	}
 	if (coverage->functions)
 		qsort(coverage->function, coverage->functions, sizeof *coverage->function, by_line);

@@ -153,10 +153,8 @@ static bool holds_functions(int tag)
 	case DW_TAG_structure_type:
 	case DW_TAG_class_type:
 	case DW_TAG_union_type:
-	case DW_TAG_enumeration_type:
-		return true;
-	default:
-		return false;
+	case DW_TAG_enumeration_type: return true;
+	default: return false;
 	}
 }
 
@@ -210,10 +208,8 @@ static bool is_c(Dwarf_Die *unit)
 	case DW_LANG_C89:
 	case DW_LANG_C99:
 	case DW_LANG_C11:
-	case DW_LANG_Mips_Assembler:
-		return true;
-	default:
-		return false;
+	case DW_LANG_Mips_Assembler: return true;
+	default: return false;
 	}
 }
 

@@ -11,6 +11,9 @@
 const struct lh_report_format lh__report_formats[] = {
 	{ "summary", lh__report_summary },     /* */
 	{ "lcov", lh__report_lcov },           /* */
+	{ "cobertura", lh__report_cobertura }, /* */
+	{ "drcov", lh__report_drcov },         /* */
+	{ "json", lh__report_json },           /* */
 	{ NULL, NULL },
 };
 

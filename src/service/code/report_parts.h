@@ -6,7 +6,8 @@
 
 #include "service/code/report.h"
 
-typedef int lh_report_writer(const struct lh_coverage *coverage, const struct lh_report_options *options, FILE *out);
+typedef int lh_report_writer(const struct lh_coverage *coverage, const struct lh_report_options *options,
+                             FILE *out);
 
 lh_report_writer lh__report_summary, lh__report_lcov, lh__report_cobertura, lh__report_drcov, lh__report_json;
 

@@ -173,8 +173,8 @@ static void put_missed(const struct page *page)
 		if (lh__report_same_function(coverage, i) || lh__report_function_hit(coverage, i))
 			continue;
 		if (function->file != UINT32_MAX)
-			snprintf(place, sizeof place, "%s:%u", coverage->file[function->file].path + page->folder,
-			         function->line);
+			snprintf(place, sizeof place, "%s:%u",
+			         coverage->file[function->file].path + page->folder, function->line);
 		else
 			snprintf(place, sizeof place, "%s", coverage->module[function->module].name);
 		fputs("  ", page->out);
@@ -212,7 +212,8 @@ static void put_not_watched(const struct page *page, const struct lh_report_tota
 	put_share(page, totals->undecoded, totals->code, "of the code: bytes that are no instructions");
 	put_share(page, totals->outside, totals->code, "of the code: in no function that .eh_frame knows");
 	if (control->anonymous)
-		fprintf(page->out, "  %lu KiB of code that is in no file\n", (control->anonymous + 1023) / 1024);
+		fprintf(page->out, "  %lu KiB of code that is in no file\n",
+		        (control->anonymous + 1023) / 1024);
 	if (control->refused)
 		fprintf(page->out, "  %lu file%s with code that cannot be watched\n", control->refused,
 		        control->refused == 1 ? "" : "s");
@@ -230,7 +231,8 @@ static void put_head(const struct page *page)
 		if (coverage->module[i].is_program)
 			fprintf(page->out, "%s%s", n++ ? ", " : "", coverage->module[i].name);
 	if (coverage->files)
-		fprintf(page->out, ": %u file%s in %.*s\n\n", coverage->files, coverage->files == 1 ? "" : "s",
+		fprintf(page->out, ": %u file%s in %.*s\n\n", coverage->files,
+		        coverage->files == 1 ? "" : "s",
 		        page->folder > 1 ? (int)page->folder - 1 : (int)page->folder, coverage->file[0].path);
 	else
 		fputs("\n\n", page->out);
