@@ -92,6 +92,10 @@ static void add_plain(struct lh_cover_model *model, const char *name, uint64_t a
 
 	if (!size || !lh__cover_starts(&model->code, address, address + size))
 		return;
+	/* What a symbol has named, .eh_frame finds again. */
+	if (lh__cover_lookup(&model->origins, (const void *)(uintptr_t)address, false))
+		return;
+	lh__cover_enter(model, &model->origins, (const void *)(uintptr_t)address, false, 0);
 	index = lh__cover_function(model, name, LH_COVER_NONE, 0);
 	if (index != LH_COVER_NONE)
 		lh__cover_add_code(model, index, address, address + size);
@@ -129,8 +133,8 @@ static bool to_symbol(Elf *elf, size_t strings, const GElf_Sym *from, struct sym
 	return to->name && *to->name;
 }
 
-/* Functions of one symbol table, or 0: there is no such table, or nothing in it. */
-static uint32_t read_table(struct lh_cover_model *model, Elf *elf, unsigned type)
+/* The functions of one symbol table; false: there is no such table, or nothing in it. */
+static bool read_table(struct lh_cover_model *model, Elf *elf, unsigned type)
 {
 	Elf_Scn *section = NULL;
 	GElf_Shdr header;
@@ -143,12 +147,12 @@ static uint32_t read_table(struct lh_cover_model *model, Elf *elf, unsigned type
 			break;
 	data = section ? elf_getdata(section, NULL) : NULL;
 	if (!data)
-		return 0;
+		return false;
 	all = data->d_size / sizeof(Elf64_Sym);
 	symbols = calloc(all + 1, sizeof *symbols);
 	if (!symbols) {
 		model->failed = true;
-		return 0;
+		return false;
 	}
 	for (size_t i = 0; i < all; i++) {
 		GElf_Sym symbol;
@@ -162,7 +166,7 @@ static uint32_t read_table(struct lh_cover_model *model, Elf *elf, unsigned type
 			add_plain(model, lh__cover_demangle(model, symbols[i].name), symbols[i].address,
 			          symbols[i].size);
 	free(symbols);
-	return (uint32_t)n;
+	return n > 0;
 }
 
 static int found_frame(void *context, const struct lh_function *function)
@@ -193,11 +197,9 @@ static void read_frames(struct lh_cover_model *model, int file)
 
 void lh__cover_symbols(struct lh_cover_model *model, const struct lh_cover_debug *debug, int file)
 {
-	if (debug->separate && read_table(model, debug->separate, SHT_SYMTAB))
-		return;
-	if (debug->elf && (read_table(model, debug->elf, SHT_SYMTAB)))
-		return;
-	if (debug->elf)
+	if (!(debug->separate && read_table(model, debug->separate, SHT_SYMTAB)) &&
+	    !read_table(model, debug->elf, SHT_SYMTAB))
 		read_table(model, debug->elf, SHT_DYNSYM);
 	read_frames(model, file);
+	lh__cover_empty(&model->origins);
 }

@@ -9,31 +9,37 @@
 
 #include "service/code/coverage_model.h"
 
+/* Where the last part of what is at out begins, or NULL: there is none that ".." could take away. */
+static char *last_part(char *out, char *to)
+{
+	char *from = to;
+
+	while (from > out && from[-1] != '/')
+		from--;
+	return from == to || (to - from == 2 && !memcmp(from, "..", 2)) ? NULL : from;
+}
+
 /* Takes "//", "/./" and "/../" out of a path, by its text alone. out has room for as much as the path. */
 static void normalise(const char *path, char *out)
 {
-	char *to = out;
+	char *to = out, *part;
 
-	while (*path) {
-		const char *from = path;
-		size_t size;
-
-		for (; *path == '/'; path++)
-			;
+	if (*path == '/')
+		*to++ = '/';
+	for (size_t size; *path; path += size) {
+		path += strspn(path, "/");
 		size = strcspn(path, "/");
-		if (size == 1 && path[0] == '.') {
-			path += 1;
-		} else if (size == 2 && !strncmp(path, "..", 2) && *out == '/') {
-			while (to > out && *--to != '/')
-				;
-			path += 2;
-		} else if (size) {
-			if (from != path || to != out)
-				*to++ = '/';
-			memcpy(to, path, size);
-			to += size;
-			path += size;
+		if (!size || (size == 1 && *path == '.'))
+			continue;
+		part = size == 2 && !memcmp(path, "..", 2) ? last_part(out, to) : NULL;
+		if (part) {
+			to = part > out + 1 ? part - 1 : part;
+			continue;
 		}
+		if (to > out && to[-1] != '/')
+			*to++ = '/';
+		memcpy(to, path, size);
+		to += size;
 	}
 	*to = 0;
 }

@@ -57,6 +57,25 @@ static const char *linkage_of(Dwarf_Die *die)
 	return name ? name : text_of(die, DW_AT_MIPS_linkage_name);
 }
 
+/*
+ * The file that a DIE is declared in. By hand, since dwarf_decl_file knows no file 0, which DWARF 5 has and
+ * clang uses.
+ */
+static uint32_t file_of(struct lh_cover_model *model, Dwarf_Die *die)
+{
+	Dwarf_Attribute attribute;
+	Dwarf_Die unit;
+	Dwarf_Files *files;
+	Dwarf_Word index;
+	size_t n;
+
+	if (!dwarf_attr_integrate(die, DW_AT_decl_file, &attribute) || dwarf_formudata(&attribute, &index) ||
+	    !dwarf_cu_die(attribute.cu, &unit, NULL, NULL, NULL, NULL, NULL, NULL) ||
+	    dwarf_getsrcfiles(&unit, &files, &n) || index >= n)
+		return LH_COVER_NONE;
+	return lh__cover_file(model, dwarf_filesrc(files, index, NULL, NULL));
+}
+
 static uint32_t function_of(struct walk *walk, Dwarf_Die *die)
 {
 	struct lh_cover_model *model = walk->model;
@@ -73,7 +92,7 @@ static uint32_t function_of(struct walk *walk, Dwarf_Die *die)
 	name = lh__cover_name(model, &origin, linkage_of(die));
 	if (!name)
 		return LH_COVER_NONE;
-	file = lh__cover_file(model, dwarf_decl_file(die));
+	file = file_of(model, die);
 	if (dwarf_decl_line(die, &line) || line < 0)
 		line = 0;
 	index = lh__cover_function(model, name, file, (uint32_t)line);
@@ -129,7 +148,7 @@ static void add_label(struct walk *walk, Dwarf_Die *die, uint32_t function)
 
 	if (dwarf_lowpc(die, &address) || dwarf_decl_line(die, &line) || line <= 0)
 		return;
-	file = lh__cover_file(model, dwarf_decl_file(die));
+	file = file_of(model, die);
 	if (file != LH_COVER_NONE &&
 	    lh__cover_grow(model, &model->label, model->labels, &model->room_labels, sizeof *model->label))
 		model->label[model->labels++] =
