@@ -1,6 +1,6 @@
 # sources.sh - the sources of Debian's packages, for benchmarks that need a program built in several ways. Fetched and
 # verified by apt, with lists of its own, so the machine's are left alone.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # $build is bench.sh's
 sources=$build/bench/sources
 
 # source_of PACKAGE: $source becomes the folder of its sources, fetched where they are not there yet.
