@@ -38,7 +38,7 @@ struct lh_making_text {
 	uint64_t *starts, *armed, *ends, *heads, *quiet; /* of the plan */
 	uint8_t *original, *image;                       /* likewise */
 	uint64_t *targets; /* what direct jumps and calls lead to, be it an instruction or not */
-	uint64_t *again;   /* of these, what more than one leads to */
+	uint64_t *foreign; /* of these, what something outside of the function that they are in leads to */
 	uint64_t *called;  /* what direct calls lead to */
 	uint64_t *hidden;  /* where instructions begin that lie inside others */
 };
@@ -47,7 +47,7 @@ struct lh_making_function {
 	uint32_t text, at, size;
 	uint32_t decoded; /* bytes from its start; less than size: what follows is no code */
 	bool has_pads, is_signal_frame;
-	bool has_indirect; /* an indirect jump that may lead back into it */
+	bool has_indirect; /* a jump in it may lead to where nobody sees it */
 	bool is_spring;    /* hands control to an address that it is given */
 };
 
@@ -85,6 +85,9 @@ int lh__plan_fill(const struct lh_sys *sys, const uint8_t *file, size_t size, st
 struct lh_plan;
 int lh__plan_make(const struct lh_sys *sys, int file, const char *path, enum lh_plan_flags flags,
                   struct lh_plan *out, struct lh_error *error) LH_MUST_CHECK;
+
+/* The function that an offset in a text lies in; NULL: none. */
+struct lh_making_function *lh__function_at(const struct lh_making *making, uint32_t text, uint64_t at);
 
 /* plan_quiet.c: takes arms from blocks that are implied, and marks them. */
 int lh__plan_find_quiet(struct lh_making *making) LH_MUST_CHECK;

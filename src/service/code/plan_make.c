@@ -211,9 +211,10 @@ static bool decode(const struct lh_making *making, const struct lh_making_text *
 	                                                  end - at, decoded));
 }
 
-/* What a direct jump or call leads to; in whatever text it lies. */
-static void note_target(struct lh_making *making, const struct lh_making_text *from, uint64_t at,
-                        const ZydisDecodedInstruction *decoded, unsigned class)
+/* What a direct jump or call of a function (NULL: of code that is hidden) leads to; in whatever text it lies. */
+static void note_target(struct lh_making *making, const struct lh_making_text *from,
+                        const struct lh_making_function *function, uint64_t at,
+                        const ZydisDecodedInstruction *decoded)
 {
 	uint64_t address = from->address + at + decoded->length + (uint64_t)decoded->raw.imm[0].value.s;
 
@@ -223,11 +224,11 @@ static void note_target(struct lh_making *making, const struct lh_making_text *f
 
 		if (target >= text->size)
 			continue;
-		if (lh__bit(text->targets, target))
-			lh__bit_set(text->again, target);
 		lh__bit_set(text->targets, target);
-		if (class & CALLS)
+		if (decoded->meta.category == ZYDIS_CATEGORY_CALL)
 			lh__bit_set(text->called, target);
+		if (!function || text != from || target - function->at >= function->size)
+			lh__bit_set(text->foreign, target);
 		return;
 	}
 }
@@ -275,7 +276,7 @@ static void decode_function(struct lh_making *making, struct lh_making_function 
 			see_first_end(function, class, &is_first);
 		}
 		if (class & DIRECT)
-			note_target(making, text, at, &decoded, class);
+			note_target(making, text, function, at, &decoded);
 		if (class & INDIRECT)
 			function->has_indirect = true;
 		if (class & SYSCALL)
@@ -340,7 +341,7 @@ static uint64_t follow_hidden(struct lh_making *making, struct lh_making_text *t
 		if (class & DIRECT) {
 			uint64_t target = at + decoded.length + (uint64_t)decoded.raw.imm[0].value.s;
 
-			note_target(making, text, at, &decoded, class);
+			note_target(making, text, NULL, at, &decoded);
 			lowest = target < lowest ? target : lowest;
 		}
 		if (class & ENDS && !(class & CALLS) && decoded.meta.category != ZYDIS_CATEGORY_COND_BR)
@@ -350,10 +351,10 @@ static uint64_t follow_hidden(struct lh_making *making, struct lh_making_text *t
 	return lowest;
 }
 
-static bool lies_in_function(const struct lh_making *making, uint32_t text, uint64_t at)
+struct lh_making_function *lh__function_at(const struct lh_making *making, uint32_t text, uint64_t at)
 {
 	size_t low = 0, high = making->functions;
-	const struct lh_making_function *function;
+	struct lh_making_function *function;
 
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
@@ -364,8 +365,10 @@ static bool lies_in_function(const struct lh_making *making, uint32_t text, uint
 		else
 			high = middle;
 	}
-	function = &making->function[low ? low - 1 : 0];
-	return low && function->text == text && at - function->at < function->decoded;
+	if (low == 0)
+		return NULL;
+	function = &making->function[low - 1];
+	return function->text == text && at - function->at < function->size ? function : NULL;
 }
 
 static void disarm_hidden(struct lh_making *making, uint32_t index)
@@ -374,11 +377,15 @@ static void disarm_hidden(struct lh_making *making, uint32_t index)
 	uint64_t at = 0;
 
 	while ((at = lh__bit_next(text->targets, at, text->size)) < text->size) {
+		struct lh_making_function *function = NULL;
 		uint64_t lowest = at;
 
-		if (!lh__bit(text->starts, at) && !lh__bit(text->hidden, at) &&
-		    lies_in_function(making, index, at))
+		if (!lh__bit(text->starts, at) && !lh__bit(text->hidden, at))
+			function = lh__function_at(making, index, at);
+		if (function && at - function->at < function->decoded) {
 			lowest = follow_hidden(making, text, at);
+			function->has_indirect = true;
+		}
 		at = lowest < at ? lowest : at + 1;
 	}
 }
@@ -471,8 +478,8 @@ static int begin_text(struct lh_making *making, unsigned index)
 	text->targets = lh__alloc(making->sys, 4 * words * sizeof *text->targets);
 	if (!text->targets)
 		return -ENOMEM;
-	text->again = text->targets + words;
-	text->called = text->again + words;
+	text->foreign = text->targets + words;
+	text->called = text->foreign + words;
 	text->hidden = text->called + words;
 	memcpy(text->original, making->file + place->offset, in_file < place->size ? in_file : place->size);
 	return 0;
@@ -503,12 +510,14 @@ static long make(struct lh_making *making, enum lh_plan_flags flags)
 	for (unsigned i = 0; i < head->texts; i++)
 		disarm_hidden(making, i);
 	find_heads(making);
+	if (flags & LH_PLAN_QUIET)
+		result = lh__plan_find_quiet(making);
 	for (uint32_t i = 0; i < head->sites; i++)
 		find_number(making, &making->sites[i]);
 	head->functions = making->functions;
 	for (unsigned i = 0; i < head->texts; i++)
 		finish_text(&making->text[i]);
-	return 0;
+	return result;
 }
 
 int lh__plan_fill(const struct lh_sys *sys, const uint8_t *file, size_t size, struct lh_plan_head *head,
