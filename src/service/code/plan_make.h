@@ -30,13 +30,5 @@ void lh__plan_close(const struct lh_sys *sys, struct lh_plan *plan);
 /* What a text of a plan is in the middle of memory; for reports, with hits NULL or a record's. */
 void lh__plan_text(const struct lh_plan *plan, unsigned which, uint64_t bias, uint64_t *hits,
                    struct lh_text *out);
-/*
- * Completes a text's hits: some blocks are not armed, since those that follow tell whether they ran (quiet, in
- * plan.h). Sets the hits of these, so that what ran is the union of the spans of all hits. Who counts traps
- * looks before; who reports calls this first, on a copy or on the record itself: doing it twice changes
- * nothing.
- */
-void lh__plan_close_hits(const struct lh_plan *plan, unsigned which, enum lh_granularity granularity,
-                         uint64_t *hits);
 
 #endif
