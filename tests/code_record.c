@@ -209,8 +209,8 @@ static void test_damage(void)
 
 		make_damaged("d");
 		poke("d", places[i], &byte, 1);
-		is(open_it("d", &read), places[i] == 9 ? -EPROTONOSUPPORT : -EBADMSG, "a byte at %ld is another",
-		   (long)places[i]);
+		is(open_it("d", &read), places[i] == 9 ? -EPROTONOSUPPORT : -EBADMSG,
+		   "a byte at %ld is another", (long)places[i]);
 	}
 	make_damaged("d");
 	poke("d", offsetof(struct lh_record_head, version), &version, sizeof(version));

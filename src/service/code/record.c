@@ -37,9 +37,9 @@ struct module {
 
 struct lh_record {
 	int file;
-	bool made;       /* by this handle, which may add to it */
-	uint8_t *front;  /* head and control, LH_RECORD_MODULES bytes */
-	uint64_t end;    /* where the next module begins */
+	bool made;      /* by this handle, which may add to it */
+	uint8_t *front; /* head and control, LH_RECORD_MODULES bytes */
+	uint64_t end;   /* where the next module begins */
 	struct module *module;
 	size_t modules, room;
 	char name[PATH_MAX];
@@ -233,9 +233,9 @@ static void write_head(struct lh_record_head *head, enum lh_granularity granular
 
 static int fail_named(const struct lh_record *record, int code, struct lh_error *error)
 {
-	const char *why = code == -ENOSPC || code == -EDQUOT || code == -EFBIG ?
-	                          "no room left; free some, or choose another place with --record or TMPDIR" :
-	                          strerror(-code);
+	const char *why = code == -ENOSPC || code == -EDQUOT || code == -EFBIG
+	                          ? "no room left; free some, or choose another place with --record or TMPDIR"
+	                          : strerror(-code);
 
 	return lh__fail(error, code, "%s: %s", record->name, why);
 }
@@ -273,9 +273,9 @@ static int may_replace(const char *path, struct lh_error *error)
 	result = fstat(file, &status) < 0 ? -errno : 0;
 	if (result == 0 && S_ISREG(status.st_mode) && status.st_size > 0)
 		result = read_all(file, magic, sizeof(magic), 0) == 0 &&
-		                         memcmp(magic, LH_RECORD_MAGIC, sizeof(magic)) == 0 ?
-		                 0 :
-		                 -EEXIST;
+		                         memcmp(magic, LH_RECORD_MAGIC, sizeof(magic)) == 0
+		                 ? 0
+		                 : -EEXIST;
 	else if (result == 0 && !S_ISREG(status.st_mode))
 		result = -EEXIST;
 	close(file);
