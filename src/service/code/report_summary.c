@@ -28,7 +28,7 @@
 
 #define SHOWN 20u /* functions that never ran */
 #define ROWS 40u  /* files, or folders */
-#define NARROWEST 50u
+#define NARROWEST 60u
 #define DEFAULT_WIDTH 80u
 #define BAR 20u
 
@@ -328,6 +328,25 @@ static void put_share(const struct page *page, uint64_t part, uint64_t all, cons
 		fprintf(page->out, "  < 0.1 %%  %s\n", what);
 }
 
+static void put_reasons(const struct page *page)
+{
+	const struct lh_coverage *coverage = page->coverage;
+	const char *head = "\nWithout lines of source:\n";
+
+	for (uint32_t i = 0; i < coverage->modules; i++) {
+		const struct lh_cover_module *module = &coverage->module[i];
+
+		if (module->has_lines)
+			continue;
+		fprintf(page->out, "%s  ", head);
+		put_cut(page, module->name, page->width - 3, false);
+		fprintf(page->out, "%s%s\n",
+		        columns(module->name) + strlen(module->why_not) + 4 > page->width ? ":\n    " : ": ",
+		        module->why_not);
+		head = "";
+	}
+}
+
 static void put_not_watched(const struct page *page, const struct lh_report_totals *totals)
 {
 	const struct lh_coverage *coverage = page->coverage;
@@ -343,10 +362,7 @@ static void put_not_watched(const struct page *page, const struct lh_report_tota
 	if (control->refused)
 		fprintf(page->out, "  %lu file%s with code that cannot be watched\n", control->refused,
 		        control->refused == 1 ? "" : "s");
-	for (uint32_t i = 0, n = 0; i < coverage->modules; i++)
-		if (!coverage->module[i].has_lines)
-			fprintf(page->out, "%s  %s: %s\n", n++ ? "" : "\nWithout lines of source:\n",
-			        coverage->module[i].name, coverage->module[i].why_not);
+	put_reasons(page);
 }
 
 static void put_head(const struct page *page)
