@@ -130,6 +130,14 @@ if command -v dwz >/dev/null; then
 	record "$work/program"
 	[ "$(lines "$work/record")" = "$expected" ]
 	report $? 'with what dwz has taken out'
+	printf 'namespace n { struct S { int f(int); }; int S::f(int a) { return a; } }\nint main() { return n::S().f(0); }\n' >three.cc
+	g++ -O0 -g -o program.full three.cc
+	cp program.full program
+	cp program other2
+	dwz -m "$work/common" program other2 2>/dev/null
+	record "$work/program"
+	readelf -SW program | grep -q gnu_debugaltlink && "$tools/record_report" "$work/record" lcov | grep -q '^FN:1,n::S::f$'
+	report $? 'names stay whole'
 else
 	count=$((count + 1))
 	echo "ok $count - with what dwz has taken out # SKIP there is no dwz"
@@ -178,6 +186,23 @@ for seed in range(int(sys.argv[5])):
             worst = 1
 sys.exit(worst)
 END
+cat >cut.py <<'END'
+import struct, subprocess, sys
+data = bytearray(open(sys.argv[1], "rb").read())
+sections = subprocess.run(["readelf", "-SW", sys.argv[1]], capture_output=True, text=True).stdout
+line = next(line for line in sections.splitlines() if ".debug_info" in line).split("]")[1].split()
+start = int(line[3], 16)
+second = start + 4 + struct.unpack_from("<I", data, start)[0]
+struct.pack_into("<I", data, second, 0x7fffffff)
+open(sys.argv[2], "wb").write(data)
+END
+gcc -O0 -g -o program.full one.c two.c
+cp program.full program
+record "$work/program"
+python3 cut.py program.full program
+says 'a part of its debug information is damaged' 'a unit that cannot be read is told'
+"$tools/record_report" "$work/record" lcov | grep -q "^SF:$work/one.c"
+report $? 'and the one before it is read'
 cp program.full program
 record "$work/program"
 python3 damage.py "$work/program.full" "$work/program" "$work/record" "$tools/record_report" "${LH_TEST_DAMAGE:-60}" >damage.txt 2>&1

@@ -56,7 +56,7 @@ struct lh_cover_module {
 	const struct lh_record_module *head; /* in the record */
 	uint64_t entry;                      /* as the file has it; 0: not known */
 	bool is_program, has_lines;
-	const char *why_not; /* why it has no lines, in a person's words; or NULL */
+	const char *why_not; /* why it has no lines, or not all of them, in a person's words; or NULL */
 	uint32_t functions, functions_hit, blocks, blocks_hit;
 	uint64_t mapped;                   /* load bias */
 	uint64_t code, undecoded, outside; /* bytes: all, and of them not homed */
