@@ -257,6 +257,43 @@ static void read_scopes(struct lh_cover_model *model, Dwarf *dwarf)
 	}
 }
 
+/* Where .debug_info ends; 0: not known. */
+static uint64_t info_size(Elf *elf)
+{
+	Elf_Scn *section = NULL;
+	GElf_Shdr header;
+	size_t names;
+
+	if (elf_getshdrstrndx(elf, &names))
+		return 0;
+	while ((section = elf_nextscn(elf, section))) {
+		const char *name =
+			gelf_getshdr(section, &header) ? elf_strptr(elf, names, header.sh_name) : NULL;
+
+		if (name && !strcmp(name, ".debug_info"))
+			return header.sh_size;
+	}
+	return 0;
+}
+
+/*
+ * Whether the units fill all of .debug_info. One whose length leads out of it is, to libdw, the end, and what is
+ * in it and behind it would be missing without a word.
+ */
+static bool is_whole(Dwarf *dwarf)
+{
+	uint64_t size = info_size(dwarf_getelf(dwarf));
+	Dwarf_Off at = 0, next;
+	size_t header;
+
+	while (!dwarf_next_unit(dwarf, at, &next, &header, NULL, NULL, NULL, NULL, NULL, NULL)) {
+		if (next <= at)
+			return false;
+		at = next;
+	}
+	return !size || at == size;
+}
+
 bool lh__cover_units(struct lh_cover_model *model, Dwarf *dwarf)
 {
 	Dwarf *common = dwarf_getalt(dwarf);
@@ -271,5 +308,5 @@ bool lh__cover_units(struct lh_cover_model *model, Dwarf *dwarf)
 		read_unit(model, &die, &split);
 	lh__cover_empty(&model->origins);
 	lh__cover_empty(&model->scopes);
-	return status >= 0;
+	return status >= 0 && is_whole(dwarf);
 }
