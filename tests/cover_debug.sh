@@ -143,6 +143,54 @@ else
 	echo "ok $count - with what dwz has taken out # SKIP there is no dwz"
 fi
 
+# Functions by symbols alone: two of one name are two; what gcc has split off or copied is of the function.
+cat >four.c <<'END'
+extern void stop(void) __attribute__((cold, noreturn));
+static __attribute__((noinline)) int same(int a) { if (a > 100) stop(); return a * 3; }
+int four(int a);
+int four(int a) { return same(a); }
+END
+sed 's/\<four\>/five/g; s/a \* 3/a * 5/' four.c >five.c
+cat >six.c <<'END'
+#include <stdlib.h>
+int four(int a), five(int a);
+void stop(void);
+void stop(void) { exit(1); }
+static inline int inlined(int a) { return a * a + 7; }
+static inline int not_reached(int a) { return a * a + 9; }
+int main(int argc, char **argv)
+{
+	if (argc > 1)
+		return not_reached(argc + (argv[1] == NULL));
+	return inlined(argc) + four(argc) + five(argc);
+}
+END
+functions() { # functions: name, whether it ran, and whether it is inlined
+	"$tools/record_report" "$work/record" json | python3 -c '
+import json, sys
+for f in json.load(sys.stdin)["functions"]:
+    print(f["name"], f["hit"], f["inlined"])' | sort
+}
+gcc -O2 -g -o program.full four.c five.c six.c
+cp program.full program
+# The first instructions of main, up to the branch: not what is taken with an argument.
+printf '%s 0x%s\n' "$work/program" "$(nm program | awk '$3 == "main" { print $1 }')" | "$tools/record_blocks" record
+[ "$(functions)" = "five False False
+four False False
+inlined False True
+main True False
+not_reached False True
+same False False
+same False False
+stop False False" ]
+report $? 'functions that are inlined everywhere are there, and did not run where they did not'
+record "$work/program"
+[ "$(functions | grep -c -E '^(inlined|not_reached) True True$')" = 2 ]
+report $? 'and ran where they did'
+objcopy --strip-debug program.full program
+[ "$(functions | grep -c '^same ')" = 2 ] && ! functions | grep -q '\.cold\|\.part'
+report $? 'by symbols, two functions of one name are two, and their cold parts are none'
+
 # The file is gone, or another.
 cp program.full program
 record "$work/program"
