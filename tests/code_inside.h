@@ -291,6 +291,8 @@ static int watch_child(int (*body)(void))
 
 /* ---- what was seen ---- */
 
+static enum lh_granularity granularity = LH_GRANULARITY_BLOCK;
+
 static const struct module *module_at(uint64_t address)
 {
 	unsigned i;
@@ -309,6 +311,8 @@ static bool hit(uint64_t address)
 	if (!module || !module->hits)
 		return false;
 	at = address - module->start;
+	if (granularity == LH_GRANULARITY_LINE)
+		return ((uint64_t *)(void *)(record + module->hits))[at / 64] != 0;
 	return record[module->hits + at / 8] >> at % 8 & 1;
 }
 

@@ -38,23 +38,27 @@ bool lh__inside_interesting(int nr)
 
 /* ---- bytes ---- */
 
+/*
+ * /proc/self/mem before mprotect: a mapping whose rights were changed and changed back is not merged with its
+ * neighbours again.
+ */
 void lh__inside_store(const struct lh_inside_text *text, uintptr_t address, uint8_t byte)
 {
 	uintptr_t page = address & ~(uintptr_t)(PAGE - 1);
-	long file;
+	long file, written;
 
 	if (text->writable) {
 		__atomic_store_n((uint8_t *)address, byte, __ATOMIC_SEQ_CST);
-	} else if (!LH_FAILED(LH_CALL3(SYS_mprotect, page, PAGE, RWX))) {
-		__atomic_store_n((uint8_t *)address, byte, __ATOMIC_SEQ_CST);
-		LH_CALL3(SYS_mprotect, page, PAGE, PROT_READ | PROT_EXEC);
-	} else {
-		file = LH_CALL3(SYS_open, "/proc/self/mem", O_RDWR | O_CLOEXEC, 0);
-		if (!LH_FAILED(file)) {
-			LH_CALL4(SYS_pwrite64, file, &byte, 1, address);
-			LH_CALL1(SYS_close, file);
-		}
+		return;
 	}
+	file = LH_CALL3(SYS_open, "/proc/self/mem", O_RDWR | O_CLOEXEC, 0);
+	written = LH_FAILED(file) ? file : LH_CALL4(SYS_pwrite64, file, &byte, 1, address);
+	if (!LH_FAILED(file))
+		LH_CALL1(SYS_close, file);
+	if (written == 1 || LH_FAILED(LH_CALL3(SYS_mprotect, page, PAGE, RWX)))
+		return;
+	__atomic_store_n((uint8_t *)address, byte, __ATOMIC_SEQ_CST);
+	LH_CALL3(SYS_mprotect, page, PAGE, PROT_READ | PROT_EXEC);
 }
 
 void lh__inside_supply(const struct lh_inside_text *text, struct lh_span span)
