@@ -131,8 +131,8 @@ static bool take_picture(const void *of, struct picture *picture)
 
 	*picture = (struct picture){ 0 };
 	while (maps && !picture->bytes && fgets(line, sizeof line, maps))
-		if (sscanf(line, "%lx-%lx %7s", &start, &end, picture->rights) == 3 && start <= (uint64_t)of &&
-		    end > (uint64_t)of) {
+		if (sscanf(line, "%lx-%lx %7s", &start, &end, picture->rights) == 3 &&
+		    start <= (uint64_t)of && end > (uint64_t)of) {
 			picture->start = start;
 			picture->size = end - start;
 			picture->bytes = malloc(end - start);
@@ -201,7 +201,8 @@ static int blocked_and_ignored(void)
 	sigfillset(&all);
 	MUST(sigprocmask(SIG_BLOCK, &all, &set) == 0 && !sigismember(&set, SIGTRAP));
 	MUST(sign(3) == 1);
-	MUST(sigprocmask(SIG_BLOCK, NULL, &set) == 0 && sigismember(&set, SIGTRAP) && sigismember(&set, SIGINT));
+	MUST(sigprocmask(SIG_BLOCK, NULL, &set) == 0 && sigismember(&set, SIGTRAP) &&
+	     sigismember(&set, SIGINT));
 	MUST(sigprocmask(SIG_SETMASK, &set, NULL) == 0);
 	MUST(sigaction(SIGTRAP, &ignore, &old) == 0 && old.sa_handler == SIG_DFL);
 	MUST(mean_is_right());
@@ -209,7 +210,8 @@ static int blocked_and_ignored(void)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTRAP);
 	MUST(sigprocmask(SIG_UNBLOCK, &set, &all) == 0 && sigismember(&all, SIGTRAP));
-	MUST(sigprocmask(SIG_BLOCK, NULL, &set) == 0 && !sigismember(&set, SIGTRAP) && sigismember(&set, SIGINT));
+	MUST(sigprocmask(SIG_BLOCK, NULL, &set) == 0 && !sigismember(&set, SIGTRAP) &&
+	     sigismember(&set, SIGINT));
 	MUST(kill(getpid(), SIGTRAP) == 0);
 	MUST(step(2, 9) == 46);
 	/* What the kernel says to calls that are wrong, the agent says too. */
@@ -249,9 +251,11 @@ static int own_handler(void)
 	MUST(begin() == 0);
 	sigaddset(&action.sa_mask, SIGHUP);
 	MUST(sigaction(SIGTRAP, &action, NULL) == 0);
-	MUST(sigaction(SIGTRAP, NULL, &old) == 0 && old.sa_sigaction == on_trap && old.sa_flags & SA_SIGINFO &&
-	     sigismember(&old.sa_mask, SIGHUP) && !sigismember(&old.sa_mask, SIGTRAP));
-	MUST(kill(getpid(), SIGTRAP) == 0 && trapped == 1 && trap_code == SI_USER && trap_in_mask && hup_in_mask);
+	MUST(sigaction(SIGTRAP, NULL, &old) == 0 && old.sa_sigaction == on_trap &&
+	     old.sa_flags & SA_SIGINFO && sigismember(&old.sa_mask, SIGHUP) &&
+	     !sigismember(&old.sa_mask, SIGTRAP));
+	MUST(kill(getpid(), SIGTRAP) == 0 && trapped == 1 && trap_code == SI_USER && trap_in_mask &&
+	     hup_in_mask);
 	MUST(raise(SIGTRAP) == 0 && trapped == 2 && trap_code == SI_TKILL);
 	sigprocmask(SIG_BLOCK, NULL, &set);
 	MUST(!sigismember(&set, SIGTRAP) && !sigismember(&set, SIGHUP));
@@ -370,7 +374,8 @@ static int waits(void)
 	MUST(pselect(0, NULL, NULL, NULL, &second, &all) == -1 && errno == EINTR && other == 3);
 	poller = epoll_create1(0);
 	later(timer);
-	MUST(epoll_pwait(poller, &(struct epoll_event){ 0 }, 1, 5000, &all) == -1 && errno == EINTR && other == 4);
+	MUST(epoll_pwait(poller, &(struct epoll_event){ 0 }, 1, 5000, &all) == -1 && errno == EINTR &&
+	     other == 4);
 	jump_out = 1;
 	later(timer);
 	if (sigsetjmp(out, 1) == 0)

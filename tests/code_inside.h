@@ -88,14 +88,16 @@ static bool agent_load(struct agent *agent)
 		const char *names = (const char *)blob + section[section[i].sh_link].sh_offset;
 		size_t n;
 
-		for (n = 0; section[i].sh_type == SHT_RELA && n < section[i].sh_size / sizeof *relocation; n++) {
+		for (n = 0; section[i].sh_type == SHT_RELA && n < section[i].sh_size / sizeof *relocation;
+		     n++) {
 			uint64_t value = (uint64_t)agent->base + (uint64_t)relocation[n].r_addend;
 
 			if (ELF64_R_TYPE(relocation[n].r_info) != R_X86_64_RELATIVE)
 				return false;
 			memcpy(agent->base + relocation[n].r_offset, &value, sizeof value);
 		}
-		for (n = 1; section[i].sh_type == SHT_DYNSYM && n < section[i].sh_size / sizeof *symbol; n++) {
+		for (n = 1; section[i].sh_type == SHT_DYNSYM && n < section[i].sh_size / sizeof *symbol;
+		     n++) {
 			void *at = agent->base + symbol[n].st_value;
 
 			if (strcmp(names + symbol[n].st_name, "lh_inside_start") == 0)
@@ -179,7 +181,8 @@ static int answer_module(pid_t process, const struct lh_ask *ask, struct lh_answ
 	close(file);
 	for (i = 0; i < plan.head->texts; i++)
 		if (plan.head->text[i].offset == ask->offset) {
-			uint64_t size = plan.head->text[i].size < ask->size ? plan.head->text[i].size : ask->size;
+			uint64_t size =
+				plan.head->text[i].size < ask->size ? plan.head->text[i].size : ask->size;
 			struct module *module = &seen->module[seen->modules];
 
 			answer->text = i;
@@ -187,7 +190,8 @@ static int answer_module(pid_t process, const struct lh_ask *ask, struct lh_answ
 			answer->end = ask->address + size;
 			answer->plan_size = plan.head->size;
 			answer->hits = hits_for(path, ask->offset, plan.head->text[i].size);
-			*module = (struct module){ answer->start, answer->end, answer->hits, answer->action, "" };
+			*module = (struct module){ answer->start, answer->end, answer->hits, answer->action,
+				                   "" };
 			memcpy(module->path, path, sizeof path);
 			seen->modules++;
 			descriptor = dup(plan.descriptor);
@@ -252,7 +256,8 @@ static bool watcher_open(void)
 	listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	record_file = memfd_create("record", MFD_CLOEXEC);
 	seen = mmap(NULL, sizeof *seen, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	return listener >= 0 && record_file >= 0 && seen != MAP_FAILED && ftruncate(record_file, RECORD_SIZE) == 0 &&
+	return listener >= 0 && record_file >= 0 && seen != MAP_FAILED &&
+	       ftruncate(record_file, RECORD_SIZE) == 0 &&
 	       bind(listener, (void *)&address,
 	            (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(watcher_name))) == 0 &&
 	       listen(listener, 16) == 0;

@@ -10,7 +10,7 @@ uint64_t watched_flags(void);
 int watched_breakpoint(void);
 int watched_step(unsigned which, int value);
 
-__attribute__((noinline)) int watched_sign(int value)
+__attribute__((noinline, aligned(64))) int watched_sign(int value)
 {
 	if (value < 0)
 		return -1;
@@ -20,7 +20,7 @@ __attribute__((noinline)) int watched_sign(int value)
 }
 
 /* Vector registers are in use over many blocks. */
-__attribute__((noinline)) double watched_mean(const double *value, int count)
+__attribute__((noinline, aligned(64))) double watched_mean(const double *value, int count)
 {
 	double sum = 0, product = 1;
 	int i;
@@ -36,7 +36,7 @@ __attribute__((noinline)) double watched_mean(const double *value, int count)
 }
 
 /* Each jump begins an unseen block while flags, the direction flag among them, and the red zone are in use. */
-__attribute__((naked)) uint64_t watched_flags(void)
+__attribute__((naked, aligned(64))) uint64_t watched_flags(void)
 {
 	__asm__("movq $0x1234, -8(%rsp)\n\t"
 	        "movq $0x5678, -128(%rsp)\n\t"
