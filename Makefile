@@ -207,7 +207,7 @@ $(B)/tests/objects/%.so: $(P)/tests/objects/%.so
 	@mkdir -p $(@D)
 	$(Q)cp $< $@
 endif
-$(filter $(B)/tests/code_inside,$(TEST_BIN)): $(B)/tests/objects/watched.so
+$(filter $(B)/tests/code_inside $(B)/bench/code_trap,$(TEST_BIN) $(BENCH_BIN)): $(B)/tests/objects/watched.so
 # Programs that tests, demo and benchmarks run under Linehome: plain ones, never sanitized, without the library.
 $(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/programs/ring.h
 	@mkdir -p $(@D)

@@ -308,7 +308,7 @@ static const struct module *module_at(uint64_t address)
 	return NULL;
 }
 
-static bool hit(uint64_t address)
+__attribute__((unused)) static bool hit(uint64_t address)
 {
 	const struct module *module = module_at(address);
 	uint64_t at;

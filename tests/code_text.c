@@ -92,11 +92,14 @@ static void blocks(struct bench *bench)
 	put(bench, 203, "\x55", 1);
 	is(miss(bench, 99, spans), 0, "what is not armed is not the home's");
 	is(miss(bench, 102, spans), 0, "the tail of an instruction is not armed");
-	ok(miss(bench, 100, spans) == 1 && same(spans[0], span(100, 202)), "from the trap to the block's end");
+	ok(miss(bench, 100, spans) == 1 && same(spans[0], span(100, 202)),
+	   "from the trap to the block's end");
 	ok(miss(bench, 101, spans) == 1 && same(spans[0], span(101, 202)), "from the middle of a block");
 	ok(miss(bench, 202, spans) == 1 && same(spans[0], span(202, 202)), "the end itself");
-	ok(miss(bench, 203, spans) == 1 && same(spans[0], span(203, SIZE - 1)), "what has no end ends with the text");
-	ok(same(lh__text_span(&bench->text, 101, LH_GRANULARITY_BLOCK), span(101, 202)), "what a hit stands for");
+	ok(miss(bench, 203, spans) == 1 && same(spans[0], span(203, SIZE - 1)),
+	   "what has no end ends with the text");
+	ok(same(lh__text_span(&bench->text, 101, LH_GRANULARITY_BLOCK), span(101, 202)),
+	   "what a hit stands for");
 }
 
 static void following(struct bench *bench)
@@ -113,7 +116,8 @@ static void following(struct bench *bench)
 	put_end(bench, 320, "\xf2\xe9\x1a\0\0\0", 6); /* bnd jmp -> 352 */
 	put_end(bench, 352, "\x74\x10", 2);
 	put(bench, 370, "\x55", 1);
-	is(miss(bench, 10, spans), 4, "a call, a short jump and one with a prefix are followed, a conditional one is not");
+	is(miss(bench, 10, spans), 4,
+	   "a call, a short jump and one with a prefix are followed, a conditional one is not");
 	ok(same(spans[0], span(10, 11)) && same(spans[1], span(300, 301)) && same(spans[2], span(319, 320)) &&
 	           same(spans[3], span(352, 352)),
 	   "by their targets");
@@ -158,7 +162,8 @@ static void lines(struct bench *bench)
 	ok(same(spans[0], span(67, 120)), "all that starts in the line");
 	ok(lh__text_miss(&bench->text, 62, LH_GRANULARITY_LINE, spans) == 1 && same(spans[0], span(60, 62)),
 	   "a straddler belongs to the line in which it starts");
-	ok(same(lh__text_span(&bench->text, 120, LH_GRANULARITY_LINE), span(67, 120)), "what a hit stands for");
+	ok(same(lh__text_span(&bench->text, 120, LH_GRANULARITY_LINE), span(67, 120)),
+	   "what a hit stands for");
 	ok(lh__text_record(&bench->text, 67) && !lh__text_record(&bench->text, 67) &&
 	           bench->hits[1] == 1ull << 3,
 	   "a hit is news once");
@@ -273,8 +278,8 @@ static void by_bytes(struct bench *bench, bool absent)
 }
 
 /* Whether a child that executes the code of shared memory, while this process writes it, never errs. */
-static bool survives(struct bench *bench, void (*write)(struct bench *, bool), void (*trap)(int, siginfo_t *, void *),
-                     unsigned rounds, double seconds)
+static bool survives(struct bench *bench, void (*write)(struct bench *, bool),
+                     void (*trap)(int, siginfo_t *, void *), unsigned rounds, double seconds)
 {
 	unsigned sum = make_adder(bench), round;
 	volatile unsigned *progress = (volatile unsigned *)(void *)(bench->code + SIZE);
@@ -312,14 +317,16 @@ int main(void)
 	struct bench *bench = calloc(1, sizeof *bench);
 
 	/* The page behind the code is for what parent and child tell each other. */
-	bench->code = mmap(NULL, SIZE * 2, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	bench->code =
+		mmap(NULL, SIZE * 2, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (bench->code == MAP_FAILED)
 		return 1;
 	blocks(bench);
 	following(bench);
 	lines(bench);
 	bytes(bench);
-	ok(survives(bench, by_starts, supply_trap, 300000, 20), "torture: supplied by the trap, taken away meanwhile");
+	ok(survives(bench, by_starts, supply_trap, 300000, 20),
+	   "torture: supplied by the trap, taken away meanwhile");
 	ok(survives(bench, by_starts, wait_trap, 300000, 20), "torture: supplied and taken away by another");
 	ok(!survives(bench, by_bytes, wait_trap, 10000000, 20), "caught: a writer of tails, by who executes");
 	return done();

@@ -85,3 +85,20 @@ int watched_step(unsigned which, int value)
 
 	return steps[which % 16](value);
 }
+
+/* Functions of one block each, one to a line, in a row; bench/code_trap.c calls them once. */
+__asm__(".text\n"
+        ".balign 4096\n"
+        ".globl watched_blocks\n"
+        ".type watched_blocks, @function\n"
+        "watched_blocks:\n"
+        ".rept 4096\n"
+        ".balign 64\n"
+        ".cfi_startproc\n"
+        "lea 1(%rdi), %rax\n"
+        "xor $3, %rax\n"
+        "add %rdi, %rax\n"
+        "ret\n"
+        ".cfi_endproc\n"
+        ".endr\n"
+        ".size watched_blocks, . - watched_blocks\n");
