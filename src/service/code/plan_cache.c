@@ -387,6 +387,7 @@ static void describe_file(const struct source *source, struct lh_plan_head *head
 static int freeze(const struct lh_sys *sys, int memory, uint64_t size, struct lh_plan *out)
 {
 	char path[32];
+	void *mapped;
 	long file;
 
 	if (LH_SYS(sys, SYS_ftruncate, memory, size) < 0 ||
@@ -395,11 +396,12 @@ static int freeze(const struct lh_sys *sys, int memory, uint64_t size, struct lh
 		return -EIO;
 	lh__format(path, sizeof path, "/proc/self/fd/%d", memory);
 	file = LH_SYS(sys, SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
-	out->descriptor = file < 0 ? memory : (int)file;
-	out->head = map_plan(sys, out->descriptor, size);
+	mapped = map_plan(sys, file < 0 ? memory : (int)file, size);
 	if (file >= 0)
-		LH_SYS(sys, SYS_close, out->head ? memory : (int)file);
-	return out->head ? 0 : -ENOMEM;
+		LH_SYS(sys, SYS_close, mapped ? memory : (int)file);
+	if (mapped)
+		*out = (struct lh_plan){ .head = mapped, .descriptor = file < 0 ? memory : (int)file };
+	return mapped ? 0 : -ENOMEM;
 }
 
 /* In memory that is mapped to be written; the plan that comes of it is mapped again, to be read. */
