@@ -1,11 +1,11 @@
 /*
  * arm.c - texts: made absent when a module is mapped, and brought back.
  *
- * Nobody executes a text while it is armed: it has been mapped just now, or all threads are stopped. One whose
- * memory is what its plan was made from gets the plan's image mapped over it. Else, or where its file is no
- * longer there to be mapped again one day, the image is copied page by page. A page that is not as the plan
- * has it (relocations in the text, a debugger's breakpoint) is left alone. What a page holds has only to be
- * looked at if it is no longer the file's, which the kernel tells (/proc/self/pagemap).
+ * Nobody executes a text while it is armed: it has been mapped just now, or all threads are stopped. One
+ * whose memory is what its plan was made from gets the plan's image mapped over it. Else, or where its file
+ * is no longer there to be mapped again one day, the image is copied page by page. A page that is not as the
+ * plan has it (relocations in the text, a debugger's breakpoint) is left alone. What a page holds has only to
+ * be looked at if it is no longer the file's, which the kernel tells (/proc/self/pagemap).
  *
  * The plan is mapped private and writable for a moment: sites are not to be supplied with the span in which
  * they stand, so they are taken out of the bitmap of what is armed.
