@@ -215,7 +215,9 @@ static bool same_file(const struct lh_inside_text *text, long file)
 		return false;
 	if (status.st_dev == plan->file_device && status.st_ino == plan->file_inode &&
 	    (uint64_t)status.st_mtim.tv_sec * 1000000000u + (uint64_t)status.st_mtim.tv_nsec ==
-	            plan->file_mtime)
+	            plan->file_mtime &&
+	    (uint64_t)status.st_ctim.tv_sec * 1000000000u + (uint64_t)status.st_ctim.tv_nsec ==
+	            plan->file_ctime)
 		return true;
 	at = LH_CALL6(SYS_mmap, 0, size, PROT_READ, MAP_PRIVATE, file, plan->text[text->which].offset);
 	if (LH_FAILED(at))
