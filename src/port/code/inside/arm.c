@@ -1,10 +1,11 @@
 /*
  * arm.c - texts: made absent when a module is mapped, and brought back.
  *
- * A text whose memory is what its plan was made from gets the plan's image mapped over it, where no thread can
- * be in it yet. Else the image is copied page by page, for which all threads are stopped. A page that is not
- * as the plan has it (relocations in the text, a debugger's breakpoint) is left alone. What a page holds has
- * only to be looked at if it is no longer the file's, which the kernel tells (/proc/self/pagemap).
+ * Nobody executes a text while it is armed: it has been mapped just now, or all threads are stopped. One
+ * whose memory is what its plan was made from gets the plan's image mapped over it. Else, or where its file
+ * is no longer there to be mapped again one day, the image is copied page by page. A page that is not as the
+ * plan has it (relocations in the text, a debugger's breakpoint) is left alone. What a page holds has only to
+ * be looked at if it is no longer the file's, which the kernel tells (/proc/self/pagemap).
  *
  * The plan is mapped private and writable for a moment: sites are not to be supplied with the span in which
  * they stand, so they are taken out of the bitmap of what is armed.
@@ -201,6 +202,42 @@ static void keep_sites(const struct lh_inside_text *text)
 	}
 }
 
+/* Whether the file holds what the plan was made from: by its time of change, else by looking. */
+static bool same_file(const struct lh_inside_text *text, long file)
+{
+	const struct lh_plan_head *plan = text->plan;
+	size_t size = text->text.end - text->text.start;
+	struct stat status;
+	bool same;
+	long at;
+
+	if (LH_CALL2(SYS_fstat, file, &status) != 0 || (uint64_t)status.st_size != plan->file_size)
+		return false;
+	if (status.st_dev == plan->file_device && status.st_ino == plan->file_inode &&
+	    (uint64_t)status.st_mtim.tv_sec * 1000000000u + (uint64_t)status.st_mtim.tv_nsec ==
+	            plan->file_mtime &&
+	    (uint64_t)status.st_ctim.tv_sec * 1000000000u + (uint64_t)status.st_ctim.tv_nsec ==
+	            plan->file_ctime)
+		return true;
+	at = LH_CALL6(SYS_mmap, 0, size, PROT_READ, MAP_PRIVATE, file, plan->text[text->which].offset);
+	if (LH_FAILED(at))
+		return false;
+	same = __builtin_memcmp((const void *)at, original(text), size) == 0;
+	LH_CALL2(SYS_munmap, at, size);
+	return same;
+}
+
+/* Whether the text can be mapped from its file again; else it is not to be replaced by the image. */
+static bool has_file(const struct lh_inside_text *text)
+{
+	long file = text->path[0] ? LH_CALL3(SYS_open, text->path, O_RDONLY | O_CLOEXEC, 0) : -ENOENT;
+	bool has = !LH_FAILED(file) && same_file(text, file);
+
+	if (!LH_FAILED(file))
+		LH_CALL1(SYS_close, file);
+	return has;
+}
+
 static bool map_image(const struct lh_inside_text *text, int descriptor)
 {
 	const struct lh_plan_text *plan = &text->plan->text[text->which];
@@ -264,6 +301,8 @@ static long arm_watched(struct lh_inside_text *text, int descriptor, bool fresh)
 	long result = 0;
 
 	pages_open(&pages, text);
+	if (!fresh)
+		fresh = has_file(text);
 	for (page = 0; fresh && page < count; page++)
 		fresh = !page_differs(&pages, page);
 	text->image = fresh && map_image(text, descriptor);
@@ -528,29 +567,6 @@ static bool changed_by_others(const struct lh_inside_text *text)
 		}
 	pages_close(&pages);
 	return changed;
-}
-
-/* Whether the file holds what the plan was made from: by its time of change, else by looking. */
-static bool same_file(const struct lh_inside_text *text, long file)
-{
-	const struct lh_plan_head *plan = text->plan;
-	size_t size = text->text.end - text->text.start;
-	struct stat status;
-	bool same;
-	long at;
-
-	if (LH_CALL2(SYS_fstat, file, &status) != 0 || (uint64_t)status.st_size != plan->file_size)
-		return false;
-	if (status.st_dev == plan->file_device && status.st_ino == plan->file_inode &&
-	    (uint64_t)status.st_mtim.tv_sec * 1000000000u + (uint64_t)status.st_mtim.tv_nsec ==
-	            plan->file_mtime)
-		return true;
-	at = LH_CALL6(SYS_mmap, 0, size, PROT_READ, MAP_PRIVATE, file, plan->text[text->which].offset);
-	if (LH_FAILED(at))
-		return false;
-	same = __builtin_memcmp((const void *)at, original(text), size) == 0;
-	LH_CALL2(SYS_munmap, at, size);
-	return same;
 }
 
 static bool map_file(const struct lh_inside_text *text)
