@@ -1,28 +1,30 @@
 /*
  * coverage_lines.c - which lines of source have instructions, and which ran: a unit's rows in one sweep.
  *
- * A row of the line table says of the instructions from its address to the next row's that they are of a line.
- * Of several rows with one address the last counts, the others are of no instruction. coverage.h says which
- * lines that makes executable.
+ * A row of the line table says of the instructions from its address to the next row's that they are of a
+ * line. Of several rows with one address the last counts, the others are of no instruction. coverage.h says
+ * which lines that makes executable.
  *
  * Without optimisation three kinds of rows say something else than the statements do, and gcov, which counts
- * statements, differs. For units that gcc has compiled so, they are read like this (rows of one line and column
- * that follow each other being one):
+ * statements, differs. For units that gcc has compiled so, they are read like this (rows of one line and
+ * column that follow each other being one):
  *
- *   - The first row of a function is what sets up its frame, and names the line of the opening brace. It counts
- *     for the line on which the function is declared.
+ *   - The first row of a function is what sets up its frame, and names the line of the opening brace. It
+ *     counts for the line on which the function is declared.
  *   - The last row before a function's `ret` takes the frame down again, and names the line of the closing
  *     brace. It is no statement, and does not count; unless it begins with a `nop`, which is what gcc writes
  *     for a statement that needs no instruction: the end of a function that returns nothing was reached.
- *   - A label with a name is a line of its own, and ran if the instruction after it did. (The labels of a switch
- *     are not in the debug information: a line with nothing but `case 1:` is not executable here, and is with
- *     gcov. So is a statement without any instruction, as va_end or a return that is merged with another.)
+ *   - A label with a name is a line of its own, and ran if the instruction after it did. (The labels of a
+ *     switch are not in the debug information: a line with nothing but `case 1:` is not executable here, and
+ *     is with gcov. So is a statement without any instruction, as va_end, or a return that is merged with
+ *     another.)
  *
  *	1  static void f(int a)     push %rbp ...       row 2 at the entry: counts for 1
  *	2  {
  *	3          if (a)           cmpl ...            row 3
  *	4                  g();     call g              row 4
- *	5  }                        nop; leave; ret     row 5: counts. After `return 1;` it is leave; ret, and does not
+ *	5  }                        nop; leave; ret     row 5: counts
+ *	                            leave; ret          as it is after `return 1;`: does not count
  */
 #include <stdlib.h>
 #include <string.h>

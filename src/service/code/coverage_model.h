@@ -163,8 +163,8 @@ void lh__cover_add_copy(struct lh_cover_model *model, uint32_t index, uint64_t l
 /* ---- coverage_sources.c ---- */
 
 /*
- * The file of a path, made if it is not there; LH_COVER_NONE: no path. One that is not absolute is in the folder
- * of the unit that is being read.
+ * The file of a path, made if it is not there; LH_COVER_NONE: no path. One that is not absolute is in the
+ * folder of the unit that is being read.
  */
 uint32_t lh__cover_file(struct lh_cover_model *model, const char *path);
 void lh__cover_line(struct lh_cover_model *model, uint32_t file, uint32_t line, bool hit);

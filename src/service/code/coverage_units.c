@@ -1,9 +1,9 @@
 /*
  * coverage_units.c - the functions of debug information: what is where, by itself or inlined.
  *
- * A function of the source may be in the code several times: on its own, with cold parts elsewhere, as a clone,
- * inlined here and there, in each unit that includes a header. All of these are one function, told by file,
- * line and name; it ran if an instruction of any of them did.
+ * A function of the source may be in the code several times: on its own, with cold parts elsewhere, as a
+ * clone, inlined here and there, in each unit that includes a header. All of these are one function, told
+ * by file, line and name; it ran if an instruction of any of them did.
  */
 #include <dwarf.h>
 #include <stdlib.h>
@@ -108,8 +108,8 @@ static void add_instance(struct lh_cover_model *model, const struct lh_cover_ins
 }
 
 /*
- * What of a function is in the code now; returns its index. Code that the linker has thrown away is at 0 or at
- * the end of all addresses; no instruction is known there, and the function is not made.
+ * What of a function is in the code now; returns its index. Code that the linker has thrown away is at 0 or
+ * at the end of all addresses; no instruction is known there, and the function is not made.
  */
 static uint32_t add_ranges(struct walk *walk, Dwarf_Die *die, uint32_t depth)
 {
@@ -277,8 +277,8 @@ static uint64_t info_size(Elf *elf)
 }
 
 /*
- * Whether the units fill all of .debug_info. One whose length leads out of it is, to libdw, the end, and what is
- * in it and behind it would be missing without a word.
+ * Whether the units fill all of .debug_info. One whose length leads out of it is, to libdw, the end, and
+ * what is in it and behind it would be missing without a word.
  */
 static bool is_whole(Dwarf *dwarf)
 {
