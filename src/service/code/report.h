@@ -30,6 +30,8 @@ struct lh_report_format {
 /* Ends with a name that is NULL. write returns 0, or a negative errno of what could not be written. */
 extern const struct lh_report_format lh__report_formats[];
 
+int lh__report_html(const struct lh_coverage *coverage, const struct lh_report_options *options, FILE *out);
+
 /* Percent with one decimal, in tenths, never rounded up to 1000 where something is missing; 1000 for 0 of 0.
  */
 unsigned lh__report_tenths(uint64_t hit, uint64_t all);
