@@ -173,7 +173,7 @@ $(POOL_BIN): $(call obj,$(B),$(POOL_SRC)) $(B)/liblinehome.a
 	$(link) $(if $(PEERS),$$(pkg-config --libs $(PEERS))) $(AGENT_LIBS) $(LIB_LIBS)
 # An agent of the tests' own, with nothing in it but what sees system calls.
 TEST_AGENT := $(P)/tests/agents/intercept.so
-TEST_AGENT_OBJ := $(call obj,$(P),tests/agents/intercept.c $(INTERCEPT_SRC) $(wildcard src/sys/*.c))
+TEST_AGENT_OBJ := $(call obj,$(P),tests/agents/intercept.c $(INTERCEPT_SRC) $(wildcard src/sys/*.c src/code/*.c))
 $(TEST_AGENT_OBJ): CFLAGS += -fno-stack-protector
 $(TEST_AGENT): $(TEST_AGENT_OBJ)
 	@mkdir -p $(@D)
