@@ -23,9 +23,9 @@ static void put(FILE *out, const char *from, const char *to)
 	fwrite(from, 1, (size_t)(to - from), out);
 }
 
-/* The size of the character of UTF-8 that text begins with, or 0: it is none. */
-static size_t character(const unsigned char *text, size_t size)
+size_t lh__page_character(const char *from, size_t size)
 {
+	const unsigned char *text = (const unsigned char *)from;
 	static const uint32_t least[5] = { 0, 0, 0x80, 0x800, 0x10000 };
 	size_t length = text[0] < 0x80           ? 1
 	                : (text[0] >> 5) == 0x06 ? 2
@@ -49,14 +49,10 @@ static size_t character(const unsigned char *text, size_t size)
 static const char *escape(unsigned char c, char room[8])
 {
 	switch (c) {
-	case '"':
-		return "\\\"";
-	case '\\':
-		return "\\\\";
-	case '\n':
-		return "\\n";
-	case '\t':
-		return "\\t";
+	case '"': return "\\\"";
+	case '\\': return "\\\\";
+	case '\n': return "\\n";
+	case '\t': return "\\t";
 	}
 	if (c >= 0x20 && c != '<' && c != 0x7f)
 		return NULL;
@@ -71,7 +67,7 @@ void lh__page_string_sized(FILE *out, const char *text, size_t size)
 
 	putc('"', out);
 	for (const char *at = text; at < end;) {
-		size_t length = character((const unsigned char *)at, (size_t)(end - at));
+		size_t length = lh__page_character(at, (size_t)(end - at));
 		const char *other = length == 0   ? "\xef\xbf\xbd"
 		                    : length == 1 ? escape((unsigned char)*at, room)
 		                                  : NULL;
@@ -96,7 +92,7 @@ void lh__page_string(FILE *out, const char *text)
 static void put_text(FILE *out, const char *text)
 {
 	for (const char *end = text + strlen(text); text < end;) {
-		size_t length = character((const unsigned char *)text, (size_t)(end - text));
+		size_t length = lh__page_character(text, (size_t)(end - text));
 
 		if (length == 0 || (length == 1 && (unsigned char)*text < 0x20))
 			fputs(length ? " " : "\xef\xbf\xbd", out);
@@ -112,7 +108,8 @@ void lh__page_begin(FILE *out, enum lh_page_kind kind, const char *title, const 
 {
 	fputs("<!DOCTYPE html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n"
 	      "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; "
-	      "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">\n"
+	      "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action "
+	      "'none'\">\n"
 	      "<meta name=viewport content=\"width=device-width, initial-scale=1\">\n"
 	      "<meta name=color-scheme content=\"light dark\">\n"
 	      "<meta name=generator content=\"linehome " LH_VERSION "\">\n<title>",
@@ -125,7 +122,8 @@ void lh__page_begin(FILE *out, enum lh_page_kind kind, const char *title, const 
 	put_text(out, title);
 	fputs("</h1><p>", out);
 	put_text(out, summary);
-	fputs("</p><p>To show more, this page needs JavaScript, which it brings along.</p></noscript></div>\n",
+	fputs("</p><p>To show more, this page needs JavaScript, which it brings "
+	      "along.</p></noscript></div>\n",
 	      out);
 }
 

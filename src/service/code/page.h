@@ -35,6 +35,8 @@ int lh__page_end(FILE *out, enum lh_page_kind kind) LH_MUST_CHECK;
  */
 void lh__page_string(FILE *out, const char *text);
 void lh__page_string_sized(FILE *out, const char *text, size_t size);
+/* The bytes of the character of UTF-8 that text (size bytes, at least one) begins with, or 0: it is none. */
+size_t lh__page_character(const char *text, size_t size);
 /* Flushes; 0, or a negative errno if anything that was written to out before has failed. */
 int lh__page_written(FILE *out) LH_MUST_CHECK;
 

@@ -257,8 +257,9 @@ function showAll(main) {
 let shown = null; // the file in sight: {file, lines: Map number -> ran, gaps: [first line of each run of lines that did not run]}
 let here = 0; // the line that was gone to last
 
-const escapes = {'&': '&amp;', '<': '&lt;'};
-const safe = text => text.replace(/[&<]/g, c => escapes[c]);
+// A parser of markup drops a zero, so its picture stands for it.
+const escapes = {'&': '&amp;', '<': '&lt;', '\0': '\u2400'};
+const safe = text => text.replace(/[&<\0]/g, c => escapes[c]);
 
 function decode(steps) {
 	const lines = new Map();
@@ -282,7 +283,7 @@ function gapsOf(lines) {
 	return gaps;
 }
 
-// Lines as markup, in parts that a browser lays out only once they come into sight.
+// Lines as markup, each with its number as its id, in parts that a browser lays out only once they come into sight.
 function sourceOf(file, text, lines) {
 	const rows = text.split('\n');
 	if (rows.length && rows[rows.length - 1] === '')
@@ -293,12 +294,15 @@ function sourceOf(file, text, lines) {
 		let markup = '<div class="part" style="contain-intrinsic-size:auto ' + 1.5 * (until - from) + 'em">';
 		for (let i = from; i < until; i++) {
 			const ran = lines.get(i + 1), row = rows[i].endsWith('\r') ? rows[i].slice(0, -1) : rows[i];
-			markup += '<div class="row' + (ran === undefined ? '' : ran ? ' y' : ' n') + '" id="L' + (i + 1) +
-				'"><a href="#file=' + file.id + '&amp;line=' + (i + 1) + '" tabindex="-1">' + (i + 1) + '</a>' + safe(row) + '\n</div>';
+			markup += '<div class="row' + (ran === undefined ? '' : ran ? ' y' : ' n') + '" id="' + (i + 1) + '">' + safe(row) + '\n</div>';
 		}
 		parts.push(markup + '</div>');
 	}
-	const source = el('div', {class: 'source', role: 'region', 'aria-label': 'Source', style: '--digits:' + String(rows.length).length});
+	const source = el('div', {class: 'source', role: 'region', 'aria-label': 'Source', style: '--digits:' + String(rows.length).length, click: event => {
+		const row = event.target.closest('.row');
+		if (row && event.clientX < row.getBoundingClientRect().left + parseFloat(getComputedStyle(row).paddingLeft))
+			go('file=' + file.id + '&line=' + row.id);
+	}});
 	source.innerHTML = parts.join('');
 	source.dataset.rows = rows.length;
 	return source;
@@ -410,7 +414,7 @@ function ruler() {
 }
 
 function center(line) {
-	const row = byId('L' + line);
+	const row = byId(line);
 	if (!row)
 		return;
 	// Parts above that were never laid out have a guessed height: the second call corrects what the first moved.
@@ -420,7 +424,7 @@ function center(line) {
 
 function chooseLine(line) {
 	document.querySelectorAll('.row.here').forEach(row => row.classList.remove('here'));
-	const row = byId('L' + line);
+	const row = byId(line);
 	if (row)
 		row.classList.add('here');
 	here = line;
@@ -439,7 +443,7 @@ function tellGap() {
 
 // From where one looks for the next: the line that was chosen, if it is in sight, else the line above the first in sight.
 function lineInSight() {
-	const source = document.querySelector('.source'), row = byId('L' + here);
+	const source = document.querySelector('.source'), row = byId(here);
 	const top = document.querySelector('.top').getBoundingClientRect().bottom;
 	if (row) {
 		const box = row.getBoundingClientRect();
@@ -450,7 +454,7 @@ function lineInSight() {
 	if (!box || box.top >= top)
 		return 0;
 	const first = document.elementFromPoint(box.left + 60, top + 4)?.closest('.row');
-	return first ? Number(first.id.slice(1)) - 1 : shown.rows;
+	return first ? Number(first.id) - 1 : shown.rows;
 }
 
 function step(by) {
@@ -495,7 +499,8 @@ function showFile(main, file) {
 	document.title = base(file.path) + ' – ' + index.title;
 	const parts = file.path.split('/').filter(Boolean);
 	crumbs([['', 'All files'], ...parts.map(part => [null, part])]);
-	byId('crumbs').after(fileTools());
+	if (shown.lines.size)
+		byId('crumbs').after(fileTools());
 	main.append(el('h1', {}, base(file.path), tag(file)), el('p', {class: 'about'}, el('code', {}, file.path)),
 		el('div', {class: 'figures'}, file.state === 'none' ? null : figure('Lines of source', file.hit, file.lines), figure('Functions', file.ran, file.functions)));
 	if (tags[file.state])

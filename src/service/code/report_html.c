@@ -3,7 +3,7 @@
  *
  * What page_cover.js is given, as JSON in elements of these ids:
  *
- *   index     {"title", "command", "created" (ms since 1970, 0: not known), "granularity",
+ *   index     {"title", where there is a record: "command", "created" (ms since 1970), "granularity",
  *              "blocks": [ran, all],
  *              "modules": [[path, why it has no lines or null, functions that ran, all, blocks that ran, all,
  *                           code, undecoded, outside (bytes), is a program]],
@@ -262,6 +262,25 @@ static const char *title_of(const struct lh_coverage *coverage, const struct lh_
 	return "Coverage";
 }
 
+/* What the record says of the run. */
+static void put_run(FILE *out, const struct lh_record *record)
+{
+	const struct lh_record_head *head = lh__record_head(record);
+	uint32_t size = head->command_size;
+	char command[sizeof(head->command)];
+
+	if (size > sizeof(head->command))
+		size = sizeof(head->command);
+	if (size && head->command[size - 1] == 0)
+		size--;
+	for (uint32_t i = 0; i < size; i++)
+		command[i] = head->command[i] ? head->command[i] : ' ';
+	fputs(",\"command\":", out);
+	lh__page_string_sized(out, command, size);
+	fprintf(out, ",\"created\":%" PRIu64 ",\"granularity\":\"%s\"", head->created / 1000000,
+	        head->granularity == LH_GRANULARITY_LINE ? "line" : "block");
+}
+
 static void put_index(FILE *out, const struct lh_coverage *coverage, const struct groups *groups,
                       const char *title, const char *const *state)
 {
@@ -274,6 +293,8 @@ static void put_index(FILE *out, const struct lh_coverage *coverage, const struc
 	lh__page_data(out, "index");
 	fputs("{\"title\":", out);
 	lh__page_string(out, title);
+	if (coverage->record)
+		put_run(out, coverage->record);
 	fprintf(out, ",\"blocks\":[%" PRIu64 ",%" PRIu64 "]", hit, blocks);
 	put_modules(out, coverage);
 	put_files(out, coverage, groups, state);

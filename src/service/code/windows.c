@@ -42,7 +42,7 @@ void lh__windows_close(struct lh_windows *windows)
 		return;
 	for (uint32_t i = 0; i < windows->modules; i++)
 		if (windows->module[i].has_plan)
-			windows->module[i].close(&windows->module[i]);
+			lh__plan_close(&lh__sys_default, &windows->module[i].plan);
 	free(windows->module);
 	free(windows->line);
 	free(windows->window);
@@ -157,7 +157,8 @@ static uint32_t module_of(const struct lh_windows *windows, const struct lh_cove
 	uint32_t size = module->id_size < LH_PLAN_ID ? module->id_size : LH_PLAN_ID;
 
 	for (uint32_t i = 0; i < windows->modules; i++)
-		if (windows->module[i].id_size == size && memcmp(windows->module[i].id, module->id, size) == 0)
+		if (windows->module[i].id_size == size &&
+		    memcmp(windows->module[i].id, module->id, size) == 0)
 			return i;
 	return NOWHERE;
 }

@@ -13,7 +13,6 @@ struct lh_windows_module {
 	bool is_asked; /* for its plan */
 	bool has_plan;
 	struct lh_plan plan;
-	void (*close)(struct lh_windows_module *module); /* where it has one */
 };
 
 struct lh_windows_line {

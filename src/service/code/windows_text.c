@@ -2,6 +2,7 @@
  * windows_text.c - windows of a trace for a terminal, and as JSON.
  */
 #include <inttypes.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "service/code/page.h"
@@ -15,22 +16,34 @@
 static const char *const shade[] = { "\xc2\xb7", "\xe2\x96\x91", "\xe2\x96\x92", "\xe2\x96\x93",
 	                             "\xe2\x96\x88" };
 
-/* A name in exactly so many columns: cut with "~", and nothing in it that moves a terminal's cursor. */
+/* Whether a terminal would take the character for a command: also U+0080 to U+009F. */
+static bool is_control(const char *at)
+{
+	unsigned char c = (unsigned char)at[0];
+
+	return c < 0x20 || c == 0x7f || (c == 0xc2 && (unsigned char)at[1] < 0xa0);
+}
+
+/* A name in exactly so many columns, cut with "~" where it is longer. */
 static void put_name(FILE *out, const char *name, unsigned columns)
 {
+	const char *end = name + strlen(name);
 	unsigned used = 0;
 
-	for (; *name; name++) {
-		unsigned char c = (unsigned char)*name;
+	for (; name < end; used++) {
+		size_t length = lh__page_character(name, (size_t)(end - name));
 
-		/* The first byte of a character counts, the others follow it. */
-		if ((c & 0xc0) != 0x80 && used++ == columns - 1 && name[1]) {
+		if (used == columns - 1 && name + (length ? length : 1) < end) {
 			putc('~', out);
-			break;
+			return;
 		}
-		putc(c < 0x20 || c == 0x7f ? '?' : c, out);
+		if (length == 0 || is_control(name))
+			putc('?', out);
+		else
+			fwrite(name, 1, length, out);
+		name += length ? length : 1;
 	}
-	while (used++ < columns)
+	for (; used < columns; used++)
 		putc(' ', out);
 }
 
