@@ -2,7 +2,9 @@
  * cover_windows.c - windows of live code: which functions they name, and what is counted of them.
  */
 #include <errno.h>
+#include <fcntl.h>
 
+#include "service/code/plan_make.h"
 #include "service/code/windows.h"
 #include "tap.h"
 
@@ -76,7 +78,7 @@ static void check_windows(const struct lh_trace_model *model)
 static void check_functions(const struct lh_trace_model *model)
 {
 	const struct lh_trace_function *first = find(model, "first"), *second = find(model, "second"),
-	                               *other = find(model, "other");
+				       *other = find(model, "other");
 
 	is(model->functions, 3, "functions that were live");
 	ok(first && second && other, "are these");
@@ -121,6 +123,107 @@ static void check_many(void)
 	lh__windows_close(windows);
 }
 
+/* ---- hits of a record, of this very program */
+
+static const char self[] = "/proc/self/exe";
+
+static bool bit(const struct lh_plan *plan, uint64_t bitmap, uint64_t at)
+{
+	return ((const uint8_t *)plan->head)[bitmap + at / 8] >> at % 8 & 1;
+}
+
+/* An armed start, a few instructions before the end of its block; UINT64_MAX: there is none. */
+static uint64_t some_block(const struct lh_plan *plan, uint64_t *end)
+{
+	const struct lh_plan_text *text = &plan->head->text[0];
+
+	for (uint64_t at = 0; at < text->size; at++) {
+		if (!bit(plan, text->armed, at))
+			continue;
+		for (*end = at; *end < text->size && !bit(plan, text->ends, *end);)
+			++*end;
+		if (*end<text->size && * end - at> 40)
+			return at;
+	}
+	return UINT64_MAX;
+}
+
+/* What is live by a record with that one hit, of a module at path. */
+static struct lh_trace_model *live_by(const struct lh_plan *plan, const char *path, uint64_t at,
+                                      enum lh_granularity granularity, const struct lh_coverage *named)
+{
+	struct lh_trace_model *model = NULL;
+	struct lh_windows *windows;
+	struct lh_record_view view;
+	struct lh_record *record;
+	char *command[] = { "self", NULL };
+
+	if (lh__windows_open(&windows) != 0 ||
+	    lh__record_create(NULL, granularity, command, &record, NULL) != 0)
+		return NULL;
+	if (lh__record_add(record, plan->head, path, true, 0, &view, NULL) == 0) {
+		view.hits[0][at / 64] |= 1ull << at % 64;
+		is(lh__windows_add(windows, record, 10, NULL), 0, "a record is taken in");
+		is(lh__windows_add(windows, record, 20, NULL), 0, "and again");
+		is(lh__windows_model(windows, named, &model), 0, "its model");
+	}
+	lh__record_close(record);
+	lh__windows_close(windows);
+	return model;
+}
+
+/* Functions of one byte each: the hit, the end of its block, and what follows it. */
+static void check_record(const struct lh_plan *plan, uint64_t at, uint64_t end)
+{
+	const struct lh_plan_text *text = &plan->head->text[0];
+	struct lh_cover_module module = { .name = "self",
+		                          .id = plan->head->id,
+		                          .id_size = plan->head->id_size };
+	struct lh_cover_function function[] = {
+		{ .name = "hit", .address = text->address + at, .size = 1 },
+		{ .name = "end", .address = text->address + end, .size = 1 },
+		{ .name = "behind", .address = text->address + end + 1, .size = 64 },
+	};
+	struct lh_coverage named = { .modules = 1, .functions = 3, .module = &module, .function = function };
+	struct lh_trace_model *model = live_by(plan, self, at, LH_GRANULARITY_BLOCK, &named);
+
+	ok(model && find(model, "hit") && find(model, "end") && !find(model, "behind"),
+	   "a hit stands for its block");
+	is(model ? model->windows : 0, 2, "in both windows");
+	is(model ? model->window[1].lines : 0, end / 64 - at / 64 + 1, "the block's lines are live");
+	lh__windows_free(model);
+	model = live_by(plan, self, at, LH_GRANULARITY_LINE, &named);
+	is(model ? model->window[0].lines : 0, 1, "by line, for its line");
+	lh__windows_free(model);
+	model = live_by(plan, "/gone", at, LH_GRANULARITY_BLOCK, &named);
+	ok(model && find(model, "hit") && !find(model, "end"), "without a plan, for itself");
+	lh__windows_free(model);
+	model = live_by(plan, "/bin/sh", at, LH_GRANULARITY_BLOCK, &named);
+	ok(model && find(model, "hit") && !find(model, "end"), "a file that is another by now has no say");
+	lh__windows_free(model);
+}
+
+static void check_hits(void)
+{
+	struct lh_error error = { 0 };
+	struct lh_plan plan;
+	uint64_t at, end;
+	int file = open(self, O_RDONLY | O_CLOEXEC);
+
+	/* No cache: nothing is left behind. */
+	setenv("XDG_CACHE_HOME", "/dev/null", 1);
+	if (lh__plan_open(&lh__sys_default, file, self, &plan, &error) != 0) {
+		ok(0, "a plan of this program: %s", error.text);
+		return;
+	}
+	close(file);
+	at = some_block(&plan, &end);
+	ok(at != UINT64_MAX, "this program has a block");
+	if (at != UINT64_MAX)
+		check_record(&plan, at, end);
+	lh__plan_close(&lh__sys_default, &plan);
+}
+
 int main(void)
 {
 	struct lh_windows *windows;
@@ -140,5 +243,6 @@ int main(void)
 	lh__windows_free(model);
 	lh__windows_free(NULL);
 	check_many();
+	check_hits();
 	return done();
 }

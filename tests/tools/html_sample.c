@@ -255,43 +255,55 @@ static int hotter(const void *one, const void *other)
 	return (a->total < b->total) - (a->total > b->total);
 }
 
-static int trace(const char *format, uint32_t windows, uint32_t functions)
+/* A function that is live for some windows, then not, then again. */
+static void add_trace(struct lh_trace_model *model, uint32_t index)
 {
-	struct lh_trace_model model = { .windows = windows, .functions = functions, .end = windows * 100ull };
+	struct lh_trace_function *function = &model->function[index];
 	char name[64];
 
-	model.window = need(calloc(windows + 1, sizeof(*model.window)));
-	model.function = need(calloc(functions + 1, sizeof(*model.function)));
-	for (uint32_t i = 0; i < functions; i++) {
-		struct lh_trace_function *function = &model.function[i];
+	snprintf(name, sizeof(name), index == 1 ? "</script><b>%u \xff" : "function_%u", index);
+	function->name = need(strdup(name));
+	function->module = need(strdup(index % 3 ? "program" : "libc.so.6"));
+	function->address = 0x1000 + 256 * index;
+	function->lines = 4 + mix(index) % 60;
+	function->cell = need(calloc(model->windows + 1, sizeof(*function->cell)));
+	for (uint32_t i = 0; i < model->windows; i++) {
+		uint32_t phase = mix(index * 31 + i / (3 + index % 9));
+		uint32_t lines = 1 + mix(phase + i % 3) % function->lines;
 
-		snprintf(name, sizeof(name), i == 1 ? "</script><b>%u \xff" : "function_%u", i);
-		*function = (struct lh_trace_function){ .name = need(strdup(name)),
-			                                .module = i % 3 ? "program" : "libc.so.6",
-			                                .address = 0x1000 + 256 * i,
-			                                .lines = 4 + mix(i) % 60 };
-		function->cell = need(calloc(windows + 1, sizeof(*function->cell)));
-		for (uint32_t j = 0; j < windows; j++) {
-			uint32_t phase = mix(i * 31 + j / (3 + i % 9));
-
-			if (phase % (2 + i / 4) != 0)
-				continue;
-			function->cell[function->cells].window = j;
-			function->cell[function->cells].lines = 1 + mix(phase + j % 3) % function->lines;
-			function->total += function->cell[function->cells].lines;
-			model.window[j].lines += function->cell[function->cells++].lines;
-			model.window[j].functions++;
-			model.window[j].pages = 1 + model.window[j].functions / 3;
-		}
+		if (phase % (2 + index / 4) != 0)
+			continue;
+		function->cell[function->cells++] = (struct lh_trace_cell){ .window = i, .lines = lines };
+		function->total += lines;
+		model->window[i].lines += lines;
+		model->window[i].functions++;
+		model->window[i].pages = 1 + model->window[i].functions / 3;
 	}
-	for (uint32_t j = 0; j < windows; j++)
-		model.window[j].start = 100 * j;
-	qsort(model.function, functions, sizeof(*model.function), hotter);
+}
+
+static int trace(const char *format, uint32_t windows, uint32_t functions)
+{
+	struct lh_trace_model *model = need(calloc(1, sizeof(*model)));
+	int code;
+
+	model->windows = windows;
+	model->functions = functions;
+	model->end = windows * 100ull;
+	model->window = need(calloc(windows + 1, sizeof(*model->window)));
+	model->function = need(calloc(functions + 1, sizeof(*model->function)));
+	for (uint32_t i = 0; i < functions; i++)
+		add_trace(model, i);
+	for (uint32_t i = 0; i < windows; i++)
+		model->window[i].start = 100 * i;
+	qsort(model->function, functions, sizeof(*model->function), hotter);
 	if (strcmp(format, "html") == 0)
-		return lh__windows_html(&model, "a <trace> & more", stdout);
-	if (strcmp(format, "json") == 0)
-		return lh__windows_json(&model, stdout);
-	return lh__windows_table(&model, 100, stdout);
+		code = lh__windows_html(model, "a <trace> & more", stdout);
+	else if (strcmp(format, "json") == 0)
+		code = lh__windows_json(model, stdout);
+	else
+		code = lh__windows_table(model, 100, stdout);
+	lh__windows_free(model);
+	return code;
 }
 
 int main(int argc, char **argv)

@@ -22,22 +22,12 @@
 
 bool lh__inside_interesting(int nr)
 {
-	static const int16_t numbers[] = { -1,
-		                           SYS_rt_sigaction,
-		                           SYS_rt_sigprocmask,
-		                           SYS_rt_sigsuspend,
-		                           SYS_ppoll,
-		                           SYS_pselect6,
-		                           SYS_epoll_pwait,
-		                           SYS_epoll_pwait2,
-		                           SYS_mmap,
-		                           SYS_mprotect,
-		                           SYS_pkey_mprotect,
-		                           SYS_munmap,
-		                           SYS_mremap,
-		                           SYS_execve,
-		                           SYS_execveat,
-		                           SYS_clone3 };
+	static const int16_t numbers[] = {
+		-1,         SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigsuspend,
+		SYS_ppoll,  SYS_pselect6,     SYS_epoll_pwait,    SYS_epoll_pwait2,
+		SYS_mmap,   SYS_mprotect,     SYS_pkey_mprotect,  SYS_munmap,
+		SYS_mremap, SYS_execve,       SYS_execveat,       SYS_clone3
+	};
 	unsigned i;
 
 	for (i = 0; i < sizeof numbers / sizeof *numbers; i++)
@@ -243,8 +233,8 @@ static long arm_pages(struct lh_inside_text *text, struct pages *pages)
 	uint32_t page, count = (uint32_t)((text->text.end - text->text.start) / PAGE);
 	long memory = -EBADF;
 
-	text->writable = !LH_FAILED(
-		LH_CALL3(SYS_mprotect, text->text.start, text->text.end - text->text.start, RWX));
+	text->writable =
+		!LH_FAILED(LH_CALL3(SYS_mprotect, text->text.start, text->text.end - text->text.start, RWX));
 	if (!text->writable) {
 		memory = LH_CALL3(SYS_open, "/proc/self/mem", O_RDWR | O_CLOEXEC, 0);
 		if (LH_FAILED(memory))
@@ -316,8 +306,9 @@ static size_t stubs_size(const struct lh_inside_text *text)
 static void make_stubs(struct lh_inside_text *text)
 {
 	size_t size = stubs_size(text);
-	long at = size ? LH_CALL6(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-	               : -ENOMEM;
+	long at =
+		size ? LH_CALL6(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+		     : -ENOMEM;
 	uint32_t i;
 
 	text->stubs = NULL;
@@ -596,7 +587,7 @@ static uint64_t number(struct reader *reader, unsigned base, int *behind)
 	int c;
 
 	while ((c = next_char(reader)) >= 0) {
-		unsigned digit = c >= '0' && c <= '9' ? (unsigned)c - '0'
+		unsigned digit = c >= '0' && c <= '9'   ? (unsigned)c - '0'
 		                 : c >= 'a' && c <= 'f' ? (unsigned)c - 'a' + 10
 		                                        : 99;
 

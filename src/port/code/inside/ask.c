@@ -50,10 +50,9 @@ static long receive(long socket, struct lh_answer *answer, int *descriptor)
 		char space[CMSG_SPACE(sizeof(int))];
 	} control = { 0 };
 	struct iovec part = { answer, sizeof *answer };
-	struct msghdr message = { .msg_iov = &part,
-		                  .msg_iovlen = 1,
-		                  .msg_control = &control,
-		                  .msg_controllen = sizeof control };
+	struct msghdr message = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control
+	};
 	long got = LH_CALL3(SYS_recvmsg, socket, &message, MSG_CMSG_CLOEXEC);
 
 	if (got >= 0 && message.msg_controllen >= sizeof(struct cmsghdr) + sizeof(int) &&

@@ -48,10 +48,10 @@ struct lh_inside_text {
 	const struct lh_plan_site *sites; /* of this text, by place */
 	uint8_t *stubs;                   /* one for each site: LH_STUB_SIZE bytes; NULL: no room */
 	uint32_t site_count;
-	uint32_t which; /* text of the plan */
-	bool watched;   /* armed; else only the sites are absent */
-	bool image;     /* the plan's image is mapped here */
-	bool writable;  /* bytes may be stored directly */
+	uint32_t which;          /* text of the plan */
+	bool watched;            /* armed; else only the sites are absent */
+	bool image;              /* the plan's image is mapped here */
+	bool writable;           /* bytes may be stored directly */
 	char path[LH_PATH_SIZE]; /* of the file, to map it again; empty: not known */
 };
 
@@ -90,9 +90,9 @@ struct lh_inside {
 	enum lh_granularity granularity;
 	uintptr_t self, self_end;
 	struct lh_record_control *control;
-	uint64_t lock;           /* process << 32 | thread */
-	uint32_t *born;          /* the process that the agent knows as its own; a fork's child finds 0 here */
-	uint32_t plans;          /* how many stand in plan[] */
+	uint64_t lock;  /* process << 32 | thread */
+	uint32_t *born; /* the process that the agent knows as its own; a fork's child finds 0 here */
+	uint32_t plans; /* how many stand in plan[] */
 	uint32_t next_slot;
 	struct lh_inside_index *index;
 	struct lh_inside_index indexes[2];
@@ -112,7 +112,8 @@ void lh__inside_enter(int signal, siginfo_t *info, void *context);
 void lh__inside_restorer(void);
 
 /* ---- memory.c ---- */
-#define LH_CALL6(nr, a, b, c, d, e, f) lh__inside_call(nr, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
+#define LH_CALL6(nr, a, b, c, d, e, f)                                                                       \
+	lh__inside_call(nr, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
 #define LH_CALL5(nr, a, b, c, d, e) LH_CALL6(nr, a, b, c, d, e, 0)
 #define LH_CALL4(nr, a, b, c, d) LH_CALL6(nr, a, b, c, d, 0, 0)
 #define LH_CALL3(nr, a, b, c) LH_CALL6(nr, a, b, c, 0, 0, 0)

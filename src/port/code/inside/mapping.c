@@ -36,9 +36,8 @@ bool lh__inside_map_plain(int nr, const greg_t *registers)
 		return !(registers[REG_RDX] & PROT_EXEC) &&
 		       !(registers[REG_R10] & MAP_FIXED && touches(first));
 	case SYS_mremap:
-		return !touches(first) &&
-		       !(registers[REG_R10] & MREMAP_FIXED &&
-		         touches(range(registers[REG_R8], registers[REG_RDX])));
+		return !touches(first) && !(registers[REG_R10] & MREMAP_FIXED &&
+		                            touches(range(registers[REG_R8], registers[REG_RDX])));
 	case SYS_munmap: return !touches(first);
 	default: return !(registers[REG_RDX] & PROT_EXEC) && !touches(first);
 	}
@@ -162,8 +161,8 @@ static long mapping(const greg_t *registers)
 		return result;
 	}
 	link_path(registers[REG_R8], path);
-	lh__inside_module((uint64_t)result, (size + PAGE - 1) & ~(PAGE - 1), (uint64_t)registers[REG_R9], path,
-	                  true);
+	lh__inside_module((uint64_t)result, (size + PAGE - 1) & ~(PAGE - 1), (uint64_t)registers[REG_R9],
+	                  path, true);
 	return result;
 }
 
@@ -177,8 +176,8 @@ static void keep_writable(struct range range)
 		uintptr_t start = text->text.start > range.start ? text->text.start : range.start;
 		uintptr_t end = text->text.end < range.end ? text->text.end : range.end;
 
-		if (text->writable && LH_FAILED(LH_CALL3(SYS_mprotect, start, end - start,
-		                                         PROT_READ | PROT_WRITE | PROT_EXEC)))
+		if (text->writable &&
+		    LH_FAILED(LH_CALL3(SYS_mprotect, start, end - start, PROT_READ | PROT_WRITE | PROT_EXEC)))
 			text->writable = false;
 	}
 	lh__inside_unlock(mask);

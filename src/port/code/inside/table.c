@@ -37,7 +37,8 @@ struct lh_inside_text *lh__inside_find(uintptr_t address)
 	}
 }
 
-static struct lh_inside_text *first_behind(const struct lh_inside_index *index, uintptr_t start, uintptr_t end)
+static struct lh_inside_text *first_behind(const struct lh_inside_index *index, uintptr_t start,
+                                           uintptr_t end)
 {
 	uint32_t at, count = __atomic_load_n(&index->count, __ATOMIC_RELAXED);
 
@@ -106,7 +107,8 @@ static void replace(const struct lh_inside_text *without, const struct lh_inside
 			next->entry[count++].slot = (uint32_t)(with - lh__inside.text);
 			with = NULL;
 		}
-		if (at < now->count && (!without || now->entry[at].slot != (uint32_t)(without - lh__inside.text)))
+		if (at < now->count &&
+		    (!without || now->entry[at].slot != (uint32_t)(without - lh__inside.text)))
 			next->entry[count++] = now->entry[at];
 	}
 	__atomic_store_n(&next->count, count, __ATOMIC_RELAXED);
