@@ -253,8 +253,8 @@ def check_looks(page, cover):
             page.look(width, 800)
             page.open(cover + place)
             ok(page.run('document.documentElement.scrollWidth <= innerWidth'), f'{width} wide, {place or "all"}: it fits')
-    page.look(800, 1000, media='print')
     page.open(cover + '#file=0')
+    page.look(800, 1000, media='print')
     is_((page.run('getComputedStyle(document.querySelector(".search")).display'),
          page.run('getComputedStyle(document.querySelector(".row.n"), "::after").content')), ('none', '"○"'),
         'printed: without what cannot be clicked on paper, with marks')

@@ -458,7 +458,7 @@ function lineInSight() {
 }
 
 function step(by) {
-	if (!shown || !shown.gaps.length)
+	if (!shown || !shown.gaps.length || shown.source === null)
 		return;
 	const at = lineInSight();
 	const next = by > 0 ? shown.gaps.find(line => line > at) ?? shown.gaps[0] :
@@ -489,8 +489,9 @@ function fileTools() {
 }
 
 function legend() {
+	const text = shown.source !== null;
 	return el('div', {class: 'legend'}, el('span', {}, el('b', {class: 'mark-y'}, '● '), 'ran'), el('span', {}, el('b', {class: 'mark-n'}, '○ '), 'did not run'),
-		el('span', {}, 'no mark: no code'), el('span', {}, 'A strip has a cell for each 64 bytes of code: the stronger its colour, the more of it ran.'));
+		text && el('span', {}, 'no mark: no code'), el('span', {}, 'A strip has a cell for each 64 bytes of code: the stronger its colour, the more of it ran.'));
 }
 
 function showFile(main, file) {
@@ -499,7 +500,7 @@ function showFile(main, file) {
 	document.title = base(file.path) + ' – ' + index.title;
 	const parts = file.path.split('/').filter(Boolean);
 	crumbs([['', 'All files'], ...parts.map(part => [null, part])]);
-	if (shown.lines.size)
+	if (shown.source !== null)
 		byId('crumbs').after(fileTools());
 	main.append(el('h1', {}, base(file.path), tag(file)), el('p', {class: 'about'}, el('code', {}, file.path)),
 		el('div', {class: 'figures'}, file.state === 'none' ? null : figure('Lines of source', file.hit, file.lines), figure('Functions', file.ran, file.functions)));
