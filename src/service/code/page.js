@@ -2,7 +2,6 @@
 
 const byId = id => document.getElementById(id);
 const data = id => JSON.parse(byId(id).textContent);
-const wide = window.matchMedia('(min-width: 60.01rem)');
 
 // el('a', {href: '#', class: 'x'}, 'text', child): all text is text, never markup.
 function el(name, attributes, ...children) {
@@ -20,17 +19,8 @@ function el(name, attributes, ...children) {
 const number = value => String(value).replace(/\B(?=(\d{3})+$)/g, ',');
 const plural = (count, word) => number(count) + ' ' + word + (count === 1 ? '' : 's');
 
-// As in the other reports: one decimal, and 100 or 0 only where it is exactly so.
-function percent(part, all) {
-	if (!all)
-		return '–';
-	let tenths = Math.round(1000 * part / all);
-	if (part < all && tenths > 999)
-		tenths = 999;
-	if (part > 0 && tenths < 1)
-		tenths = 1;
-	return (tenths / 10).toFixed(1) + ' %';
-}
+// As lh__report_tenths has it: never rounded up, so that 100 is all. Of nothing there is no share.
+const percent = (part, all) => all ? (Math.floor(1000 * part / all) / 10).toFixed(1) + ' %' : '–';
 
 function meter(part, all) {
 	const bar = el('span', {class: all ? 'meter' : 'meter none', 'aria-hidden': 'true'});

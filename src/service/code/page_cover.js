@@ -343,7 +343,8 @@ function strip(one) {
 function functionEntry(file, one) {
 	const range = one.line ? (one.last > one.line ? one.line + '–' + one.last : String(one.line)) : '';
 	const name = file.state === 'none' ? el('span', {}, one.name) : el('a', {href: '#function=' + one.id}, one.name);
-	const details = [one.hit ? null : 'did not run', one.inlined ? 'only inlined' : null,
+	const module = shown.isMixed ? base(index.modules[one.module][0]) : null;
+	const details = [module, one.hit ? null : 'did not run', one.inlined ? 'only inlined' : null,
 		one.blocks ? one.blocksHit + ' of ' + plural(one.blocks, 'block') : null,
 		one.size ? plural(one.size, 'byte') : null].filter(Boolean).join(' · ');
 	return el('div', {class: 'function', id: 'F' + one.id},
@@ -479,7 +480,8 @@ function readFile(file) {
 	const decoded = decode(lines);
 	const own = list.map(([id, last, address, size, blocksHit, blocks, heat]) =>
 		Object.assign({last, address, size, blocksHit, blocks, heat}, functions[id]));
-	return {file, source, lines: decoded, gaps: gapsOf(decoded), functions: new Map(own.map(one => [one.id, one])), rows: 1};
+	return {file, source, lines: decoded, gaps: gapsOf(decoded), functions: new Map(own.map(one => [one.id, one])), rows: 1,
+		isMixed: own.some(one => one.module !== own[0].module)};
 }
 
 function fileTools() {

@@ -19,7 +19,7 @@ struct lh_report_options {
 	unsigned drcov_version; /* 3 or 2 */
 	unsigned width;         /* of the terminal, for the summary; 0: none */
 	bool colour;            /* likewise */
-	const char *title;      /* of the html page; NULL: the command */
+	const char *title;      /* of the html page; NULL: the program's name */
 };
 
 struct lh_report_format {
