@@ -19,6 +19,7 @@ struct lh_report_options {
 	unsigned drcov_version; /* 3 or 2 */
 	unsigned width;         /* of the terminal, for the summary; 0: none */
 	bool colour;            /* likewise */
+	bool unicode;           /* likewise: it shows UTF-8, so bars may be finer than of # */
 	const char *title;      /* of the html page; NULL: the program's name */
 };
 
@@ -29,8 +30,6 @@ struct lh_report_format {
 
 /* Ends with a name that is NULL. write returns 0, or a negative errno of what could not be written. */
 extern const struct lh_report_format lh__report_formats[];
-
-int lh__report_html(const struct lh_coverage *coverage, const struct lh_report_options *options, FILE *out);
 
 /* Percent with one decimal, in tenths, never rounded up to 1000 where something is missing; 1000 for 0 of 0.
  */
