@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "service/code/report.h"
+#include "service/code/report_parts.h"
 #include "service/code/windows.h"
 
 #define MANY 3000u

@@ -51,7 +51,6 @@ function makeTree(list) {
 
 const sources = files.filter(file => file.state !== 'none');
 const tree = makeTree(sources);
-const total = {hit: tree.hit, lines: tree.lines, ran: functions.filter(f => f.hit).length, functions: functions.length};
 const order = {key: 'name', down: false};
 const open = new Set();
 let flat = false;
@@ -238,8 +237,8 @@ function showAll(main) {
 		walk(tree);
 		fillTree();
 	}}, on ? 'Open all' : 'Close all');
-	main.append(el('h1', {}, index.title), about(), el('div', {class: 'figures'}, figure('Lines of source', total.hit, total.lines),
-		figure('Functions', total.ran, total.functions), figure('Blocks of code', ...index.blocks)));
+	main.append(el('h1', {}, index.title), about(), el('div', {class: 'figures'}, figure('Lines of source', ...index.totals.slice(0, 2)),
+		figure('Functions', ...index.totals.slice(2, 4)), figure('Blocks of code', ...index.totals.slice(4))));
 	main.append(...(modules() || []));
 	main.append(el('div', {class: 'spread'}, el('h2', {}, 'Files ', el('span', {class: 'soft'}, '(' + number(sources.length) + ')')),
 		el('div', {class: 'tools'}, choice('Tree', false), choice('List', true), all(true), all(false))));
@@ -350,7 +349,7 @@ function functionEntry(file, one) {
 	return el('div', {class: 'function', id: 'F' + one.id},
 		el('div', {class: 'title'}, el('span', {}, el('span', {class: one.hit ? 'mark-y' : 'mark-n', 'aria-hidden': 'true'}, one.hit ? '● ' : '○ '), name),
 			el('span', {class: 'small'}, range)),
-		el('div', {class: 'small'}, details), one.heat && strip(one));
+		el('div', {class: 'small'}, details), one.hit && one.heat && strip(one));
 }
 
 const orders = {

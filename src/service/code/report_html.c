@@ -4,7 +4,7 @@
  * What page_cover.js is given, as JSON in elements of these ids:
  *
  *   index     {"title", where there is a record: "command", "created" (ms since 1970), "granularity",
- *              "blocks": [ran, all],
+ *              "totals": [lines that ran, all, functions that ran, all, blocks that ran, all],
  *              "modules": [[path, why it has no lines or null, functions that ran, all, blocks that ran, all,
  *                           code, undecoded, outside (bytes), is a program]],
  *              "files": [[path, state, lines that ran, all, functions that ran, all]],
@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 #include "service/code/page.h"
-#include "service/code/report.h"
+#include "service/code/report_parts.h"
 
 /* More than any source that a person reads; a file that is bigger is shown without its text. */
 #define LONGEST_SOURCE (32u << 20)
@@ -284,18 +284,17 @@ static void put_run(FILE *out, const struct lh_record *record)
 static void put_index(FILE *out, const struct lh_coverage *coverage, const struct groups *groups,
                       const char *title, const char *const *state)
 {
-	uint64_t blocks = 0, hit = 0;
+	struct lh_report_totals totals;
 
-	for (uint32_t i = 0; i < coverage->modules; i++) {
-		blocks += coverage->module[i].blocks;
-		hit += coverage->module[i].blocks_hit;
-	}
+	lh__report_totals(coverage, &totals);
 	lh__page_data(out, "index");
 	fputs("{\"title\":", out);
 	lh__page_string(out, title);
 	if (coverage->record)
 		put_run(out, coverage->record);
-	fprintf(out, ",\"blocks\":[%" PRIu64 ",%" PRIu64 "]", hit, blocks);
+	fprintf(out, ",\"totals\":[%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 "]",
+	        totals.lines_hit, totals.lines, totals.functions_hit, totals.functions, totals.blocks_hit,
+	        totals.blocks);
 	put_modules(out, coverage);
 	put_files(out, coverage, groups, state);
 	put_functions(out, coverage);
@@ -305,16 +304,11 @@ static void put_index(FILE *out, const struct lh_coverage *coverage, const struc
 
 static void summarize(const struct lh_coverage *coverage, char *text, size_t size)
 {
-	uint64_t lines = 0, lines_hit = 0, functions_hit = 0;
+	struct lh_report_totals totals;
 
-	for (uint32_t i = 0; i < coverage->files; i++) {
-		lines += coverage->file[i].lines;
-		lines_hit += coverage->file[i].hit;
-	}
-	for (uint32_t i = 0; i < coverage->functions; i++)
-		functions_hit += coverage->function[i].hit;
-	lh__format(text, size, "Ran: %lu of %lu lines, %lu of %u functions.", lines_hit, lines, functions_hit,
-	           coverage->functions);
+	lh__report_totals(coverage, &totals);
+	lh__format(text, size, "Ran: %lu of %lu lines, %lu of %lu functions.", totals.lines_hit, totals.lines,
+	           totals.functions_hit, totals.functions);
 }
 
 static int put_page(FILE *out, const struct lh_coverage *coverage, const struct groups *groups,
