@@ -1,5 +1,5 @@
 /*
- * cover_flow.c - control flow of all kinds, of which a part runs: what is said to have run is compared with gcov.
+ * cover_flow.c - control flow of all kinds, of which a part runs, and what did is compared with gcov.
  * How lines are broken is part of it.
  */
 /* clang-format off */

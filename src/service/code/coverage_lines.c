@@ -6,7 +6,8 @@
  * lines that makes executable.
  *
  * Without optimisation three kinds of rows say something else than the statements do, and gcov, which counts
- * statements, differs. For units that gcc has compiled so, they are read like this:
+ * statements, differs. For units that gcc has compiled so, they are read like this (rows of one line and column
+ * that follow each other being one):
  *
  *   - The first row of a function is what sets up its frame, and names the line of the opening brace. It counts
  *     for the line on which the function is declared.
@@ -15,14 +16,13 @@
  *     for a statement that needs no instruction: the end of a function that returns nothing was reached.
  *   - A label with a name is a line of its own, and ran if the instruction after it did. (The labels of a switch
  *     are not in the debug information: a line with nothing but `case 1:` is not executable here, and is with
- *     gcov.)
+ *     gcov. So is a statement without any instruction, as va_end or a return that is merged with another.)
  *
- *	static void f(int a)    decl_line            row 2 at the entry: counts for 1
- *	{
- *		if (a)                               row 3
- *			g();                         row 4
- *	}                                            row 5 at  nop; leave; ret: counts. `return 1;` in line 4
- *	                                             makes it  leave; ret, which does not count
+ *	1  static void f(int a)     push %rbp ...       row 2 at the entry: counts for 1
+ *	2  {
+ *	3          if (a)           cmpl ...            row 3
+ *	4                  g();     call g              row 4
+ *	5  }                        nop; leave; ret     row 5: counts. After `return 1;` it is leave; ret, and does not
  */
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +35,7 @@
 struct row {
 	uint64_t low, high;
 	const char *path;
-	uint32_t line;
+	uint32_t line, column;
 };
 
 struct sweep {
@@ -149,12 +149,13 @@ static bool read_row(Dwarf_Line *line, struct row *row)
 {
 	Dwarf_Addr address;
 	bool ends;
-	int number;
+	int number, column = 0;
 
 	if (!line || dwarf_lineaddr(line, &address) || dwarf_lineendsequence(line, &ends))
 		return false;
 	row->low = address;
 	row->line = !ends && !dwarf_lineno(line, &number) && number > 0 ? (uint32_t)number : 0;
+	row->column = !dwarf_linecol(line, &column) ? (uint32_t)column : 0;
 	row->path = row->line ? dwarf_linesrc(line, NULL, NULL) : NULL;
 	return true;
 }
@@ -170,6 +171,21 @@ static void take_labels(struct lh_cover_model *model)
 			lh__cover_line(model, label->file, label->line,
 			               lh__cover_ran(&model->code, label->address, label->address + 1));
 	}
+}
+
+/*
+ * Without optimisation, rows of one line and column that follow each other are one: a frame may be set up or
+ * taken down in several, where the compiler guards it.
+ */
+static bool joins(struct sweep *sweep, const struct row *row, const struct row *next)
+{
+	const struct lh_cover_model *model = sweep->model;
+
+	if (sweep->optimised || row->line != next->line || row->column != next->column ||
+	    row->path != next->path)
+		return false;
+	instance_at(sweep, row->low);
+	return sweep->next == model->instances || model->instance[sweep->next].low > next->low;
 }
 
 void lh__cover_rows(struct lh_cover_model *model, Dwarf_Die *unit, bool optimised)
@@ -189,10 +205,13 @@ void lh__cover_rows(struct lh_cover_model *model, Dwarf_Die *unit, bool optimise
 	qsort(model->instance, model->instances, sizeof *model->instance, by_address);
 	if (!read_row(dwarf_onesrcline(lines, 0), &row))
 		n = 0;
-	for (size_t i = 1; i < n && read_row(dwarf_onesrcline(lines, i), &next); i++, row = next) {
+	for (size_t i = 1; i < n && read_row(dwarf_onesrcline(lines, i), &next); i++) {
+		if (next.line && joins(&sweep, &row, &next))
+			continue;
 		row.high = next.low;
 		if (row.line && row.low < row.high)
 			take_row(&sweep, &row);
+		row = next;
 	}
 	take_labels(model);
 	free(sweep.open);

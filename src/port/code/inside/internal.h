@@ -88,6 +88,7 @@ struct lh_inside_blocker {
 struct lh_inside {
 	char name[104];
 	enum lh_granularity granularity;
+	bool markers; /* see struct lh_inside_start */
 	uintptr_t self, self_end;
 	struct lh_record_control *control;
 	uint64_t lock;  /* process << 32 | thread */

@@ -68,6 +68,22 @@ static int site_at(const struct lh_inside_text *text, uint32_t at)
 	               : -1;
 }
 
+/* Whether the INT3 marks a place that the watcher wants to be told of. It is gone when that was answered. */
+static bool marked(uintptr_t pc, greg_t *rip)
+{
+	struct lh_ask ask = { .kind = LH_ASK_MARKER,
+		              .process = (int32_t)LH_CALL0(SYS_getpid),
+		              .thread = (int32_t)LH_CALL0(SYS_gettid),
+		              .address = pc };
+	struct lh_answer answer;
+	int descriptor;
+
+	if (!lh__inside.markers || lh__inside_ask(&ask, &answer, &descriptor) < 0 || answer.action != 1)
+		return false;
+	*rip = (greg_t)pc;
+	return true;
+}
+
 /* Whether the INT3 was the agent's; then the context is what the thread goes on with. */
 static bool answered(ucontext_t *context, int *way)
 {
@@ -96,7 +112,7 @@ static bool answered(ucontext_t *context, int *way)
 	}
 	site = site_at(text, at);
 	if (site < 0)
-		return false;
+		return text->watched && marked(pc, rip);
 	if (text->watched && !__atomic_load_n(&lh__inside.control->off, __ATOMIC_ACQUIRE))
 		(void)lh__text_record(&text->text, at);
 	count(&lh__inside.control->system_calls, 1);
