@@ -157,6 +157,9 @@ def check_file(page, cover):
     ok(int(line) > 49900, 'p: around to the last one')
     ok(page.run('(box => box.top > 0 && box.bottom < innerHeight)(document.querySelector(".here").getBoundingClientRect())'),
        'which is in sight')
+    is_(page.count_of('.function'), 1000, 'not all of many functions at once')
+    page.click('.more')
+    is_(page.count_of('.function'), 2000, 'all, when that is asked for')
     page.click('#F1015 a')
     is_((at(page), page.run('document.querySelector(".row.here").id')), ('#function=1015', '25301'), 'to a function')
     is_(page.count_of('#F1003 .strip i'), 600, 'a cell for each line of code')
@@ -200,6 +203,7 @@ def check_search(page, cover):
     page.key('ArrowDown')
     page.key('Enter')
     is_((at(page), page.run('document.querySelector("#found").hidden')), ('#function=1003', True), 'taken with keys')
+    is_(page.text('.function.here .title a'), 'long_1000', 'also a function that the list had left out')
     page.open(cover + '#search=' + 'file299.c')
     is_(page.text('#found .name'), 'file299.c', 'a search in the address; files')
     page.open(cover + '#search=%3C/script%3E')

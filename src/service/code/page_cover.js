@@ -360,9 +360,21 @@ const orders = {
 };
 let functionOrder = 'place';
 
+const AT_FIRST = 1000;
+
 function functionList(file, list) {
 	const entries = el('div', {});
-	const fill = () => entries.replaceChildren(...list.slice().sort(orders[functionOrder][1]).map(one => functionEntry(file, one)));
+	let limit = AT_FIRST;
+	const fill = () => {
+		const some = list.slice().sort(orders[functionOrder][1]).slice(0, limit).map(one => functionEntry(file, one));
+		entries.replaceChildren(...some, list.length > limit ? el('p', {}, el('button', {type: 'button', class: 'more', click: all},
+			'Show all ' + number(list.length))) : '');
+	};
+	const all = () => {
+		limit = Infinity;
+		fill();
+	};
+	shown.showAll = all;
 	const choice = el('select', {'aria-label': 'Order of functions', change: () => {
 		functionOrder = choice.value;
 		fill();
@@ -648,6 +660,8 @@ function route() {
 	}
 	current = key;
 	document.querySelectorAll('.function.here').forEach(entry => entry.classList.remove('here'));
+	if (one && shown && !byId('F' + one.id))
+		shown.showAll();
 	if (one && byId('F' + one.id)) {
 		byId('F' + one.id).classList.add('here');
 		byId('F' + one.id).scrollIntoView({block: 'center'});
