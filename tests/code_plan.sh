@@ -248,6 +248,13 @@ printf '\x28' | dd of="$work/copy.so" bs=1 seek=$at conv=notrunc status=none
 is "$(cached "$work/copy.so") $("$show" "$work/copy.so" sites | sed -n '3s/.* //p')" '0 40' 'a changed file has a new plan'
 is "$(cached "$work/marks.so") $("$show" "$work/marks.so" sites | sed -n '3s/.* //p')" '0 39' 'and so has the old one after that'
 
+touch -r "$work/marks.so" "$work/stamp"
+printf '\x29' | dd of="$work/marks.so" bs=1 seek=$at conv=notrunc status=none
+touch -r "$work/stamp" "$work/marks.so"
+is "$(cached "$work/marks.so") $("$show" "$work/marks.so" sites | sed -n '3s/.* //p')" '0 41' \
+	'changed in its place, its time put back: a new plan'
+printf '\x27' | dd of="$work/marks.so" bs=1 seek=$at conv=notrunc status=none
+
 plan=$(echo "$plans"/*.plan)
 damage() { # damage TEXT SHELL: what is done to $plan
 	cached "$work/marks.so" >/dev/null
