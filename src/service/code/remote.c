@@ -144,8 +144,12 @@ int lh__remote_wait(struct lh_remote *remote, struct lh_remote_kept *thread, uin
 			(void)!waitid(P_PID, (id_t)thread->id, &info, WSTOPPED | WNOHANG | __WALL);
 			return 0;
 		}
-		if (turn > SPINS && thread_dead(remote->process, thread->id))
+		/* Of the first thread that is told only when all others have been waited for: by bury. */
+		if (turn > SPINS && thread->id == remote->process && thread_dead(thread->id, thread->id)) {
+			thread->gone = true;
+			remote->leader_ended = !remote->own;
 			return -ECHILD;
+		}
 		if (!rest(turn, deadline))
 			return -ETIMEDOUT;
 	}
@@ -155,6 +159,8 @@ int lh__remote_wait(struct lh_remote *remote, struct lh_remote_kept *thread, uin
 static void bury(struct lh_remote *remote)
 {
 	uint64_t deadline = lh__remote_now() + BURY_NS;
+	const int flags = WEXITED | WNOHANG | __WALL;
+	siginfo_t end = { 0 };
 	bool left = true;
 
 	for (unsigned turn = 0; left && rest(turn, deadline); turn++) {
@@ -165,10 +171,12 @@ static void bury(struct lh_remote *remote)
 
 			if (thread->gone || (remote->own && thread->id == remote->process))
 				continue;
-			if (waitid(P_PID, (id_t)thread->id, &info, WEXITED | WNOHANG | __WALL) || info.si_pid)
+			if (waitid(P_PID, (id_t)thread->id, &info, flags) || info.si_pid)
 				thread->gone = true;
 			left |= !thread->gone;
 		}
+		if (remote->leader_ended && !waitid(P_PID, (id_t)remote->process, &end, flags) && !end.si_pid)
+			left = true;
 	}
 }
 

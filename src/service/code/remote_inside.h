@@ -29,7 +29,8 @@ struct lh_remote {
 	int memory; /* /proc/PID/mem */
 	bool own;   /* it is our child: who waits for it shall find its status */
 	bool ignores_segv;
-	bool pinned; /* this thread runs where the worker runs; processors: where it did before */
+	bool leader_ended; /* the first thread, which is told of only when all others are */
+	bool pinned;       /* this thread runs where the worker runs; processors: where it did before */
 	cpu_set_t processors;
 	uint64_t since;
 	uint64_t site; /* of a `syscall` instruction; 0: not looked for yet */
