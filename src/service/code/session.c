@@ -84,6 +84,8 @@ static int take_signals(struct lh_session *session)
 		return -errno;
 	pthread_sigmask(SIG_BLOCK, &child, &session->before);
 	session->mask = session->options.mask ? *session->options.mask : session->before;
+	session->waiting = session->mask;
+	sigaddset(&session->waiting, SIGCHLD);
 	return 0;
 }
 
@@ -236,7 +238,8 @@ static int attach(struct lh_session *session, struct lh_error *error)
 	session->gone = (int)syscall(SYS_pidfd_open, session->process, 0);
 	if (session->gone < 0)
 		return lh__fail(error, -errno,
-		                errno == ESRCH ? "process %d: there is none" : "process %d: it cannot be opened",
+		                errno == ESRCH ? "process %d: there is none"
+		                               : "process %d: it cannot be opened",
 		                session->process);
 	result = look_at(session, session->gone);
 	if (result < 0)
@@ -334,7 +337,7 @@ static int await_event(struct lh_session *session, uint64_t until)
 
 	if (until != UINT64_MAX)
 		wait = at >= until ? 0 : (int)((until - at) / 1000000u) + 1;
-	n = epoll_pwait(session->events, events, 4, wait, &session->mask);
+	n = epoll_pwait(session->events, events, 4, wait, &session->waiting);
 	if (n < 0)
 		return -errno;
 	if (is_gone(session, events, n)) {
@@ -410,7 +413,8 @@ int lh__session_end(struct lh_session *session, bool *verified, struct lh_error 
 	int result = leave_all(session, error);
 
 	if (result == 0 && session->differs)
-		lh__session_say(session, "process %d: its code is not as its files have it", session->differs_in);
+		lh__session_say(session, "process %d: its code is not as its files have it",
+		                session->differs_in);
 	*verified = result == 0 && !session->differs;
 	lh__session_say_unfound(session);
 	close_session(session);

@@ -28,7 +28,7 @@ struct lh_session_file {
 	bool watched;
 	bool edited; /* plan is a copy of ours, in which something is never armed */
 	struct lh_plan plan;
-	struct lh_record_view view; /* where watched */
+	struct lh_record_view view;                         /* where watched */
 	uint32_t from[LH_PLAN_TEXTS], until[LH_PLAN_TEXTS]; /* places of markers, or LH_NO_MARKER */
 	struct lh_session_file *next;
 };
@@ -49,10 +49,11 @@ struct lh_session {
 	int sockets; /* epoll: the broker's part of it */
 	int signals; /* signalfd of SIGCHLD */
 	int listener;
-	int gone;       /* pidfd of the process that was attached to */
-	char name[104]; /* of the broker's socket */
-	sigset_t mask;  /* in a wait */
-	sigset_t before;
+	int gone;         /* pidfd of the process that was attached to */
+	char name[104];   /* of the broker's socket */
+	sigset_t mask;    /* of what is launched */
+	sigset_t waiting; /* in a wait */
+	sigset_t before;  /* this thread's */
 
 	pid_t process;
 	bool launched, ended;
