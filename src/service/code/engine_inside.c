@@ -170,13 +170,16 @@ static bool is_there(pid_t process, pid_t thread)
 	return access(path, F_OK) == 0;
 }
 
-/* A traced thread has ended; it stays a zombie until it is buried. */
+/*
+ * A traced thread has ended; it stays a zombie until it is buried. The kernel reports stops of what is traced
+ * to who asks for ends alone, too.
+ */
 static bool has_ended(pid_t thread)
 {
 	siginfo_t info = { 0 };
 
 	return waitid(P_PID, (id_t)thread, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) == 0 &&
-	       info.si_pid != 0;
+	       info.si_pid != 0 && info.si_code != CLD_TRAPPED && info.si_code != CLD_STOPPED;
 }
 
 static int await_stop(pid_t thread)
