@@ -90,8 +90,6 @@ static uint32_t function_of(struct walk *walk, Dwarf_Die *die)
 	if (known)
 		return (uint32_t)*known;
 	name = lh__cover_name(model, &origin, linkage_of(die));
-	if (!name)
-		return LH_COVER_NONE;
 	file = file_of(model, die);
 	if (dwarf_decl_line(die, &line) || line < 0)
 		line = 0;
