@@ -1,4 +1,5 @@
 #!/bin/bash
+# timeout: 200
 # Debug information: where it is found, and that what is missing, of another build or damaged is told and is
 # never a crash.
 set -u

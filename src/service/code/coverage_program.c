@@ -7,9 +7,9 @@
  * Here a sequence keeps together, and one that begins at 0 is left out. Names of files are libdw's.
  *
  *	u32 size (or ~0 and u64), u16 version, from version 5 u8 size of addresses, u8 of segments,
- *	u32 or u64 size of the rest of the head, u8 smallest instruction, from version 4 u8 operations in one,
- *	u8 is_stmt, i8 line base, u8 line range, u8 first special opcode, and for each before it u8 its operands;
- *	then what is skipped by the size of the head, then the program
+ *	u32 or u64 size of the rest of the head, u8 smallest instruction, from version 4 u8 operations in
+ *	one, u8 is_stmt, i8 line base, u8 line range, u8 first special opcode, and for each before it u8 its
+ *	operands; then what is skipped by the size of the head, then the program
  */
 #include <dwarf.h>
 #include <stdlib.h>
