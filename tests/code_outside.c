@@ -4,7 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "code_program.h"
@@ -170,6 +170,12 @@ static void test_equal(enum lh_granularity granularity)
 	lh__record_close(outside);
 }
 
+static void is_quiet(int rc)
+{
+	if (rc)
+		ok(0, "wait: %d, %s", rc, error.text);
+}
+
 /* ---- coming later, and letting go ---- */
 
 struct bytes {
@@ -297,6 +303,110 @@ static void test_killed(void)
 	free(before.now);
 }
 
+/* The same of a program that was launched: it had never been without. */
+static void test_launcher_killed(void)
+{
+	int in[2], out[2], told[2], status, turns = 0;
+	struct program program = { 0 };
+	char line[64];
+	pid_t watcher;
+
+	program_path(path, "traced");
+	if (pipe(in) || pipe(out) || pipe(told))
+		exit(99);
+	watcher = fork();
+	if (!watcher) {
+		struct lh_session_options options = { .engine = LH_ENGINE_OUTSIDE };
+		char *argv[] = { path, "waits", NULL };
+		struct lh_session *session;
+
+		dup2(in[0], 0);
+		dup2(out[1], 1);
+		close(in[1]);
+		close(out[1]);
+		options.record = record_for(argv, LH_GRANULARITY_BLOCK);
+		if (lh__session_launch(&options, argv, &session, &error))
+			_exit(1);
+		program.id = lh__session_process(session);
+		(void)!lh__session_wait(session, 200, &status, &error);
+		(void)!write(told[1], &program.id, sizeof(program.id));
+		kill(getpid(), SIGKILL);
+	}
+	close(in[0]);
+	close(out[1]);
+	close(told[1]);
+	program.in = in[1];
+	program.out = fdopen(out[0], "r");
+	is(read(told[0], &program.id, sizeof(program.id)), sizeof(program.id), "launched");
+	close(told[0]);
+	waitpid(watcher, NULL, 0);
+	while (tracer_of(program.id) && turns++ < 500)
+		pause_ms(10);
+	ok(!tracer_of(program.id), "who launched it was killed: it is let go of");
+	close(program.in);
+	ok(fgets(line, sizeof(line), program.out) && !strcmp(line, "ready\n") &&
+	           fgets(line, sizeof(line), program.out) && !strcmp(line, "well\n"),
+	   "and goes on to its end");
+	fclose(program.out);
+}
+
+static char state_of(pid_t process)
+{
+	char line[512], name[64];
+	const char *at = NULL;
+	FILE *file;
+
+	snprintf(name, sizeof(name), "/proc/%d/stat", process);
+	file = fopen(name, "r");
+	if (file && fgets(line, sizeof(line), file))
+		at = strrchr(line, ')');
+	if (file)
+		fclose(file);
+	return at ? at[2] : '?';
+}
+
+/* Calls that wait, threads that come and go, signals of which none may be lost, and stops by job control. */
+static void test_busy(void)
+{
+	struct program program = program_start((const char *const[]){ "stopped", "calls", "threads",
+	                                                              "registers", "signals", NULL },
+	                                       0);
+	struct lh_session_options options = { .engine = LH_ENGINE_OUTSIDE, .say = say };
+	char *argv[] = { path, NULL }, said[4096], wanted[64];
+	struct lh_session *session;
+	unsigned long sent = 0, sum = 0;
+	bool verified = false;
+	int status, rc = 0;
+
+	options.record = record_for(argv, LH_GRANULARITY_BLOCK);
+	if (lh__session_attach(&options, program.id, &session, &error)) {
+		ok(0, "attached: %s", error.text);
+		return program_kill(&program);
+	}
+	for (int i = 1; i <= 200 && !rc; i++) {
+		if (!sigqueue(program.id, SIGRTMIN, (union sigval){ .sival_int = i })) {
+			sent++;
+			sum += (unsigned long)i;
+		}
+		rc = lh__session_wait(session, 2, &status, &error);
+	}
+	is(rc, 0, "a busy program goes on");
+	kill(program.id, SIGSTOP);
+	is_quiet(lh__session_wait(session, 50, &status, &error));
+	/* Stopped as if nobody traced it: 't' is how the kernel tells that of a traced one. */
+	ok(strchr("Tt", state_of(program.id)), "SIGSTOP stops it");
+	kill(program.id, SIGCONT);
+	is_quiet(lh__session_wait(session, 50, &status, &error));
+	is(lh__session_end(session, &verified, &error), 0, "a busy program is let go of");
+	ok(verified, "verified");
+	snprintf(wanted, sizeof(wanted), "signals %lu %lu\n", sent, sum);
+	is(program_end(&program, said, sizeof(said)), 0, "and has seen nothing");
+	ok(strstr(said, wanted), "each signal came once");
+	if (!strstr(said, wanted))
+		printf("# wanted %s# said %s", wanted, said);
+	lh__record_close(options.record);
+}
+
 static void test_static(void)
 {
 	char folder[] = "/tmp/code_outside.XXXXXX", source[PATH_MAX], command[2 * PATH_MAX];
@@ -323,6 +433,12 @@ static void test_static(void)
 	(void)!system(command);
 }
 
+static double cpu_us(const struct rusage *usage)
+{
+	return (double)(usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) * 1e6 +
+	       (double)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec);
+}
+
 static void test_cost(void)
 {
 	char *argv[] = { "/bin/ls", "/", NULL };
@@ -330,10 +446,12 @@ static void test_cost(void)
 	struct timespec start, end;
 	int null = open("/dev/null", O_WRONLY), out = dup(1);
 	const struct lh_record_control *control;
-	double us;
+	struct rusage before, after;
+	double us, cpu;
 
 	fflush(stdout);
 	dup2(null, 1);
+	getrusage(RUSAGE_CHILDREN, &before);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	run(argv, LH_ENGINE_OUTSIDE, true, LH_GRANULARITY_BLOCK, &record);
 	clock_gettime(CLOCK_MONOTONIC, &end);
@@ -342,9 +460,11 @@ static void test_cost(void)
 	close(null);
 	close(out);
 	control = lh__record_control(record);
+	getrusage(RUSAGE_CHILDREN, &after);
+	cpu = cpu_us(&after) - cpu_us(&before);
 	us = (double)(end.tv_sec - start.tv_sec) * 1e6 + (double)(end.tv_nsec - start.tv_nsec) / 1e3;
-	printf("# ls: %.1f ms, %lu traps, %.1f us each with all else\n", us / 1e3,
-	       (unsigned long)control->traps, us / (double)(control->traps + 1));
+	printf("# ls: %.1f ms, %.1f ms of a processor, %lu traps: %.1f us each with all else\n", us / 1e3,
+	       cpu / 1e3, (unsigned long)control->traps, cpu / (double)(control->traps + 1));
 	ok(control->traps > 100, "traps were counted");
 	ok(control->processes == 1, "and processes");
 	lh__record_close(record);
@@ -363,6 +483,8 @@ int main(void)
 	test_equal(LH_GRANULARITY_LINE);
 	test_attach();
 	test_killed();
+	test_launcher_killed();
+	test_busy();
 	test_static();
 	test_cost();
 	return done();

@@ -237,6 +237,18 @@ is "$(cached "$work/marks.so")" 0 'a new plan is made'
 is "$(cached "$work/marks.so")" 1 'and is kept'
 is "$(stat -c %a "$XDG_CACHE_HOME" "$plans" "$plans"/*.plan | xargs)" '700 700 600' 'for this user alone'
 is "$(find "$plans" -type f | wc -l)" 1 'nothing else stays there'
+# A plan of a file that has just changed does not know its time of change; when it is opened later, it does.
+stamp() { stat -c %i "$plans"/*.plan; }
+first=$(stamp)
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+	[ "$(stamp)" = "$first" ] || break
+	sleep 0.5
+	cached "$work/marks.so" >/dev/null
+done
+[ "$(stamp)" != "$first" ]
+ok $? 'it learns the time of change when that has settled'
+first=$(stamp)
+is "$(cached "$work/marks.so") $(stamp)" "1 $first" 'once'
 touch -d '1 hour ago' "$work/marks.so"
 is "$(cached "$work/marks.so")" 1 'the same code with another time of change: it serves'
 cp "$work/marks.so" "$work/copy.so"

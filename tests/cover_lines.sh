@@ -1,4 +1,5 @@
 #!/bin/bash
+# timeout: 200
 # Which lines of source ran: those of gcov, line for line, in programs that are not optimised; and those of the
 # line table, as readelf shows it, in programs that are. The same for a record that is made of the instructions
 # of which valgrind says that they ran, and for one of a run under watch.
@@ -85,7 +86,7 @@ differ 'lines that are not there'
 sed '0,/^\(DA:.*\),1/s//\1,0/' "$work/lcov" >"$work/worse"
 cover lcov "$work/worse" cover_jumps.c >"$work/got"
 differ 'a line that ran and is said not to have'
-"$tools/record_blocks" "$work/record" < <(grep -v -F -f <(sed -n '40,60p' "$work/ran") "$work/ran") 2>/dev/null
+head -n 60 "$work/ran" | "$tools/record_blocks" "$work/record" 2>/dev/null
 "$tools/record_report" "$work/record" lcov >"$work/lcov"
 cover lcov "$work/lcov" cover_jumps.c >"$work/got"
 differ 'a record that lacks blocks'

@@ -1,6 +1,6 @@
 /*
- * watched.c - code whose first execution is watched by tests/code_inside.c, as a shared object: functions that
- * nobody calls but the test, each of them to be unseen until then.
+ * watched.c - code whose first execution is watched by tests/code_inside.c, as a shared object: functions
+ * that nobody calls but the test, each of them to be unseen until then.
  */
 #include <stdint.h>
 
@@ -36,7 +36,7 @@ __attribute__((noinline, aligned(64))) double watched_mean(const double *value, 
 	return count ? sum / count + product : 0;
 }
 
-/* Each jump begins an unseen block while flags, the direction flag among them, and the red zone are in use. */
+/* Unseen blocks begin while flags, the direction flag among them, and the red zone are in use. */
 __attribute__((naked, aligned(64))) uint64_t watched_flags(void)
 {
 	__asm__("movq $0x1234, -8(%rsp)\n\t"

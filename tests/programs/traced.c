@@ -67,7 +67,7 @@ static void threads(void)
 
 static void await(pid_t child)
 {
-	int status;
+	int status = -1;
 
 	if (child < 0 || waitpid(child, &status, 0) != child || status)
 		wrong("a child's end, %#x", (unsigned)status);

@@ -1,15 +1,15 @@
 /*
  * guard.c - see outside.h. The guard's loop: what threads stop for, and what the session wants.
  *
- * Threads, forks and executions are followed by PTRACE_O_TRACE*. A child may stop before its parent's stop has
- * told of it; it waits until then. Everything that is not ours is passed on: signals as they came, stops by job
- * control with PTRACE_LISTEN, so that only SIGCONT ends them.
+ * Threads, forks and executions are followed by PTRACE_O_TRACE*. A child may stop before its parent's stop
+ * has told of it; it waits until then. Everything that is not ours is passed on: signals as they came, stops
+ * by job control with PTRACE_LISTEN, so that only SIGCONT ends them.
  *
  * The guard runs where the thread runs that stopped last: a wake-up on another processor takes ten times as
  * long.
  *
- * SIGTRAP of an INT3 cannot be blocked: the kernel then unblocks it. A mask in which everything else is blocked
- * is taken for one that had it blocked, and gets it back.
+ * SIGTRAP of an INT3 cannot be blocked: the kernel then unblocks it. A mask in which everything else is
+ * blocked is taken for one that had it blocked, and gets it back.
  */
 #include "service/code/guard_inside.h"
 
@@ -286,12 +286,44 @@ static void block_trap_again(const struct guard_thread *thread)
 	ptrace(PTRACE_SETSIGMASK, thread->id, sizeof(blocked), &blocked);
 }
 
-/* A SIGTRAP that is not ours; one that the program ignores may come to us only. */
-static int foreign_trap(const struct guard_thread *thread)
+/*
+ * A SIGTRAP that is not ours; one that the program ignores may come to us only. Before a handler gets it the
+ * action is read: the first trap in the handler, which has SIGTRAP blocked, makes the kernel forget it.
+ * Reading takes the thread past the signal, so it is sent once more.
+ */
+static int foreign_trap(struct guard *guard, struct guard_thread *thread)
 {
 	const struct guard_process *process = thread->process;
+	bool caught = has_trap(process->id, "SigCgt: %lx");
+	struct user_regs_struct registers;
 
-	return process->ignored_trap && !has_trap(process->id, "SigCgt: %lx") ? 0 : SIGTRAP;
+	if (!caught)
+		return process->ignored_trap ? 0 : SIGTRAP;
+	if (ptrace(PTRACE_GETSIGINFO, thread->id, NULL, &thread->info) ||
+	    ptrace(PTRACE_GETREGS, thread->id, NULL, &registers))
+		return SIGTRAP;
+	thread->passed = true;
+	thread->in_handler = lh__guard_action(guard, thread, false) && !(thread->action[1] & SA_RESETHAND);
+	thread->handler_below = registers.rsp;
+	return SIGTRAP;
+}
+
+/* What the trap itself has changed of the program's signals is made as it was, as far as it can be known. */
+static void mend_signals(struct guard *guard, struct guard_thread *thread, uint64_t stack)
+{
+	uint64_t blocked;
+
+	if (thread->in_handler && stack >= thread->handler_below)
+		thread->in_handler = false;
+	if (!thread->in_handler || has_trap(thread->process->id, "SigCgt: %lx")) {
+		block_trap_again(thread);
+		return;
+	}
+	lh__guard_action(guard, thread, true);
+	if (ptrace(PTRACE_GETSIGMASK, thread->id, sizeof(blocked), &blocked))
+		return;
+	blocked |= thread->action[1] & SA_NODEFER ? 0 : TRAP_BIT;
+	ptrace(PTRACE_SETSIGMASK, thread->id, sizeof(blocked), &blocked);
 }
 
 /* The signal that the thread is to go on with. */
@@ -301,19 +333,24 @@ static int on_trap(struct guard *guard, struct guard_thread *thread)
 	enum guard_trap what;
 	siginfo_t info;
 
+	if (thread->passed) {
+		thread->passed = false;
+		ptrace(PTRACE_SETSIGINFO, thread->id, NULL, &thread->info);
+		return SIGTRAP;
+	}
 	if (ptrace(PTRACE_GETSIGINFO, thread->id, NULL, &info) || info.si_code != SI_KERNEL ||
 	    ptrace(PTRACE_GETREGS, thread->id, NULL, &registers))
-		return foreign_trap(thread);
+		return foreign_trap(guard, thread);
 	go_beside(guard, thread);
 	what = lh__guard_trap(guard, thread->process, registers.rip - 1);
 	if (what == GUARD_FOREIGN)
-		return foreign_trap(thread);
+		return foreign_trap(guard, thread);
 	registers.rip--;
 	if (what == GUARD_MAPS)
 		lh__guard_call(guard, thread, &registers);
 	else
 		ptrace(PTRACE_SETREGS, thread->id, NULL, &registers);
-	block_trap_again(thread);
+	mend_signals(guard, thread, registers.rsp);
 	return 0;
 }
 

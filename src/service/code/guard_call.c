@@ -1,7 +1,7 @@
 /*
  * guard_call.c - see outside.h. A thread stands at a `syscall` that is absent for good: it makes the call at
- * another one, in the vDSO, and comes back behind its own. All its signals are blocked meanwhile, so no handler
- * ever sees it there. Where there is no vDSO its own is put there for the moment.
+ * another one, in the vDSO, and comes back behind its own. All its signals are blocked meanwhile, so no
+ * handler ever sees it there. Where there is no vDSO its own is put there for the moment.
  */
 #include "service/code/guard_inside.h"
 
@@ -19,6 +19,7 @@
 #define SYSCALL_SIZE 2
 #define NO_CALL (~0ul)
 #define VDSO_MOST 65536u
+#define BELOW 1024u /* the stack pointer: nothing of the program is there */
 
 static int find_gadget(void *context, const struct lh_mapping *mapping)
 {
@@ -53,15 +54,28 @@ static bool next_call_stop(struct guard *guard, struct guard_thread *thread)
 	return true;
 }
 
+/* Makes the call for which registers are set, with all signals blocked. Leaves in them what they are then. */
+static bool call_at(struct guard *guard, struct guard_thread *thread, struct user_regs_struct *registers,
+                    uint64_t at)
+{
+	const uint64_t all = ~0ull;
+	uint64_t blocked;
+
+	registers->rip = at;
+	registers->orig_rax = NO_CALL;
+	return !ptrace(PTRACE_GETSIGMASK, thread->id, sizeof(blocked), &blocked) &&
+	       !ptrace(PTRACE_SETSIGMASK, thread->id, sizeof(all), &all) &&
+	       !ptrace(PTRACE_SETREGS, thread->id, NULL, registers) && next_call_stop(guard, thread) &&
+	       next_call_stop(guard, thread) && !ptrace(PTRACE_GETREGS, thread->id, NULL, registers) &&
+	       !ptrace(PTRACE_SETSIGMASK, thread->id, sizeof(blocked), &blocked);
+}
+
 static bool make_call(struct guard *guard, struct guard_thread *thread, struct user_regs_struct *registers,
                       uint64_t at)
 {
 	struct user_regs_struct there = *registers;
 
-	there.rip = at;
-	there.orig_rax = NO_CALL;
-	if (ptrace(PTRACE_SETREGS, thread->id, NULL, &there) || !next_call_stop(guard, thread) ||
-	    !next_call_stop(guard, thread) || ptrace(PTRACE_GETREGS, thread->id, NULL, &there))
+	if (!call_at(guard, thread, &there, at))
 		return false;
 	/* What a system call changes: its result, and what the instruction itself overwrites. */
 	registers->rax = there.rax;
@@ -72,6 +86,35 @@ static bool make_call(struct guard *guard, struct guard_thread *thread, struct u
 	return !ptrace(PTRACE_SETREGS, thread->id, NULL, registers);
 }
 
+bool lh__guard_action(struct guard *guard, struct guard_thread *thread, bool put)
+{
+	struct guard_process *process = thread->process;
+	int memory = lh__guard_memory(process);
+	struct user_regs_struct registers, there;
+	uint64_t kept[4], at;
+	bool made;
+
+	if (!process->gadget)
+		(void)!lh__mappings(process->id, find_gadget, process);
+	if (!process->gadget || ptrace(PTRACE_GETREGS, thread->id, NULL, &registers))
+		return false;
+	at = (registers.rsp - BELOW) & ~15ull;
+	if (pread(memory, kept, sizeof(kept), (off_t)at) != sizeof(kept) ||
+	    (put && pwrite(memory, thread->action, sizeof(kept), (off_t)at) != sizeof(kept)))
+		return false;
+	there = registers;
+	there.rax = SYS_rt_sigaction;
+	there.rdi = SIGTRAP;
+	there.rsi = put ? at : 0;
+	there.rdx = put ? 0 : at;
+	there.r10 = sizeof(uint64_t);
+	made = call_at(guard, thread, &there, process->gadget) && !there.rax;
+	if (made && !put)
+		made = pread(memory, thread->action, sizeof(kept), (off_t)at) == sizeof(kept);
+	(void)!pwrite(memory, kept, sizeof(kept), (off_t)at);
+	return !ptrace(PTRACE_SETREGS, thread->id, NULL, &registers) && made;
+}
+
 static bool maps_code(const struct user_regs_struct *registers)
 {
 	return registers->rax == SYS_mmap && registers->rdx & PROT_EXEC && !(registers->r10 & MAP_ANONYMOUS);
@@ -80,22 +123,18 @@ static bool maps_code(const struct user_regs_struct *registers)
 bool lh__guard_call(struct guard *guard, struct guard_thread *thread, struct user_regs_struct *registers)
 {
 	struct guard_process *process = thread->process;
-	const uint64_t all = ~0ull, own = registers->rip;
+	const uint64_t own = registers->rip;
 	const uint8_t present = 0x0f, absent = LH_INT3;
 	bool code = maps_code(registers), made;
-	uint64_t blocked;
 
 	if (!process->gadget)
 		(void)!lh__mappings(process->id, find_gadget, process);
-	if (ptrace(PTRACE_GETSIGMASK, thread->id, sizeof(blocked), &blocked) ||
-	    ptrace(PTRACE_SETSIGMASK, thread->id, sizeof(all), &all))
-		return false;
 	if (!process->gadget)
 		(void)!pwrite(lh__guard_memory(process), &present, 1, (off_t)own);
 	made = make_call(guard, thread, registers, process->gadget ? process->gadget : own);
 	if (!process->gadget)
 		(void)!pwrite(lh__guard_memory(process), &absent, 1, (off_t)own);
-	if (!made || ptrace(PTRACE_SETSIGMASK, thread->id, sizeof(blocked), &blocked))
+	if (!made)
 		return false;
 	__atomic_fetch_add(&guard->control->system_calls, 1, __ATOMIC_RELAXED);
 	if (code && registers->rax < -4096ul)

@@ -4,6 +4,7 @@
 #ifndef LH_SERVICE_CODE_GUARD_INSIDE_H
 #define LH_SERVICE_CODE_GUARD_INSIDE_H
 
+#include <signal.h>
 #include <sys/types.h>
 #include <sys/user.h>
 
@@ -48,6 +49,13 @@ struct guard_thread {
 	bool stopped;   /* and not resumed by us */
 	bool listening; /* in a stop by job control, of which only its end is to be told */
 	int signal;     /* that it shall go on with */
+	/* While the program's own handler of SIGTRAP runs: the action, and what its stack is below of. */
+	bool in_handler;
+	uint64_t handler_below;
+	uint64_t action[4];
+	/* A SIGTRAP that was passed on comes once more; what it said. */
+	bool passed;
+	siginfo_t info;
 	struct guard_thread *next;
 };
 
@@ -95,5 +103,10 @@ enum guard_trap lh__guard_trap(struct guard *guard, struct guard_process *proces
 /* ---- guard_call.c ---- */
 /* Carries out the call of a thread that stands at an absent `syscall`. False: the thread has ended. */
 bool lh__guard_call(struct guard *guard, struct guard_thread *thread, struct user_regs_struct *registers);
+/*
+ * What the program does at SIGTRAP, by a system call of its own: gets it into thread->action, or puts it
+ * back. The thread then stands behind a system call, with its registers as they were.
+ */
+bool lh__guard_action(struct guard *guard, struct guard_thread *thread, bool put);
 
 #endif

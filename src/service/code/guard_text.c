@@ -1,11 +1,12 @@
 /*
  * guard_text.c - see outside.h. Code of watched processes, all of it written through /proc/PID/mem.
  *
- * What is written to a process is what stood there with first bytes of armed instructions changed, so patches,
- * markers and whatever else stands between stay. Threads that execute the code meanwhile see of each instruction
- * the one first byte or the other: its tail is the same.
+ * What is written to a process is what stood there with first bytes of armed instructions changed, so
+ * patches, markers and whatever else stands between stay. Threads that execute the code meanwhile see of each
+ * instruction the one first byte or the other: its tail is the same.
  *
- * The `syscall` of each mmap stays absent for good: code that a program maps is made absent before it can run.
+ * The `syscall` of each mmap stays absent for good: code that a program maps is made absent before it can
+ * run.
  */
 #include "service/code/guard_inside.h"
 

@@ -1,6 +1,6 @@
 /*
- * outside.c - see outside.h. The session's half: starts the guard, tells it whom to watch, and answers what it
- * asks. While the session waits for the guard the guard may ask; it never does the other way round.
+ * outside.c - see outside.h. The session's half: starts the guard, tells it whom to watch, and answers what
+ * it asks. While the session waits for the guard the guard may ask; it never does the other way round.
  */
 #include "service/code/outside.h"
 
@@ -137,6 +137,13 @@ static int fail(int rc, struct lh_error *error)
 
 /* ---- the engine ---- */
 
+/* A child that is no linehome any more ends at once, and runs nothing of ours. */
+static void end_child(long code)
+{
+	for (;;)
+		lh__raw_syscall(SYS_exit_group, code, 0, 0, 0, 0, 0);
+}
+
 static void become_guard(int socket, int record, enum lh_granularity granularity)
 {
 	/* Out of each other's way first: either may have the other's number. */
@@ -145,14 +152,14 @@ static void become_guard(int socket, int record, enum lh_granularity granularity
 
 	if (high_socket < 0 || high_record < 0 || dup2(high_socket, FIRST) < 0 ||
 	    dup2(high_record, FIRST + 1) < 0)
-		_exit(1);
+		end_child(1);
 	/* Nobody who waits for the end of a pipe of ours shall wait for the guard's. */
 	for (int i = 0; i < FIRST; i++)
 		dup2(nothing, i);
 	close_range(FIRST + 2, ~0u, 0);
 	setsid();
 	lh__guard_run(FIRST, FIRST + 1, granularity);
-	_exit(0);
+	end_child(0);
 }
 
 static int outside_open(struct lh_session *session, void **state, struct lh_error *error)

@@ -1,10 +1,11 @@
 /*
- * outside.h - the outside engine: a *guard*, a process of its own, traces what is watched and answers its traps.
+ * outside.h - the outside engine: a *guard*, a process of its own, traces what is watched and answers its
+ * traps.
  *
- * Why a process of its own: while code is absent a tracer must live, or the next trap is the program's death. A
- * linehome that is killed takes its tracing with it; the guard sees that its parent is gone, brings every byte
- * back and lets go. It needs nothing in the program, so it watches static programs, sandboxed ones and those
- * that block SIGTRAP; a trap costs several times what it costs inside.
+ * Why a process of its own: while code is absent a tracer must live, or the next trap is the program's death.
+ * A linehome that is killed takes its tracing with it; the guard sees that its parent is gone, brings every
+ * byte back and lets go. It needs nothing in the program, so it watches static programs, sandboxed ones and
+ * those that block SIGTRAP; a trap costs several times what it costs inside.
  *
  * The two talk by a pair of sockets, one struct lh_guard_message at a time. What the guard must know of code
  * it asks of the session, which alone makes plans and adds to the record; plans come as descriptors.
@@ -12,7 +13,7 @@
  *     outside.c      the engine, in the session's process
  *     guard.c        the guard: its loop, processes and threads, what each stop means
  *     guard_text.c   where watched code is in a process; absent, supplied, brought back
- *     guard_call.c   carries out an mmap whose `syscall` stays absent, so that new code is seen in time
+ *     guard_call.c   calls that a thread makes for the guard: an mmap whose `syscall` stays absent
  */
 #ifndef LH_SERVICE_CODE_OUTSIDE_H
 #define LH_SERVICE_CODE_OUTSIDE_H
