@@ -17,7 +17,7 @@ struct apply {
 	struct lh_symbols *symbols;
 	struct lh_patch_set set;
 	const char *name;
-	struct lh_patch_item *item; /* all entries of the object */
+	struct lh_patch_item *item;     /* all entries of the object */
 	struct lh_patch_target *target; /* for each item; of ORIGINAL only the number is used */
 	size_t *target_of;              /* for each item: itself, or what it is the original of */
 	size_t targets;                 /* items that are a place */
@@ -79,7 +79,8 @@ static int match_originals(struct apply *apply)
 					break;
 		if (j == apply->object.entries)
 			return lh__fail(apply->job.error, -EINVAL,
-			                "%s: is not replaced by %s, so it has no LH_PATCH_ORIGINAL; declare it extern",
+			                "%s: is not replaced by %s, so it has no LH_PATCH_ORIGINAL; declare "
+			                "it extern",
 			                apply->item[i].symbol, apply->object.path);
 		apply->target_of[i] = j;
 		apply->targets += i == j;
@@ -180,8 +181,7 @@ static int find_targets(struct apply *apply)
 		if (apply->target_of[i] == i)
 			result = find_target(apply, i);
 	if (result == 0)
-		result = lh__patch_bind(&apply->object, apply->job.process, apply->symbols,
-		                        apply->job.error);
+		result = lh__patch_bind(&apply->object, apply->job.process, apply->symbols, apply->job.error);
 	return result;
 }
 
@@ -199,8 +199,8 @@ static size_t plan_image(struct apply *apply)
 	for (size_t i = 0; i < object->segments; i++)
 		apply->segment[i + 1] =
 			(struct lh_patch_segment){ apply->object_at + object->segment[i].start,
-				                   apply->object_at + object->segment[i].end,
-				                   object->segment[i].rights };
+			                           apply->object_at + object->segment[i].end,
+			                           object->segment[i].rights };
 	apply->image.size = apply->object_at + object->length;
 	return object->segments + 1;
 }
@@ -338,19 +338,21 @@ static int check_bytes(struct apply *apply, const struct lh_symbol *symbol, uint
 	uint8_t now[64];
 
 	if (offset > symbol->size || place->size > symbol->size - offset)
-		return lh__fail(apply->job.error, -EINVAL, "%s: is behind the end of the function, which has %lu bytes",
-		                place->symbol, (unsigned long)symbol->size);
+		return lh__fail(apply->job.error, -EINVAL,
+		                "%s: is behind the end of the function, which has %lu bytes", place->symbol,
+		                (unsigned long)symbol->size);
 	other = lh__patch_over(&apply->set, place->address, place->size, 0, false, NULL);
 	if (other)
-		return lh__fail(apply->job.error, -EBUSY, "%s: the patch %s has changed a part of it; revert it first",
-		                place->symbol, other->listed.name);
+		return lh__fail(apply->job.error, -EBUSY,
+		                "%s: the patch %s has changed a part of it; revert it first", place->symbol,
+		                other->listed.name);
 	if (lh__patch_read(apply->job.memory, place->address, now, place->size) < 0)
 		return lh__fail(apply->job.error, -EFAULT, "%s: its code cannot be read", place->symbol);
 	for (size_t i = 0; i < place->size; i++)
 		snprintf(text + 2 * i, 3, "%02x", now[i]);
 	if (memcmp(now, place->before, place->size) != 0)
-		return lh__fail(apply->job.error, -EILSEQ, "%s: other bytes are expected than stand there, %s",
-		                place->symbol, text);
+		return lh__fail(apply->job.error, -EILSEQ,
+		                "%s: other bytes are expected than stand there, %s", place->symbol, text);
 	return 0;
 }
 

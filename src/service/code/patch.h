@@ -76,8 +76,8 @@ struct lh_patch_listed {
 	char name[64], file[256];
 	enum lh_patch_state state;
 	uint64_t memory, memory_size; /* its mapping */
-	uint64_t applied; /* ns since 1970 */
-	unsigned order;   /* 1 for the first that was applied */
+	uint64_t applied;             /* ns since 1970 */
+	unsigned order;               /* 1 for the first that was applied */
 	unsigned places;
 	const struct lh_patch_place *place;
 	bool intact; /* what stands in all its places is what was written there, or by a later patch */

@@ -25,7 +25,8 @@ int lh__patch_audit_open(const struct lh_patch_options *options, int *file, stru
 		return 0;
 	*file = open(options->audit, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
 	if (*file < 0)
-		return lh__fail(error, -errno, "%s: the audit log cannot be written (%s); nothing was changed",
+		return lh__fail(error, -errno,
+		                "%s: the audit log cannot be written (%s); nothing was changed",
 		                options->audit, lh__errno_name(errno));
 	return 0;
 }
@@ -74,8 +75,8 @@ static int write_line(int file, const char *what, pid_t process, const char *pat
 	             "%s %s %s pid=%d program=%s uid=%u result=%s places=%u threads=%u attempts=%u "
 	             "stopped_us=%llu file=%s\n",
 	             when, what, word(outcome->name[0] ? outcome->name : "-", name, sizeof name), process,
-	             word(program, escaped, sizeof escaped), getuid(), how, outcome->places,
-	             outcome->threads, outcome->attempts, (unsigned long long)outcome->stopped_ns / 1000,
+	             word(program, escaped, sizeof escaped), getuid(), how, outcome->places, outcome->threads,
+	             outcome->attempts, (unsigned long long)outcome->stopped_ns / 1000,
 	             word(path[0] ? path : "-", where, sizeof where));
 	return write(file, line, (size_t)n) == n ? 0 : -EIO;
 }
@@ -88,7 +89,10 @@ int lh__patch_audit_close(int file, const char *what, pid_t process, const char 
 	if (file < 0)
 		return result;
 	written = write_line(file, what, process, path,
-	                     result < 0 ? lh__errno_name(result) : outcome->kept ? "kept" : "ok", outcome);
+	                     result < 0      ? lh__errno_name(result)
+	                     : outcome->kept ? "kept"
+	                                     : "ok",
+	                     outcome);
 	close(file);
 	if (result == 0 && written < 0)
 		return lh__fail(error, written, "%s was done, and the audit log could not be written", what);

@@ -130,7 +130,8 @@ int lh__patch_function(pid_t process, struct lh_symbols *symbols, const char *na
 		return fail_several(&candidates, name, error);
 	if (found->is_indirect)
 		return lh__fail(error, -ENOTSUP,
-		                "%s: is an indirect function; name the one that this processor's choice is", name);
+		                "%s: is an indirect function; name the one that this processor's choice is",
+		                name);
 	*out = *found;
 	return 0;
 }

@@ -27,8 +27,7 @@
 #define RESOLVER_STACK 65536u
 #define MEMFD_EXEC 0x10u /* MFD_EXEC, which kernels before 6.3 do not know */
 
-#define CALL(job, remote, step, nr, ...)                                                                     \
-	lh__patch_call(job, remote, step, nr, (const long[6]){ __VA_ARGS__ })
+#define CALL(job, remote, step, nr, ...) lh__patch_call(job, remote, step, nr, (const long[6]){ __VA_ARGS__ })
 
 int lh__patch_step(const struct lh_patch_job *job, const char *step)
 {
@@ -110,8 +109,8 @@ static int fill(const struct lh_patch_job *job, long file, const struct lh_patch
 }
 
 /* The name of the memory file is read from what has just been mapped, and overwritten by the mapping. */
-static long make_file(struct lh_patch_job *job, struct lh_remote *remote,
-                      const struct lh_patch_image *image, const char *name)
+static long make_file(struct lh_patch_job *job, struct lh_remote *remote, const struct lh_patch_image *image,
+                      const char *name)
 {
 	char whole[96];
 	long file;
@@ -286,7 +285,8 @@ int lh__patch_resolve(struct lh_patch_job *job, struct lh_patch_object *object)
 		return result;
 	stack = CALL(job, remote, "mmap", SYS_mmap, 0, RESOLVER_STACK, PROT_READ | PROT_WRITE,
 	             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	result = stack < 0 ? (int)stack : call_resolvers(job, remote, object, (uint64_t)stack + RESOLVER_STACK);
+	result = stack < 0 ? (int)stack
+	                   : call_resolvers(job, remote, object, (uint64_t)stack + RESOLVER_STACK);
 	if (stack > 0)
 		call_anyway(remote, SYS_munmap, (uint64_t)stack, RESOLVER_STACK);
 	lh__patch_release(job, remote);
@@ -333,9 +333,10 @@ static int write_places(struct lh_patch_job *job, struct lh_remote *remote,
 	if (result == 0) {
 		result = lh__patch_step(job, "membarrier");
 		if (result == 0)
-			result = (int)lh__remote_syscall(
-				remote, SYS_membarrier,
-				(const long[6]){ MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE });
+			result =
+				(int)lh__remote_syscall(remote, SYS_membarrier,
+			                                (const long[6]){
+								MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE });
 	}
 	if (result >= 0)
 		return 0;
@@ -357,7 +358,8 @@ int lh__patch_change(struct lh_patch_job *job, const struct lh_patch_place *plac
 		range[i] = (struct lh_safe_range){ place[i].address, place[i].address + place[i].size };
 	if (result < 0)
 		return fail_step(job, "stop", result);
-	result = lh__safe_stop(job->process, range, places, job->options->wait_ms, remote, &tally, job->error);
+	result =
+		lh__safe_stop(job->process, range, places, job->options->wait_ms, remote, &tally, job->error);
 	job->outcome->attempts += tally.attempts;
 	if (tally.stopped_ns > job->outcome->stopped_ns)
 		job->outcome->stopped_ns = tally.stopped_ns;

@@ -23,8 +23,8 @@
 #define LH_PATCH_MAGIC "LHPATCH\n"
 #define LH_PATCH_HEAD_VERSION 1u
 #define LH_PATCH_PLACES_MAX 128u
-#define LH_PATCH_STUB 1024u  /* bytes of a stub; the first is the one that registers */
-#define LH_PATCH_JUMPED 5u   /* bytes of a place that is answered by a jump */
+#define LH_PATCH_STUB 1024u /* bytes of a stub; the first is the one that registers */
+#define LH_PATCH_JUMPED 5u  /* bytes of a place that is answered by a jump */
 #define LH_PATCH_PAGE 4096ull
 
 struct lh_patch_head {
@@ -200,20 +200,23 @@ int lh__patch_state(struct lh_patch_job *job, struct lh_remote *remote, uint64_t
 /* A head with all that is known of it but its places' bytes. */
 void lh__patch_head(struct lh_patch_head *head, const char *name, const char *file, uint32_t order,
                     uint64_t length, size_t places);
-int lh__patch_name_check(const struct lh_patch_set *set, const char *name, struct lh_error *error) LH_MUST_CHECK;
+int lh__patch_name_check(const struct lh_patch_set *set, const char *name,
+                         struct lh_error *error) LH_MUST_CHECK;
 /* One more than that of the last patch. */
 uint32_t lh__patch_order(const struct lh_patch_set *set);
 /*
  * Maps the image and writes over its places, which its head tells; what is mapped goes again where that
  * fails. make lays the image out for image->address, which is chosen here, near all places.
  */
-int lh__patch_put(struct lh_patch_job *job, struct lh_patch_image *image, const struct lh_patch_segment *segment,
-                  size_t segments, uint64_t start, uint64_t end, int (*make)(void *context), void *context) LH_MUST_CHECK;
+int lh__patch_put(struct lh_patch_job *job, struct lh_patch_image *image,
+                  const struct lh_patch_segment *segment, size_t segments, uint64_t start, uint64_t end,
+                  int (*make)(void *context), void *context) LH_MUST_CHECK;
 
 /* ---- patch_audit.c ---- */
 
 /* *file is -1 where there is none. */
-int lh__patch_audit_open(const struct lh_patch_options *options, int *file, struct lh_error *error) LH_MUST_CHECK;
+int lh__patch_audit_open(const struct lh_patch_options *options, int *file,
+                         struct lh_error *error) LH_MUST_CHECK;
 /* Appends the line, closes, and returns result, or what is wrong with the file. */
 int lh__patch_audit_close(int file, const char *what, pid_t process, const char *path, int result,
                           const struct lh_patch_outcome *outcome, struct lh_error *error) LH_MUST_CHECK;

@@ -91,9 +91,10 @@ static bool is_sound(const struct lh_patch_head *head, uint64_t mapped)
 	if (memcmp(head->magic, LH_PATCH_MAGIC, sizeof head->magic) != 0 ||
 	    head->version != LH_PATCH_HEAD_VERSION || head->places == 0 ||
 	    head->places > LH_PATCH_PLACES_MAX || head->size != lh__patch_head_size(head->places) ||
-	    head->size > head->length || head->length != mapped || head->state < LH_PATCH_APPLIED || head->state > LH_PATCH_REVERTED ||
-	    head->build_size > sizeof head->build || !ends_inside(head->name, sizeof head->name) ||
-	    !ends_inside(head->file, sizeof head->file) || head->crc != lh__patch_crc(head))
+	    head->size > head->length || head->length != mapped || head->state < LH_PATCH_APPLIED ||
+	    head->state > LH_PATCH_REVERTED || head->build_size > sizeof head->build ||
+	    !ends_inside(head->name, sizeof head->name) || !ends_inside(head->file, sizeof head->file) ||
+	    head->crc != lh__patch_crc(head))
 		return false;
 	for (size_t i = 0; i < head->places; i++)
 		if (head->place[i].size == 0 || head->place[i].size > sizeof head->place[i].before ||
@@ -111,8 +112,7 @@ static int read_head(int memory, struct lh_patch_found *found)
 	if (!head)
 		return -ENOMEM;
 	if (lh__patch_read(memory, found->listed.memory, head, size) < 0 ||
-	    !is_sound(head, found->listed.memory_size) ||
-	    strcmp(head->name, found->listed.name) != 0) {
+	    !is_sound(head, found->listed.memory_size) || strcmp(head->name, found->listed.name) != 0) {
 		free(head);
 		return 0;
 	}

@@ -19,11 +19,13 @@ int lh__patch_name_check(const struct lh_patch_set *set, const char *name, struc
 {
 	if (!is_name(name))
 		return lh__fail(error, -EINVAL,
-		                "%s: is no name for a patch; letters, digits and . _ + - are, at most 63", name);
+		                "%s: is no name for a patch; letters, digits and . _ + - are, at most 63",
+		                name);
 	for (size_t i = 0; i < set->n; i++)
 		if (set->at[i].listed.state != LH_PATCH_REVERTED && strcmp(set->at[i].listed.name, name) == 0)
 			return lh__fail(error, -EEXIST,
-			                "%s: a patch of that name is there; revert it, or give this one another --name",
+			                "%s: a patch of that name is there; revert it, or give this one "
+			                "another --name",
 			                name);
 	return 0;
 }
@@ -57,28 +59,30 @@ void lh__patch_head(struct lh_patch_head *head, const char *name, const char *fi
 }
 
 static int map_somewhere(struct lh_patch_job *job, struct lh_patch_image *image,
-                         const struct lh_patch_segment *segment, size_t segments, uint64_t start, uint64_t end,
-                         int (*make)(void *context), void *context)
+                         const struct lh_patch_segment *segment, size_t segments, uint64_t start,
+                         uint64_t end, int (*make)(void *context), void *context)
 {
 	int result = -EEXIST;
 
 	for (unsigned i = 0; result == -EEXIST && i < TRIES; i++) {
 		image->address = lh__mappings_gap(job->process, start, end, image->size);
 		if (image->address == 0)
-			return lh__fail(job->error, -ERANGE,
-			                "process %d: there is no room within 2 GiB of all that is to be changed",
-			                job->process);
+			return lh__fail(
+				job->error, -ERANGE,
+				"process %d: there is no room within 2 GiB of all that is to be changed",
+				job->process);
 		memset(image->bytes, 0, image->size);
 		result = make(context);
 		if (result == 0)
-			result = lh__patch_map(job, image, ((struct lh_patch_head *)image->bytes)->name, segment,
-			                       segments);
+			result = lh__patch_map(job, image, ((struct lh_patch_head *)image->bytes)->name,
+			                       segment, segments);
 	}
 	return result;
 }
 
-int lh__patch_put(struct lh_patch_job *job, struct lh_patch_image *image, const struct lh_patch_segment *segment,
-                  size_t segments, uint64_t start, uint64_t end, int (*make)(void *context), void *context)
+int lh__patch_put(struct lh_patch_job *job, struct lh_patch_image *image,
+                  const struct lh_patch_segment *segment, size_t segments, uint64_t start, uint64_t end,
+                  int (*make)(void *context), void *context)
 {
 	const struct lh_patch_head *head = (const void *)image->bytes;
 	struct lh_remote *remote;

@@ -142,7 +142,8 @@ static int read_text(const struct lh_patch_object *object, Elf_Scn *section, cha
 
 	if (!data || !data->d_buf || data->d_size == 0 || data->d_size > size ||
 	    strnlen(data->d_buf, data->d_size) != data->d_size - 1)
-		return lh__fail(error, -ENOEXEC, "%s: the name or build id that it gives itself is longer than %zu",
+		return lh__fail(error, -ENOEXEC,
+		                "%s: the name or build id that it gives itself is longer than %zu",
 		                object->path, size - 1);
 	memcpy(to, data->d_buf, data->d_size);
 	return 0;
@@ -172,7 +173,8 @@ static int read_imports(struct lh_patch_object *object, Elf_Scn *section, const 
 		import->wanted = symbol.st_shndx == SHN_UNDEF;
 		import->value = symbol.st_value;
 		if (!import->wanted && GELF_ST_TYPE(symbol.st_info) == STT_GNU_IFUNC)
-			return lh__fail(error, -ENOTSUP, "%s: %s is an indirect function, which a patch cannot have",
+			return lh__fail(error, -ENOTSUP,
+			                "%s: %s is an indirect function, which a patch cannot have",
 			                object->path, import->name);
 	}
 	return 0;
@@ -289,16 +291,18 @@ static int fail_relocation(const struct lh_patch_object *object, uint32_t type, 
 	case R_X86_64_TPOFF64:
 	case R_X86_64_TLSDESC:
 	case R_X86_64_GOTTPOFF:
-		return lh__fail(error, -ENOTSUP,
-		                "%s: uses a thread-local variable by its name; call a function that has its address",
-		                object->path);
+		return lh__fail(
+			error, -ENOTSUP,
+			"%s: uses a thread-local variable by its name; call a function that has its address",
+			object->path);
 	case R_X86_64_IRELATIVE:
 		return lh__fail(error, -ENOTSUP, "%s: has an indirect function, which a patch cannot have",
 		                object->path);
 	default:
-		return lh__fail(error, -ENOTSUP,
-		                "%s: has a relocation of type %u; compile it with -fPIC and link it with -shared",
-		                object->path, type);
+		return lh__fail(
+			error, -ENOTSUP,
+			"%s: has a relocation of type %u; compile it with -fPIC and link it with -shared",
+			object->path, type);
 	}
 }
 
@@ -327,8 +331,8 @@ static int relocate_one(const struct lh_patch_object *object, uint64_t base, con
 	default: return fail_relocation(object, type, error);
 	}
 	if (is_short && (int64_t)value != (int32_t)value && base != 0)
-		return lh__fail(error, -ERANGE, "%s: %s is too far from it; compile it with -fPIC", object->path,
-		                import->name);
+		return lh__fail(error, -ERANGE, "%s: %s is too far from it; compile it with -fPIC",
+		                object->path, import->name);
 	memcpy(to + rela->r_offset, &value, is_short ? 4 : 8);
 	return 0;
 }
@@ -370,7 +374,8 @@ static bool is_frame_dummy(const uint8_t *laid, uint64_t length, uint64_t at)
 	uint64_t to = jump_target(laid, length, at);
 
 	return to != 0 && to <= length - 17 && memcmp(laid + to, "\x48\x8d\x3d", 3) == 0 &&
-	       memcmp(laid + to + 7, "\x48\x8d\x35", 3) == 0 && memcmp(laid + to + 14, "\x48\x29\xfe", 3) == 0;
+	       memcmp(laid + to + 7, "\x48\x8d\x35", 3) == 0 &&
+	       memcmp(laid + to + 14, "\x48\x29\xfe", 3) == 0;
 }
 
 static int check_constructors(const struct lh_patch_object *object, uint64_t base, const GElf_Shdr *header,
@@ -384,9 +389,10 @@ static int check_constructors(const struct lh_patch_object *object, uint64_t bas
 		return 0;
 	memcpy(&first, laid + header->sh_addr, sizeof first);
 	if (header->sh_size != sizeof first || !is_frame_dummy(laid, object->length, first - base))
-		return lh__fail(error, -ENOTSUP,
-		                "%s: has a constructor, which would not be run; set up where it is first used",
-		                object->path);
+		return lh__fail(
+			error, -ENOTSUP,
+			"%s: has a constructor, which would not be run; set up where it is first used",
+			object->path);
 	return 0;
 }
 
@@ -433,8 +439,9 @@ static int read_item(const struct lh_patch_object *object, uint64_t base, const 
 	if (entry.kind < LH_PATCH_KIND_REPLACE || entry.kind > LH_PATCH_KIND_ORIGINAL ||
 	    name >= object->length ||
 	    strnlen((const char *)laid + name, object->length - name) >= sizeof item->symbol)
-		return lh__fail(error, -ENOEXEC, "%s: entry %zu of linehome_patch is not as the macros write it",
-		                object->path, i + 1);
+		return lh__fail(error, -ENOEXEC,
+		                "%s: entry %zu of linehome_patch is not as the macros write it", object->path,
+		                i + 1);
 	*item = (struct lh_patch_item){ .kind = entry.kind, .offset = entry.offset };
 	memcpy(item->symbol, laid + name, strnlen((const char *)laid + name, object->length - name));
 	item->code = (uint64_t)entry.code;

@@ -136,7 +136,8 @@ static int check_memory(const struct lh_patch_view *view, struct lh_patch_target
 	for (unsigned i = 0; i < moved->count; i++)
 		if (now[moved->from[i]] == 0xcc)
 			return lh__fail(error, -EILSEQ,
-			                "%s: a breakpoint stands there (is the process watched by another linehome, or a debugger?)",
+			                "%s: a breakpoint stands there (is the process watched by another "
+			                "linehome, or a debugger?)",
 			                place->symbol);
 	if (differs)
 		return lh__fail(error, -EILSEQ,
@@ -158,18 +159,18 @@ static int stand_alone(const struct lh_patch_view *view, struct lh_patch_target 
 	if (result < 0)
 		return fail_to_move(place->symbol, result, error);
 	if (calls_within(target->code, target->code_size, &moved))
-		return lh__fail(error, -ENOTSUP, "%s: calls return into the %u bytes of the jump", place->symbol,
-		                LH_PATCH_JUMPED);
+		return lh__fail(error, -ENOTSUP, "%s: calls return into the %u bytes of the jump",
+		                place->symbol, LH_PATCH_JUMPED);
 	if (lh__move_entered(body->code, body->size, target->symbol.address, place->address,
 	                     place->address + place->size))
 		return lh__fail(error, -ENOTSUP,
-		                "%s: a jump of the function leads into the bytes that would change, or its jumps cannot all be known",
+		                "%s: a jump of the function leads into the bytes that would change, or its "
+		                "jumps cannot all be known",
 		                place->symbol);
 	return check_memory(view, target, &moved, body->from_file, error);
 }
 
-static int check_offset(const struct lh_patch_target *target, const struct body *body,
-                        struct lh_error *error)
+static int check_offset(const struct lh_patch_target *target, const struct body *body, struct lh_error *error)
 {
 	const struct lh_patch_item *item = &target->item;
 
@@ -181,8 +182,7 @@ static int check_offset(const struct lh_patch_target *target, const struct body 
 	return 0;
 }
 
-int lh__patch_target(const struct lh_patch_view *view, struct lh_patch_target *target,
-                     struct lh_error *error)
+int lh__patch_target(const struct lh_patch_view *view, struct lh_patch_target *target, struct lh_error *error)
 {
 	const struct lh_patch_item *item = &target->item;
 	struct lh_patch_place *place = &target->place;

@@ -44,9 +44,9 @@ static int check_order(const struct lh_patch_set *set, const struct lh_patch_fou
 		if (later)
 			return lh__fail(error, -EBUSY, "%s: %s was patched later by %s%s; revert that first",
 			                found->listed.name, place->symbol, later->listed.name,
-			                later->listed.state == LH_PATCH_REVERTED ?
-			                        ", whose memory is still mapped" :
-			                        "");
+			                later->listed.state == LH_PATCH_REVERTED
+			                        ? ", whose memory is still mapped"
+			                        : "");
 	}
 	return 0;
 }
@@ -71,9 +71,9 @@ static void take_memory(struct lh_patch_job *job, struct lh_remote *remote,
 	long result = lh__patch_step(job, "munmap");
 
 	if (result == 0)
-		result = lh__remote_syscall(
-			remote, SYS_munmap,
-			(const long[6]){ (long)found->listed.memory, (long)found->listed.memory_size });
+		result = lh__remote_syscall(remote, SYS_munmap,
+		                            (const long[6]){ (long)found->listed.memory,
+		                                             (long)found->listed.memory_size });
 	if (result == 0)
 		job->outcome->kept = false;
 	else

@@ -17,8 +17,8 @@
 
 #define VECTORS 0xe7u /* x87, SSE, AVX, and the three parts of AVX-512 */
 
-extern const uint8_t lh__patch_at_start[], lh__patch_at_size[], lh__patch_at_handler[],
-	lh__patch_at_resume[], lh__patch_at_end[];
+extern const uint8_t lh__patch_at_start[], lh__patch_at_size[], lh__patch_at_handler[], lh__patch_at_resume[],
+	lh__patch_at_end[];
 extern const uint8_t lh__patch_register_start[], lh__patch_register_end[];
 
 __asm__(".pushsection .rodata\n"
