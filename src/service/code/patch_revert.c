@@ -161,17 +161,18 @@ int lh__patch_revert(pid_t process, const char *name, const struct lh_patch_opti
                      struct lh_patch_outcome *outcome, struct lh_error *error)
 {
 	struct lh_patch_job job = { process, -1, options, outcome, error };
-	char file[256] = "";
+	char file[256] = "", called[64];
 	int audit, result;
 
+	lh__format(called, sizeof called, "%s", name); /* it may be outcome->name */
 	*outcome = (struct lh_patch_outcome){ 0 };
-	lh__format(outcome->name, sizeof outcome->name, "%s", name);
+	memcpy(outcome->name, called, sizeof called);
 	result = lh__patch_audit_open(options, &audit, error);
 	if (result < 0)
 		return result;
 	result = lh__patch_process(process, true, &job.memory, error);
 	if (result == 0) {
-		result = revert(&job, name, file);
+		result = revert(&job, called, file);
 		close(job.memory);
 	}
 	return lh__patch_audit_close(audit, "revert", process, file, result, outcome, error);
