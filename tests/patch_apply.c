@@ -72,12 +72,13 @@ static void test_handler(void)
 	                              "	++*(volatile long *)registers->rbx;\n"
 	                              "}\n"
 	                              "LH_PATCH_AT(forever, 4, handler);\n");
-	const char *leave = patch_make("leave", "",
-	                               "static void handler(struct lh_patch_registers *registers) {\n"
-	                               "	((volatile long *)registers->rbx)[1] = 0;\n"
-	                               "	registers->rip = registers->rip ? 0 : (uint64_t)(registers->rbx ? 0 : 1);\n"
-	                               "}\n"
-	                               "LH_PATCH_AT(forever, 0, handler);\n");
+	const char *leave =
+		patch_make("leave", "",
+	                   "static void handler(struct lh_patch_registers *registers) {\n"
+	                   "	((volatile long *)registers->rbx)[1] = 0;\n"
+	                   "	registers->rip = registers->rip ? 0 : (uint64_t)(registers->rbx ? 0 : 1);\n"
+	                   "}\n"
+	                   "LH_PATCH_AT(forever, 0, handler);\n");
 	struct target target = target_start(1, true);
 	uint64_t before = patch_checksum(target.pid);
 	struct lh_patch_options options = { .wait_ms = 5000, .at = "forever+4" };
@@ -94,15 +95,19 @@ static void test_handler(void)
 	usleep(20000);
 	ok(target_ask(&target).loops > 0 && !outcome.kept, "with all memory back");
 	is(patch_checksum(target.pid), before, "its code is what it was");
-	is(lh__patch_apply(target.pid, leave, &options, &outcome, &error), 0, "a handler at another place (--at)");
+	is(lh__patch_apply(target.pid, leave, &options, &outcome, &error), 0,
+	   "a handler at another place (--at)");
 	usleep(20000);
 	ok(target_ask(&target).loops > 0, "the loop goes on with it");
 	is(patch_revert(target.pid, "leave", &outcome), 0, "reverted");
-	is(lh__patch_apply(target.pid, file, &(struct lh_patch_options){ .at = "forever+5" }, &outcome, &error),
+	is(lh__patch_apply(target.pid, file, &(struct lh_patch_options){ .at = "forever+5" }, &outcome,
+	                   &error),
 	   -EINVAL, "no instruction starts there: %s", error.text);
-	is(lh__patch_apply(target.pid, file, &(struct lh_patch_options){ .at = "forever+500" }, &outcome, &error),
+	is(lh__patch_apply(target.pid, file, &(struct lh_patch_options){ .at = "forever+500" }, &outcome,
+	                   &error),
 	   -EINVAL, "behind the end: %s", error.text);
-	is(lh__patch_apply(target.pid, file, &(struct lh_patch_options){ .at = "waits+1x" }, &outcome, &error),
+	is(lh__patch_apply(target.pid, file, &(struct lh_patch_options){ .at = "waits+1x" }, &outcome,
+	                   &error),
 	   -EINVAL, "no offset: %s", error.text);
 	target_stop(&target);
 }
@@ -229,7 +234,8 @@ static void test_bytes(void)
 	struct lh_error error;
 	const uint8_t loop[] = { 0x90, 0xf3, 0x90, 0x83, 0x3f, 0x00, 0x74, 0xf9, 0xc3 };
 
-	is(lh__patch_bytes(target.pid, "seven", "close_by", 0, expected, bytes, 3, &patch_plain, &outcome, &error),
+	is(lh__patch_bytes(target.pid, "seven", "close_by", 0, expected, bytes, 3, &patch_plain, &outcome,
+	                   &error),
 	   0, "three bytes");
 	is(target_ask(&target).close_by & 0xff, 7, "are other ones");
 	list(target.pid);
@@ -239,12 +245,14 @@ static void test_bytes(void)
 	   -EBUSY, "%s", error.text);
 	is(patch_revert(target.pid, "seven", &outcome), 0, "reverted");
 	is(patch_checksum(target.pid), before, "the code is what it was");
-	is(lh__patch_bytes(target.pid, "x", "close_by", 0, bytes, expected, 3, &patch_plain, &outcome, &error),
+	is(lh__patch_bytes(target.pid, "x", "close_by", 0, bytes, expected, 3, &patch_plain, &outcome,
+	                   &error),
 	   -EILSEQ, "%s", error.text);
-	is(lh__patch_bytes(target.pid, "x", "close_by", 1, expected, bytes, 3, &patch_plain, &outcome, &error),
+	is(lh__patch_bytes(target.pid, "x", "close_by", 1, expected, bytes, 3, &patch_plain, &outcome,
+	                   &error),
 	   -EINVAL, "%s", error.text);
-	is(lh__patch_bytes(target.pid, "x", "waits", 0, loop, loop, sizeof loop, &hurry, &outcome, &error), -EBUSY,
-	   "a thread is never out of them: %s", error.text);
+	is(lh__patch_bytes(target.pid, "x", "waits", 0, loop, loop, sizeof loop, &hurry, &outcome, &error),
+	   -EBUSY, "a thread is never out of them: %s", error.text);
 	ok(outcome.attempts > 1, "it was tried %u times", outcome.attempts);
 	is(patch_checksum(target.pid), before, "the code is what it was");
 	target_stop(&target);

@@ -139,7 +139,8 @@ int main(int argc, char **argv)
 	while (atomic_load(&ready) < started)
 		usleep(1000);
 	for (long before = 0; fgets(line, sizeof line, stdin); before = counts[0]) {
-		printf("answer %d hidden %d fib %d tiny %d close_by %d entered %d holds %d wrong %ld calls %ld "
+		printf("answer %d hidden %d fib %d tiny %d close_by %d entered %d holds %d wrong %ld calls "
+		       "%ld "
 		       "loops %ld\n",
 		       answer(3), hidden(1), fib(10), tiny(1), close_by(1), entered(3), holds(seven),
 		       atomic_load(&wrong), atomic_load(&calls), counts[0] - before);

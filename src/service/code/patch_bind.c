@@ -60,6 +60,8 @@ static int fail_unknown(struct lh_symbols *symbols, const char *name, const char
 {
 	const char *nearest = lh__symbols_nearest(symbols, name);
 
+	if (nearest && strcmp(nearest, name) == 0)
+		return lh__fail(error, -ENOENT, "%s: is a variable, not a %s", name, what);
 	if (nearest)
 		return lh__fail(error, -ENOENT, "%s: the process has no such %s; is it %s?", name, what,
 		                nearest);
@@ -143,6 +145,23 @@ static bool is_optional(const char *name)
 	       strncmp(name, "_ITM_", 5) == 0;
 }
 
+/* A library's variable that lies in the program: there its name has a version. */
+static int find_copied(struct lh_symbols *symbols, const struct lh_patch_import *import,
+                       struct candidates *candidates, struct lh_error *error)
+{
+	char name[512];
+	int result;
+
+	if (!import->version)
+		return 0;
+	lh__format(name, sizeof name, "%s@%s", import->name, import->version);
+	result = find_all(symbols, name, candidates, error);
+	keep_one_module(candidates);
+	if (candidates->n > 0 && strcmp(candidates->at[0].module, candidates->program) != 0)
+		candidates->n = 0;
+	return result;
+}
+
 static int bind_one(pid_t process, struct lh_symbols *symbols, struct lh_patch_import *import,
                     struct lh_error *error)
 {
@@ -154,7 +173,9 @@ static int bind_one(pid_t process, struct lh_symbols *symbols, struct lh_patch_i
 	if (import->weak && is_optional(import->name))
 		return 0;
 	note_program(process, &candidates);
-	result = find_all(symbols, import->name, &candidates, error);
+	result = find_copied(symbols, import, &candidates, error);
+	if (result == 0 && candidates.n == 0)
+		result = find_all(symbols, import->name, &candidates, error);
 	if (result < 0)
 		return result;
 	if (candidates.n == 0)

@@ -91,7 +91,7 @@ struct lh_patch_item {
 };
 
 struct lh_patch_import {
-	const char *name;
+	const char *name, *version; /* version: NULL, if it has none */
 	uint64_t value; /* in the process; of an indirect one the resolver's, until it has been called */
 	bool wanted, weak, indirect;
 };
@@ -117,6 +117,8 @@ struct lh_patch_object {
 int lh__patch_object_open(const char *file, struct lh_patch_object *object,
                           struct lh_error *error) LH_MUST_CHECK;
 void lh__patch_object_close(struct lh_patch_object *object);
+/* Fills in the imports' versions. */
+void lh__patch_versions(struct lh_patch_object *object);
 /* Puts the segments into to, as they are when they begin at base, bound to what import says. */
 int lh__patch_object_lay(const struct lh_patch_object *object, uint64_t base, uint8_t *to,
                          struct lh_error *error) LH_MUST_CHECK;

@@ -260,6 +260,8 @@ int lh__patch_object_open(const char *file, struct lh_patch_object *object, stru
 		result = read_segments(object, error);
 	if (result == 0)
 		result = read_sections(object, error);
+	if (result == 0)
+		lh__patch_versions(object);
 	if (result == 0 && object->name[0] == '\0')
 		name_by_file(object, file);
 	if (result < 0)
