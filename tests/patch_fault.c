@@ -62,8 +62,8 @@ static int act(bool bytes, const char *file, struct fault *fault, struct lh_patc
 	struct lh_patch_options options = { .wait_ms = 2000, .fault = strike, .fault_context = fault };
 
 	if (bytes)
-		return lh__patch_bytes(target.pid, "swept", "close_by", 0, expected, new, 2, &options, outcome,
-		                       error);
+		return lh__patch_bytes(target.pid, "swept", "close_by", 0, expected, new, 2, &options,
+		                       outcome, error);
 	return lh__patch_apply(target.pid, file, &options, outcome, error);
 }
 

@@ -361,13 +361,15 @@ static int relocate(const struct lh_patch_object *object, uint64_t base, Elf_Scn
 static uint64_t jump_target(const uint8_t *laid, uint64_t length, uint64_t at)
 {
 	static const uint8_t endbr[] = { 0xf3, 0x0f, 0x1e, 0xfa };
+	int32_t distance;
 
 	if (length < 32 || at > length - 32)
 		return 0;
 	if (memcmp(laid + at, endbr, sizeof endbr) == 0)
 		at += sizeof endbr;
+	memcpy(&distance, laid + at + 1, sizeof distance);
 	if (laid[at] == 0xe9)
-		return at + 5 + (uint64_t)(int64_t) * (const int32_t *)(const void *)(laid + at + 1);
+		return at + 5 + (uint64_t)(int64_t)distance;
 	return laid[at] == 0xeb ? at + 2 + (uint64_t)(int64_t)(int8_t)laid[at + 1] : 0;
 }
 
