@@ -27,7 +27,7 @@ struct target {
 };
 
 struct answers {
-	int answer, hidden, fib, tiny, close_by, entered, holds;
+	int switched, answer, hidden, fib, tiny, close_by, entered, holds;
 	long wrong, calls, loops;
 };
 
@@ -49,10 +49,11 @@ static struct answers target_ask(struct target *target)
 	fputs("ask\n", target->to);
 	fflush(target->to);
 	if (fscanf(target->from,
-	           " answer %d hidden %d fib %d tiny %d close_by %d entered %d holds %d wrong %ld calls %ld "
+	           " switched %d answer %d hidden %d fib %d tiny %d close_by %d entered %d holds %d wrong "
+	           "%ld calls %ld "
 	           "loops %ld",
-	           &a.answer, &a.hidden, &a.fib, &a.tiny, &a.close_by, &a.entered, &a.holds, &a.wrong,
-	           &a.calls, &a.loops) != 10)
+	           &a.switched, &a.answer, &a.hidden, &a.fib, &a.tiny, &a.close_by, &a.entered, &a.holds,
+	           &a.wrong, &a.calls, &a.loops) != 11)
 		return (struct answers){ 0 };
 	return a;
 }

@@ -60,6 +60,13 @@ static void test_recursion(void)
 
 	is(patch_apply(target.pid, file), 0, "a function that calls itself");
 	is(target_ask(&target).fib, 110, "its inner calls go through the patch, too");
+	is(target_ask(&target).switched, -3, "a switch");
+	file = patch_make("switched", "",
+	                  "LH_PATCH_ORIGINAL(old, switched, int (int));\n"
+	                  "static int new_one(int n) { return old(n) * 2; }\n"
+	                  "LH_PATCH_REPLACE(switched, new_one);\n");
+	is(patch_apply(target.pid, file), 0, "a function that jumps through a table");
+	is(target_ask(&target).switched, -6, "its original does so still");
 	target_stop(&target);
 }
 

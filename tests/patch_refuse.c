@@ -37,6 +37,8 @@ static void test_functions(void)
 	refused_source(REPLACE("close_by", ""), -ENOTSUP, "too short", "a function that is too short");
 	refused_source(REPLACE("entered", ""), -ENOTSUP, "leads into",
 	               "a function that jumps to its first bytes");
+	refused_source(REPLACE("tabled", ""), -ENOTSUP, "leads into",
+	               "a function with a table that leads there");
 	refused_source(REPLACE("holds", ""), -ENOTSUP, "return into", "a function that is returned to there");
 	refused_source(REPLACE("answerr", ""), -ENOENT, "is it answer?", "a function that is not there");
 	refused_source(REPLACE("limit", ""), -ENOENT, "is a variable", "a variable");

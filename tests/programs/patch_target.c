@@ -16,10 +16,10 @@
 #define WHOLE __attribute__((noipa))
 #endif
 
-int answer(int value), fib(int n), deep(int n);
+int answer(int value), fib(int n), deep(int n), switched(int n);
 
 /* Functions whose layout is what matters. */
-int tiny(int value), close_by(int value), entered(int value), holds(int (*call)(void));
+int tabled(int value), tiny(int value), close_by(int value), entered(int value), holds(int (*call)(void));
 long forever(volatile long *count_and_end);
 void waits(volatile int *end);
 __asm__(".text\n"
@@ -39,6 +39,14 @@ __asm__(".text\n"
         ".globl holds\n .type holds,@function\n"
         "holds: call *%rdi\n add $1,%eax\n ret\n" /* so does a return */
         ".size holds,.-holds\n"
+        ".p2align 4\n"
+        ".globl tabled\n .type tabled,@function\n"
+        "tabled: xor %eax,%eax\n"
+        "1: inc %eax\n cmp %edi,%eax\n jge 2f\n" /* the table leads into the first 5 bytes */
+        "lea table(%rip),%rdx\n movslq 4(%rdx),%rcx\n add %rdx,%rcx\n jmp *%rcx\n"
+        "2: ret\n"
+        ".size tabled,.-tabled\n"
+        ".pushsection .rodata\n .p2align 2\n table: .long 2b-table, 1b-table\n .popsection\n"
         ".p2align 4\n"
         ".globl forever\n .type forever,@function\n"
         "forever: push %rbx\n mov %rdi,%rbx\n"
@@ -70,6 +78,20 @@ static WHOLE int hidden(int value)
 WHOLE int fib(int n)
 {
 	return n < 2 ? n : fib(n - 1) + fib(n - 2);
+}
+
+/* A jump through a table. */
+WHOLE int switched(int n)
+{
+	switch (n) {
+	case 1: return answer(n) * 3;
+	case 2: return fib(n) + 4;
+	case 3: return answer(n) - 7;
+	case 4: return fib(n) * n;
+	case 5: return answer(n + 1) / 2;
+	case 6: return fib(3) ^ n;
+	default: return tabled(n);
+	}
 }
 
 /* Recursion that comes to a stop inside, deep in its own frames. */
@@ -139,11 +161,12 @@ int main(int argc, char **argv)
 	while (atomic_load(&ready) < started)
 		usleep(1000);
 	for (long before = 0; fgets(line, sizeof line, stdin); before = counts[0]) {
-		printf("answer %d hidden %d fib %d tiny %d close_by %d entered %d holds %d wrong %ld calls "
+		printf("switched %d answer %d hidden %d fib %d tiny %d close_by %d entered %d holds %d wrong "
+		       "%ld calls "
 		       "%ld "
 		       "loops %ld\n",
-		       answer(3), hidden(1), fib(10), tiny(1), close_by(1), entered(3), holds(seven),
-		       atomic_load(&wrong), atomic_load(&calls), counts[0] - before);
+		       switched(3), answer(3), hidden(1), fib(10), tiny(1), close_by(1), entered(3),
+		       holds(seven), atomic_load(&wrong), atomic_load(&calls), counts[0] - before);
 		fflush(stdout);
 	}
 	return 0;

@@ -149,6 +149,9 @@ struct lh_patch_view {
 	struct lh_symbols *symbols;
 	const struct lh_patch_set *set;
 };
+/* Whether the function is entered between from and to, or may be: tables of jumps are looked at, too. */
+bool lh__patch_entered(const struct lh_patch_view *view, const uint8_t *code, size_t size, uint64_t address,
+                       uint64_t from, uint64_t to);
 /* Whether a jump can be put there, and what stands there. */
 int lh__patch_target(const struct lh_patch_view *view, struct lh_patch_target *target,
                      struct lh_error *error) LH_MUST_CHECK;
