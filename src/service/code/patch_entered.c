@@ -61,7 +61,8 @@ static bool has_absolute_table(const ZydisDecodedInstruction *instruction)
 	       instruction->raw.sib.scale == 3;
 }
 
-static void look_at_instruction(struct scan *scan, const ZydisDecodedInstruction *instruction, uint64_t address)
+static void look_at_instruction(struct scan *scan, const ZydisDecodedInstruction *instruction,
+                                uint64_t address)
 {
 	bool is_relative = instruction->attributes & ZYDIS_ATTRIB_HAS_MODRM &&
 	                   instruction->raw.modrm.mod == 0 && instruction->raw.modrm.rm == RELATIVE;
@@ -75,17 +76,15 @@ static void look_at_instruction(struct scan *scan, const ZydisDecodedInstruction
 	} else if (has_absolute_table(instruction)) {
 		read_table(scan, (uint64_t)instruction->raw.disp.value, 8);
 	}
-	if (instruction->meta.category == ZYDIS_CATEGORY_UNCOND_BR &&
-	    !instruction->raw.imm[0].is_relative && !is_relative)
+	if (instruction->meta.category == ZYDIS_CATEGORY_UNCOND_BR && !instruction->raw.imm[0].is_relative &&
+	    !is_relative)
 		scan->has_jump = true;
 }
 
 bool lh__patch_entered(const struct lh_patch_view *view, const uint8_t *code, size_t size, uint64_t address,
                        uint64_t from, uint64_t to)
 {
-	struct scan scan = {
-		.view = view, .start = address, .end = address + size, .from = from, .to = to
-	};
+	struct scan scan = { .view = view, .start = address, .end = address + size, .from = from, .to = to };
 	ZydisDecodedInstruction instruction;
 	ZydisDecoder decoder;
 
