@@ -1,5 +1,5 @@
 /* timeout: 120 */
-/* patch_refuse.c - everything that can be wrong with a patch or a process is one line, and nothing changes. */
+/* patch_refuse.c - everything that can be wrong with a patch or a process is one line and changes nothing. */
 #include <elf.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>

@@ -45,8 +45,8 @@ static int tell(const char *what, const struct lh_patch_outcome *outcome)
 }
 
 /*
- * While threads are stopped nobody should be preferred to us. Where this is not allowed (one has to be root) a
- * stop on a busy machine takes longer.
+ * While threads are stopped nobody should be preferred to us. Where this is not allowed (one has to be root)
+ * a stop on a busy machine takes longer.
  */
 static void hurry(void)
 {

@@ -5,8 +5,8 @@
  * places are written, all of them or none. Each thing that is asked of the process is a step that tests can
  * let fail; what takes back is not, since it is what must not depend on luck.
  *
- * Processors may run on with what they have fetched of code that is overwritten by another, until they execute
- * an instruction that serializes. For threads that are stopped the kernel promises that with
+ * Processors may run on with what they have fetched of code that another overwrites, until they execute an
+ * instruction that serializes. For threads that are stopped the kernel promises that with
  * MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, which a process has to register for. With several threads that
  * takes the kernel some 10 to 25 ms, far longer than we want to stop anybody, so there a thread of its own
  * registers while all others go on.

@@ -73,8 +73,8 @@ struct lh_patch_set {
 int lh__patch_find(pid_t process, int memory, struct lh_patch_set *out, struct lh_error *error) LH_MUST_CHECK;
 void lh__patch_forget(struct lh_patch_set *set);
 /*
- * The newest patch that changed any byte of [address, address + size) and comes after order, or NULL. One that
- * is reverted counts where its memory does: its code may call what an earlier patch put there.
+ * The newest patch that changed any byte of [address, address + size) and comes after order, or NULL. One
+ * that is reverted counts where its memory does: its code may call what an earlier patch put there.
  */
 const struct lh_patch_found *lh__patch_over(const struct lh_patch_set *set, uint64_t address, uint64_t size,
                                             uint32_t order, bool reverted,
