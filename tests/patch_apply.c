@@ -124,7 +124,7 @@ static void test_registers(void)
 {
 	const char *file = patch_make("registers", "",
 	                              "static void handler(struct lh_patch_registers *r) {\n"
-	                              "	if (r->rdi == 3) r->rdi = 10; else if (r->rdi == 4)\n"
+	                              "	if ((int)r->rdi == 3) r->rdi = 10; else if ((int)r->rdi == 4)\n"
 	                              "		{ r->rax = 77; r->rip = *(uint64_t *)r->rsp; r->rsp += 8; }\n"
 	                              "}\n"
 	                              "LH_PATCH_AT(answer, 0, handler);\n"

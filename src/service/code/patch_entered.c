@@ -7,8 +7,8 @@
  *     lea table(%rip),%rdx; movslq (%rdx,%rax,4),%rax; add %rdx,%rax; jmp *%rax
  *
  * and of addresses, eight bytes each: jmp *table(,%rax,8). Where a table ends is not said. What is read
- * beyond it is another table or a constant, and can at worst have a function refused that could be patched; so
- * all is read that could be a place in the module's code. A jump of which no table is seen is not known.
+ * beyond it is another table or a constant, and can at worst have a function refused that could be patched;
+ * so all is read that could be a place in the module's code. A jump of which no table is seen is not known.
  */
 #include <Zydis/Zydis.h>
 #include <string.h>
