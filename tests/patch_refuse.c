@@ -59,7 +59,8 @@ static void test_objects(void)
 	refused_source(REPLACE("answer", "extern _Thread_local int theirs; int get(void);"
 	                                 "int get(void) { return theirs; }"),
 	               -ENOTSUP, "thread-local", "another's thread-local variable");
-	refused_source(REPLACE("answer", "int x; __attribute__((constructor)) static void up(void) { x++; }"),
+	refused_source(REPLACE("answer",
+	                       "volatile int x; __attribute__((constructor)) static void up(void) { x++; }"),
 	               -ENOTSUP, "constructor", "a constructor");
 	refused_source(REPLACE("answer",
 	                       "int x; void f(void); void f(void) { x++; }"

@@ -11,7 +11,7 @@
 
 /* Callers take nothing of them for granted but what the ABI says. */
 #ifdef __clang__
-#define WHOLE __attribute__((noinline))
+#define WHOLE __attribute__((noinline, optnone))
 #else
 #define WHOLE __attribute__((noipa))
 #endif
