@@ -230,6 +230,68 @@ static void test_fork(void)
 	target_stop(&other);
 }
 
+/* Who is in a replacement goes on in it when it is reverted, and its memory stays until then. */
+static void test_held(bool on_other_stack)
+{
+	const char *file = patch_make("held", "",
+	                              "LH_PATCH_ORIGINAL(old, held, int (int));\n"
+	                              "static int new_held(int v) { return old(v) + 1; }\n"
+	                              "LH_PATCH_REPLACE(held, new_held);\n");
+	const struct lh_patch_options hurry = { .wait_ms = 50 };
+	struct target target = target_start(1, false);
+	uint64_t before = patch_checksum(target.pid);
+	struct lh_patch_outcome outcome;
+	struct lh_error error;
+
+	is(patch_apply(target.pid, file), 0, "a function in which a thread stays");
+	target_say(&target, "hold");
+	if (on_other_stack)
+		target_say(&target, "signal");
+	is(lh__patch_revert(target.pid, "held", &hurry, &outcome, &error), 0, "it is reverted");
+	ok(outcome.kept && outcome.attempts > 2, "and its memory stays%s: %s",
+	   on_other_stack ? ", though the thread is on its stack for signals" : "", outcome.kept_why);
+	list(target.pid);
+	ok(listed_n == 1 && listed_bad == 1, "which is listed");
+	is(patch_apply(target.pid, file), 0, "its name is free");
+	is(patch_revert(target.pid, "held", &outcome), 0, "for one that is reverted first");
+	target_say(&target, "release");
+	is(patch_revert(target.pid, "held", &outcome), 0, "when the thread has left it");
+	ok(!outcome.kept && patch_checksum(target.pid) == before, "its memory goes");
+	ok(target_ask(&target).wrong == 0, "and the program goes on");
+	target_stop(&target);
+}
+
+static void test_static(void)
+{
+	const char *file = patch_make(
+		"static", "",
+		"#include <string.h>\n"
+		"LH_PATCH_ORIGINAL(old, answer, int (int));\n"
+		"static volatile int length = 3;\n"
+		"static int new_answer(int v) { char b[9] = \"\"; memset(b, 'x', (size_t)length);\n"
+		"	return old(v) + 997 + (int)strlen(b); }\n"
+		"LH_PATCH_REPLACE(answer, new_answer);\n");
+	struct lh_patch_outcome outcome;
+	struct target target;
+	char command[512], path[96];
+
+	snprintf(path, sizeof path, "%s/static", patch_folder);
+	snprintf(command, sizeof command,
+	         "${CC:-cc} -std=gnu11 -O2 -D_GNU_SOURCE -static -o %s tests/programs/patch_target.c "
+	         "-lpthread 2>&1",
+	         path);
+	if (system(command) != 0) {
+		skip("a static program", "there is no static libc");
+		return;
+	}
+	target = target_start_at(path, 1, false);
+	is(patch_apply(target.pid, file), 0, "a static program");
+	is(target_ask(&target).answer, 1004, "is changed");
+	is(patch_revert(target.pid, "static", &outcome), 0, "and reverted");
+	ok(target_ask(&target).answer == 4, "is as before");
+	target_stop(&target);
+}
+
 static void test_bytes(void)
 {
 	/* xor %eax,%eax; ret becomes mov $7,%al; ret */
@@ -276,6 +338,9 @@ int main(void)
 	test_stacking();
 	test_load();
 	test_fork();
+	test_held(false);
+	test_held(true);
+	test_static();
 	test_bytes();
 	patch_end();
 	return done();

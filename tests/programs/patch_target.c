@@ -2,8 +2,12 @@
  * patch_target.c - a program that tests patch while it runs. It answers each line on its standard input with
  * one that tells what its functions return now; meanwhile as many threads as its argument says call one of
  * them and count what is neither the plain answer nor one of those that patches of the tests give.
+ *
+ * Lines that say more: "hold": a thread calls held(), and stays in what that calls; "signal": there it gets a
+ * signal, whose handler runs on another stack and stays in it, too; "release": both end.
  */
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +20,7 @@
 #define WHOLE __attribute__((noipa))
 #endif
 
-int answer(int value), fib(int n), deep(int n), switched(int n);
+int answer(int value), fib(int n), deep(int n), held(int value), switched(int n);
 
 /* Functions whose layout is what matters. */
 int tabled(int value), tiny(int value), close_by(int value), entered(int value), holds(int (*call)(void));
@@ -103,6 +107,59 @@ WHOLE int deep(int n)
 	return n == 0 ? 0 : deep(n - 1) + 1;
 }
 
+static volatile int held_now, signalled, released;
+
+static WHOLE void stay(void)
+{
+	held_now = 1;
+	while (!released)
+		usleep(1000);
+}
+
+WHOLE int held(int value)
+{
+	stay();
+	return value + 1;
+}
+
+static void handle(int signal)
+{
+	signalled = signal;
+	while (!released)
+		usleep(1000);
+}
+
+static void *hold_on(void *unused)
+{
+	static char stack[65536];
+	const stack_t other = { .ss_sp = stack, .ss_size = sizeof stack };
+
+	sigaltstack(&other, NULL);
+	held(1);
+	return unused;
+}
+
+/* Returns when it has come to that. */
+static void obey(const char *line)
+{
+	static pthread_t thread;
+
+	if (line[0] == 'h') {
+		released = held_now = signalled = 0;
+		if (pthread_create(&thread, NULL, hold_on, NULL) != 0)
+			exit(3);
+		while (!held_now)
+			usleep(1000);
+	} else if (line[0] == 's') {
+		pthread_kill(thread, SIGUSR1);
+		while (!signalled)
+			usleep(1000);
+	} else if (line[0] == 'r') {
+		released = 1;
+		pthread_join(thread, NULL);
+	}
+}
+
 static int seven(void)
 {
 	return 7;
@@ -150,8 +207,10 @@ static void start(void *(*function)(void *))
 int main(int argc, char **argv)
 {
 	int threads = argc > 1 ? atoi(argv[1]) : 0, started = threads;
+	const struct sigaction action = { .sa_handler = handle, .sa_flags = SA_ONSTACK };
 	char line[64];
 
+	sigaction(SIGUSR1, &action, NULL);
 	for (int i = 0; i < threads; i++)
 		start(call_on);
 	if (argc > 2) {
@@ -162,6 +221,7 @@ int main(int argc, char **argv)
 	while (atomic_load(&ready) < started)
 		usleep(1000);
 	for (long before = 0; fgets(line, sizeof line, stdin); before = counts[0]) {
+		obey(line);
 		printf("switched %d answer %d hidden %d fib %d tiny %d close_by %d entered %d holds %d wrong "
 		       "%ld calls "
 		       "%ld "
