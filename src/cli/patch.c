@@ -1,10 +1,10 @@
 /* patch.c - linehome patch: functions of a running program answered by others; listed; taken back. */
 #include <errno.h>
 #include <jansson.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 
 #include "cli/cli.h"
@@ -50,7 +50,8 @@ static int tell(const char *what, const struct lh_patch_outcome *outcome)
  */
 static void hurry(void)
 {
-	int result = setpriority(PRIO_PROCESS, 0, -20);
+	const struct sched_param first = { .sched_priority = 1 };
+	int result = sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &first);
 
 	(void)result;
 }
