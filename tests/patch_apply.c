@@ -219,15 +219,62 @@ static void test_load(void)
 	target_stop(&target);
 }
 
+static pid_t child_of(pid_t parent)
+{
+	char path[64];
+	int child = 0;
+	FILE *children;
+
+	snprintf(path, sizeof path, "/proc/%d/task/%d/children", parent, parent);
+	children = fopen(path, "r");
+	if (!children || fscanf(children, "%d", &child) != 1)
+		child = 0;
+	if (children)
+		fclose(children);
+	return child;
+}
+
 static void test_fork(void)
 {
 	const char *file = patch_make("forked", "", REPLACE_ANSWER("forked", "1000"));
 	struct target target = target_start(0, false), other = target_start(0, false);
+	struct lh_patch_outcome outcome;
+	pid_t child;
 
 	is(patch_apply(target.pid, file), 0, "one of two processes");
 	ok(target_ask(&target).answer == 1004 && target_ask(&other).answer == 4, "the other is as it was");
+	is(target_say(&target, "fork").answer, 1004, "its child has the patch, too");
+	child = child_of(target.pid);
+	list(child);
+	ok(listed_n == 1 && listed_bad == 0, "which is listed there");
+	is(patch_revert(child, "forked", &outcome), 0, "and reverted");
+	is(target_ask(&target).answer, 4, "in the child");
+	list(target.pid);
+	ok(listed_n == 1 && listed_bad == 0, "and in nobody else");
 	target_stop(&target);
 	target_stop(&other);
+}
+
+static void test_library(void)
+{
+	const char *file = patch_make("library", "",
+	                              "LH_PATCH_ORIGINAL(old, usleep, int (unsigned));\n"
+	                              "static int new_usleep(unsigned us) { return old(us / 2); }\n"
+	                              "LH_PATCH_REPLACE(usleep, new_usleep);\n");
+	struct target target = target_start(2, false);
+	uint64_t before = patch_checksum(target.pid);
+	struct lh_patch_outcome outcome;
+	struct answers a;
+
+	is(patch_apply(target.pid, file), 0, "a function of libc");
+	usleep(20000);
+	a = target_ask(&target);
+	usleep(20000);
+	ok(target_ask(&target).calls > a.calls, "the program goes on with it");
+	is(patch_revert(target.pid, "library", &outcome), 0, "reverted");
+	a = target_ask(&target);
+	ok(a.wrong == 0 && (outcome.kept || patch_checksum(target.pid) == before), "as before");
+	target_stop(&target);
 }
 
 /* Who is in a replacement goes on in it when it is reverted, and its memory stays until then. */
@@ -338,6 +385,7 @@ int main(void)
 	test_stacking();
 	test_load();
 	test_fork();
+	test_library();
 	test_held(false);
 	test_held(true);
 	test_static();

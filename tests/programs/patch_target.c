@@ -4,13 +4,15 @@
  * them and count what is neither the plain answer nor one of those that patches of the tests give.
  *
  * Lines that say more: "hold": a thread calls held(), and stays in what that calls; "signal": there it gets a
- * signal, whose handler runs on another stack and stays in it, too; "release": both end.
+ * signal, whose handler runs on another stack and stays in it, too; "release": both end. "fork": from now on a
+ * child answers.
  */
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* Callers take nothing of them for granted but what the ABI says. */
@@ -154,6 +156,13 @@ static void obey(const char *line)
 		pthread_kill(thread, SIGUSR1);
 		while (!signalled)
 			usleep(1000);
+	} else if (line[0] == 'f') {
+		pid_t child = fork();
+
+		if (child != 0) {
+			waitpid(child, NULL, 0);
+			_exit(0);
+		}
 	} else if (line[0] == 'r') {
 		released = 1;
 		pthread_join(thread, NULL);
