@@ -132,7 +132,7 @@ ok $? 'the server has its mistake again'
 says "process $server has no patches" -p $server list
 
 fails 2 'linehome patch: no process; *' list
-fails 2 'linehome patch: no word for what to do; *' -p $server
+fails 2 'linehome patch: no apply FILE *; write linehome patch *' -p $server
 fails 2 'linehome patch: --pid x: not the number of a process; *' -p x list
 fails 2 'linehome patch: --pid: needs an argument; *' list -p
 fails 2 'linehome patch: --pid: given more than once; *' -p 1 --pid 2 list

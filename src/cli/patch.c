@@ -289,11 +289,8 @@ static int list(const struct given *given)
 static int dispatch(const struct given *given, int argc, char **argv)
 {
 	static const char *const names[] = { "apply", "list", "revert" };
-	const char *word = argc > 0 ? argv[0] : NULL, *what = argc > 1 ? argv[1] : NULL, *nearest;
+	const char *word = argv[0], *what = argc > 1 ? argv[1] : NULL, *nearest;
 
-	if (!word)
-		return cli_fail(NAME, CLI_BAD_USAGE,
-		                "no word for what to do; write apply FILE, list, or revert NAME");
 	if (given->process == 0)
 		return cli_fail(NAME, CLI_BAD_USAGE,
 		                "no process; write for instance linehome patch -p PID list");
@@ -316,7 +313,7 @@ int cli_patch(int argc, char **argv)
 {
 	struct given given = { .wait_ms = 5000 };
 	struct cli_option options[] = {
-		{ "pid", CLI_PROCESS, "PID", "the process; or -p PID", &given.process, false },
+		{ "p|pid", CLI_PROCESS, "PID", "the process", &given.process, false },
 		{ "wait", CLI_DURATION, "SECONDS",
 		  "try so long to find a moment at which no thread is in the way (5)", &given.wait_ms,
 		  false },
