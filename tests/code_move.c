@@ -359,7 +359,8 @@ struct made {
 
 static void put(struct made *made, const void *bytes, size_t size)
 {
-	memcpy(made->at, bytes, size);
+	if (size)
+		memcpy(made->at, bytes, size);
 	made->at += size;
 }
 
