@@ -1,0 +1,87 @@
+/*
+ * session_engine.h - what a session wants of an engine, and what it does for one. session.h is for who opens
+ * sessions; this is for session*.c and the engines.
+ *
+ * An engine watches processes; which code is watched, where its plan and its hit map are, the session says
+ * (lh__session_module). All calls are made by the session's one thread.
+ */
+#ifndef LH_SERVICE_CODE_SESSION_ENGINE_H
+#define LH_SERVICE_CODE_SESSION_ENGINE_H
+
+#include "port/code/inside.h"
+#include "service/code/plan_make.h"
+#include "service/code/remote.h"
+#include "service/code/session.h"
+
+/* ---- what the session does for its engine ---- */
+
+#define LH_NO_MARKER UINT32_MAX
+
+/* What is to be done with one mapping of code. Pointers hold until the session ends. */
+struct lh_session_module {
+	enum lh_answer_action action;
+	const struct lh_plan *plan; /* NULL where it is ignored; else all that follows is set */
+	unsigned text;              /* which of the plan's */
+	uint64_t start, end;        /* where all of the text runs in the process */
+	uint64_t *hits;             /* its bitmap, here */
+	uint64_t hits_at;           /* and in the record's file */
+	/*
+	 * Markers (--from and --until): places in the text, or LH_NO_MARKER. They are armed in the plan, and
+	 * a miss at another place does not supply them (lh__text_miss stops before them where the engine says
+	 * so). A trap at one is told by lh__session_marker before it is answered like any other.
+	 */
+	uint32_t from, until;
+};
+
+/*
+ * The mapping that address lies in, in a process that is stopped or waits for the answer. What cannot be
+ * watched is IGNORE, counted in the record and said once. attached: the code may have been changed by somebody
+ * since it was mapped, so it is compared; what was changed is ignored.
+ */
+void lh__session_module(struct lh_session *session, pid_t process, uint64_t address, bool attached,
+                        struct lh_session_module *out);
+/*
+ * A thread has come to the marker of a text. From `from` on hits are recorded: everything that was supplied
+ * in any watched process is taken away first; from `until` on they are not, and `from` is armed again.
+ */
+void lh__session_marker(struct lh_session *session, bool is_from);
+
+enum lh_granularity lh__session_granularity(const struct lh_session *session);
+struct lh_record *lh__session_record(const struct lh_session *session);
+/* One line for a person. */
+void lh__session_say(const struct lh_session *session, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+/* The engine has taken the end of a process (waitpid): every one that the kernel gives it. */
+void lh__session_ended(struct lh_session *session, pid_t process, int status);
+
+/* ---- what an engine is ---- */
+
+struct lh_session_engine {
+	const char *name;
+	/* Begins; *state is handed to all others. */
+	int (*open)(struct lh_session *session, void **state, struct lh_error *error);
+	/*
+	 * Begins to watch a process that is stopped with all its threads; launched: before its first
+	 * instruction, as the only thread. 0: the handle is the engine's and has been ended by it, the process
+	 * goes on and is watched. Else nothing has changed, the handle is still the caller's.
+	 */
+	int (*watch)(void *state, struct lh_remote *remote, bool launched, struct lh_error *error);
+	/* Does all that is to be done now, without waiting. Called at each SIGCHLD, and now and then. */
+	int (*serve)(void *state, struct lh_error *error);
+	/* Calls found for each process that is watched and lives, children too. */
+	int (*processes)(void *state, int (*found)(void *context, pid_t process), void *context);
+	/*
+	 * Lets go of a process: every byte is brought back and it goes on untraced. -ESRCH: it has ended.
+	 * NULL error is allowed. Waits for seconds at most.
+	 */
+	int (*leave)(void *state, pid_t process, struct lh_error *error);
+	/* Whether waitpid for the launched process is the engine's (it traces it) or the session's. */
+	bool takes_status;
+	/* All processes have been let go, or shall go on alone. */
+	void (*close)(void *state);
+};
+
+extern const struct lh_session_engine lh__engine_inside;
+extern const struct lh_session_engine lh__engine_outside;
+
+#endif
