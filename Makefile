@@ -71,7 +71,7 @@ CORE_OBJ := $(sort $(call obj,$(B),$(CORE_SRC)) $(AGENT_OBJ))
 bin = $(patsubst $(1)/%.c,$(2)/$(1)/%,$(wildcard $(1)/*.c))
 TEST_BIN := $(call bin,tests,$(B))
 TEST_SH := $(wildcard tests/*.sh)
-PROGRAM_BIN := $(call bin,tests/programs,$(P))
+PROGRAM_BIN := $(call bin,tests/programs,$(P)) $(patsubst %.cc,$(P)/%,$(wildcard tests/programs/*.cc))
 # What shell tests run that needs the library.
 TOOL_BIN := $(call bin,tests/tools,$(B))
 # The benchmark of pools: one program, with those of its peers (as pkg-config names them) that can be built here.
@@ -179,6 +179,9 @@ $(filter $(B)/tests/intercept_% $(B)/bench/intercept,$(TEST_BIN) $(BENCH_BIN)): 
 $(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/programs/ring.h
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O2 -D_GNU_SOURCE $(WARN) $(EXTRA_CFLAGS) -o $@ $< -lpthread $(LIBS_$*)
+$(P)/tests/programs/%: tests/programs/%.cc
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -std=c++17 -g -O2 -Wall -Wextra $(EXTRA_CFLAGS) -o $@ $< -lpthread
 # As someone would who has only what is installed: the public header and the shared library.
 $(B)/examples/%: examples/%.c $(wildcard examples/*.h) include/linehome.h $(B)/liblinehome.so
 	@mkdir -p $(@D)
