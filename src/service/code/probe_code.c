@@ -5,8 +5,8 @@
  *
  *     the function itself       by direct jumps, all of which are seen; by the address of a label (lea);
  *                               by the table of a switch
- *     others                    by a direct jump: whatever in the mapping looks like one, at whatever byte one
- *                               starts to read, is taken for one
+ *     others                    by a direct jump: whatever in the mapping looks like a long one, at whatever
+ *                               byte one starts to read, is taken for one; and short ones of neighbours
  *     a landing pad             an exception's handler begins with a call of the runtime's, and no window holds
  *                               a call but as its last instruction, so none begins inside a window
  *     a return                  likewise
@@ -28,6 +28,7 @@
 #include "service/code/remote.h"
 
 #define TABLE_LONGEST 4096u
+#define TABLES 256u
 #define TEXT_CHUNK (1u << 20)
 
 struct reading {
@@ -37,7 +38,8 @@ struct reading {
 	struct lh_error *error;
 	struct lh_mapping text; /* that the function is in */
 	ZydisDecoder decoder;
-	uint32_t tables, switches; /* jumps that are switches if there are tables */
+	uint64_t table[TABLES];    /* addresses that may be those of tables */
+	uint32_t tables, switches; /* switches: jumps that are some, if there are tables */
 	bool indexed;              /* one of them is one for certain */
 };
 
@@ -177,30 +179,47 @@ static int look_outside(struct reading *reading, uint64_t target)
 	return 1;
 }
 
-/* Words at an address that a function takes which lead into it. */
+static bool is_text(const struct reading *reading, uint64_t address)
+{
+	return address >= reading->text.start && address < reading->text.end;
+}
+
 static void note_table(struct reading *reading, uint64_t table)
 {
+	if (reading->tables < TABLES)
+		reading->table[reading->tables++] = table;
+	else
+		reading->code->unknown_jumps = true;
+}
+
+/*
+ * Words at a table that lead into code are its entries: distances from it in 4 bytes, or addresses in 8. It
+ * ends where one does not, or where another begins. Entries may lead to a part that is not known as one.
+ */
+static bool read_table(struct reading *reading, uint64_t table, unsigned width)
+{
 	uint8_t *words = malloc(TABLE_LONGEST * 8);
+	uint64_t end = table + TABLE_LONGEST * 8;
 	ssize_t got = -1;
 	bool used = false;
 
+	for (uint32_t i = 0; i < reading->tables; i++)
+		if (reading->table[i] > table && reading->table[i] < end)
+			end = reading->table[i];
 	if (words)
-		got = pread(reading->process->memory, words, TABLE_LONGEST * 8, (off_t)table);
-	for (ssize_t at = 0; at + 4 <= got; at += 4) {
-		int32_t distance;
+		got = pread(reading->process->memory, words, end - table, (off_t)table);
+	for (ssize_t at = 0; at + (ssize_t)width <= got; at += width) {
+		uint64_t target = 0;
 
-		memcpy(&distance, words + at, 4);
-		if (at < TABLE_LONGEST * 4)
-			used |= mark(reading->code, table + (uint64_t)(int64_t)distance);
-		if (at % 8 == 0 && at + 8 <= got) {
-			uint64_t address;
-
-			memcpy(&address, words + at, 8);
-			used |= mark(reading->code, address);
-		}
+		memcpy(&target, words + at, width);
+		if (width == 4)
+			target = table + (uint64_t)(int64_t)(int32_t)target;
+		if (!is_text(reading, target))
+			break;
+		used |= mark(reading->code, target);
 	}
 	free(words);
-	reading->tables += used;
+	return used;
 }
 
 static int note_step(struct reading *reading, struct lh_probe_part *part, struct lh_probe_step *step,
@@ -217,6 +236,8 @@ static int note_step(struct reading *reading, struct lh_probe_part *part, struct
 	if (!instruction->raw.imm[0].is_relative)
 		return 0;
 	target = address + instruction->length + (uint64_t)instruction->raw.imm[0].value.s;
+	if (step->kind == LH_STEP_CALL && target == reading->symbol->address)
+		return 0; /* it calls itself */
 	if (mark(reading->code, target) && part_of(reading->code, target))
 		return 0;
 	if (step->kind == LH_STEP_BRANCH || step->kind == LH_STEP_JUMP) {
@@ -292,25 +313,62 @@ static int find_text(void *context, const struct lh_mapping *mapping)
 	return 1;
 }
 
-/* What reads as a jump at this byte marks its target, unless that is a part's start. */
+/* Others may jump to a part's start: that is a call in place of a return. */
+static void mark_inside(struct lh_probe_code *code, uint64_t target)
+{
+	const struct lh_probe_part *part = part_of(code, target);
+
+	if (part && target != part->address)
+		mark(code, target);
+}
+
+/* What reads as a long jump at this byte. */
 static void note_foreign(struct lh_probe_code *code, const uint8_t *at, uint64_t address)
 {
-	uint64_t target;
+	unsigned opcode = at[0] == 0xe9 ? 1 : 2;
 	int32_t distance;
 
-	if (at[0] == 0xe9 || (at[0] == 0x0f && (at[1] & 0xf0) == 0x80)) {
-		unsigned opcode = at[0] == 0xe9 ? 1 : 2;
-
-		memcpy(&distance, at + opcode, 4);
-		target = address + opcode + 4 + (uint64_t)(int64_t)distance;
-	} else if ((at[0] & 0xf0) == 0x70 || at[0] == 0xeb || (at[0] & 0xfc) == 0xe0) {
-		target = address + 2 + (uint64_t)(int64_t)(int8_t)at[1];
-	} else {
+	if (at[0] != 0xe9 && (at[0] != 0x0f || (at[1] & 0xf0) != 0x80))
 		return;
+	memcpy(&distance, at + opcode, 4);
+	mark_inside(code, address + opcode + 4 + (uint64_t)(int64_t)distance);
+}
+
+/* Short jumps come from neighbours only; too much reads as one to look at each byte. */
+static void note_neighbour(struct reading *reading, uint64_t address)
+{
+	ZydisDecodedInstruction instruction;
+	struct lh_symbol symbol;
+	uint8_t *code = NULL;
+	ssize_t got = 0;
+
+	if (!lh__symbols_at(reading->process->symbols, address, &symbol) || part_of(reading->code, address))
+		return;
+	if (symbol.size <= LH_PROBE_LARGEST)
+		code = malloc(symbol.size);
+	if (code)
+		got = pread(reading->process->memory, code, symbol.size, (off_t)symbol.address);
+	for (ssize_t at = 0; at < got; at += instruction.length) {
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&reading->decoder, NULL, code + at,
+		                                                (size_t)(got - at), &instruction)))
+			break;
+		if (instruction.raw.imm[0].is_relative && instruction.meta.category != ZYDIS_CATEGORY_CALL)
+			mark_inside(reading->code, symbol.address + (uint64_t)at + instruction.length +
+			                                   (uint64_t)instruction.raw.imm[0].value.s);
 	}
-	for (uint32_t i = 0; i < code->parts; i++)
-		if (target > code->part[i].address && target < code->part[i].address + code->part[i].size)
-			code->part[i].label[target - code->part[i].address] = 1;
+	free(code);
+}
+
+static void note_neighbours(struct reading *reading)
+{
+	for (uint32_t i = 0; i < reading->code->parts; i++) {
+		const struct lh_probe_part *part = &reading->code->part[i];
+
+		for (unsigned gap = 1; gap <= LH_PROBE_TAIL; gap += LH_PROBE_TAIL - 1)
+			note_neighbour(reading, part->address - gap);
+		note_neighbour(reading, part->address + part->size);
+		note_neighbour(reading, part->address + part->size + part->tail);
+	}
 }
 
 /* All of the mapping but the function itself, whose instructions are known. */
@@ -337,6 +395,7 @@ int lh__probe_code_read(const struct lh_probe_process *process, const struct lh_
                         struct lh_probe_code *code, struct lh_error *error)
 {
 	struct reading reading = { .process = process, .symbol = symbol, .code = code, .error = error };
+	bool is_switch = false;
 	int result;
 
 	*code = (struct lh_probe_code){ 0 };
@@ -352,8 +411,13 @@ int lh__probe_code_read(const struct lh_probe_process *process, const struct lh_
 	for (uint32_t i = 0; i < code->parts; i++)
 		note_addresses(&reading, &code->part[i]);
 	note_others(&reading);
-	code->unknown_jumps |= reading.indexed && reading.tables == 0;
-	for (uint32_t i = 0; reading.tables == 0 && i < code->parts; i++)
+	note_neighbours(&reading);
+	for (uint32_t i = 0; i < reading.tables; i++) {
+		is_switch |= read_table(&reading, reading.table[i], 4);
+		is_switch |= read_table(&reading, reading.table[i], 8);
+	}
+	code->unknown_jumps |= reading.indexed && !is_switch;
+	for (uint32_t i = 0; !is_switch && i < code->parts; i++)
 		for (uint32_t k = 0; k < code->part[i].steps; k++)
 			if (code->part[i].step[k].kind == LH_STEP_SWITCH)
 				code->part[i].step[k].kind = LH_STEP_LEAVE_JUMP;
