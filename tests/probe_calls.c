@@ -177,20 +177,23 @@ static void test_counts(const char *command, const char *what)
 	ok(ends_well(&program), "%s: the program found nothing wrong", what);
 }
 
+enum { FORMS = 8 };
+
 static void test_forms(void)
 {
-	static const char *const forms[] = { "rep_ret",      "bnd_ret",  "pops_ret",
-		                             "branches_out", "red_zone", "right_behind" };
+	static const char *const forms[] = { "rep_ret",           "bnd_ret",          "pops_ret",
+		                             "branches_out",      "red_zone",         "right_behind",
+		                             "exit_with_carrier", "exit_with_padding" };
 	struct program program = start();
 	struct lh_probes *probes;
 
-	if (put(&program, &probes, forms, 6) < 0) {
+	if (put(&program, &probes, forms, FORMS) < 0) {
 		ok(0, "forms: probes are put");
 		program_kill(&program);
 		return;
 	}
 	ask(&program, "work 500 2\n");
-	for (size_t i = 0; i < 6; i++) {
+	for (size_t i = 0; i < FORMS; i++) {
 		struct lh_probe_counts seen = counts_of(probes, forms[i]);
 
 		ok(seen.calls == 1000 && seen.returns == 1000, "%s: counted and timed", forms[i]);

@@ -149,10 +149,22 @@ __asm__(".text\n.p2align 4\n.globl entered_inside\n.type entered_inside, @functi
         ".size entered_inside, .-entered_inside\n"
         ".globl loops_to_start\n.type loops_to_start, @function\nloops_to_start:\n"
         "dec %rdi\njnz loops_to_start\nmov $7, %eax\nret\n.size loops_to_start, .-loops_to_start\n");
-/* An exit that leaves no room: right behind a call, with a label right behind it. */
-__asm__(".text\n.p2align 4\n.globl exit_is_tight\n.type exit_is_tight, @function\nexit_is_tight:\n"
+/*
+ * Exits of two bytes, between a call and a label: one with ten bytes nearby that can move for it, one with
+ * padding behind the function, one with neither.
+ */
+__asm__(".text\n.p2align 4\n.globl exit_with_carrier\n.type exit_with_carrier, "
+        "@function\nexit_with_carrier:\n"
+        "push %rbx\nmov %rdi, %rbx\ntest $1, %bl\njnz 2f\nnop\nmov $7, %ecx\nmov %rcx, %rdx\nnop\n"
+        "call leaf\n3: pop %rbx\nret\n2: call leaf\nadd $1, %rax\njmp 3b\n"
+        ".size exit_with_carrier, .-exit_with_carrier\n"
+        ".p2align 4\n.globl exit_with_padding\n.type exit_with_padding, @function\nexit_with_padding:\n"
         "push %rbx\nmov %rdi, %rbx\ntest $1, %bl\njnz 2f\ncall leaf\n3: pop %rbx\nret\n"
-        "2: call leaf\nadd $1, %rax\njmp 3b\n.size exit_is_tight, .-exit_is_tight\n");
+        "2: call leaf\ninc %rax\njmp 3b\n.size exit_with_padding, .-exit_with_padding\n"
+        ".p2align 4\n.globl exit_is_tight\n.type exit_is_tight, @function\nexit_is_tight:\n"
+        "push %rbx\nmov %rdi, %rbx\ntest $1, %bl\njnz 2f\ncall leaf\n3: pop %rbx\nret\n"
+        "2: call leaf\ninc %rax\njmp 3b\n.size exit_is_tight, .-exit_is_tight\n"
+        "right_behind_it:\n.type right_behind_it, @function\nint3\nint3\n.size right_behind_it, 2\n");
 /* Forms of returning. */
 __asm__(".text\n.p2align 4\n.globl rep_ret\n.type rep_ret, @function\nrep_ret:\n"
         "lea 9(%rdi), %rax\ntest %rdi, %rdi\nrep ret\n.size rep_ret, .-rep_ret\n"
@@ -167,7 +179,8 @@ __asm__(".text\n.p2align 4\n.globl rep_ret\n.type rep_ret, @function\nrep_ret:\n
         "add -8(%rsp), %rax\nret\n.size red_zone, .-red_zone\n");
 uint64_t too_short(uint64_t x), right_behind(uint64_t x), entered_inside(uint64_t x),
 	loops_to_start(uint64_t x);
-uint64_t exit_is_tight(uint64_t x), rep_ret(uint64_t x), bnd_ret(uint64_t x), branches_out(uint64_t x);
+uint64_t exit_with_carrier(uint64_t x), exit_with_padding(uint64_t x), exit_is_tight(uint64_t x);
+uint64_t rep_ret(uint64_t x), bnd_ret(uint64_t x), branches_out(uint64_t x);
 uint64_t red_zone(uint64_t x), pops_ret(uint64_t x);
 
 static uint64_t call_pops_ret(uint64_t x, uint64_t y)
@@ -186,7 +199,8 @@ static void forms(uint64_t x)
 	if (rep_ret(x) != x + 9 || bnd_ret(x) != x + 10 || red_zone(x) != x ||
 	    call_pops_ret(x, 40) != x + 40 || branches_out(x) != (x & 1 ? x * 3 + 1 : x) ||
 	    too_short(x) != (uint32_t)x || right_behind(x) != (uint32_t)x + 5 || entered_inside(3) != 3 ||
-	    loops_to_start(4) != 7 || exit_is_tight(x) != x * 3 + 1 + (x & 1))
+	    loops_to_start(4) != 7 || exit_is_tight(x) != x * 3 + 1 + (x & 1) ||
+	    exit_with_carrier(x) != x * 3 + 1 + (x & 1) || exit_with_padding(x) != x * 3 + 1 + (x & 1))
 		wrong("a form of returning");
 }
 

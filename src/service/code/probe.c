@@ -47,23 +47,32 @@ struct lh_probes {
 	const char *asked;           /* the name that is being looked for */
 };
 
+/* What only putting needs. */
+static void forget_code(struct lh_probes *probes)
+{
+	for (size_t i = 0; i < probes->count; i++)
+		lh__probe_code_free(&probes->probe[i].code);
+	if (probes->process.symbols)
+		lh__symbols_close(probes->process.symbols);
+	if (probes->process.memory >= 0)
+		close(probes->process.memory);
+	probes->process.symbols = NULL;
+	probes->process.memory = -1;
+}
+
 static void free_probes(struct lh_probes *probes)
 {
+	forget_code(probes);
 	for (size_t i = 0; i < probes->count; i++) {
 		struct probe *probe = &probes->probe[i];
 
 		free((char *)probe->function.name);
 		free((char *)probe->function.module);
-		free(probe->sites.site);
+		lh__probe_sites_free(&probe->sites);
 		free(probe->text);
-		lh__probe_code_free(&probe->code);
 	}
 	if (probes->cells)
 		munmap(probes->cells, probes->count * PAGE);
-	if (probes->process.symbols)
-		lh__symbols_close(probes->process.symbols);
-	if (probes->process.memory >= 0)
-		close(probes->process.memory);
 	free(probes->probe);
 	free(probes);
 }
@@ -176,8 +185,7 @@ static int prepare(struct lh_probes *probes, struct probe *probe, struct lh_erro
 			                "%s: its code has been changed: a patch, a breakpoint or another "
 			                "trace is on it",
 			                probe->function.name);
-	result = lh__probe_sites_choose(&probes->process, &probe->code, &probe->sites,
-	                                probe->function.why_not, &why);
+	result = lh__probe_sites_choose(&probe->code, &probe->sites, probe->function.why_not, &why);
 	if (result < 0)
 		return lh__fail(error, result, "%s: cannot be probed: %s", probe->function.name, why.text);
 	return 0;
@@ -278,8 +286,7 @@ static int write_text(struct lh_remote *remote, struct probe *probe)
 	result = lh__probe_text_write(&probe->code, &probe->sites, &probe->layout, probe->text,
 	                              probe->text_size);
 	if (result == -EILSEQ && probe->sites.timed) {
-		probe->sites.timed = false;
-		probe->sites.count = 1;
+		lh__probe_sites_untimed(&probe->sites);
 		lh__format(probe->function.why_not, sizeof probe->function.why_not,
 		           "an instruction before one of its exits cannot be moved");
 		result = lh__probe_text_write(&probe->code, &probe->sites, &probe->layout, probe->text,
@@ -311,10 +318,10 @@ static int write_sites(struct lh_remote *remote, const struct probe *probe, bool
 {
 	int result = 0;
 
-	for (uint32_t i = 0; i < probe->sites.count; i++) {
-		const struct lh_probe_site *site = &probe->sites.site[i];
-		int one = lh__remote_write(remote, site->address, on ? site->after : site->before,
-		                           LH_MOVE_JUMP);
+	for (uint32_t i = 0; i < probe->sites.edits; i++) {
+		const struct lh_probe_edit *edit = &probe->sites.edit[i];
+		int one =
+			lh__remote_write(remote, edit->address, on ? edit->after : edit->before, edit->size);
 
 		if (one < 0) {
 			result = one;
@@ -373,14 +380,15 @@ static struct lh_safe_range *site_ranges(const struct lh_probes *probes, size_t 
 
 	*n = 0;
 	for (size_t i = 0; i < probes->count; i++)
-		*n += probes->probe[i].sites.count;
+		*n += probes->probe[i].sites.edits;
 	range = calloc(*n, sizeof *range);
 	*n = 0;
 	for (size_t i = 0; range && i < probes->count; i++)
-		for (uint32_t k = 0; k < probes->probe[i].sites.count; k++) {
-			uint64_t address = probes->probe[i].sites.site[k].address;
+		for (uint32_t k = 0; k < probes->probe[i].sites.edits; k++) {
+			const struct lh_probe_edit *edit = &probes->probe[i].sites.edit[k];
 
-			range[(*n)++] = (struct lh_safe_range){ address, address + LH_MOVE_JUMP };
+			range[(*n)++] = (struct lh_safe_range){ edit->address - edit->is_island,
+				                                edit->address + edit->size };
 		}
 	return range;
 }
@@ -445,6 +453,7 @@ int lh__probes_put(pid_t process, const char *const *functions, size_t n, unsign
 		free_probes(probes);
 		return result;
 	}
+	forget_code(probes);
 	*out = probes;
 	return 0;
 }
@@ -464,9 +473,9 @@ const struct lh_probe_function *lh__probes_function(const struct lh_probes *prob
 /* Returns before calls, so that there are never more of them. */
 void lh__probes_read(const struct lh_probes *probes, size_t index, struct lh_probe_counts *counts)
 {
-	const struct lh_probe_cell *cell = probes->cells + index * PAGE / sizeof *cell;
+	const struct lh_probe_cell *cell =
+		(const struct lh_probe_cell *)((const char *)probes->cells + index * PAGE);
 
-	cell = (const struct lh_probe_cell *)((const char *)probes->cells + index * PAGE);
 	*counts = (struct lh_probe_counts){ 0 };
 	for (unsigned shard = 0; shard < LH_PROBE_SHARDS; shard++) {
 		counts->ticks += __atomic_load_n(&cell[shard].ticks, __ATOMIC_RELAXED);
@@ -514,17 +523,17 @@ static int restore(struct lh_remote *remote, struct probe *probe)
 {
 	int result = 0;
 
-	for (uint32_t i = 0; i < probe->sites.count; i++) {
-		const struct lh_probe_site *site = &probe->sites.site[i];
+	for (uint32_t i = 0; i < probe->sites.edits; i++) {
+		const struct lh_probe_edit *edit = &probe->sites.edit[i];
 		uint8_t now[LH_MOVE_JUMP];
-		int one = lh__remote_read(remote, site->address, now, sizeof now);
+		int one = lh__remote_read(remote, edit->address, now, edit->size);
 
-		if (one == 0 && memcmp(now, site->before, sizeof now) == 0)
+		if (one == 0 && memcmp(now, edit->before, edit->size) == 0)
 			continue;
-		if (one == 0 && memcmp(now, site->after, sizeof now) != 0)
+		if (one == 0 && memcmp(now, edit->after, edit->size) != 0)
 			one = -EBUSY;
 		if (one == 0)
-			one = lh__remote_write(remote, site->address, site->before, sizeof now);
+			one = lh__remote_write(remote, edit->address, edit->before, edit->size);
 		result = one < 0 ? one : result;
 	}
 	return result;
@@ -551,19 +560,14 @@ static void unmap(struct lh_probes *probes, struct lh_remote *remote)
 			                   region_size(&probes->probe[i]));
 }
 
-static int take(struct lh_probes *probes, struct lh_safe_range *range, unsigned wait_ms,
-                struct lh_error *error)
+/* What cannot be brought back keeps its trampolines: somebody may still come through. */
+static int restore_all(struct lh_probes *probes, struct lh_remote *remote, struct lh_error *error)
 {
-	struct lh_safe_tally tally = { 0 };
-	struct lh_remote *remote;
-	int result = lh__remote_stop(probes->process.id, wait_ms < 1000 ? 1000 : wait_ms, &remote, error);
 	int changed = 0;
-	size_t n;
 
-	if (result < 0)
-		return result == -ESRCH ? 0 : result;
 	for (size_t i = 0; i < probes->count; i++) {
 		struct probe *probe = &probes->probe[i];
+		int result;
 
 		probe->written = is_ours(remote, probe);
 		if (!probe->written)
@@ -571,10 +575,25 @@ static int take(struct lh_probes *probes, struct lh_safe_range *range, unsigned 
 		result = restore(remote, probe);
 		if (result == 0)
 			continue;
-		probe->written = false; /* somebody still comes through: it stays */
+		probe->written = false;
 		changed = lh__fail(error, result, "%s: its code has been changed since; it is left as it is",
 		                   probe->function.name);
 	}
+	return changed;
+}
+
+/* range: room for as many as there are edits. */
+static int take(struct lh_probes *probes, struct lh_safe_range *range, size_t n, unsigned wait_ms,
+                struct lh_error *error)
+{
+	struct lh_safe_tally tally = { 0 };
+	struct lh_remote *remote;
+	int result, changed;
+
+	result = lh__safe_stop(probes->process.id, range, n, wait_ms, &remote, &tally, error);
+	if (result < 0)
+		return result == -ESRCH ? 0 : result;
+	changed = restore_all(probes, remote, error);
 	n = text_ranges(probes, range);
 	result = lh__safe_point(remote, range, n, NULL);
 	if (result == 0)
@@ -593,10 +612,11 @@ static int take(struct lh_probes *probes, struct lh_safe_range *range, unsigned 
 
 int lh__probes_take(struct lh_probes *probes, unsigned wait_ms, struct lh_error *error)
 {
-	struct lh_safe_range *range = calloc(probes->count, sizeof *range);
+	size_t n;
+	struct lh_safe_range *range = site_ranges(probes, &n);
 	int result;
 
-	result = range ? take(probes, range, wait_ms, error) : lh__fail(error, -ENOMEM, "no memory");
+	result = range ? take(probes, range, n, wait_ms, error) : lh__fail(error, -ENOMEM, "no memory");
 	free(range);
 	free_probes(probes);
 	return result;

@@ -144,9 +144,10 @@ static int add_part(struct reading *reading, uint64_t address, uint64_t size)
 	part->size = (uint32_t)size;
 	part->code = calloc(1, size + LH_PROBE_TAIL);
 	part->label = calloc(1, size + LH_PROBE_TAIL);
+	part->used = calloc(1, size + LH_PROBE_TAIL);
 	part->step = calloc(size, sizeof *part->step);
 	reading->code->parts++;
-	if (!part->code || !part->label || !part->step)
+	if (!part->code || !part->label || !part->used || !part->step)
 		return lh__fail(reading->error, -ENOMEM, "%s: no memory", reading->symbol->name);
 	if (!read_memory(reading->process, address, part->code, size))
 		return lh__fail(reading->error, -EFAULT, "%s: its code cannot be read",
@@ -429,6 +430,7 @@ void lh__probe_code_free(struct lh_probe_code *code)
 	for (uint32_t i = 0; i < code->parts; i++) {
 		free(code->part[i].code);
 		free(code->part[i].label);
+		free(code->part[i].used);
 		free(code->part[i].step);
 	}
 	*code = (struct lh_probe_code){ 0 };

@@ -7,8 +7,9 @@
  *     probe.c           puts all that into a process, and takes it away
  *
  * A function is one or more parts (the second is what gcc moves away as "NAME.cold"), each an array of steps,
- * its instructions. A site is a jump of five bytes that is put over some steps. They are moved to the
- * trampoline; where an exit is among them, what it is for stands before it there.
+ * its instructions. At a site some steps are moved to a trampoline; where an exit is among them, what it is
+ * for stands before it there. An edit is what changes in the function's bytes: a jump of five bytes to the
+ * site's trampoline, or one of two bytes to an island nearby, where one of five stands.
  */
 #ifndef LH_SERVICE_CODE_PROBE_INSIDE_H
 #define LH_SERVICE_CODE_PROBE_INSIDE_H
@@ -44,6 +45,7 @@ struct lh_probe_part {
 	uint32_t size, tail; /* tail: bytes behind it that are padding and nobody's */
 	uint8_t *code;       /* LH_PROBE_TAIL more than size */
 	uint8_t *label;      /* for each byte of code: somebody jumps there */
+	uint8_t *used;       /* likewise: it belongs to a site or an island */
 	struct lh_probe_step *step;
 	uint32_t steps;
 };
@@ -66,25 +68,33 @@ int lh__probe_code_read(const struct lh_probe_process *process, const struct lh_
                         struct lh_probe_code *code, struct lh_error *error) LH_MUST_CHECK;
 void lh__probe_code_free(struct lh_probe_code *code);
 
-struct lh_probe_site {
+struct lh_probe_edit {
 	uint64_t address;
-	uint32_t part, first, last; /* steps that move */
-	bool entry;
+	uint8_t size;   /* LH_MOVE_JUMP, or 2: a short jump */
+	bool is_island; /* who is at its start has come by the short jump, or belongs to what was there */
 	uint8_t before[LH_MOVE_JUMP], after[LH_MOVE_JUMP];
+};
+
+struct lh_probe_site {
+	uint32_t part, first, last; /* steps that move */
+	uint32_t edit;              /* the one that jumps to the trampoline */
 };
 
 struct lh_probe_sites {
 	struct lh_probe_site *site; /* the entry is the first */
-	uint32_t count, room;
+	struct lh_probe_edit *edit;
+	uint32_t count, edits, room, edit_room;
 	bool timed;
 };
 
+void lh__probe_sites_free(struct lh_probe_sites *sites);
+/* Only the first, the entry, stays. */
+void lh__probe_sites_untimed(struct lh_probe_sites *sites);
 /*
  * Chooses the sites. An error: not even the entry can have one. timed is false, with a text in why_not, where
  * an exit cannot: then there is the entry alone.
  */
-int lh__probe_sites_choose(const struct lh_probe_process *process, const struct lh_probe_code *code,
-                           struct lh_probe_sites *sites, char why_not[128],
+int lh__probe_sites_choose(struct lh_probe_code *code, struct lh_probe_sites *sites, char why_not[128],
                            struct lh_error *error) LH_MUST_CHECK;
 
 /* Where things are in the process. */

@@ -241,13 +241,16 @@ static void put_leaving_branch(struct text *text, const struct lh_probe_part *pa
 	memcpy(text->out + at + 2, &distance, 4);
 }
 
-static void put_site(struct text *text, const struct lh_probe_code *code, struct lh_probe_site *site)
+static void put_site(struct text *text, const struct lh_probe_code *code, struct lh_probe_sites *sites,
+                     uint32_t index)
 {
+	const struct lh_probe_site *site = &sites->site[index];
+	struct lh_probe_edit *edit = &sites->edit[site->edit];
 	const struct lh_probe_part *part = &code->part[site->part];
 	const struct lh_probe_step *last = &part->step[site->last];
 
-	text->failed = lh__move_jump(site->after, site->address, text->address + text->size);
-	if (site->entry)
+	text->failed = lh__move_jump(edit->after, edit->address, text->address + text->size);
+	if (index == 0)
 		put_entry(text);
 	for (uint32_t i = site->first; i <= site->last && !text->failed; i++) {
 		const struct lh_probe_step *step = &part->step[i];
@@ -279,6 +282,6 @@ int lh__probe_text_write(const struct lh_probe_code *code, struct lh_probe_sites
 
 	text.timed = sites->timed;
 	for (uint32_t i = 0; i < sites->count && !text.failed; i++)
-		put_site(&text, code, &sites->site[i]);
+		put_site(&text, code, sites, i);
 	return text.failed;
 }
