@@ -44,7 +44,8 @@ struct lh_probes {
 	struct probe *probe;
 	size_t count, room;
 	struct lh_probe_cell *cells; /* a page for each */
-	const char *asked;           /* the name that is being looked for */
+	const char *asked;           /* the name that is being looked for, */
+	bool found;                  /* and whether there is such a function */
 };
 
 /* What only putting needs. */
@@ -86,6 +87,7 @@ static int note_symbol(void *context, const struct lh_symbol *symbol)
 
 	if (!symbol->is_function)
 		return 0;
+	probes->found = true; /* and if it was asked for by another name, once is enough */
 	for (size_t i = 0; i < probes->count; i++)
 		if (probes->probe[i].symbol.address == symbol->address)
 			return 0;
@@ -108,19 +110,16 @@ static int note_symbol(void *context, const struct lh_symbol *symbol)
 
 static int find_function(struct lh_probes *probes, const char *name, struct lh_error *error)
 {
-	size_t before = probes->count;
 	const char *nearest;
 	int result;
 
 	probes->asked = name;
+	probes->found = false;
 	result = lh__symbols_find(probes->process.symbols, name, note_symbol, probes);
 	if (result < 0)
 		return lh__fail(error, result, "%s: its symbols cannot be read", name);
-	if (probes->count > before)
+	if (probes->found)
 		return 0;
-	for (size_t i = 0; i < before; i++)
-		if (strcmp(probes->probe[i].function.name, name) == 0)
-			return 0; /* asked for twice */
 	nearest = lh__symbols_nearest(probes->process.symbols, name);
 	if (nearest)
 		return lh__fail(error, -ENOENT, "%s: no such function; did you mean %s?", name, nearest);
