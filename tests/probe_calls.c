@@ -360,8 +360,80 @@ static void test_ticks(void)
 	ok(a > 100000000 && a < 20000000000 && a < b + b / 2 && b < a + a / 2, "ticks in a second: %lu", a);
 }
 
+static void test_exceptions(void)
+{
+	static const char *const names[] = { "throws", "cleans", "catches", "dispatch" };
+	struct program program = program_start((const char *[]){ "probe_throws", NULL }, 0);
+	uint64_t before = code_sum(program.id), thrown;
+	struct lh_probes *probes;
+	const char *counts;
+
+	if (put(&program, &probes, names, 4) < 0) {
+		ok(0, "exceptions: probes are put");
+		program_kill(&program);
+		return;
+	}
+	counts = ask(&program, "go\n");
+	thrown = count_in(counts, "thrown");
+	for (int i = 0; i < 4; i++) {
+		struct lh_probe_counts seen = counts_of(probes, names[i]);
+		uint64_t calls = count_in(counts, names[i]), left = i < 2 ? thrown : 0;
+
+		ok(seen.calls == calls && seen.returns == calls - left,
+		   "exceptions: %s: %lu calls, %lu timed", names[i], seen.calls, seen.returns);
+		if (seen.returns != calls - left)
+			printf("# %lu calls, %lu thrown, %s\n", calls, thrown,
+			       lh__probes_function(probes, (size_t)i)->why_not);
+	}
+	is(take(probes), 0, "exceptions: taken");
+	ok(code_sum(program.id) == before, "exceptions: each byte of code is as it was");
+	ok(ends_well(&program), "exceptions: the program found nothing wrong");
+}
+
+/* Exchanges two instructions of a trampoline; 0: not found. */
+static int spoil(const struct program *program, const struct lh_probes *probes)
+{
+	static const uint8_t right[] = { 0x5a, 0x59, 0x58, 0x04, 0x7f }, swapped[] = { 0x59, 0x5a };
+	uint64_t address = lh__probes_function(probes, 0)->address;
+	uint8_t jump[5], text[512], *at;
+	int32_t distance;
+	char path[64];
+	int memory;
+
+	snprintf(path, sizeof path, "/proc/%d/mem", program->id);
+	memory = open(path, O_RDWR | O_CLOEXEC);
+	if (pread(memory, jump, 5, (off_t)address) != 5 || jump[0] != 0xe9)
+		return 0;
+	memcpy(&distance, jump + 1, 4);
+	address += 5 + (uint64_t)(int64_t)distance;
+	if (pread(memory, text, sizeof text, (off_t)address) != sizeof text)
+		return 0;
+	at = memmem(text, sizeof text, right, sizeof right);
+	if (!at || pwrite(memory, swapped, 2, (off_t)address + (at - text)) != 2)
+		return 0;
+	close(memory);
+	return 1;
+}
+
+/* The checks see what is wrong: a register that is lost, a byte that is another. */
+static void test_planted(void)
+{
+	struct program program = start();
+	uint64_t before = code_sum(program.id);
+	struct lh_probes *probes;
+
+	is(PUT(&program, &probes, "called"), 0, "put");
+	ok(code_sum(program.id) != before, "planted: that code is changed is seen");
+	ok(spoil(&program, probes), "planted: a trampoline that exchanges two registers");
+	ask(&program, "work 1 1\n");
+	ok(!ends_well(&program), "planted: is seen by the program");
+	is(take(probes), 0, "taken");
+}
+
 int main(void)
 {
+	test_planted();
+	test_exceptions();
 	test_counts("work 2000 1\n", "one thread");
 	test_counts("work 500 8\n", "eight threads");
 	test_forms();

@@ -323,16 +323,26 @@ static void mark_inside(struct lh_probe_code *code, uint64_t target)
 		mark(code, target);
 }
 
-/* What reads as a long jump at this byte. */
+/* What reads as a long jump at this byte, unless it is the function's own, which are known. */
 static void note_foreign(struct lh_probe_code *code, const uint8_t *at, uint64_t address)
 {
 	unsigned opcode = at[0] == 0xe9 ? 1 : 2;
 	int32_t distance;
 
-	if (at[0] != 0xe9 && (at[0] != 0x0f || (at[1] & 0xf0) != 0x80))
+	if ((opcode == 2 && (at[1] & 0xf0) != 0x80) || part_of(code, address))
 		return;
 	memcpy(&distance, at + opcode, 4);
 	mark_inside(code, address + opcode + 4 + (uint64_t)(int64_t)distance);
+}
+
+/* Each place at which this byte stands, six bytes being there. */
+static void note_opcode(struct lh_probe_code *code, const uint8_t *text, size_t size, uint64_t address,
+                        int opcode)
+{
+	const uint8_t *at = text, *end = text + size - 5;
+
+	for (; at < end && (at = memchr(at, opcode, (size_t)(end - at))) != NULL; at++)
+		note_foreign(code, at, address + (uint64_t)(at - text));
 }
 
 /* Short jumps come from neighbours only; too much reads as one to look at each byte. */
@@ -372,22 +382,17 @@ static void note_neighbours(struct reading *reading)
 	}
 }
 
-/* All of the mapping but the function itself, whose instructions are known. */
 static void note_others(struct reading *reading)
 {
-	uint8_t *chunk = malloc(TEXT_CHUNK + 8);
+	uint8_t *chunk = malloc(TEXT_CHUNK + 5);
 
 	for (uint64_t from = reading->text.start; chunk && from < reading->text.end; from += TEXT_CHUNK) {
-		ssize_t got = pread(reading->process->memory, chunk, TEXT_CHUNK + 8, (off_t)from);
+		ssize_t got = pread(reading->process->memory, chunk, TEXT_CHUNK + 5, (off_t)from);
 
-		for (ssize_t i = 0; i + 6 <= got && i < (ssize_t)TEXT_CHUNK; i++) {
-			const struct lh_probe_part *own = part_of(reading->code, from + (uint64_t)i);
-
-			if (own)
-				i += (ssize_t)(own->address + own->size - (from + (uint64_t)i)) - 1;
-			else
-				note_foreign(reading->code, chunk + i, from + (uint64_t)i);
-		}
+		if (got < 6)
+			continue;
+		note_opcode(reading->code, chunk, (size_t)got, from, 0xe9);
+		note_opcode(reading->code, chunk, (size_t)got, from, 0x0f);
 	}
 	free(chunk);
 }
