@@ -40,6 +40,10 @@ offers --log-size pool create --l
 offers --json pool info --j
 offers --content pool log x --
 offers LICENSE pool check LICEN
+offers apply patch -p 1 ap
+offers --audit patch list --a
+offers LICENSE patch -p 1 apply LICEN
+offers $$ patch --pid $$
 
 COMP_WORDS=(linehome run --local '') COMP_CWORD=3
 COMPREPLY=(left over)

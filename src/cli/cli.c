@@ -193,6 +193,7 @@ static int read_option(const struct cli_option *option, const char *word, struct
 	case CLI_DURATION: return cli_read_duration(word, option->out, error);
 	case CLI_STORES: return cli_read_urls(word, false, option->out, error);
 	case CLI_LISTEN: return cli_read_urls(word, true, option->out, error);
+	case CLI_PROCESS: return cli_read_process(word, option->out, error);
 	}
 	return lh__fail(error, -EINVAL, "an option of no kind");
 }
@@ -224,13 +225,23 @@ static void describe(const struct cli_usage *usage, struct option *to)
 	to[n] = (struct option){ 0 };
 }
 
+/* The value of the option that may be written -p, or 0. */
+static int process_option(const struct cli_usage *usage)
+{
+	for (size_t i = 0; usage->options[i].name != NULL; i++)
+		if (usage->options[i].kind == CLI_PROCESS)
+			return FIRST + (int)i;
+	return 0;
+}
+
 static int take_outcome(const struct cli_usage *usage, int outcome, const char *word)
 {
 	switch (outcome) {
 	case HELP: print_help(usage); return 0;
 	case VERSION: printf("linehome %s\n", lh_version()); return 0;
 	case ':':
-	case '?': return fail_option(usage, outcome, optopt, word);
+	case '?': return fail_option(usage, outcome, optopt == 'p' ? process_option(usage) : optopt, word);
+	case 'p': return take_option(usage, &usage->options[process_option(usage) - FIRST], optarg);
 	default: return take_option(usage, &usage->options[outcome - FIRST], optarg);
 	}
 }
@@ -243,7 +254,7 @@ static int check_rest(const struct cli_usage *usage, int argc, char **argv)
 		return cli_fail(usage->command, CLI_BAD_USAGE,
 		                "no %s; write linehome %s %s, or see linehome %s --help", usage->arguments,
 		                usage->command, usage->arguments, usage->command);
-	if (usage->rest == CLI_PROGRAM || argc <= most)
+	if (usage->rest == CLI_PROGRAM || usage->rest == CLI_WORDS || argc <= most)
 		return CLI_GO_ON;
 	return cli_fail(usage->command, CLI_BAD_USAGE, "%s: not an option; see linehome %s --help",
 	                argv[most], usage->command);
@@ -251,12 +262,15 @@ static int check_rest(const struct cli_usage *usage, int argc, char **argv)
 
 int cli_parse(const struct cli_usage *usage, int *argc, char ***argv)
 {
-	const char *letters = usage->rest == CLI_WORD ? ":" : "+:"; /* +: the first word ends the options */
+	bool all = usage->rest == CLI_WORD || usage->rest == CLI_WORDS;
+	const char *letters = all ? ":p:" : "+:p:"; /* +: the first word ends the options */
 	struct option known[OPTIONS_MAX + 3];
 	int outcome, status = CLI_GO_ON;
 
 	if (count_options(usage) > OPTIONS_MAX)
 		return cli_fail(usage->command, CLI_FAILED, "has more than %d options", OPTIONS_MAX);
+	if (process_option(usage) == 0)
+		letters = all ? ":" : "+:";
 	describe(usage, known);
 	opterr = 0;
 	optind = 0; /* glibc: begin anew */

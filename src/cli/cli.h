@@ -22,6 +22,7 @@
 #define LH_CLI_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "net/url.h"
 
@@ -51,6 +52,7 @@ enum cli_kind {
 	CLI_DURATION, /* uint64_t, milliseconds */
 	CLI_STORES,   /* struct cli_urls, comma separated, to connect to */
 	CLI_LISTEN,   /* struct cli_urls, comma separated, to listen on; this option alone may be repeated */
+	CLI_PROCESS,  /* pid_t; may also be written -p PID */
 };
 
 struct cli_option {
@@ -67,6 +69,7 @@ enum cli_rest {
 	CLI_NOTHING, /* words are an error */
 	CLI_PROGRAM, /* the first word is a program, and all that follows is the program's */
 	CLI_WORD,    /* one word, before, between or after the options */
+	CLI_WORDS,   /* as many as there are, likewise; the command looks at their number */
 };
 
 struct cli_usage {
@@ -117,6 +120,8 @@ const char *cli_nearest(const char *word, const char *const *names, size_t n);
 int cli_read_size(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
 /* A page's address in hexadecimal digits, with or without 0x before them. */
 int cli_read_address(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
+/* The number of a process, from 1 on. */
+int cli_read_process(const char *word, pid_t *out, struct lh_error *error) LH_MUST_CHECK;
 /* Seconds with at most three decimals, to milliseconds; at most a year. */
 int cli_read_duration(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
 /* One of mem:, unix:PATH, tcp://HOST:PORT; file: is known and refused. */
@@ -134,5 +139,6 @@ char *cli_write_size(uint64_t bytes, char buffer[32]);
 int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_pool(int argc, char **argv);
+int cli_patch(int argc, char **argv);
 
 #endif

@@ -9,7 +9,8 @@ _linehome_options() {
 	'pool create') echo '--size --reach --log-size --layout --address --key-file --help --version' ;;
 	'pool info' | 'pool check' | 'pool recover') echo '--json --key-file --help --version' ;;
 	'pool log') echo '--content --json --key-file --help --version' ;;
-	*) echo 'run serve pool --help --version' ;;
+	patch) echo 'apply list revert --pid --wait --name --bytes --at --keep --audit --json --help --version' ;;
+	*) echo 'run serve pool patch --help --version' ;;
 	esac
 }
 
@@ -41,10 +42,15 @@ _linehome() {
 	--engine) mapfile -t COMPREPLY < <(compgen -W 'thread inline' -- "$word") ;;
 	--prefetch) mapfile -t COMPREPLY < <(compgen -W 'none next' -- "$word") ;;
 	--policy) mapfile -t COMPREPLY < <(compgen -W 'reuse s3fifo second fifo' -- "$word") ;;
-	--stats | --key-file) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+	--stats | --key-file | --audit) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--store) mapfile -t COMPREPLY < <(compgen -W 'mem: unix: tcp://' -- "$word") ;;
 	--listen) mapfile -t COMPREPLY < <(compgen -W 'unix: tcp://' -- "$word") ;;
+	--pid | -p)
+		[ "$command" != patch ] || mapfile -t COMPREPLY < <(compgen -W "$(cd /proc && echo [0-9]*)" -- "$word")
+		;;
+	apply) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--local | --size | --reach | --log-size | --layout | --address | --timeout | --grace) COMPREPLY=() ;;
+	--wait | --name | --bytes | --at) COMPREPLY=() ;;
 	*)
 		mapfile -t COMPREPLY < <(compgen -W "$(_linehome_options "$command")" -- "$word")
 		if [ "$command" = run ] && [[ $word != -* ]]; then
