@@ -53,7 +53,9 @@ endif
 CORE_DIRS := sys line code store net/data home port port/page
 LIB_DIRS := $(CORE_DIRS) port/code net service/client service/serve service/pool service/code
 CORE_SRC := $(foreach d,$(CORE_DIRS),$(wildcard src/$(d)/*.c))
-LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
+LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c)) src/service/code/blob.S
+# What is put into programs whose code is watched; the library carries it (src/service/code/blob.h).
+INSIDE_SRC := $(wildcard src/port/code/inside/*.[cS]) src/port/code/text.c src/sys/format.c
 # What sees the program's system calls is the agent's alone.
 INTERCEPT_SRC := $(wildcard src/port/page/intercept/*.c)
 AGENT_SRC := $(wildcard src/service/run/agent/*.c src/service/run/agent/*.S) $(INTERCEPT_SRC)
@@ -66,6 +68,8 @@ obj = $(patsubst %,$(1)/obj/%.o,$(basename $(2)))
 LIB_OBJ := $(call obj,$(B),$(LIB_SRC))
 CLI_OBJ := $(call obj,$(B),$(CLI_SRC))
 AGENT_OBJ := $(call obj,$(P),$(CORE_SRC) $(AGENT_SRC))
+INSIDE_OBJ := $(call obj,$(P)/inside,$(INSIDE_SRC))
+INSIDE := $(P)/linehome-inside
 CORE_OBJ := $(sort $(call obj,$(B),$(CORE_SRC)) $(AGENT_OBJ))
 
 bin = $(patsubst $(1)/%.c,$(2)/$(1)/%,$(wildcard $(1)/*.c))
@@ -101,8 +105,22 @@ ifneq ($(B),$(P))
 $(B)/obj/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SAN_FLAGS) -MMD -MP -c -o $@ $<
+$(B)/obj/%.o: %.S $(B)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) -g -MMD -MP -c -o $@ $<
 endif
 $(CORE_OBJ): CFLAGS += -fno-stack-protector
+# Freestanding, and without vector registers: it runs in handlers that leave those alone.
+INSIDE_CFLAGS := -ffreestanding -fno-stack-protector -mgeneral-regs-only -fno-tree-loop-distribute-patterns -fno-tree-slp-vectorize
+$(P)/inside/obj/%.o: %.c $(P)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(INSIDE_CFLAGS) -MMD -MP -c -o $@ $<
+$(P)/inside/obj/%.o: %.S $(P)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) -g -MMD -MP -c -o $@ $<
+BLOB_FLAGS := -DLH_BLOB='"$(INSIDE)"'
+$(B)/obj/src/service/code/blob.o: CPPFLAGS += $(BLOB_FLAGS)
+$(B)/obj/src/service/code/blob.o: $(INSIDE)
 # Where an installed launcher finds the agent; in the build tree it stands beside the launcher.
 $(CLI_OBJ): CPPFLAGS += -DLH_AGENT_PATH='"$(libdir)/linehome/liblinehome-run.so"'
 $(CLI_OBJ): $(B)/libdir
@@ -144,6 +162,11 @@ $(B)/liblinehome-run.so: $(P)/liblinehome-run.so
 	$(Q)cp $< $@
 endif
 
+# Nothing but relative relocations may be left for its loader.
+$(INSIDE): $(INSIDE_OBJ) src/inside.map
+	$(Q)$(CC) -nostdlib -shared -Wl,-Bsymbolic,-z,defs,-z,noexecstack,-z,norelro,-z,max-page-size=4096 \
+		-Wl,--build-id=none,--hash-style=sysv,--version-script,src/inside.map,-S -o $@ $(INSIDE_OBJ)
+
 $(B)/linehome: $(CLI_OBJ) $(B)/liblinehome.a
 	$(link) $(CLI_LIBS)
 
@@ -169,7 +192,7 @@ $(POOL_BIN): $(call obj,$(B),$(POOL_SRC)) $(B)/liblinehome.a
 	$(link) $(if $(PEERS),$$(pkg-config --libs $(PEERS))) $(AGENT_LIBS) $(LIB_LIBS)
 # An agent of the tests' own, with nothing in it but what sees system calls.
 TEST_AGENT := $(P)/tests/agents/intercept.so
-TEST_AGENT_OBJ := $(call obj,$(P),tests/agents/intercept.c $(INTERCEPT_SRC) $(wildcard src/sys/*.c))
+TEST_AGENT_OBJ := $(call obj,$(P),tests/agents/intercept.c $(INTERCEPT_SRC) $(wildcard src/sys/*.c src/code/*.c))
 $(TEST_AGENT_OBJ): CFLAGS += -fno-stack-protector
 $(TEST_AGENT): $(TEST_AGENT_OBJ)
 	@mkdir -p $(@D)
@@ -194,9 +217,9 @@ $(B)/examples/patch/server: examples/patch/server.c examples/patch/rates.c
 $(B)/examples/patch/%.so: examples/patch/%.c include/linehome/patch.h
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O2 $(WARN) $(EXTRA_CFLAGS) -Iinclude -shared -fPIC -o $@ $<
-$(BUILD)/fuzz/%: fuzz/%.c $(LIB_SRC)
+$(BUILD)/fuzz/%: fuzz/%.c $(LIB_SRC) $(INSIDE)
 	@mkdir -p $(@D)
-	$(Q)clang $(CPPFLAGS) $(filter-out -O0 -O2,$(CFLAGS)) -O1 -fsanitize=fuzzer,address,undefined \
+	$(Q)clang $(CPPFLAGS) $(BLOB_FLAGS) $(filter-out -O0 -O2,$(CFLAGS)) -O1 -fsanitize=fuzzer,address,undefined \
 		-fno-sanitize-recover=undefined -o $@ $< $(LIB_SRC) $(LIB_LIBS)
 
 # ---- what is run

@@ -19,7 +19,8 @@
  *    160  texts, 96 bytes each (struct lh_plan_text), at most 8
  *   4096  for each text, each beginning at a multiple of 4096 and in the order of the offsets: bitmaps of one
  *         bit for each byte of the text (bit n % 64 of the little-endian word n / 64; size / 8 bytes):
- *         starts, armed, ends, heads; then the original text and the image, `size` bytes each
+ *         starts, armed, ends, heads, quiet; then, at multiples of 4096, the original text and the image,
+ *         `size` bytes each
  *         sites: u32 place in its text, u16 text, i16 system call's number or -1; by text and place
  *
  * Integers are little-endian. All offsets count from the plan's beginning.
@@ -27,6 +28,7 @@
 #ifndef LH_PORT_CODE_PLAN_H
 #define LH_PORT_CODE_PLAN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "sys/sys.h"
@@ -48,6 +50,8 @@ struct lh_plan_text {
 	uint64_t heads;  /* starts of blocks: functions, targets of direct jumps, what follows an end */
 	uint64_t original; /* the bytes as they are in the file */
 	uint64_t image;    /* the same with INT3 at each armed start */
+	uint64_t
+		quiet; /* heads of blocks that are not armed, since what follows them tells whether they ran */
 	uint64_t reserved[2];
 };
 
@@ -77,5 +81,7 @@ struct lh_plan_head {
  * version); the reason is in error.
  */
 int lh__plan_check(const void *plan, uint64_t size, bool body, struct lh_error *error) LH_MUST_CHECK;
+/* Writes the two CRCs of a plan whose head says all else. */
+void lh__plan_seal(void *plan);
 
 #endif

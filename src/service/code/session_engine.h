@@ -15,8 +15,6 @@
 
 /* ---- what the session does for its engine ---- */
 
-#define LH_NO_MARKER UINT32_MAX
-
 /* What is to be done with one mapping of code. Pointers hold until the session ends. */
 struct lh_session_module {
 	enum lh_answer_action action;
@@ -25,12 +23,6 @@ struct lh_session_module {
 	uint64_t start, end;        /* where all of the text runs in the process */
 	uint64_t *hits;             /* its bitmap, here */
 	uint64_t hits_at;           /* and in the record's file */
-	/*
-	 * Markers (--from and --until): places in the text, or LH_NO_MARKER. They are armed in the plan, and
-	 * a miss at another place does not supply them (lh__text_miss stops before them where the engine says
-	 * so). A trap at one is told by lh__session_marker before it is answered like any other.
-	 */
-	uint32_t from, until;
 };
 
 /*
@@ -41,10 +33,18 @@ struct lh_session_module {
 void lh__session_module(struct lh_session *session, pid_t process, uint64_t address, bool attached,
                         struct lh_session_module *out);
 /*
- * A thread has come to the marker of a text. From `from` on hits are recorded: everything that was supplied
- * in any watched process is taken away first; from `until` on they are not, and `from` is armed again.
+ * --from and --until: the first instruction of such a function is INT3 without being armed in the plan. So an
+ * engine that meets a trap in a text at a place that is not armed asks here first. true: it was one, hits are
+ * recorded from now on or are not, and the instruction is there to be executed.
  */
-void lh__session_marker(struct lh_session *session, bool is_from);
+bool lh__session_marker(struct lh_session *session, pid_t process, uint64_t address);
+/* Brings these places into the state of the moment in a process that is stopped and has just been armed. */
+void lh__session_put_markers(struct lh_session *session, pid_t process);
+/*
+ * To be called for each process that is let go, while it is still stopped and all its bytes are back: compares
+ * the texts of all known modules with their files. What lh__session_end reports.
+ */
+void lh__session_verify(struct lh_session *session, struct lh_remote *remote);
 
 enum lh_granularity lh__session_granularity(const struct lh_session *session);
 struct lh_record *lh__session_record(const struct lh_session *session);
