@@ -36,7 +36,7 @@ static bool lies_inside(uint64_t plan_size, uint64_t at, uint64_t size, uint64_t
 
 static bool text_is_good(const struct lh_plan_text *text, uint64_t plan_size)
 {
-	const uint64_t bitmap[] = { text->starts, text->armed, text->ends, text->heads, text->quiet };
+	const uint64_t bitmap[] = { text->starts, text->armed, text->ends, text->heads };
 
 	if (text->size == 0 || text->size % PAGE || text->size >= UINT64_C(1) << 31 || text->address % PAGE ||
 	    text->offset % PAGE || text->address > UINT64_MAX - text->size)

@@ -19,7 +19,7 @@
  *    160  texts, 96 bytes each (struct lh_plan_text), at most 8
  *   4096  for each text, each beginning at a multiple of 4096 and in the order of the offsets: bitmaps of one
  *         bit for each byte of the text (bit n % 64 of the little-endian word n / 64; size / 8 bytes):
- *         starts, armed, ends, heads, quiet; then, at multiples of 4096, the original text and the image,
+ *         starts, armed, ends, heads; then, at multiples of 4096, the original text and the image,
  *         `size` bytes each
  *         sites: u32 place in its text, u16 text, i16 system call's number or -1; by text and place
  *
@@ -50,9 +50,7 @@ struct lh_plan_text {
 	uint64_t heads;  /* starts of blocks: functions, targets of direct jumps, what follows an end */
 	uint64_t original; /* the bytes as they are in the file */
 	uint64_t image;    /* the same with INT3 at each armed start */
-	uint64_t
-		quiet; /* heads of blocks that are not armed, since what follows them tells whether they ran */
-	uint64_t reserved[2];
+	uint64_t reserved[3];
 };
 
 struct lh_plan_site {

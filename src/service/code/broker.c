@@ -41,9 +41,9 @@ static int bind_name(struct lh_session *session)
 	length = strlen(session->name);
 	memcpy(address.sun_path + 1, session->name, length);
 	return bind(session->listener, (struct sockaddr *)&address,
-	            (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + length)) < 0 ?
-	               -errno :
-	               0;
+	            (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + length)) < 0
+	               ? -errno
+	               : 0;
 }
 
 int lh__broker_open(struct lh_session *session, struct lh_error *error)
@@ -60,8 +60,9 @@ int lh__broker_open(struct lh_session *session, struct lh_error *error)
 		result = -errno;
 	if (result == 0)
 		result = watch(session, session->listener);
-	return result < 0 ? lh__fail(error, result, "no socket for the watched program: %s", strerror(-result)) :
-	                    0;
+	return result < 0
+	               ? lh__fail(error, result, "no socket for the watched program: %s", strerror(-result))
+	               : 0;
 }
 
 void lh__broker_close(struct lh_session *session)

@@ -50,6 +50,8 @@ struct lh_cover_module {
 	const char *path, *name;
 	const uint8_t *id;
 	uint32_t id_size;
+	const struct lh_record_module *head; /* in the record */
+	uint64_t entry;                      /* as the file has it; 0: not known */
 	bool is_program, has_lines;
 	const char *why_not; /* why it has no lines, in a person's words; or NULL */
 	uint32_t functions, functions_hit, blocks, blocks_hit;

@@ -275,8 +275,7 @@ static bool ends_at_call(struct executing *executing)
 		return has_more_rights(executing, &info);
 	}
 	/* The exit of an execve that has not been reported as an event: it has failed. */
-	return (info.op == PTRACE_SYSCALL_INFO_EXIT && executing->in_call) ||
-	       ++executing->stops > STOPS_MOST;
+	return (info.op == PTRACE_SYSCALL_INFO_EXIT && executing->in_call) || ++executing->stops > STOPS_MOST;
 }
 
 static void handle_stop(struct inside *inside, struct executing *executing, int status)
@@ -310,8 +309,7 @@ static void bury(const struct executing *executing)
 	siginfo_t info;
 
 	(void)!waitid(P_PID, (id_t)executing->thread, &info,
-	              WEXITED | WNOHANG | __WALL |
-	                      (executing->process == executing->thread ? WNOWAIT : 0));
+	              WEXITED | WNOHANG | __WALL | (executing->process == executing->thread ? WNOWAIT : 0));
 }
 
 /* Executing from another thread than the first, a thread takes the first one's number. */
@@ -391,10 +389,11 @@ static int try_leave(struct inside *inside, pid_t process, bool force, struct lh
 		lh__session_verify(inside->session, remote);
 	lh__remote_release(remote);
 	if (result == 0 && left)
-		lh__session_say(inside->session,
-		                "process %d: a thread sleeps in the agent, which stays in its memory and does "
-		                "nothing",
-		                process);
+		lh__session_say(
+			inside->session,
+			"process %d: a thread sleeps in the agent, which stays in its memory and does "
+			"nothing",
+			process);
 	return result;
 }
 

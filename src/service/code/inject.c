@@ -49,7 +49,8 @@ static uint64_t whole_pages(uint64_t size)
 /* What the dynamic section says of a tag; 0: nothing. All addresses of segments are offsets from the base. */
 static uint64_t dynamic(const uint8_t *image, uint64_t at, int64_t tag)
 {
-	for (const Elf64_Dyn *entry = (const Elf64_Dyn *)(const void *)(image + at); entry->d_tag != DT_NULL; entry++)
+	for (const Elf64_Dyn *entry = (const Elf64_Dyn *)(const void *)(image + at); entry->d_tag != DT_NULL;
+	     entry++)
 		if (entry->d_tag == tag)
 			return entry->d_un.d_val;
 	return 0;
@@ -143,8 +144,8 @@ static long give_rights(struct lh_remote *remote, uint64_t base)
 	for (unsigned i = 0; result == 0 && i < header()->e_phnum; i++) {
 		const Elf64_Phdr *part = segment(i);
 		uint64_t start = part->p_vaddr & ~(uint64_t)(PAGE - 1);
-		int rights = (part->p_flags & PF_R ? PROT_READ : 0) | (part->p_flags & PF_W ? PROT_WRITE : 0) |
-		             (part->p_flags & PF_X ? PROT_EXEC : 0);
+		int rights = (part->p_flags & PF_R ? PROT_READ : 0) |
+		             (part->p_flags & PF_W ? PROT_WRITE : 0) | (part->p_flags & PF_X ? PROT_EXEC : 0);
 
 		if (part->p_type == PT_LOAD && rights != (PROT_READ | PROT_WRITE))
 			result = remote_call3(remote, SYS_mprotect, base + start,
@@ -242,8 +243,9 @@ static int start_agent(struct lh_remote *remote, const struct lh_agent *agent, u
 	int result = lh__remote_write(remote, at, start, sizeof(*start));
 
 	if (result == 0)
-		result = lh__remote_call(remote, base + agent->start, (const long[3]){ (long)at }, start->stack,
-		                         CALL_MS, broker->readable, broker->serve, broker->context, &returned);
+		result = lh__remote_call(remote, base + agent->start, (const long[3]){ (long)at },
+		                         start->stack, CALL_MS, broker->readable, broker->serve,
+		                         broker->context, &returned);
 	if (result < 0)
 		return lh__fail(error, result, "process %d: the agent did not start: %s",
 		                lh__remote_process(remote), strerror(-result));

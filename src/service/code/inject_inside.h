@@ -10,9 +10,9 @@
 
 /* Offsets from the base. */
 struct lh_agent {
-	uint64_t span;   /* of the segments; struct lh_inside_start follows */
-	uint64_t filled; /* up to here the file says what is in it */
-	uint64_t size;   /* of the whole mapping */
+	uint64_t span;                        /* of the segments; struct lh_inside_start follows */
+	uint64_t filled;                      /* up to here the file says what is in it */
+	uint64_t size;                        /* of the whole mapping */
 	uint64_t text, text_bytes, text_file; /* the code, and where it is in the file */
 	uint64_t start, stop;                 /* entries */
 	uint64_t relocations, relocations_size;

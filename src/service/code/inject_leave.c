@@ -137,7 +137,8 @@ bool lh__inject_find(pid_t process, char name[104])
 	bool found = agency && find(agency, process) >= 0;
 
 	if (found) {
-		off_t at = (off_t)(agency->base + agency->agent.span + offsetof(struct lh_inside_start, name));
+		off_t at =
+			(off_t)(agency->base + agency->agent.span + offsetof(struct lh_inside_start, name));
 
 		found = pread(agency->memory, name, 104, at) == 104;
 		name[103] = '\0';
@@ -290,15 +291,15 @@ static int clear_threads(struct agency *agency, struct lh_remote *remote, bool f
 		int stands = stands_in_agent(agency, &threads[i]);
 
 		if (stands == 2 || (stands == 1 && !force))
-			return lh__fail(error, -EAGAIN, "thread %d of process %d is in the agent", threads[i].id,
-			                agency->process);
+			return lh__fail(error, -EAGAIN, "thread %d of process %d is in the agent",
+			                threads[i].id, agency->process);
 		*left |= stands == 1;
 	}
 	for (size_t i = 0; i < n && result == 0; i++)
 		result = put_out_of_stubs(agency, remote, &threads[i]);
 	return result < 0 ? lh__fail(error, result, "process %d: its stacks cannot be read: %s",
-	                             agency->process, strerror(-result)) :
-	                    0;
+	                             agency->process, strerror(-result))
+	                  : 0;
 }
 
 static int stop_agent(const struct agency *agency, struct lh_remote *remote,
@@ -312,8 +313,8 @@ static int stop_agent(const struct agency *agency, struct lh_remote *remote,
 	if (result == 0)
 		result = (int)returned;
 	return result < 0 ? lh__fail(error, result, "process %d: the agent did not stop: %s", agency->process,
-	                             strerror(-result)) :
-	                    0;
+	                             strerror(-result))
+	                  : 0;
 }
 
 int lh__inject_leave(struct lh_remote *remote, bool force, const struct lh_inject_broker *broker, bool *left,
@@ -333,9 +334,9 @@ int lh__inject_leave(struct lh_remote *remote, bool force, const struct lh_injec
 	if (result == 0)
 		result = stop_agent(agency, remote, broker, error);
 	if (result == 0 && !*left)
-		result = (int)lh__remote_syscall(
-			remote, SYS_munmap,
-			(const long[6]){ (long)agency->base, (long)agency->agent.size });
+		result = (int)lh__remote_syscall(remote, SYS_munmap,
+		                                 (const long[6]){ (long)agency->base,
+		                                                  (long)agency->agent.size });
 	lose(agency);
 	free(agency);
 	return result;

@@ -396,7 +396,7 @@ static int freeze(const struct lh_sys *sys, int memory, uint64_t size, struct lh
 
 /* In memory that is mapped to be written; the plan that comes of it is mapped again, to be read. */
 static int fill_memory(struct source *source, int memory, const struct lh_plan_head *layout,
-                       enum lh_plan_flags flags, struct lh_plan *out)
+                       struct lh_plan *out)
 {
 	const struct lh_sys *sys = source->sys;
 	uint64_t room = layout->size, size;
@@ -410,8 +410,7 @@ static int fill_memory(struct source *source, int memory, const struct lh_plan_h
 		return lh__fail(source->error, -ENOMEM, "%s: no memory to make a plan of its code",
 		                source->path);
 	memcpy((void *)mapped, layout, sizeof *layout);
-	result = lh__plan_fill(sys, source->content, (size_t)source->status.st_size, (void *)mapped, flags,
-	                       &reason);
+	result = lh__plan_fill(sys, source->content, (size_t)source->status.st_size, (void *)mapped, &reason);
 	size = ((struct lh_plan_head *)mapped)->size;
 	LH_SYS(sys, SYS_munmap, mapped, room);
 	if (result < 0)
@@ -422,7 +421,7 @@ static int fill_memory(struct source *source, int memory, const struct lh_plan_h
 	                  : 0;
 }
 
-static int make_plan(struct source *source, enum lh_plan_flags flags, struct lh_plan *out)
+static int make_plan(struct source *source, struct lh_plan *out)
 {
 	struct lh_plan_head head = { .version = LH_PLAN_VERSION };
 	struct lh_error reason = { .text = "" };
@@ -439,22 +438,9 @@ static int make_plan(struct source *source, enum lh_plan_flags flags, struct lh_
 	if (memory < 0)
 		return lh__fail(source->error, (int)memory, "%s: no memory file for the plan of its code: %s",
 		                source->path, lh__errno_name((int)memory));
-	result = fill_memory(source, (int)memory, &head, flags, out);
+	result = fill_memory(source, (int)memory, &head, out);
 	if (result < 0)
 		LH_SYS(source->sys, SYS_close, memory);
-	return result;
-}
-
-int lh__plan_make(const struct lh_sys *sys, int file, const char *path, enum lh_plan_flags flags,
-                  struct lh_plan *out, struct lh_error *error)
-{
-	struct source source = { .sys = sys, .file = file, .path = path, .error = error };
-	int result = identify(&source);
-
-	*out = (struct lh_plan){ .descriptor = -1 };
-	if (result == 0)
-		result = make_plan(&source, flags, out);
-	unload(&source);
 	return result;
 }
 
@@ -473,7 +459,7 @@ int lh__plan_open(const struct lh_sys *sys, int file, const char *path, struct l
 		result = found < 0 ? found : 0;
 	}
 	if (result == 0 && found == 0) {
-		result = make_plan(&source, LH_PLAN_QUIET, out);
+		result = make_plan(&source, out);
 		if (result == 0 && cache.folder >= 0)
 			keep(&cache, out->head);
 	}

@@ -27,7 +27,51 @@
 #define PAGE 4096u
 #define LONGEST 15u /* bytes of an instruction */
 
-uint64_t lh__bit_next(const uint64_t *bitmap, uint64_t from, uint64_t end)
+struct making_text {
+	uint64_t address, size;
+	uint64_t *starts, *armed, *ends, *heads; /* of the plan */
+	uint8_t *original, *image;               /* likewise */
+	uint64_t *targets; /* what direct jumps and calls lead to, be it an instruction or not */
+	uint64_t *hidden;  /* where instructions begin that lie inside others */
+};
+
+struct making_function {
+	uint32_t text, at, size;
+	uint32_t decoded; /* bytes from its start; less than size: what follows is no code */
+	bool is_signal_frame;
+};
+
+struct making {
+	const struct lh_sys *sys;
+	const uint8_t *file;
+	size_t size;
+	struct lh_plan_head *head;
+	struct lh_plan_site *sites;
+	struct making_text text[LH_PLAN_TEXTS];
+	struct making_function *function; /* ascending */
+	size_t functions, room;
+	ZydisDecoder decoder;
+};
+
+/* ---- bitmaps ---- */
+
+static bool bit(const uint64_t *bitmap, uint64_t at)
+{
+	return bitmap[at / 64] >> at % 64 & 1;
+}
+
+static void set_bit(uint64_t *bitmap, uint64_t at)
+{
+	bitmap[at / 64] |= UINT64_C(1) << at % 64;
+}
+
+static void clear_bit(uint64_t *bitmap, uint64_t at)
+{
+	bitmap[at / 64] &= ~(UINT64_C(1) << at % 64);
+}
+
+/* The first bit that is set in [from, end); end: none is. */
+static uint64_t next_bit(const uint64_t *bitmap, uint64_t from, uint64_t end)
 {
 	uint64_t word, bits;
 
@@ -42,42 +86,6 @@ uint64_t lh__bit_next(const uint64_t *bitmap, uint64_t from, uint64_t end)
 	}
 	from = word * 64 + (uint64_t)__builtin_ctzll(bits);
 	return from < end ? from : end;
-}
-
-struct lh_jump lh__jump_at(const uint8_t *code, uint64_t size, uint64_t at)
-{
-	struct lh_jump jump = { .kind = LH_JUMP_NONE };
-	uint64_t from = at;
-	int32_t distance;
-	unsigned wide = 0;
-
-	/* Branch hints, and the prefix of bounds that are left alone. */
-	while (at < size && at < from + 4 && (code[at] == 0x2e || code[at] == 0x3e || code[at] == 0xf2))
-		at++;
-	if (at + 2 > size)
-		return jump;
-	if (code[at] == 0xeb || code[at] == 0xe9)
-		jump.kind = LH_JUMP_ALWAYS;
-	else if (code[at] == 0xe8)
-		jump.kind = LH_JUMP_CALL;
-	else if ((code[at] & 0xf0) == 0x70 || (code[at] & 0xfc) == 0xe0 ||
-	         (code[at] == 0x0f && (code[at + 1] & 0xf0) == 0x80))
-		jump.kind = LH_JUMP_MAYBE;
-	if (jump.kind == LH_JUMP_NONE)
-		return jump;
-	if (code[at] == 0xe8 || code[at] == 0xe9)
-		wide = 1;
-	else if (code[at] == 0x0f)
-		wide = 2;
-	if (wide && at + wide + 4 > size)
-		return (struct lh_jump){ .kind = LH_JUMP_NONE };
-	if (wide)
-		memcpy(&distance, code + at + wide, 4);
-	else
-		distance = (int8_t)code[at + 1];
-	jump.size = (unsigned)(at - from) + (wide ? wide + 4 : 2);
-	jump.target = from + jump.size + (uint64_t)(int64_t)distance;
-	return jump;
 }
 
 /* ---- where the parts lie ---- */
@@ -109,8 +117,7 @@ static void place_text(struct lh_plan_text *text, const Elf64_Phdr *segment, uin
 	text->armed = text->starts + bitmap;
 	text->ends = text->armed + bitmap;
 	text->heads = text->ends + bitmap;
-	text->quiet = text->heads + bitmap;
-	text->original = round_up(text->quiet + bitmap);
+	text->original = round_up(text->heads + bitmap);
 	text->image = text->original + text->size;
 	*at = text->image + text->size;
 }
@@ -161,32 +168,22 @@ int lh__plan_lay_out(const uint8_t *file, size_t size, struct lh_plan_head *head
 /* ---- decoding ---- */
 
 enum {
-	ENDS = 1,     /* a block */
-	DIRECT = 2,   /* goes on at a place that it names */
-	CALLS = 4,    /* and comes back */
-	SYSCALL = 8,  /* a site */
-	INDIRECT = 16 /* a jump to where a register or memory says */
+	ENDS = 1,   /* a block */
+	DIRECT = 2, /* goes on at a place that it names */
+	STOPS = 4,  /* and never goes on to the next instruction */
+	SYSCALL = 8 /* a site */
 };
-
-/* A jump through a slot at a fixed address is one out of the function, to what the dynamic linker has found. */
-static bool jumps_by_slot(const ZydisDecodedInstruction *decoded)
-{
-	return decoded->raw.modrm.mod == 0 && decoded->raw.modrm.rm == 5;
-}
 
 static unsigned classify(const ZydisDecodedInstruction *decoded)
 {
-	bool relative = (decoded->attributes & ZYDIS_ATTRIB_IS_RELATIVE) != 0;
+	unsigned direct = decoded->attributes & ZYDIS_ATTRIB_IS_RELATIVE ? DIRECT : 0;
 
 	switch (decoded->meta.category) {
-	case ZYDIS_CATEGORY_CALL: return relative ? ENDS | DIRECT | CALLS : ENDS;
+	case ZYDIS_CATEGORY_CALL:
+	case ZYDIS_CATEGORY_COND_BR: return ENDS | direct;
+	case ZYDIS_CATEGORY_UNCOND_BR: return ENDS | STOPS | direct;
 	case ZYDIS_CATEGORY_RET:
-	case ZYDIS_CATEGORY_SYSRET: return ENDS;
-	case ZYDIS_CATEGORY_COND_BR: return relative ? ENDS | DIRECT : ENDS;
-	case ZYDIS_CATEGORY_UNCOND_BR:
-		if (decoded->mnemonic == ZYDIS_MNEMONIC_JMP && !jumps_by_slot(decoded) && !relative)
-			return ENDS | INDIRECT;
-		return relative ? ENDS | DIRECT : ENDS;
+	case ZYDIS_CATEGORY_SYSRET: return ENDS | STOPS;
 	default: break;
 	}
 	switch (decoded->mnemonic) {
@@ -203,8 +200,8 @@ static unsigned classify(const ZydisDecodedInstruction *decoded)
 	}
 }
 
-static bool decode(const struct lh_making *making, const struct lh_making_text *text, uint64_t at,
-                   uint64_t end, ZydisDecodedInstruction *decoded)
+static bool decode(const struct making *making, const struct making_text *text, uint64_t at, uint64_t end,
+                   ZydisDecodedInstruction *decoded)
 {
 	return at < end &&
 	       ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&making->decoder, NULL, text->original + at,
@@ -212,76 +209,43 @@ static bool decode(const struct lh_making *making, const struct lh_making_text *
 }
 
 /* What a direct jump or call leads to; in whatever text it lies. */
-static void note_target(struct lh_making *making, const struct lh_making_text *from, uint64_t at,
-                        const ZydisDecodedInstruction *decoded, unsigned class)
+static void note_target(struct making *making, const struct making_text *from, uint64_t at,
+                        const ZydisDecodedInstruction *decoded)
 {
 	uint64_t address = from->address + at + decoded->length + (uint64_t)decoded->raw.imm[0].value.s;
 
-	for (unsigned i = 0; i < making->head->texts; i++) {
-		struct lh_making_text *text = &making->text[i];
-		uint64_t target = address - text->address;
-
-		if (target >= text->size)
-			continue;
-		if (lh__bit(text->targets, target))
-			lh__bit_set(text->again, target);
-		lh__bit_set(text->targets, target);
-		if (class & CALLS)
-			lh__bit_set(text->called, target);
-		return;
-	}
+	for (unsigned i = 0; i < making->head->texts; i++)
+		if (address - making->text[i].address < making->text[i].size)
+			set_bit(making->text[i].targets, address - making->text[i].address);
 }
 
-static void note_site(struct lh_making *making, const struct lh_making_function *function, uint64_t at)
+static void note_site(struct making *making, const struct making_function *function, uint64_t at)
 {
 	making->sites[making->head->sites++] =
 		(struct lh_plan_site){ .at = (uint32_t)at, .text = (uint16_t)function->text, .nr = -1 };
 }
 
-/* Whether what stands at the function's start and goes to the first end is a jump to anywhere. */
-static void see_first_end(struct lh_making_function *function, unsigned class, bool *is_first)
+static void decode_function(struct making *making, struct making_function *function)
 {
-	if (*is_first && class & INDIRECT)
-		function->is_spring = true;
-	*is_first = false;
-}
-
-/* mov %reg, (%rsp); ret: a jump that looks like a return. */
-static bool returns_elsewhere(const struct lh_making_text *text, uint64_t at)
-{
-	const uint8_t *code = text->original + at;
-
-	return at >= 4 && code[0] == 0xc3 && (code[-4] & 0xfb) == 0x48 && code[-3] == 0x89 &&
-	       (code[-2] & 0xc7) == 0x04 && code[-1] == 0x24;
-}
-
-static void decode_function(struct lh_making *making, struct lh_making_function *function)
-{
-	struct lh_making_text *text = &making->text[function->text];
+	struct making_text *text = &making->text[function->text];
 	uint64_t at = function->at, end = at + function->size;
-	bool is_head = true, is_first = true;
+	bool is_head = true;
 	ZydisDecodedInstruction decoded;
 
 	while (decode(making, text, at, end, &decoded)) {
 		unsigned class = classify(&decoded);
 
-		lh__bit_set(text->starts, at);
+		set_bit(text->starts, at);
 		making->head->instructions++;
 		if (is_head)
-			lh__bit_set(text->heads, at);
+			set_bit(text->heads, at);
 		is_head = class & ENDS;
-		if (class & ENDS) {
-			lh__bit_set(text->ends, at);
-			see_first_end(function, class, &is_first);
-		}
+		if (class & ENDS)
+			set_bit(text->ends, at);
 		if (class & DIRECT)
-			note_target(making, text, at, &decoded, class);
-		if (class & INDIRECT)
-			function->has_indirect = true;
+			note_target(making, text, at, &decoded);
 		if (class & SYSCALL)
 			note_site(making, function, at);
-		if (class & ENDS && returns_elsewhere(text, at))
-			function->is_spring = true;
 		at += decoded.length;
 	}
 	function->decoded = (uint32_t)(at - function->at);
@@ -292,28 +256,28 @@ static void decode_function(struct lh_making *making, struct lh_making_function 
 
 /* ---- what is armed ---- */
 
-static void arm_function(const struct lh_making *making, const struct lh_making_function *function)
+static void arm_function(const struct making *making, const struct making_function *function)
 {
-	const struct lh_making_text *text = &making->text[function->text];
+	const struct making_text *text = &making->text[function->text];
 	uint64_t end = function->at + function->decoded;
 
 	if (function->is_signal_frame)
 		return;
-	for (uint64_t at = function->at; (at = lh__bit_next(text->starts, at, end)) < end; at++)
+	for (uint64_t at = function->at; (at = next_bit(text->starts, at, end)) < end; at++)
 		if (text->original[at] != 0xcc)
-			lh__bit_set(text->armed, at);
+			set_bit(text->armed, at);
 }
 
 /* The instruction that an offset lies inside of is not armed. */
-static void disarm_around(const struct lh_making *making, const struct lh_making_text *text, uint64_t at)
+static void disarm_around(const struct making *making, const struct making_text *text, uint64_t at)
 {
 	ZydisDecodedInstruction decoded;
 
 	for (uint64_t back = 1; back < LONGEST && back <= at; back++) {
-		if (!lh__bit(text->starts, at - back))
+		if (!bit(text->starts, at - back))
 			continue;
 		if (decode(making, text, at - back, text->size, &decoded) && decoded.length > back)
-			lh__bit_clear(text->armed, at - back);
+			clear_bit(text->armed, at - back);
 		return;
 	}
 }
@@ -322,38 +286,38 @@ static void disarm_around(const struct lh_making *making, const struct lh_making
  * Follows instructions that begin where no start is until they are in step with those that are known. Returns
  * the lowest place where a jump out of them leads to another such, or at.
  */
-static uint64_t follow_hidden(struct lh_making *making, struct lh_making_text *text, uint64_t at)
+static uint64_t follow_hidden(struct making *making, struct making_text *text, uint64_t at)
 {
 	uint64_t lowest = at;
 	ZydisDecodedInstruction decoded;
 
-	while (at < text->size && !lh__bit(text->starts, at) && !lh__bit(text->hidden, at)) {
+	while (at < text->size && !bit(text->starts, at) && !bit(text->hidden, at)) {
 		unsigned class;
 
-		lh__bit_set(text->hidden, at);
+		set_bit(text->hidden, at);
 		disarm_around(making, text, at);
 		if (!decode(making, text, at, text->size, &decoded))
 			break;
 		class = classify(&decoded);
 		for (unsigned i = 1; i < decoded.length; i++)
-			lh__bit_clear(text->armed, at + i);
+			clear_bit(text->armed, at + i);
 		if (class & DIRECT) {
 			uint64_t target = at + decoded.length + (uint64_t)decoded.raw.imm[0].value.s;
 
-			note_target(making, text, at, &decoded, class);
+			note_target(making, text, at, &decoded);
 			lowest = target < lowest ? target : lowest;
 		}
-		if (class & ENDS && !(class & CALLS) && decoded.meta.category != ZYDIS_CATEGORY_COND_BR)
+		if (class & STOPS)
 			break;
 		at += decoded.length;
 	}
 	return lowest;
 }
 
-static bool lies_in_function(const struct lh_making *making, uint32_t text, uint64_t at)
+static struct making_function *function_at(const struct making *making, uint32_t text, uint64_t at)
 {
 	size_t low = 0, high = making->functions;
-	const struct lh_making_function *function;
+	struct making_function *function;
 
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
@@ -364,29 +328,34 @@ static bool lies_in_function(const struct lh_making *making, uint32_t text, uint
 		else
 			high = middle;
 	}
-	function = &making->function[low ? low - 1 : 0];
-	return low && function->text == text && at - function->at < function->decoded;
+	if (low == 0)
+		return NULL;
+	function = &making->function[low - 1];
+	return function->text == text && at - function->at < function->size ? function : NULL;
 }
 
-static void disarm_hidden(struct lh_making *making, uint32_t index)
+static void disarm_hidden(struct making *making, uint32_t index)
 {
-	struct lh_making_text *text = &making->text[index];
+	struct making_text *text = &making->text[index];
 	uint64_t at = 0;
 
-	while ((at = lh__bit_next(text->targets, at, text->size)) < text->size) {
+	while ((at = next_bit(text->targets, at, text->size)) < text->size) {
+		struct making_function *function = NULL;
 		uint64_t lowest = at;
 
-		if (!lh__bit(text->starts, at) && !lh__bit(text->hidden, at) &&
-		    lies_in_function(making, index, at))
+		if (!bit(text->starts, at) && !bit(text->hidden, at))
+			function = function_at(making, index, at);
+		if (function && at - function->at < function->decoded) {
 			lowest = follow_hidden(making, text, at);
+		}
 		at = lowest < at ? lowest : at + 1;
 	}
 }
 
-static void find_heads(struct lh_making *making)
+static void find_heads(struct making *making)
 {
 	for (unsigned i = 0; i < making->head->texts; i++) {
-		struct lh_making_text *text = &making->text[i];
+		struct making_text *text = &making->text[i];
 
 		for (uint64_t word = 0; word < text->size / 64; word++) {
 			text->heads[word] |= text->targets[word] & text->starts[word];
@@ -398,16 +367,16 @@ static void find_heads(struct lh_making *making)
 /* ---- system calls ---- */
 
 /* What the block before a `syscall` makes of eax. */
-static void find_number(const struct lh_making *making, struct lh_plan_site *site)
+static void find_number(const struct making *making, struct lh_plan_site *site)
 {
-	const struct lh_making_text *text = &making->text[site->text];
+	const struct making_text *text = &making->text[site->text];
 	int32_t number = -1, value = 0;
 	uint64_t at = site->at;
 
-	while (at > 0 && !lh__bit(text->heads, at))
+	while (at > 0 && !bit(text->heads, at))
 		at--;
 	while (at < site->at) {
-		uint64_t next = lh__bit_next(text->starts, at + 1, site->at);
+		uint64_t next = next_bit(text->starts, at + 1, site->at);
 		enum lh_eax effect =
 			lh__effect_on_eax(&making->decoder, text->original + at, next - at, &value);
 
@@ -421,8 +390,8 @@ static void find_number(const struct lh_making *making, struct lh_plan_site *sit
 
 static int collect(void *context, const struct lh_function *found)
 {
-	struct lh_making *making = context;
-	struct lh_making_function *function;
+	struct making *making = context;
+	struct making_function *function;
 	uint32_t i = 0;
 
 	while (i < making->head->texts &&
@@ -444,48 +413,44 @@ static int collect(void *context, const struct lh_function *found)
 		making->room = room;
 	}
 	making->function[making->functions++] =
-		(struct lh_making_function){ .text = i,
-		                             .at = (uint32_t)(found->address - making->text[i].address),
-		                             .size = (uint32_t)found->size,
-		                             .has_pads = found->has_pads,
-		                             .is_signal_frame = found->is_signal_frame };
+		(struct making_function){ .text = i,
+		                          .at = (uint32_t)(found->address - making->text[i].address),
+		                          .size = (uint32_t)found->size,
+		                          .is_signal_frame = found->is_signal_frame };
 	return 0;
 }
 
-static int begin_text(struct lh_making *making, unsigned index)
+static int begin_text(struct making *making, unsigned index)
 {
 	const struct lh_plan_text *place = &making->head->text[index];
-	struct lh_making_text *text = &making->text[index];
+	struct making_text *text = &making->text[index];
 	uint8_t *plan = (uint8_t *)making->head;
 	uint64_t words = place->size / 64, in_file = making->size - place->offset;
 
-	*text = (struct lh_making_text){ .address = place->address,
-		                         .size = place->size,
-		                         .starts = (uint64_t *)(plan + place->starts),
-		                         .armed = (uint64_t *)(plan + place->armed),
-		                         .ends = (uint64_t *)(plan + place->ends),
-		                         .heads = (uint64_t *)(plan + place->heads),
-		                         .quiet = (uint64_t *)(plan + place->quiet),
-		                         .original = plan + place->original,
-		                         .image = plan + place->image };
-	text->targets = lh__alloc(making->sys, 4 * words * sizeof *text->targets);
+	*text = (struct making_text){ .address = place->address,
+		                      .size = place->size,
+		                      .starts = (uint64_t *)(plan + place->starts),
+		                      .armed = (uint64_t *)(plan + place->armed),
+		                      .ends = (uint64_t *)(plan + place->ends),
+		                      .heads = (uint64_t *)(plan + place->heads),
+		                      .original = plan + place->original,
+		                      .image = plan + place->image };
+	text->targets = lh__alloc(making->sys, 2 * words * sizeof *text->targets);
 	if (!text->targets)
 		return -ENOMEM;
-	text->again = text->targets + words;
-	text->called = text->again + words;
-	text->hidden = text->called + words;
+	text->hidden = text->targets + words;
 	memcpy(text->original, making->file + place->offset, in_file < place->size ? in_file : place->size);
 	return 0;
 }
 
-static void finish_text(struct lh_making_text *text)
+static void finish_text(struct making_text *text)
 {
 	memcpy(text->image, text->original, text->size);
-	for (uint64_t at = 0; (at = lh__bit_next(text->armed, at, text->size)) < text->size; at++)
+	for (uint64_t at = 0; (at = next_bit(text->armed, at, text->size)) < text->size; at++)
 		text->image[at] = 0xcc;
 }
 
-static long make(struct lh_making *making, enum lh_plan_flags flags)
+static long make(struct making *making)
 {
 	struct lh_plan_head *head = making->head;
 	long result = 0;
@@ -508,20 +473,20 @@ static long make(struct lh_making *making, enum lh_plan_flags flags)
 	head->functions = making->functions;
 	for (unsigned i = 0; i < head->texts; i++)
 		finish_text(&making->text[i]);
-	return 0;
+	return result;
 }
 
 int lh__plan_fill(const struct lh_sys *sys, const uint8_t *file, size_t size, struct lh_plan_head *head,
-                  enum lh_plan_flags flags, struct lh_error *error)
+                  struct lh_error *error)
 {
-	struct lh_making making = { .sys = sys, .file = file, .size = size, .head = head };
+	struct making making = { .sys = sys, .file = file, .size = size, .head = head };
 	long result;
 
 	ZydisDecoderInit(&making.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	making.sites = (struct lh_plan_site *)((uint8_t *)head + head->sites_at);
-	result = make(&making, flags);
+	result = make(&making);
 	for (unsigned i = 0; i < head->texts; i++)
-		lh__free(sys, making.text[i].targets, making.text[i].size / 8 * 4);
+		lh__free(sys, making.text[i].targets, making.text[i].size / 8 * 2);
 	lh__free(sys, making.function, making.room * sizeof *making.function);
 	if (result == -ENODATA)
 		return lh__fail(error, -ENODATA, "nothing in it tells where its functions are");

@@ -234,7 +234,8 @@ static int attach(struct lh_session *session, struct lh_error *error)
 	session->gone = (int)syscall(SYS_pidfd_open, session->process, 0);
 	if (session->gone < 0)
 		return lh__fail(error, -errno,
-		                errno == ESRCH ? "process %d: there is none" : "process %d: it cannot be opened",
+		                errno == ESRCH ? "process %d: there is none"
+		                               : "process %d: it cannot be opened",
 		                session->process);
 	result = look_at(session, session->gone);
 	if (result < 0)
@@ -408,7 +409,8 @@ int lh__session_end(struct lh_session *session, bool *verified, struct lh_error 
 	int result = leave_all(session, error);
 
 	if (result == 0 && session->differs)
-		lh__session_say(session, "process %d: its code is not as its files have it", session->differs_in);
+		lh__session_say(session, "process %d: its code is not as its files have it",
+		                session->differs_in);
 	*verified = result == 0 && !session->differs;
 	lh__session_say_unfound(session);
 	close_session(session);

@@ -28,7 +28,7 @@ struct lh_session_file {
 	bool watched;
 	bool edited; /* plan is a copy of ours, in which something is never armed */
 	struct lh_plan plan;
-	struct lh_record_view view; /* where watched */
+	struct lh_record_view view;                         /* where watched */
 	uint32_t from[LH_PLAN_TEXTS], until[LH_PLAN_TEXTS]; /* places of markers, or LH_NO_MARKER */
 	struct lh_session_file *next;
 };

@@ -71,10 +71,11 @@ static int check_rights(const char *name, struct lh_error *error)
 	if ((status.st_mode & S_ISUID && status.st_uid != geteuid()) ||
 	    (status.st_mode & S_ISGID && status.st_gid != getegid()) ||
 	    getxattr(path, "security.capability", NULL, 0) > 0)
-		return lh__fail(error, -EPERM,
-		                "%s: runs with more rights than you have (setuid, setgid or capabilities), so it "
-		                "cannot be watched by you: run linehome from an account that has them",
-		                path);
+		return lh__fail(
+			error, -EPERM,
+			"%s: runs with more rights than you have (setuid, setgid or capabilities), so it "
+			"cannot be watched by you: run linehome from an account that has them",
+			path);
 	return 0;
 }
 
@@ -83,9 +84,9 @@ static int check_rights(const char *name, struct lh_error *error)
 static int fail_exec(const char *name, int code, struct lh_error *error)
 {
 	return lh__fail(error, code, "%s: %s", name,
-	                code == -ENOENT ? "not found" :
-	                code == -EACCES ? "found, but it cannot be executed" :
-	                                  strerror(-code));
+	                code == -ENOENT   ? "not found"
+	                : code == -EACCES ? "found, but it cannot be executed"
+	                                  : strerror(-code));
 }
 
 /* Up to the stop that follows a successful execve. */

@@ -172,7 +172,8 @@ static int exclude_all(struct edit *edit, struct lh_symbols *symbols, bool is_pr
 	return result;
 }
 
-static int mark(struct edit *edit, struct lh_symbols *symbols, const char *name, uint32_t *marker, bool *found)
+static int mark(struct edit *edit, struct lh_symbols *symbols, const char *name, uint32_t *marker,
+                bool *found)
 {
 	int result;
 
@@ -216,9 +217,9 @@ int lh__session_mark(struct lh_session *session, struct lh_session_file *file, p
 		lh__plan_seal(edit.plan);
 	}
 	lh__symbols_close(symbols);
-	return result < 0 ? lh__fail(error, result, "its functions cannot be looked up: %s",
-	                             strerror(-result)) :
-	                    0;
+	return result < 0
+	               ? lh__fail(error, result, "its functions cannot be looked up: %s", strerror(-result))
+	               : 0;
 }
 
 int lh__session_check_marks(struct lh_session *session, struct lh_error *error)
@@ -242,8 +243,10 @@ void lh__session_say_unfound(const struct lh_session *session)
 
 	for (unsigned i = 0; options->exclude && options->exclude[i]; i++)
 		if (!(session->found_excludes >> i & 1))
-			lh__session_say(session, "%s: no such function or range in what was watched: nothing was excluded",
-			                options->exclude[i]);
+			lh__session_say(
+				session,
+				"%s: no such function or range in what was watched: nothing was excluded",
+				options->exclude[i]);
 	if (options->from && !session->found_from)
 		lh__session_say(session, "%s: no such function in what was watched: recording never began",
 		                options->from);
@@ -259,7 +262,8 @@ struct putting {
 	int memory;
 };
 
-static void put_one(const struct putting *putting, const struct lh_session_place *place, uint32_t at, bool set)
+static void put_one(const struct putting *putting, const struct lh_session_place *place, uint32_t at,
+                    bool set)
 {
 	const struct lh_plan_head *head = place->file->plan.head;
 	const uint8_t *original = (const uint8_t *)head + head->text[place->text].original;

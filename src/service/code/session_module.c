@@ -153,8 +153,7 @@ static void look_at(struct lh_session *session, struct lh_session_file *file, in
 {
 	struct lh_error error = { 0 };
 
-	file->usable =
-		lh__plan_open(&lh__sys_default, descriptor, path, &file->plan, &error) == 0;
+	file->usable = lh__plan_open(&lh__sys_default, descriptor, path, &file->plan, &error) == 0;
 	if (file->usable)
 		return;
 	count_refused(session);
@@ -266,9 +265,9 @@ void lh__session_module(struct lh_session *session, pid_t process, uint64_t addr
 	if (!run)
 		return;
 	run->address = address;
-	descriptor = lh__mappings(process, look_for, run) >= 0 && run->found ?
-	                     open_mapped(process, &run->last, &status) :
-	                     -1;
+	descriptor = lh__mappings(process, look_for, run) >= 0 && run->found
+	                     ? open_mapped(process, &run->last, &status)
+	                     : -1;
 	if (run->found && descriptor < 0) {
 		count_refused(session);
 		if (!session->unopened)

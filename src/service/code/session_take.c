@@ -32,7 +32,7 @@ struct taken {
 struct page {
 	const uint8_t *original, *image;
 	const uint64_t *armed;
-	uint64_t address; /* in the process */
+	uint64_t address;  /* in the process */
 	uint32_t from, to; /* bytes of it, inclusive */
 };
 
@@ -136,8 +136,8 @@ static int take_place(void *context, const struct lh_session_place *place)
 			             .address = place->start + number * PAGE,
 			             .to = PAGE - 1 };
 
-		if (!hits || page_range(&text, hits, lh__session_granularity(taking->session), number, &carry,
-		                        &page))
+		if (!hits ||
+		    page_range(&text, hits, lh__session_granularity(taking->session), number, &carry, &page))
 			take_page(taking->memory, &page);
 	}
 	return 0;
