@@ -46,7 +46,7 @@ static int bind_name(struct lh_session *session)
 	               : 0;
 }
 
-int lh__broker_open(struct lh_session *session, struct lh_error *error)
+int lh__session_broker_open(struct lh_session *session, struct lh_error *error)
 {
 	int result = 0;
 
@@ -65,7 +65,7 @@ int lh__broker_open(struct lh_session *session, struct lh_error *error)
 	               : 0;
 }
 
-void lh__broker_close(struct lh_session *session)
+void lh__session_broker_close(struct lh_session *session)
 {
 	if (session->listener >= 0)
 		close(session->listener);

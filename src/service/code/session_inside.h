@@ -98,10 +98,10 @@ void lh__session_each_memory(struct lh_session *session,
                              void *context);
 
 /* ---- broker.c ---- */
-int lh__broker_open(struct lh_session *session, struct lh_error *error) LH_MUST_CHECK;
+int lh__session_broker_open(struct lh_session *session, struct lh_error *error) LH_MUST_CHECK;
 /* Answers all that has been asked. */
 void lh__broker_serve(void *session);
-void lh__broker_close(struct lh_session *session);
+void lh__session_broker_close(struct lh_session *session);
 
 /* ---- engine_inside.c ---- */
 /* Whether an agent of this session may ask in the name of a process. */
