@@ -194,6 +194,8 @@ static int read_option(const struct cli_option *option, const char *word, struct
 	case CLI_STORES: return cli_read_urls(word, false, option->out, error);
 	case CLI_LISTEN: return cli_read_urls(word, true, option->out, error);
 	case CLI_PROCESS: return cli_read_process(word, option->out, error);
+	case CLI_OUTPUT: return read_text(word, option->out, error);
+	case CLI_NUMBER: return cli_read_number(word, option->out, error);
 	}
 	return lh__fail(error, -EINVAL, "an option of no kind");
 }
@@ -225,11 +227,13 @@ static void describe(const struct cli_usage *usage, struct option *to)
 	to[n] = (struct option){ 0 };
 }
 
-/* The value of the option that may be written -p, or 0. */
-static int process_option(const struct cli_usage *usage)
+/* The value of the option that may be written as this letter, or 0. */
+static int by_letter(const struct cli_usage *usage, int letter)
 {
-	for (size_t i = 0; usage->options[i].name != NULL; i++)
-		if (usage->options[i].kind == CLI_PROCESS)
+	enum cli_kind kind = letter == 'p' ? CLI_PROCESS : CLI_OUTPUT;
+
+	for (size_t i = 0; letter == 'p' || letter == 'o' ? usage->options[i].name != NULL : false; i++)
+		if (usage->options[i].kind == kind)
 			return FIRST + (int)i;
 	return 0;
 }
@@ -240,8 +244,11 @@ static int take_outcome(const struct cli_usage *usage, int outcome, const char *
 	case HELP: print_help(usage); return 0;
 	case VERSION: printf("linehome %s\n", lh_version()); return 0;
 	case ':':
-	case '?': return fail_option(usage, outcome, optopt == 'p' ? process_option(usage) : optopt, word);
-	case 'p': return take_option(usage, &usage->options[process_option(usage) - FIRST], optarg);
+	case '?':
+		return fail_option(usage, outcome,
+		                   by_letter(usage, optopt) ? by_letter(usage, optopt) : optopt, word);
+	case 'p':
+	case 'o': return take_option(usage, &usage->options[by_letter(usage, outcome) - FIRST], optarg);
 	default: return take_option(usage, &usage->options[outcome - FIRST], optarg);
 	}
 }
@@ -263,14 +270,15 @@ static int check_rest(const struct cli_usage *usage, int argc, char **argv)
 int cli_parse(const struct cli_usage *usage, int *argc, char ***argv)
 {
 	bool all = usage->rest == CLI_WORD || usage->rest == CLI_WORDS;
-	const char *letters = all ? ":p:" : "+:p:"; /* +: the first word ends the options */
+	char letters[8];
 	struct option known[OPTIONS_MAX + 3];
 	int outcome, status = CLI_GO_ON;
 
 	if (count_options(usage) > OPTIONS_MAX)
 		return cli_fail(usage->command, CLI_FAILED, "has more than %d options", OPTIONS_MAX);
-	if (process_option(usage) == 0)
-		letters = all ? ":" : "+:";
+	/* +: the first word ends the options */
+	snprintf(letters, sizeof(letters), "%s:%s%s", all ? "" : "+", by_letter(usage, 'p') ? "p:" : "",
+	         by_letter(usage, 'o') ? "o:" : "");
 	describe(usage, known);
 	opterr = 0;
 	optind = 0; /* glibc: begin anew */

@@ -53,6 +53,8 @@ enum cli_kind {
 	CLI_STORES,   /* struct cli_urls, comma separated, to connect to */
 	CLI_LISTEN,   /* struct cli_urls, comma separated, to listen on; this option alone may be repeated */
 	CLI_PROCESS,  /* pid_t; may also be written -p PID */
+	CLI_OUTPUT,   /* as CLI_TEXT, a file to write; may also be written -o FILE */
+	CLI_NUMBER,   /* unsigned, from 1 on */
 };
 
 struct cli_option {
@@ -120,6 +122,8 @@ const char *cli_nearest(const char *word, const char *const *names, size_t n);
 int cli_read_size(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
 /* A page's address in hexadecimal digits, with or without 0x before them. */
 int cli_read_address(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
+/* A number, from 1 on. */
+int cli_read_number(const char *word, unsigned *out, struct lh_error *error) LH_MUST_CHECK;
 /* The number of a process, from 1 on. */
 int cli_read_process(const char *word, pid_t *out, struct lh_error *error) LH_MUST_CHECK;
 /* Seconds with at most three decimals, to milliseconds; at most a year. */
@@ -140,5 +144,6 @@ int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_pool(int argc, char **argv);
 int cli_patch(int argc, char **argv);
+int cli_trace(int argc, char **argv);
 
 #endif

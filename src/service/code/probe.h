@@ -14,6 +14,7 @@
 #ifndef LH_SERVICE_CODE_PROBE_H
 #define LH_SERVICE_CODE_PROBE_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -40,6 +41,13 @@ struct lh_probe_function {
 
 struct lh_probes;
 
+/*
+ * Starts a program (looked for in PATH), with that mask of signals, as a child that stands at its entry,
+ * stopped with SIGSTOP: its libraries are mapped, nothing of it has run. SIGCONT lets it go on. -ENOENT,
+ * -EACCES, ...: it cannot be executed.
+ */
+int lh__probes_launch(char *const *argv, const sigset_t *mask, pid_t *process,
+                      struct lh_error *error) LH_MUST_CHECK;
 /*
  * Puts probes on functions of a process ("NAME" or "MODULE!NAME"; all of that name). On failure the process
  * is as it was; the text names the function. wait_ms as for patches.
