@@ -10,19 +10,20 @@ _linehome_options() {
 	'pool info' | 'pool check' | 'pool recover') echo '--json --key-file --help --version' ;;
 	'pool log') echo '--content --json --key-file --help --version' ;;
 	patch) echo 'apply list revert --pid --wait --name --bytes --at --keep --audit --json --help --version' ;;
-	*) echo 'run serve pool patch --help --version' ;;
+	trace) echo '--pid --calls --interval --windows --duration --libraries --wait --format --output --help --version' ;;
+	*) echo 'run serve pool patch trace --help --version' ;;
 	esac
 }
 
 # Where the program stands that a command runs, or nothing where none has begun: its words complete as its own.
 _linehome_program() {
 	local at=2
-	[ "${COMP_WORDS[1]:-}" = run ] || return
+	[[ ${COMP_WORDS[1]:-} == @(run|trace) ]] || return
 	while [ "$at" -lt "$COMP_CWORD" ]; do
 		case ${COMP_WORDS[at]} in
 		--) echo $((at + 1)) && return ;;
-		--progress) ;;
-		--*) at=$((at + 1)) ;;
+		--progress | --libraries) ;;
+		-*) at=$((at + 1)) ;;
 		*) echo "$at" && return ;;
 		esac
 		at=$((at + 1))
@@ -45,15 +46,17 @@ _linehome() {
 	--stats | --key-file | --audit) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--store) mapfile -t COMPREPLY < <(compgen -W 'mem: unix: tcp://' -- "$word") ;;
 	--listen) mapfile -t COMPREPLY < <(compgen -W 'unix: tcp://' -- "$word") ;;
+	--format) mapfile -t COMPREPLY < <(compgen -W 'table json html' -- "$word") ;;
+	--output | -o) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--pid | -p)
-		[ "$command" != patch ] || mapfile -t COMPREPLY < <(compgen -W "$(cd /proc && echo [0-9]*)" -- "$word")
+		[[ $command != @(patch|trace) ]] || mapfile -t COMPREPLY < <(compgen -W "$(cd /proc && echo [0-9]*)" -- "$word")
 		;;
 	apply) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--local | --size | --reach | --log-size | --layout | --address | --timeout | --grace) COMPREPLY=() ;;
-	--wait | --name | --bytes | --at) COMPREPLY=() ;;
+	--wait | --name | --bytes | --at | --calls | --interval | --windows | --duration) COMPREPLY=() ;;
 	*)
 		mapfile -t COMPREPLY < <(compgen -W "$(_linehome_options "$command")" -- "$word")
-		if [ "$command" = run ] && [[ $word != -* ]]; then
+		if [[ $command == @(run|trace) && $word != -* ]]; then
 			mapfile -t COMPREPLY < <(compgen -c -- "$word")
 		elif [[ $command == 'pool '* && $word != -* ]]; then
 			mapfile -t COMPREPLY < <(compgen -f -- "$word")

@@ -8,7 +8,8 @@
 
 FILE *trace_open(const struct trace_given *given)
 {
-	FILE *out = given->output ? fopen(given->output, "we") : stdout;
+	/* Standard output is the program's, where one was started. */
+	FILE *out = given->output ? fopen(given->output, "we") : given->process ? stdout : stderr;
 
 	if (!out)
 		(void)cli_fail(TRACE, CLI_FAILED, "--output %s: cannot be written: %s", given->output,
@@ -20,8 +21,8 @@ int trace_close(const struct trace_given *given, FILE *out, int status)
 {
 	int failed;
 
-	if (out == stdout)
-		return status; /* main looks at it */
+	if (!given->output)
+		return status; /* main looks at standard output */
 	failed = ferror(out);
 	if ((fclose(out) != 0 || failed) && status == 0)
 		return cli_fail(TRACE, CLI_FAILED, "--output %s: cannot be written; free space there",
