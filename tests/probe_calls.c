@@ -353,6 +353,29 @@ static void test_blocks(void)
 	ok(ends_well(&program), "the program found nothing wrong");
 }
 
+/* What somebody else has written over a probe is left, and what it may lead to as well. */
+static void test_changed_since(void)
+{
+	struct program program = start();
+	struct lh_probes *probes;
+	uint64_t address;
+	char path[64], byte = '\xcc', now = 0;
+	int memory;
+
+	is(PUT(&program, &probes, "blocks", "leaf"), 0, "put");
+	address = lh__probes_function(probes, 0)->address;
+	snprintf(path, sizeof path, "/proc/%d/mem", program.id);
+	memory = open(path, O_RDWR | O_CLOEXEC);
+	ok(pwrite(memory, &byte, 1, (off_t)address) == 1, "somebody writes over a probe");
+	is(lh__probes_take(probes, 1000, &error), -EBUSY, "taking it off is refused");
+	ok(strstr(error.text, "blocks: its code has been changed since") != NULL, "and told");
+	ok(pread(memory, &now, 1, (off_t)address) == 1 && now == byte && mappings_of_ours(program.id) == 1,
+	   "what was written is left, and its trampoline; the other is taken off");
+	close(memory);
+	ask(&program, "work 100 2\n");
+	ok(ends_well(&program), "the program found nothing wrong");
+}
+
 static void test_ticks(void)
 {
 	uint64_t a = lh__probe_ticks_per_second(), b = lh__probe_ticks_per_second();
@@ -443,6 +466,7 @@ int main(void)
 	test_coroutines();
 	test_again_and_again();
 	test_blocks();
+	test_changed_since();
 	test_ticks();
 	return done();
 }

@@ -85,6 +85,9 @@ report $? "the program's exit status"
 run --calls main -- bash -c 'kill -9 $$' </dev/null
 [ $status = 137 ]
 report $? 'the status of a program that a signal has ended'
+run --calls main --format json -o "$files/report" -- bash -c 'exec true' </dev/null
+[ $status = 0 ] && [ "$(json main calls)" = 1 ] && [ ! -s "$files/err" ]
+report $? 'a program that executes another'
 run --calls leaf --duration 0.2 -o "$files/report" -- "$programs/probe_target" < <(
 	echo 'spin 2'
 	sleep 0.6

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "cli/trace.h"
 
@@ -28,6 +29,14 @@ int trace_close(const struct trace_given *given, FILE *out, int status)
 		return cli_fail(TRACE, CLI_FAILED, "--output %s: cannot be written; free space there",
 		                given->output);
 	return status;
+}
+
+uint64_t trace_now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
 }
 
 int trace_status(int status)

@@ -25,9 +25,11 @@ struct trace_given {
 int trace_calls(const struct trace_given *given);
 int trace_windows(const struct trace_given *given);
 
-/* Where the report goes, or NULL after a message. trace_close returns status, or says that it cannot be written. */
+/* Where the report goes, or NULL after a message. Close returns status, or says that it cannot be written. */
 FILE *trace_open(const struct trace_given *given);
 int trace_close(const struct trace_given *given, FILE *out, int status);
+/* Milliseconds of a clock that only goes on. */
+uint64_t trace_now(void);
 /* What a shell says of a wait status. */
 int trace_status(int status);
 

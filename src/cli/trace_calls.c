@@ -184,26 +184,18 @@ static int report(const struct trace_given *given, const struct lh_probes *probe
 
 /* ---- the program ---- */
 
-static uint64_t now_ms(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
-}
-
 /*
- * Until the process ends, the time is over, or a signal says so. A program that was started gets the signals of
- * the terminal itself, and decides; what is sent to us alone is sent on.
+ * Until the process ends, the time is over, or a signal says so. A program that was started gets the
+ * terminal's signals itself, and decides; what is sent to us alone is sent on.
  */
 static void wait_for_end(const struct trace_given *given, pid_t process, int ended, int signals, bool ours)
 {
-	uint64_t deadline = given->duration_ms ? now_ms() + given->duration_ms : UINT64_MAX;
+	uint64_t deadline = given->duration_ms ? trace_now() + given->duration_ms : UINT64_MAX;
 	struct pollfd poll_for[] = { { .fd = ended, .events = POLLIN }, { .fd = signals, .events = POLLIN } };
 
 	for (;;) {
 		struct signalfd_siginfo info;
-		uint64_t now = now_ms();
+		uint64_t now = trace_now();
 		uint64_t left = deadline > now ? deadline - now : 0;
 
 		if (left == 0)
@@ -267,11 +259,11 @@ static int trace_process(const struct trace_given *given, pid_t process, const c
 		}
 		return cli_fail(TRACE, CLI_FAILED, "%s", error.text);
 	}
-	began = now_ms();
+	began = trace_now();
 	if (ours)
 		kill(process, SIGCONT);
 	wait_for_end(given, process, ended, signals, ours);
-	began = now_ms() - began;
+	began = trace_now() - began;
 	status = report(given, probes, began);
 	taken = take(probes, wait_ms);
 	close(ended);

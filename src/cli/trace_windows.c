@@ -35,18 +35,10 @@ static void say(void *context, const char *text)
 	fprintf(stderr, "linehome trace: %s\n", text);
 }
 
-static uint64_t now_ms(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
-}
-
 /* The window that is open ends now: what it saw is taken away again, and goes to the collector. */
 static int end_window(struct trace *trace)
 {
-	uint64_t ms = now_ms() - trace->began;
+	uint64_t ms = trace_now() - trace->began;
 	int result = lh__session_take(trace->session, trace->seen, &trace->error);
 
 	if (result == 0)
@@ -60,7 +52,7 @@ static int end_window(struct trace *trace)
 static int wait_until(struct trace *trace, uint64_t until_ms)
 {
 	while (!trace->ended && !interrupted) {
-		uint64_t now = now_ms() - trace->began;
+		uint64_t now = trace_now() - trace->began;
 		int result;
 
 		if (now >= until_ms)
@@ -84,7 +76,7 @@ static int watch(struct trace *trace)
 	uint64_t end = given->duration_ms ? given->duration_ms : UINT64_MAX, until = 0;
 	int result = 0;
 
-	trace->began = now_ms();
+	trace->began = trace_now();
 	for (unsigned n = 0; result == 0 && !trace->ended && !interrupted && until < end; n++) {
 		if (given->windows && n == given->windows)
 			break;

@@ -19,7 +19,11 @@
 #include <sys/wait.h>
 #include <ucontext.h>
 
+#ifdef __clang__
+#define NOINLINE static __attribute__((noinline, used))
+#else
 #define NOINLINE static __attribute__((noinline, noclone, used))
+#endif
 #define THREADS 16
 
 enum { LEAF, MIDDLE, RECURSE, TAIL, SWITCHES, JUMPS, MANY, BIG, CALLED, KINDS };
