@@ -125,6 +125,10 @@ $(B)/obj/src/service/code/blob.o: $(INSIDE)
 $(CLI_OBJ): CPPFLAGS += -DLH_AGENT_PATH='"$(libdir)/linehome/liblinehome-run.so"'
 $(CLI_OBJ): $(B)/libdir
 
+# Style and scripts of pages become part of the object.
+PAGE_PARTS := $(wildcard src/service/code/page*.css src/service/code/page*.js)
+$(call obj,$(B),src/service/code/page.c): $(PAGE_PARTS)
+
 # Files that say with what was built, written only where that has changed.
 written = @mkdir -p $(@D) && echo '$(1)' | cmp -s - $@ || echo '$(1)' >$@
 FLAGS := $(CC) $(CPPFLAGS) $(CFLAGS)
@@ -227,7 +231,7 @@ $(B)/examples/patch/server: examples/patch/server.c examples/patch/rates.c
 $(B)/examples/patch/%.so: examples/patch/%.c include/linehome/patch.h
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O2 $(WARN) $(EXTRA_CFLAGS) -Iinclude -shared -fPIC -o $@ $<
-$(BUILD)/fuzz/%: fuzz/%.c $(LIB_SRC) $(INSIDE)
+$(BUILD)/fuzz/%: fuzz/%.c $(LIB_SRC) $(INSIDE) $(PAGE_PARTS)
 	@mkdir -p $(@D)
 	$(Q)clang $(CPPFLAGS) $(BLOB_FLAGS) $(filter-out -O0 -O2,$(CFLAGS)) -O1 -fsanitize=fuzzer,address,undefined \
 		-fno-sanitize-recover=undefined -o $@ $< $(LIB_SRC) $(LIB_LIBS)

@@ -3,9 +3,9 @@
  */
 #include "service/code/report.h"
 
-#include <errno.h>
 #include <string.h>
 
+#include "service/code/page.h"
 #include "service/code/report_parts.h"
 
 const struct lh_report_format lh__report_formats[] = {
@@ -14,6 +14,7 @@ const struct lh_report_format lh__report_formats[] = {
 	{ "cobertura", lh__report_cobertura }, /* */
 	{ "drcov", lh__report_drcov },         /* */
 	{ "json", lh__report_json },           /* */
+	{ "html", lh__report_html },           /* */
 	{ NULL, NULL },
 };
 
@@ -73,37 +74,10 @@ const char *lh__report_path(const struct lh_cover_file *file)
 
 unsigned lh__report_utf8(const char *text)
 {
-	const uint8_t *at = (const uint8_t *)text;
-	static const struct {
-		uint8_t mask, lead, low, high; /* of the second byte */
-	} kinds[] = {
-		{ 0xff, 0xe0, 0xa0, 0xbf }, { 0xff, 0xed, 0x80, 0x9f }, { 0xff, 0xf0, 0x90, 0xbf },
-		{ 0xff, 0xf4, 0x80, 0x8f }, { 0xe0, 0xc0, 0x80, 0xbf }, { 0xf0, 0xe0, 0x80, 0xbf },
-		{ 0xfc, 0xf0, 0x80, 0xbf },
-	};
-
-	if (*at < 0x80)
-		return *at != 0;
-	if (*at < 0xc2)
-		return 0;
-	for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-		unsigned size = *at >= 0xf0 ? 4 : *at >= 0xe0 ? 3 : 2;
-
-		if ((*at & kinds[i].mask) != kinds[i].lead)
-			continue;
-		if (at[1] < kinds[i].low || at[1] > kinds[i].high)
-			return 0;
-		for (unsigned k = 2; k < size; k++)
-			if ((at[k] & 0xc0) != 0x80)
-				return 0;
-		return size;
-	}
-	return 0;
+	return *text ? (unsigned)lh__page_character(text, strnlen(text, 4)) : 0;
 }
 
 int lh__report_end(FILE *out)
 {
-	if (fflush(out) || ferror(out))
-		return errno ? -errno : -EIO;
-	return 0;
+	return lh__page_written(out);
 }

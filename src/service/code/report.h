@@ -20,7 +20,7 @@ struct lh_report_options {
 	unsigned width;         /* of the terminal, for the summary; 0: none */
 	bool colour;            /* likewise */
 	bool unicode;           /* likewise: it shows UTF-8, so bars may be finer than of # */
-	const char *title;      /* of the html page; NULL: the command */
+	const char *title;      /* of the html page; NULL: the program's name */
 };
 
 struct lh_report_format {

@@ -6,29 +6,13 @@
  */
 #include <string.h>
 
+#include "service/code/page.h"
 #include "service/code/report_parts.h"
-
-static void put_text(const char *text, FILE *out)
-{
-	putc('"', out);
-	for (unsigned step; *text; text += step ? step : 1) {
-		step = lh__report_utf8(text);
-		if (!step)
-			fputs("\\ufffd", out);
-		else if (*text == '"' || *text == '\\')
-			fprintf(out, "\\%c", *text);
-		else if ((uint8_t)*text < ' ' || *text == 127)
-			fprintf(out, "\\u%04x", (unsigned)(uint8_t)*text);
-		else
-			fwrite(text, 1, step, out);
-	}
-	putc('"', out);
-}
 
 static void put_text_or_null(const char *text, FILE *out)
 {
 	if (text)
-		put_text(text, out);
+		lh__page_string(out, text);
 	else
 		fputs("null", out);
 }
@@ -63,7 +47,7 @@ static void put_head(const struct lh_coverage *coverage, FILE *out)
 		memcpy(one, head->command + at, length);
 		one[length] = 0;
 		fputs(at ? ", " : "", out);
-		put_text(one, out);
+		lh__page_string(out, one);
 		at += (uint32_t)length + 1;
 	}
 	fprintf(out, "],\n\"granularity\": \"%s\",\n\"totals\": {", head->granularity ? "line" : "block");
@@ -85,7 +69,7 @@ static void put_head(const struct lh_coverage *coverage, FILE *out)
 static void put_module(const struct lh_cover_module *module, FILE *out)
 {
 	fputs("{\"path\": ", out);
-	put_text(module->path, out);
+	lh__page_string(out, module->path);
 	fputs(", \"id\": \"", out);
 	for (uint32_t i = 0; i < module->id_size; i++)
 		fprintf(out, "%02x", module->id[i]);
@@ -117,7 +101,7 @@ static void put_numbers(const char *name, const struct lh_cover_file *file, bool
 static void put_file(const struct lh_cover_file *file, FILE *out)
 {
 	fputs("{\"path\": ", out);
-	put_text(file->path, out);
+	lh__page_string(out, file->path);
 	fputs(", \"found\": ", out);
 	put_text_or_null(file->found, out);
 	fprintf(out, ", \"stale\": %s, ", word(file->stale));
@@ -132,7 +116,7 @@ static void put_file(const struct lh_cover_file *file, FILE *out)
 static void put_function(const struct lh_cover_function *function, FILE *out)
 {
 	fputs("{\"name\": ", out);
-	put_text(function->name, out);
+	lh__page_string(out, function->name);
 	fprintf(out, ", \"module\": %u, ", function->module);
 	if (function->file != UINT32_MAX)
 		fprintf(out, "\"file\": %u, \"line\": %u, \"last\": %u, ", function->file, function->line,

@@ -9,7 +9,8 @@
 typedef int lh_report_writer(const struct lh_coverage *coverage, const struct lh_report_options *options,
                              FILE *out);
 
-lh_report_writer lh__report_summary, lh__report_lcov, lh__report_cobertura, lh__report_drcov, lh__report_json;
+lh_report_writer lh__report_summary, lh__report_lcov, lh__report_cobertura, lh__report_drcov, lh__report_json,
+	lh__report_html;
 
 /* Functions are those of the source: what is in several modules is one. */
 struct lh_report_totals {
