@@ -97,7 +97,7 @@ static int note_segment(struct lh_patch_object *object, const GElf_Phdr *phdr, s
 	if (phdr->p_type == PT_TLS)
 		return lh__fail(error, -ENOTSUP, "%s: has thread-local variables, which a patch cannot have",
 		                object->path);
-	if (phdr->p_type != PT_LOAD || phdr->p_memsz == 0)
+	if (phdr->p_type != PT_LOAD || (phdr->p_memsz == 0 && phdr->p_filesz == 0))
 		return 0;
 	if (object->segments == sizeof object->segment / sizeof *segment || phdr->p_filesz > phdr->p_memsz ||
 	    phdr->p_offset > object->file_size || phdr->p_filesz > object->file_size - phdr->p_offset ||
@@ -410,7 +410,7 @@ int lh__patch_object_lay(const struct lh_patch_object *object, uint64_t base, ui
 	for (size_t i = 0; i < n; i++) {
 		GElf_Phdr phdr;
 
-		if (gelf_getphdr(object->elf, (int)i, &phdr) && phdr.p_type == PT_LOAD)
+		if (gelf_getphdr(object->elf, (int)i, &phdr) && phdr.p_type == PT_LOAD && phdr.p_filesz > 0)
 			memcpy(to + phdr.p_vaddr, object->file + phdr.p_offset, phdr.p_filesz);
 	}
 	for (int pass = 0; pass < 2; pass++)

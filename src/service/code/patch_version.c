@@ -9,6 +9,9 @@
 
 #include "service/code/patch_inside.h"
 
+/* More than any object needs: a damaged one may say that there are billions. */
+enum { LIBRARIES_MOST = 64, VERSIONS_MOST = 256 };
+
 static Elf_Scn *section_of(Elf *elf, GElf_Word type, GElf_Shdr *header)
 {
 	Elf_Scn *section = NULL;
@@ -24,14 +27,14 @@ static const char *name_of(Elf *elf, Elf_Data *needed, const GElf_Shdr *header, 
 {
 	int at = 0;
 
-	for (unsigned i = 0; i < header->sh_info; i++) {
+	for (unsigned i = 0; i < header->sh_info && i < LIBRARIES_MOST; i++) {
 		GElf_Verneed library;
 		int version_at;
 
 		if (!gelf_getverneed(needed, at, &library))
 			return NULL;
 		version_at = at + (int)library.vn_aux;
-		for (unsigned j = 0; j < library.vn_cnt; j++) {
+		for (unsigned j = 0; j < library.vn_cnt && j < VERSIONS_MOST; j++) {
 			GElf_Vernaux version;
 
 			if (!gelf_getvernaux(needed, version_at, &version))
