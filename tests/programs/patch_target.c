@@ -4,8 +4,8 @@
  * them and count what is neither the plain answer nor one of those that patches of the tests give.
  *
  * Lines that say more: "hold": a thread calls held(), and stays in what that calls; "signal": there it gets a
- * signal, whose handler runs on another stack and stays in it, too; "release": both end. "fork": from now on a
- * child answers.
+ * signal, whose handler runs on another stack and stays in it, too; "release": both end. "fork": from now on
+ * a child answers.
  */
 #include <pthread.h>
 #include <signal.h>

@@ -2,8 +2,9 @@
  * patch_change.c - what is done to the process while its threads are stopped.
  *
  * In the first two stops the patch's memory is made: nothing refers to it yet. Two, since many short ones are
- * wanted rather than a long one. In the last, at a safe point, the places are written, all of them or none. Each thing that is asked of the process is a step that tests can
- * let fail; what takes back is not, since it is what must not depend on luck.
+ * wanted rather than a long one. In the last, at a safe point, the places are written, all of them or none.
+ * Each thing that is asked of the process is a step that tests can let fail; what takes back is not, since it
+ * is what must not depend on luck.
  *
  * Processors may run on with what they have fetched of code that another overwrites, until they execute an
  * instruction that serializes. For threads that are stopped the kernel promises that with
