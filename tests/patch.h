@@ -27,7 +27,7 @@ struct target {
 };
 
 struct answers {
-	int answer, hidden, fib, tiny, close_by, entered, holds;
+	int switched, answer, hidden, fib, tiny, close_by, entered, holds;
 	long wrong, calls, loops;
 };
 
@@ -42,32 +42,34 @@ __attribute__((unused)) static void target_stop(struct target *target)
 }
 
 /* The answers to one line; all zero where the program has ended. */
-static struct answers target_ask(struct target *target)
+static struct answers target_say(struct target *target, const char *line)
 {
 	struct answers a = { 0 };
 
-	fputs("ask\n", target->to);
+	fprintf(target->to, "%s\n", line);
 	fflush(target->to);
 	if (fscanf(target->from,
-	           " answer %d hidden %d fib %d tiny %d close_by %d entered %d holds %d wrong %ld calls %ld "
+	           " switched %d answer %d hidden %d fib %d tiny %d close_by %d entered %d holds %d wrong "
+	           "%ld calls %ld "
 	           "loops %ld",
-	           &a.answer, &a.hidden, &a.fib, &a.tiny, &a.close_by, &a.entered, &a.holds, &a.wrong,
-	           &a.calls, &a.loops) != 10)
+	           &a.switched, &a.answer, &a.hidden, &a.fib, &a.tiny, &a.close_by, &a.entered, &a.holds,
+	           &a.wrong, &a.calls, &a.loops) != 11)
 		return (struct answers){ 0 };
 	return a;
 }
 
+static struct answers target_ask(struct target *target)
+{
+	return target_say(target, "ask");
+}
+
 /* threads call a function again and again; with loops, two more never leave theirs. */
-static struct target target_start(int threads, bool loops)
+static struct target target_start_at(const char *path, int threads, bool loops)
 {
 	struct target target = { 0 };
 	int in[2], out[2];
-	char path[4096], number[16];
-	const char *build = getenv("LINEHOME_BUILD");
+	char number[16];
 
-	snprintf(path, sizeof path, "%s/tests/programs/patch_target", build ? build : "build");
-	if (access(path, X_OK) != 0) /* built with a sanitizer: the program is in the folder above */
-		snprintf(path, sizeof path, "%s/../tests/programs/patch_target", build ? build : "build");
 	snprintf(number, sizeof number, "%d", threads);
 	if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0)
 		return target;
@@ -85,6 +87,17 @@ static struct target target_start(int threads, bool loops)
 	target.from = fdopen(out[0], "r");
 	target_ask(&target);
 	return target;
+}
+
+static struct target target_start(int threads, bool loops)
+{
+	const char *build = getenv("LINEHOME_BUILD");
+	char path[4096];
+
+	snprintf(path, sizeof path, "%s/tests/programs/patch_target", build ? build : "build");
+	if (access(path, X_OK) != 0) /* built with a sanitizer: the program is in the folder above */
+		snprintf(path, sizeof path, "%s/../tests/programs/patch_target", build ? build : "build");
+	return target_start_at(path, threads, loops);
 }
 
 /* Makes a patch of some lines, and returns where it is: "name.so", or what flags make of it. */

@@ -60,6 +60,13 @@ static void test_recursion(void)
 
 	is(patch_apply(target.pid, file), 0, "a function that calls itself");
 	is(target_ask(&target).fib, 110, "its inner calls go through the patch, too");
+	is(target_ask(&target).switched, -3, "a switch");
+	file = patch_make("switched", "",
+	                  "LH_PATCH_ORIGINAL(old, switched, int (int));\n"
+	                  "static int new_one(int n) { return old(n) * 2; }\n"
+	                  "LH_PATCH_REPLACE(switched, new_one);\n");
+	is(patch_apply(target.pid, file), 0, "a function that jumps through a table");
+	is(target_ask(&target).switched, -6, "its original does so still");
 	target_stop(&target);
 }
 
@@ -117,7 +124,7 @@ static void test_registers(void)
 {
 	const char *file = patch_make("registers", "",
 	                              "static void handler(struct lh_patch_registers *r) {\n"
-	                              "	if (r->rdi == 3) r->rdi = 10; else if (r->rdi == 4)\n"
+	                              "	if ((int)r->rdi == 3) r->rdi = 10; else if ((int)r->rdi == 4)\n"
 	                              "		{ r->rax = 77; r->rip = *(uint64_t *)r->rsp; r->rsp += 8; }\n"
 	                              "}\n"
 	                              "LH_PATCH_AT(answer, 0, handler);\n"
@@ -212,15 +219,124 @@ static void test_load(void)
 	target_stop(&target);
 }
 
+static pid_t child_of(pid_t parent)
+{
+	char path[64];
+	int child = 0;
+	FILE *children;
+
+	snprintf(path, sizeof path, "/proc/%d/task/%d/children", parent, parent);
+	children = fopen(path, "r");
+	if (!children || fscanf(children, "%d", &child) != 1)
+		child = 0;
+	if (children)
+		fclose(children);
+	return child;
+}
+
 static void test_fork(void)
 {
 	const char *file = patch_make("forked", "", REPLACE_ANSWER("forked", "1000"));
 	struct target target = target_start(0, false), other = target_start(0, false);
+	struct lh_patch_outcome outcome;
+	pid_t child;
 
 	is(patch_apply(target.pid, file), 0, "one of two processes");
 	ok(target_ask(&target).answer == 1004 && target_ask(&other).answer == 4, "the other is as it was");
+	is(target_say(&target, "fork").answer, 1004, "its child has the patch, too");
+	child = child_of(target.pid);
+	list(child);
+	ok(listed_n == 1 && listed_bad == 0, "which is listed there");
+	is(patch_revert(child, "forked", &outcome), 0, "and reverted");
+	is(target_ask(&target).answer, 4, "in the child");
+	list(target.pid);
+	ok(listed_n == 1 && listed_bad == 0, "and in nobody else");
 	target_stop(&target);
 	target_stop(&other);
+}
+
+static void test_library(void)
+{
+	const char *file = patch_make("library", "",
+	                              "LH_PATCH_ORIGINAL(old, usleep, int (unsigned));\n"
+	                              "static int new_usleep(unsigned us) { return old(us / 2); }\n"
+	                              "LH_PATCH_REPLACE(usleep, new_usleep);\n");
+	struct target target = target_start(2, false);
+	uint64_t before = patch_checksum(target.pid);
+	struct lh_patch_outcome outcome;
+	struct answers a;
+
+	is(patch_apply(target.pid, file), 0, "a function of libc");
+	usleep(20000);
+	a = target_ask(&target);
+	usleep(20000);
+	ok(target_ask(&target).calls > a.calls, "the program goes on with it");
+	is(patch_revert(target.pid, "library", &outcome), 0, "reverted");
+	a = target_ask(&target);
+	ok(a.wrong == 0 && (outcome.kept || patch_checksum(target.pid) == before), "as before");
+	target_stop(&target);
+}
+
+/* Who is in a replacement goes on in it when it is reverted, and its memory stays until then. */
+static void test_held(bool on_other_stack)
+{
+	const char *file = patch_make("held", "",
+	                              "LH_PATCH_ORIGINAL(old, held, int (int));\n"
+	                              "static int new_held(int v) { return old(v) + 1; }\n"
+	                              "LH_PATCH_REPLACE(held, new_held);\n");
+	const struct lh_patch_options hurry = { .wait_ms = 50 };
+	struct target target = target_start(1, false);
+	uint64_t before = patch_checksum(target.pid);
+	struct lh_patch_outcome outcome;
+	struct lh_error error;
+
+	is(patch_apply(target.pid, file), 0, "a function in which a thread stays");
+	target_say(&target, "hold");
+	if (on_other_stack)
+		target_say(&target, "signal");
+	is(lh__patch_revert(target.pid, "held", &hurry, &outcome, &error), 0, "it is reverted");
+	ok(outcome.kept && outcome.attempts >= 2, "and its memory stays%s: %s",
+	   on_other_stack ? ", though the thread is on its stack for signals" : "", outcome.kept_why);
+	list(target.pid);
+	ok(listed_n == 1 && listed_bad == 1, "which is listed");
+	is(patch_apply(target.pid, file), 0, "its name is free");
+	is(patch_revert(target.pid, "held", &outcome), 0, "for one that is reverted first");
+	target_say(&target, "release");
+	is(patch_revert(target.pid, "held", &outcome), 0, "when the thread has left it");
+	ok(!outcome.kept && patch_checksum(target.pid) == before, "its memory goes");
+	ok(target_ask(&target).wrong == 0, "and the program goes on");
+	target_stop(&target);
+}
+
+static void test_static(void)
+{
+	const char *file = patch_make(
+		"static", "",
+		"#include <string.h>\n"
+		"LH_PATCH_ORIGINAL(old, answer, int (int));\n"
+		"static volatile int length = 3;\n"
+		"static int new_answer(int v) { char b[9] = \"\"; memset(b, 'x', (size_t)length);\n"
+		"	return old(v) + 997 + (int)strlen(b); }\n"
+		"LH_PATCH_REPLACE(answer, new_answer);\n");
+	struct lh_patch_outcome outcome;
+	struct target target;
+	char command[512], path[96];
+
+	snprintf(path, sizeof path, "%s/static", patch_folder);
+	snprintf(command, sizeof command,
+	         "${CC:-cc} -std=gnu11 -O2 -D_GNU_SOURCE -static -o %s tests/programs/patch_target.c "
+	         "-lpthread 2>&1",
+	         path);
+	if (system(command) != 0) {
+		skip("a static program", "there is no static libc");
+		return;
+	}
+	target = target_start_at(path, 1, false);
+	is(patch_apply(target.pid, file), 0, "a static program");
+	is(target_ask(&target).answer, 1004, "is changed");
+	is(patch_revert(target.pid, "static", &outcome), 0, "and reverted");
+	ok(target_ask(&target).answer == 4, "is as before");
+	target_stop(&target);
 }
 
 static void test_bytes(void)
@@ -269,6 +385,10 @@ int main(void)
 	test_stacking();
 	test_load();
 	test_fork();
+	test_library();
+	test_held(false);
+	test_held(true);
+	test_static();
 	test_bytes();
 	patch_end();
 	return done();

@@ -1,10 +1,10 @@
 /* patch.c - linehome patch: functions of a running program answered by others; listed; taken back. */
 #include <errno.h>
 #include <jansson.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 
 #include "cli/cli.h"
@@ -45,12 +45,13 @@ static int tell(const char *what, const struct lh_patch_outcome *outcome)
 }
 
 /*
- * While threads are stopped nobody should be preferred to us. Where this is not allowed (one has to be root) a
- * stop on a busy machine takes longer.
+ * While threads are stopped nobody should be preferred to us. Where this is not allowed (one has to be root)
+ * a stop on a busy machine takes longer.
  */
 static void hurry(void)
 {
-	int result = setpriority(PRIO_PROCESS, 0, -20);
+	const struct sched_param first = { .sched_priority = 1 };
+	int result = sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &first);
 
 	(void)result;
 }
@@ -288,11 +289,8 @@ static int list(const struct given *given)
 static int dispatch(const struct given *given, int argc, char **argv)
 {
 	static const char *const names[] = { "apply", "list", "revert" };
-	const char *word = argc > 0 ? argv[0] : NULL, *what = argc > 1 ? argv[1] : NULL, *nearest;
+	const char *word = argv[0], *what = argc > 1 ? argv[1] : NULL, *nearest;
 
-	if (!word)
-		return cli_fail(NAME, CLI_BAD_USAGE,
-		                "no word for what to do; write apply FILE, list, or revert NAME");
 	if (given->process == 0)
 		return cli_fail(NAME, CLI_BAD_USAGE,
 		                "no process; write for instance linehome patch -p PID list");
@@ -315,7 +313,7 @@ int cli_patch(int argc, char **argv)
 {
 	struct given given = { .wait_ms = 5000 };
 	struct cli_option options[] = {
-		{ "pid", CLI_PROCESS, "PID", "the process; or -p PID", &given.process, false },
+		{ "p|pid", CLI_PROCESS, "PID", "the process", &given.process, false },
 		{ "wait", CLI_DURATION, "SECONDS",
 		  "try so long to find a moment at which no thread is in the way (5)", &given.wait_ms,
 		  false },

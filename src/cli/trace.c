@@ -70,8 +70,8 @@ int cli_trace(int argc, char **argv)
 {
 	struct trace_given given = { .wait_ms = 5000 };
 	struct cli_option options[] = {
-		{ "pid", CLI_PROCESS, "PID", "a process that runs, instead of a program; or -p PID",
-		  &given.process, false },
+		{ "p|pid", CLI_PROCESS, "PID", "a process that runs, instead of a program", &given.process,
+		  false },
 		{ "calls", CLI_TEXT, "FUNCTION[,FUNCTION...]", "count and time calls of these functions",
 		  &given.calls, false },
 		{ "interval", CLI_DURATION, "SECONDS", "how long a window of live code is (1)",
@@ -84,7 +84,7 @@ int cli_trace(int argc, char **argv)
 		  "calls: try so long to find a moment at which no thread is in the way (5)", &given.wait_ms,
 		  false },
 		{ "format", CLI_CHOICE, "table|json|html", "of the report (table)", &given.format, false },
-		{ "output", CLI_OUTPUT, "FILE", "write the report there; or -o FILE", &given.output, false },
+		{ "o|output", CLI_TEXT, "FILE", "write the report there", &given.output, false },
 		{ .name = NULL },
 	};
 	const struct cli_usage usage = {

@@ -1,6 +1,6 @@
 /*
- * plan.c - believes a plan, or does not. A plan lies in a file that others may have written to, and its offsets
- * are used by an agent inside a program, so each is looked at before any is used.
+ * plan.c - believes a plan, or does not. A plan lies in a file that others may have written to, and its
+ * offsets are used by an agent inside a program, so each is looked at before any is used.
  */
 #include "port/code/plan.h"
 

@@ -4,8 +4,8 @@
  * Nothing is remembered of processes: one is watched if an agent of this session is in it, which it tells
  * itself (inject.h), so children by fork need no notice. What is remembered are threads that are about to
  * execute. Such a thread is traced from its question on: up to the call, to see whether what it executes runs
- * with more rights than it has itself, which the kernel would take from a traced program; and through it, to put
- * an agent into the new program before its first instruction, or to let go where the call has failed.
+ * with more rights than it has itself, which the kernel would take from a traced program; and through it,
+ * to put an agent into the new program before its first instruction, or to let go where the call has failed.
  */
 #include "service/code/session_inside.h"
 
@@ -66,7 +66,7 @@ static int inside_open(struct lh_session *session, void **state, struct lh_error
 	if (!inside)
 		return lh__fail(error, -ENOMEM, "no memory");
 	inside->session = session;
-	inside->broker = (struct lh_inject_broker){ session->sockets, lh__broker_serve, session };
+	inside->broker = (struct lh_inject_broker){ session->sockets, lh__session_broker_serve, session };
 	*state = inside;
 	return 0;
 }
@@ -406,7 +406,7 @@ static int inside_leave(void *state, pid_t process, struct lh_error *error)
 	while ((result = try_leave(inside, process, now() > until, error)) == -EAGAIN &&
 	       now() < until + LEAVE_NS) {
 		nap();
-		lh__broker_serve(inside->session);
+		lh__session_broker_serve(inside->session);
 		(void)inside_serve(inside, NULL);
 	}
 	return result;

@@ -29,7 +29,7 @@ struct lh_patch_options {
 	/* apply: "SYMBOL+OFFSET", where the patch's one LH_PATCH_AT goes instead; or NULL */
 	const char *at;
 	bool keep; /* revert: leave the patch's memory mapped, for who may still point to it */
-	/* For tests: asked before each step that reaches the process; what is not 0 is how that step fails. */
+	/* For tests: asked before each step that reaches the process; what is not 0 is how it fails. */
 	int (*fault)(void *context, const char *step);
 	void *fault_context;
 };

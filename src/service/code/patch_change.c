@@ -1,12 +1,12 @@
 /*
  * patch_change.c - what is done to the process while its threads are stopped.
  *
- * In the first stop the patch's memory is made: nothing refers to it yet. In the last, at a safe point, the
- * places are written, all of them or none. Each thing that is asked of the process is a step that tests can
+ * In the first two stops the patch's memory is made: nothing refers to it yet. Two, since many short ones are
+ * wanted rather than a long one. In the last, at a safe point, the places are written, all of them or none. Each thing that is asked of the process is a step that tests can
  * let fail; what takes back is not, since it is what must not depend on luck.
  *
- * Processors may run on with what they have fetched of code that is overwritten by another, until they execute
- * an instruction that serializes. For threads that are stopped the kernel promises that with
+ * Processors may run on with what they have fetched of code that another overwrites, until they execute an
+ * instruction that serializes. For threads that are stopped the kernel promises that with
  * MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, which a process has to register for. With several threads that
  * takes the kernel some 10 to 25 ms, far longer than we want to stop anybody, so there a thread of its own
  * registers while all others go on.
@@ -136,18 +136,34 @@ static long make_file(struct lh_patch_job *job, struct lh_remote *remote, const 
 	return file;
 }
 
-static int map_file(struct lh_patch_job *job, struct lh_remote *remote, const struct lh_patch_image *image,
-                    long file, const struct lh_patch_segment *segment, size_t segments)
+/* The first stop: memory that can be read, in which all is what it will be. */
+static int map_file(struct lh_patch_job *job, const struct lh_patch_image *image, const char *name)
 {
-	long result = CALL(job, remote, "mmap", SYS_mmap, (long)image->address, (long)image->size, PROT_READ,
-	                   MAP_PRIVATE | MAP_FIXED, file, 0);
+	struct lh_remote *remote;
+	long mapped, file;
+	int result = lh__patch_stop(job, &remote);
 
-	for (size_t i = 0; result >= 0 && i < segments; i++)
-		if (segment[i].rights != PROT_READ)
-			result = CALL(job, remote, "mprotect", SYS_mprotect,
-			              (long)(image->address + segment[i].start),
-			              (long)(segment[i].end - segment[i].start), segment[i].rights);
-	return result < 0 ? (int)result : 0;
+	if (result < 0)
+		return result;
+	mapped = CALL(job, remote, "mmap", SYS_mmap, (long)image->address, (long)image->size,
+	              PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	if (mapped < 0) {
+		lh__patch_release(job, remote);
+		return (int)mapped;
+	}
+	file = make_file(job, remote, image, name);
+	if (file >= 0) {
+		mapped = CALL(job, remote, "mmap", SYS_mmap, (long)image->address, (long)image->size,
+		              PROT_READ, MAP_PRIVATE | MAP_FIXED, file, 0);
+		call_anyway(remote, SYS_close, (uint64_t)file, 0);
+		result = mapped < 0 ? (int)mapped : 0;
+	} else {
+		result = (int)file;
+	}
+	if (result < 0)
+		call_anyway(remote, SYS_munmap, image->address, image->size);
+	lh__patch_release(job, remote);
+	return result;
 }
 
 /* ---- registering ---- */
@@ -200,38 +216,36 @@ static int await_registering(struct lh_patch_job *job, long thread)
 	return 0;
 }
 
+/* The second stop: the rights of all parts, and what serializing needs. */
+static int set_rights(struct lh_patch_job *job, const struct lh_patch_image *image,
+                      const struct lh_patch_segment *segment, size_t segments)
+{
+	struct lh_remote *remote;
+	long result = lh__patch_stop(job, &remote);
+
+	if (result < 0)
+		return (int)result;
+	for (size_t i = 0; result >= 0 && i < segments; i++)
+		if (segment[i].rights != PROT_READ)
+			result = CALL(job, remote, "mprotect", SYS_mprotect,
+			              (long)(image->address + segment[i].start),
+			              (long)(segment[i].end - segment[i].start), segment[i].rights);
+	if (result >= 0)
+		result = begin_registering(job, remote, image->address + segment[0].start);
+	lh__patch_release(job, remote);
+	return result > 0 ? await_registering(job, result) : (int)result;
+}
+
 int lh__patch_map(struct lh_patch_job *job, const struct lh_patch_image *image, const char *name,
                   const struct lh_patch_segment *segment, size_t segments)
 {
-	struct lh_remote *remote;
-	uint64_t stub = image->address + segment[0].start;
-	long mapped, file, thread = 0;
-	int result = lh__patch_stop(job, &remote);
+	int result = map_file(job, image, name);
 
 	if (result < 0)
 		return result;
-	mapped = CALL(job, remote, "mmap", SYS_mmap, (long)image->address, (long)image->size,
-	              PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-	if (mapped < 0) {
-		lh__patch_release(job, remote);
-		return (int)mapped;
-	}
-	file = make_file(job, remote, image, name);
-	result = file < 0 ? (int)file : map_file(job, remote, image, file, segment, segments);
-	if (file >= 0)
-		call_anyway(remote, SYS_close, (uint64_t)file, 0);
-	if (result == 0) {
-		thread = begin_registering(job, remote, stub);
-		result = thread < 0 ? (int)thread : 0;
-	}
+	result = set_rights(job, image, segment, segments);
 	if (result < 0)
-		call_anyway(remote, SYS_munmap, image->address, image->size);
-	lh__patch_release(job, remote);
-	if (result == 0 && thread > 0) {
-		result = await_registering(job, thread);
-		if (result < 0)
-			lh__patch_unmap(job, image);
-	}
+		lh__patch_unmap(job, image);
 	return result;
 }
 

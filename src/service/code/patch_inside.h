@@ -73,8 +73,8 @@ struct lh_patch_set {
 int lh__patch_find(pid_t process, int memory, struct lh_patch_set *out, struct lh_error *error) LH_MUST_CHECK;
 void lh__patch_forget(struct lh_patch_set *set);
 /*
- * The newest patch that changed any byte of [address, address + size) and comes after order, or NULL. One that
- * is reverted counts where its memory does: its code may call what an earlier patch put there.
+ * The newest patch that changed any byte of [address, address + size) and comes after order, or NULL. One
+ * that is reverted counts where its memory does: its code may call what an earlier patch put there.
  */
 const struct lh_patch_found *lh__patch_over(const struct lh_patch_set *set, uint64_t address, uint64_t size,
                                             uint32_t order, bool reverted,
@@ -149,6 +149,9 @@ struct lh_patch_view {
 	struct lh_symbols *symbols;
 	const struct lh_patch_set *set;
 };
+/* Whether the function is entered between from and to, or may be: tables of jumps are looked at, too. */
+bool lh__patch_entered(const struct lh_patch_view *view, const uint8_t *code, size_t size, uint64_t address,
+                       uint64_t from, uint64_t to);
 /* Whether a jump can be put there, and what stands there. */
 int lh__patch_target(const struct lh_patch_view *view, struct lh_patch_target *target,
                      struct lh_error *error) LH_MUST_CHECK;

@@ -1,4 +1,4 @@
-/* patch_make.c - what the patches of objects and those of bytes share: the head, and the way into the process. */
+/* patch_make.c - what patches of objects and those of bytes share: the head, and the way into the process. */
 #include <errno.h>
 #include <string.h>
 #include <time.h>

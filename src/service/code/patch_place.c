@@ -162,7 +162,9 @@ static int stand_alone(const struct lh_patch_view *view, struct lh_patch_target 
 		return lh__fail(error, -ENOTSUP, "%s: calls return into the %u bytes of the jump",
 		                place->symbol, LH_PATCH_JUMPED);
 	if (lh__move_entered(body->code, body->size, target->symbol.address, place->address,
-	                     place->address + place->size))
+	                     place->address + place->size) != 0 &&
+	    lh__patch_entered(view, body->code, body->size, target->symbol.address, place->address,
+	                      place->address + place->size))
 		return lh__fail(error, -ENOTSUP,
 		                "%s: a jump of the function leads into the bytes that would change, or its "
 		                "jumps cannot all be known",

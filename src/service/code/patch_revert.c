@@ -3,7 +3,7 @@
  *
  * First its bytes: at the first safe point they are what they were, and nobody comes to the patch any more.
  * Then its memory, as soon as no thread stands in it and no stack points to it. Who has called a replacement
- * and not yet returned is still in it, for however long, so the memory may have to stay when all else is done.
+ * and not yet returned is still in it, for however long, so the memory may stay when all else is done.
  * To wait for that with the bytes in place would only let ever new threads in.
  */
 #include <errno.h>

@@ -3,11 +3,11 @@
  * with the addresses that it needs.
  *
  * The stub of LH_PATCH_AT is jumped to in the middle of any function, so nothing may be lost: it steps over
- * what lies below the stack pointer (128 bytes that the function may use, and 512 of which the handler may take
- * some for the function), pushes all registers as struct lh_patch_registers, saves the vector registers, and calls
- * the handler. In the end all are put back, and the last instruction goes on by a return whose address lies
- * below the 128 bytes, so that no register and no flag is lost to a jump. Of the vector registers those are
- * saved that C code changes, so not the tiles of AMX, nor the protection key.
+ * what lies below the stack pointer (128 bytes that the function may use, and 512 of which the handler may
+ * take some for the function), pushes all registers as struct lh_patch_registers, saves the vector registers,
+ * and calls the handler. In the end all are put back, and the last instruction goes on by a return whose
+ * address lies below the 128 bytes, so that no register and no flag is lost to a jump. Of the vector
+ * registers those are saved that C code changes, so not the tiles of AMX, nor the protection key.
  */
 #include <cpuid.h>
 #include <stdint.h>

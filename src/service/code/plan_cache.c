@@ -1,12 +1,14 @@
 /*
  * plan_cache.c - plans as files, and what of an ELF file tells whether a plan is of it.
  *
- * A plan is made in a memory file, and then written to the cache under another name which is renamed when all of
- * it is there. That name is the same for all who make this plan: who finds it taken keeps what is in memory, and
- * leaves the writing to the other. A name that has been there for too long was left by one who was killed.
+ * A plan is made in a memory file, and then written to the cache under another name which is renamed when
+ * all of it is there. That name is the same for all who make this plan: who finds it taken keeps what is in
+ * memory, and leaves the writing to the other. A name that has been there for too long was left by one who
+ * was killed.
  *
- * Time of change tells two contents of a file apart only if some time has passed between them. A plan made of a
- * file that has just been changed remembers no time, so that its code is compared.
+ * Times tell two contents of a file apart only if some time has passed between them. A plan made of a file
+ * that has just been changed remembers no time of change (ctime, which nobody can set), so that its code is
+ * compared.
  */
 #include "service/code/plan_make.h"
 
@@ -25,8 +27,9 @@
 #include "service/code/plan_inside.h"
 
 #define PAGE 4096u
-#define NOTES 65536u   /* bytes of notes that are looked through for an id */
-#define SHA_ID 16u     /* bytes of a hash that serve as an id */
+#define NOTES 65536u /* bytes of notes that are looked through for an id */
+#define SHA_ID 16u   /* bytes of a hash that serve as an id */
+#define NOT_SETTLED UINT64_MAX
 #define SETTLED 2      /* seconds after which a file's time of change is its own */
 #define LEFT_BEHIND 60 /* seconds after which nobody writes to a new plan any more */
 #define FILE_MAX (UINT64_C(1) << 40)
@@ -75,6 +78,12 @@ static void *map_anonymous(const struct lh_sys *sys, size_t size)
 	return mapped < 0 ? NULL : (void *)mapped;
 }
 
+static int cannot_read(const struct source *source, long result)
+{
+	return lh__fail(source->error, (int)result, "%s: cannot be read: %s", source->path,
+	                lh__errno_name((int)result));
+}
+
 static int load(struct source *source)
 {
 	size_t size = (size_t)source->status.st_size;
@@ -87,8 +96,7 @@ static int load(struct source *source)
 		return lh__fail(source->error, -ENOMEM, "%s: no memory to read it", source->path);
 	n = read_at(source, source->content, size, 0);
 	if (n < 0)
-		return lh__fail(source->error, (int)n, "%s: cannot be read: %s", source->path,
-		                lh__errno_name((int)n));
+		return cannot_read(source, n);
 	if ((size_t)n < size)
 		return lh__fail(source->error, -ENOEXEC, "%s: it was cut off while it was read",
 		                source->path);
@@ -131,27 +139,31 @@ static uint32_t find_note(const uint8_t *notes, size_t size, uint8_t id[LH_PLAN_
 	return 0;
 }
 
+/* The build id of one segment, if it has it; or a negative errno. */
+static long find_in_segment(struct source *source, const Elf64_Ehdr *elf, unsigned index, uint8_t *notes)
+{
+	Elf64_Phdr segment = { 0 };
+	long n = read_at(source, &segment, sizeof segment, elf->e_phoff + index * sizeof segment);
+
+	if (n < 0 || segment.p_type != PT_NOTE)
+		return n < 0 ? n : 0;
+	n = read_at(source, notes, segment.p_filesz < NOTES ? segment.p_filesz : NOTES, segment.p_offset);
+	return n < 0 ? n : find_note(notes, (size_t)n, source->id);
+}
+
 static int find_build_id(struct source *source, const Elf64_Ehdr *elf)
 {
 	uint8_t *notes = lh__alloc(source->sys, NOTES);
+	long n = 0;
 
 	if (!notes)
 		return lh__fail(source->error, -ENOMEM, "%s: no memory to read it", source->path);
-	for (unsigned i = 0; i < elf->e_phnum && source->id_size == 0; i++) {
-		Elf64_Phdr segment;
-		long n;
-
-		if (read_at(source, &segment, sizeof segment, elf->e_phoff + i * sizeof segment) !=
-		    sizeof segment)
-			break;
-		if (segment.p_type != PT_NOTE)
-			continue;
-		n = read_at(source, notes, segment.p_filesz < NOTES ? segment.p_filesz : NOTES,
-		            segment.p_offset);
-		if (n > 0)
-			source->id_size = find_note(notes, (size_t)n, source->id);
-	}
+	for (unsigned i = 0; i < elf->e_phnum && n == 0; i++)
+		n = find_in_segment(source, elf, i, notes);
 	lh__free(source->sys, notes, NOTES);
+	if (n < 0)
+		return cannot_read(source, n);
+	source->id_size = (uint32_t)n;
 	return 0;
 }
 
@@ -180,8 +192,7 @@ static int identify(struct source *source)
 		return lh__fail(source->error, -ENOEXEC, "%s: it is no file with code", source->path);
 	n = read_at(source, &elf, sizeof elf, 0);
 	if (n < 0)
-		return lh__fail(source->error, (int)n, "%s: cannot be read: %s", source->path,
-		                lh__errno_name((int)n));
+		return cannot_read(source, n);
 	if (n != sizeof elf || memcmp(elf.e_ident, ELFMAG "\2\1", 6) != 0 || elf.e_machine != EM_X86_64 ||
 	    elf.e_phentsize != sizeof(Elf64_Phdr))
 		return lh__fail(source->error, -ENOEXEC, "%s: it is no ELF file for x86-64", source->path);
@@ -220,7 +231,8 @@ static int is_of(struct source *source, const struct lh_plan_head *plan)
 	if (plan->id_size != source->id_size || memcmp(plan->id, source->id, source->id_size) != 0)
 		return 0;
 	if (plan->file_size == (uint64_t)status->st_size && plan->file_device == status->st_dev &&
-	    plan->file_inode == status->st_ino && plan->file_mtime == time_of(&status->st_mtim))
+	    plan->file_inode == status->st_ino && plan->file_mtime == time_of(&status->st_mtim) &&
+	    plan->file_ctime == time_of(&status->st_ctim))
 		return 1;
 	result = load(source);
 	return result < 0 ? result : has_same_code(source, plan);
@@ -370,7 +382,9 @@ static void describe_file(const struct source *source, struct lh_plan_head *head
 	head->file_size = (uint64_t)status->st_size;
 	head->file_device = status->st_dev;
 	head->file_inode = status->st_ino;
-	head->file_mtime = now.tv_sec - status->st_mtim.tv_sec > SETTLED ? time_of(&status->st_mtim) : 0;
+	head->file_mtime = time_of(&status->st_mtim);
+	head->file_ctime =
+		now.tv_sec - status->st_ctim.tv_sec > SETTLED ? time_of(&status->st_ctim) : NOT_SETTLED;
 	head->id_size = source->id_size;
 	memcpy(head->id, source->id, sizeof head->id);
 }
@@ -379,6 +393,7 @@ static void describe_file(const struct source *source, struct lh_plan_head *head
 static int freeze(const struct lh_sys *sys, int memory, uint64_t size, struct lh_plan *out)
 {
 	char path[32];
+	void *mapped;
 	long file;
 
 	if (LH_SYS(sys, SYS_ftruncate, memory, size) < 0 ||
@@ -387,11 +402,12 @@ static int freeze(const struct lh_sys *sys, int memory, uint64_t size, struct lh
 		return -EIO;
 	lh__format(path, sizeof path, "/proc/self/fd/%d", memory);
 	file = LH_SYS(sys, SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
-	out->descriptor = file < 0 ? memory : (int)file;
-	out->head = map_plan(sys, out->descriptor, size);
+	mapped = map_plan(sys, file < 0 ? memory : (int)file, size);
 	if (file >= 0)
-		LH_SYS(sys, SYS_close, out->head ? memory : (int)file);
-	return out->head ? 0 : -ENOMEM;
+		LH_SYS(sys, SYS_close, mapped ? memory : (int)file);
+	if (mapped)
+		*out = (struct lh_plan){ .head = mapped, .descriptor = file < 0 ? memory : (int)file };
+	return mapped ? 0 : -ENOMEM;
 }
 
 /* In memory that is mapped to be written; the plan that comes of it is mapped again, to be read. */

@@ -5,14 +5,16 @@
  * from there on it is not known where instructions start, and a guess that is wrong would change what the
  * program computes.
  *
+ * endbr64 is armed as any other: where nothing enforces it, an INT3 may stand in its place.
+ *
  * Code may be entered in the middle of an instruction. Old C libraries did so to skip a prefix:
  *
  *     74 01       je 1f       with one thread only
  *     f0          lock        1: is the second byte of this instruction
  *     0f b1 ..    cmpxchg
  *
- * An instruction that hides another, and all those that begin inside the hidden one, are starts as any but are
- * never armed.
+ * An instruction that hides another, and all those that begin inside the hidden one, are starts as any but
+ * are never armed. That is seen of jumps in functions; code that no description covers is taken at its word.
  */
 #include "service/code/plan_make.h"
 

@@ -1,5 +1,9 @@
 /*
  * safe.c - finds a moment at which code can be changed (safe.h).
+ *
+ * A thread that is in the handler of a signal may be on another stack than what was interrupted. The frame that
+ * the kernel made for the signal tells both: it says which stack for signals the thread has, and lies on it,
+ * and has the stack pointer of before. So such a frame leads to one more stack that is looked at.
  */
 #include "service/code/safe.h"
 
@@ -13,6 +17,16 @@
 #define CHUNK 8192u /* words that are read at once */
 #define PAUSE_LONGEST 16000000l
 
+/* Words of a signal's frame, from its return address on: siginfo follows behind. */
+enum { FRAME_FLAGS = 1, FRAME_LINK, FRAME_STACK, FRAME_STACK_SIZE = 5, FRAME_RSP = 21, FRAME_WORDS = 23 };
+#define FRAME_FLAGS_MOST 0xffu
+
+struct stack {
+	size_t thread;
+	uint64_t start;
+	uint64_t end; /* of the mapping that it is in, or 0 */
+};
+
 struct search {
 	struct lh_remote *remote;
 	const struct lh_safe_range *range;
@@ -21,7 +35,8 @@ struct search {
 	struct lh_safe_obstacle *obstacle;
 	struct lh_remote_thread *thread;
 	size_t threads;
-	uint64_t *end;  /* for each thread: where the mapping that its stack pointer is in ends, or 0 */
+	struct stack *stack; /* one of each thread, then those of before signals: twice as many at most */
+	size_t stacks;
 	uint64_t *word; /* CHUNK of them */
 };
 
@@ -46,16 +61,32 @@ static int note_end(void *context, const struct lh_mapping *mapping)
 {
 	struct search *search = context;
 
-	for (size_t i = 0; i < search->threads; i++)
-		if (search->thread[i].registers.rsp >= mapping->start &&
-		    search->thread[i].registers.rsp < mapping->end)
-			search->end[i] = mapping->end;
+	for (size_t i = 0; i < search->stacks; i++)
+		if (search->stack[i].start >= mapping->start && search->stack[i].start < mapping->end)
+			search->stack[i].end = mapping->end;
 	return 0;
 }
 
-static int look_at_stack(struct search *search, size_t thread)
+/* Signals' frames among the words, which stand at address. */
+static void look_for_frames(struct search *search, size_t thread, uint64_t address, size_t words)
 {
-	uint64_t at = search->thread[thread].registers.rsp & ~7ull, end = search->end[thread];
+	for (size_t i = 0; i + FRAME_WORDS <= words; i++) {
+		const uint64_t *frame = search->word + i;
+		uint64_t offset = address + i * 8 - frame[FRAME_STACK];
+
+		if (frame[FRAME_FLAGS] > FRAME_FLAGS_MOST || frame[FRAME_LINK] != 0 ||
+		    frame[FRAME_STACK_SIZE] > STACK_LONGEST || offset >= frame[FRAME_STACK_SIZE] ||
+		    search->stacks >= 2 * search->threads ||
+		    frame[FRAME_RSP] - frame[FRAME_STACK] < frame[FRAME_STACK_SIZE])
+			continue;
+		search->stack[search->stacks++] = (struct stack){ thread, frame[FRAME_RSP], 0 };
+	}
+}
+
+static int look_at_stack(struct search *search, const struct stack *stack)
+{
+	uint64_t at = stack->start & ~7ull, end = stack->end;
+	size_t thread = stack->thread; /* the stack is one of an array that grows */
 
 	if (end > at + STACK_LONGEST)
 		end = at + STACK_LONGEST;
@@ -72,15 +103,30 @@ static int look_at_stack(struct search *search, size_t thread)
 		for (size_t i = 0; i < words; i++)
 			if (is_inside(search, search->word[i]))
 				return in_the_way(search, thread, search->word[i], true);
+		look_for_frames(search, thread, at, words);
 		at += words * 8;
 	}
 	return 0;
 }
 
+/* All stacks, and those that they lead to. */
+static int look_at_stacks(struct search *search)
+{
+	int result = 0;
+
+	for (size_t i = 0, known = 0; result == 0 && i < search->stacks; i++) {
+		if (i >= known) {
+			known = search->stacks;
+			result = lh__mappings(lh__remote_process(search->remote), note_end, search);
+		}
+		if (result == 0)
+			result = look_at_stack(search, &search->stack[i]);
+	}
+	return result;
+}
+
 static int look(struct search *search)
 {
-	int result;
-
 	for (size_t i = 0; i < search->threads; i++) {
 		const struct user_regs_struct *registers = &search->thread[i].registers;
 
@@ -89,11 +135,9 @@ static int look(struct search *search)
 		/* A system call that has been interrupted is begun again. */
 		if ((int64_t)registers->orig_rax >= 0 && is_inside(search, registers->rip - SYSCALL_LENGTH))
 			return in_the_way(search, i, registers->rip - SYSCALL_LENGTH, false);
+		search->stack[search->stacks++] = (struct stack){ i, registers->rsp, 0 };
 	}
-	result = lh__mappings(lh__remote_process(search->remote), note_end, search);
-	for (size_t i = 0; result == 0 && i < search->threads; i++)
-		result = look_at_stack(search, i);
-	return result;
+	return look_at_stacks(search);
 }
 
 int lh__safe_point(struct lh_remote *remote, const struct lh_safe_range *range, size_t n,
@@ -108,11 +152,11 @@ int lh__safe_point(struct lh_remote *remote, const struct lh_safe_range *range, 
 		search.lowest = range[i].start < search.lowest ? range[i].start : search.lowest;
 		search.highest = range[i].end > search.highest ? range[i].end : search.highest;
 	}
-	search.end = calloc(search.threads + 1, sizeof *search.end);
+	search.stack = calloc(2 * search.threads + 1, sizeof *search.stack);
 	search.word = malloc(CHUNK * sizeof *search.word);
-	if (search.end && search.word)
+	if (search.stack && search.word)
 		result = look(&search);
-	free(search.end);
+	free(search.stack);
 	free(search.word);
 	return result;
 }

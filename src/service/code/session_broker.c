@@ -1,5 +1,5 @@
 /*
- * broker.c - answers what agents ask: an abstract Unix socket, a connection for each question.
+ * session_broker.c - answers what agents ask: an abstract Unix socket, a connection for each question.
  *
  * Anybody may connect to an abstract socket. So who asks is told by the kernel (SO_PEERCRED) and must be a
  * process with an agent of this session in it, or the one that is being given one just now; what it says of
@@ -173,7 +173,7 @@ static void take_connections(struct lh_session *session)
 			close(connection);
 }
 
-void lh__broker_serve(void *context)
+void lh__session_broker_serve(void *context)
 {
 	struct lh_session *session = context;
 	struct epoll_event events[EVENTS];
