@@ -144,7 +144,7 @@ static int open_session(const struct lh_session_options *options, struct lh_sess
 }
 
 /* The best first. */
-static const struct lh_session_engine *const engines[] = { &lh__engine_inside };
+static const struct lh_session_engine *const engines[] = { &lh__engine_inside, &lh__engine_outside };
 
 /* Whether the choice leaves this engine. */
 static bool is_wanted(enum lh_session_choice choice, const struct lh_session_engine *engine)
@@ -165,6 +165,8 @@ static int watch(struct lh_session *session, struct lh_remote *remote, struct lh
 		if (result < 0)
 			continue;
 		result = session->engine->watch(session->state, remote, session->launched, error);
+		if (result == 0 && session->engine->descriptor)
+			result = look_at(session, session->engine->descriptor(session->state));
 		if (result == 0 || result == -EBUSY || result == -ECHILD)
 			return result;
 		session->engine->close(session->state);

@@ -75,6 +75,8 @@ struct lh_session_engine {
 	 * NULL error is allowed. Waits for seconds at most.
 	 */
 	int (*leave)(void *state, pid_t process, struct lh_error *error);
+	/* A descriptor that is readable when there is something to serve; NULL: SIGCHLD tells it. */
+	int (*descriptor)(void *state);
 	/* Whether waitpid for the launched process is the engine's (it traces it) or the session's. */
 	bool takes_status;
 	/* All processes have been let go, or shall go on alone. */
