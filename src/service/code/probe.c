@@ -1,9 +1,10 @@
 /*
  * probe.c - puts probes into a process and takes them away (probe.h).
  *
- * For the functions of a module there is one arena near them: trampolines, then a page of counts for each, then
- * pages of slots for each. Counts are a file in memory that the process and we share; slots are private, so that a child that it forks
- * has its own of the calls that are under way, while its calls are counted with its parent's.
+ * For the functions of a module there is one arena near them: trampolines, then a page of counts for each,
+ * then pages of slots for each. Counts are a file in memory that the process and we share; slots are private,
+ * so that a child that it forks has its own of the calls that are under way, while its calls are counted with
+ * its parent's.
  *
  * All that takes long is done while the process runs: find the functions, understand them, choose sites. Then
  * it is stopped once: memory, trampolines, jumps. What was looked at before is compared again.
@@ -315,7 +316,7 @@ static void unmap(struct lh_probes *probes, struct lh_remote *remote)
 	}
 }
 
-/* A file in memory, made by the process, so that it is found whatever either of us sees of the file system. */
+/* A file in memory, made by the process: so it is found, whatever either of us sees of the file system. */
 static int share_counts(struct lh_probes *probes, struct lh_remote *remote)
 {
 	static const char name[] = "linehome-probe";

@@ -3,9 +3,9 @@
  *
  * "Inside" means behind the first byte: who stands at the very start of a range runs what is written there as
  * a whole, before or after. Looked at are the instruction pointer of each thread and every word of its stack,
- * from the stack pointer up to the end of the mapping (that is how a signal's frame is seen, too). A word that
- * could be such an address counts as one: this can only make us wait for nothing. The stack of a coroutine
- * that nobody runs is not seen, so a range should not contain a call but as its last instruction.
+ * from the stack pointer up to the end of the mapping (that is how a signal's frame is seen, too). A word
+ * that could be such an address counts as one: this can only make us wait for nothing. The stack of a
+ * coroutine that nobody runs is not seen, so a range should not contain a call but as its last instruction.
  */
 #ifndef LH_SERVICE_CODE_SAFE_H
 #define LH_SERVICE_CODE_SAFE_H
