@@ -1,6 +1,6 @@
 /*
- * Moments at which code can be changed: a thread whose instruction pointer is inside, one that returns inside,
- * a system call that would be repeated inside, and what is at the very edge.
+ * Moments at which code can be changed: a thread whose instruction pointer is inside, one that returns
+ * inside, a system call that would be repeated inside, and what is at the very edge.
  */
 #include "service/code/safe.h"
 #include "service/code/symbols.h"
