@@ -3,9 +3,9 @@
  * what the kernel has for that, a uprobe at the entry and a uretprobe, through perf_event_open(2).
  *
  * A child calls an empty function in rounds; before each round the parent changes what is on it. Medians of
- * rounds that take turns, so that what else the machine does meets all alike. The kernel has an easy case and a
- * hard one: a function that begins with a push, which it does by itself, and one that begins with most other
- * instructions, which it lets the program execute elsewhere, one step.
+ * rounds that take turns, so that what else the machine does meets all alike. The kernel has an easy case and
+ * a hard one: a function that begins with a push, which it does by itself, and one that begins with most
+ * other instructions, which it lets the program execute elsewhere, one step.
  */
 #include <elf.h>
 #include <errno.h>

@@ -1,6 +1,6 @@
 /*
- * Instructions at another address: windows out of real libraries are moved and decoded again, and windows that
- * are made up are run at both places. Every checker is shown to see what is wrong.
+ * Instructions at another address: windows out of real libraries are moved and decoded again, and windows
+ * that are made up are run at both places. Every checker is shown to see what is wrong.
  */
 #include "code/move.h"
 #include "tap.h"
@@ -319,7 +319,7 @@ __asm__(".text\n.globl move_run\n.type move_run, @function\nmove_run:\n"
         "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n");
 
 /*
- * One mapping: the old window and its exits, a callee, data, a stack; and the place for new windows further on.
+ * One mapping: the old window and its exits, a callee, data, a stack; further on the place for new windows.
  */
 #define OLD 0x100
 #define EXITS 0x400 /* 8 of them, 32 bytes each; what follows a window jumps to the first */

@@ -1,6 +1,6 @@
 /*
- * Moments at which code can be changed: a thread whose instruction pointer is inside, one that returns inside, a
- * system call that would be repeated inside, and what is at the very edge.
+ * Moments at which code can be changed: a thread whose instruction pointer is inside, one that returns
+ * inside, a system call that would be repeated inside, and what is at the very edge.
  */
 #include "service/code/safe.h"
 #include "service/code/symbols.h"
@@ -57,6 +57,7 @@ int main(void)
 	struct lh_symbols *symbols;
 	struct lh_remote *remote;
 	struct lh_error error = { 0 };
+	char said[512];
 
 	if (lh__symbols_open(program.id, &symbols, &error) < 0)
 		exit(99);
@@ -96,7 +97,7 @@ int main(void)
 	lh__symbols_close(symbols);
 	if (write(program.in, "stop\n", 5) != 5)
 		exit(99);
-	ok(program_end(&program, NULL, 0) == 0, "the program found nothing wrong");
+	ok(program_end(&program, said, sizeof said) == 0, "the program found nothing wrong");
 	is(lh__safe_stop(program.id, &leaf, 1, 10, &remote, &tally, &error), -ESRCH,
 	   "a process that is gone");
 	return done();

@@ -148,7 +148,7 @@ static void run(struct program *program, char *said, size_t size)
 }
 
 /* The names that can be probed, at most AT_A_TIME of them; they are taken out of names. */
-static size_t choose(struct names *names, struct tally *tally, const char **chosen)
+static size_t choose(struct names *names, struct tally *tally, char **chosen)
 {
 	size_t n = 0;
 
@@ -157,6 +157,8 @@ static size_t choose(struct names *names, struct tally *tally, const char **chos
 
 		if (lh__symbols_find(tally->process->symbols, names->name[which], try_symbol, tally) == 2)
 			chosen[n++] = names->name[which];
+		else
+			free(names->name[which]);
 		names->name[which] = names->name[--names->count];
 	}
 	return n;
@@ -167,7 +169,7 @@ static void once(struct names *names, const char *wanted, struct tally *total)
 	struct program program = start_python(work);
 	struct lh_probe_process process = { .id = program.id };
 	struct tally tally = { .process = &process };
-	const char *chosen[AT_A_TIME];
+	char *chosen[AT_A_TIME];
 	struct lh_probes *probes;
 	struct lh_error error = { 0 };
 	char path[64], said[1024];
@@ -182,7 +184,7 @@ static void once(struct names *names, const char *wanted, struct tally *total)
 	n = choose(names, &tally, chosen);
 	lh__symbols_close(process.symbols);
 	close(process.memory);
-	result = lh__probes_put(program.id, chosen, n, 2000, &probes, &error);
+	result = lh__probes_put(program.id, (const char *const *)chosen, n, 2000, &probes, &error);
 	if (result < 0) {
 		ok(0, "%zu probes are put: %s", n, error.text);
 		program_kill(&program);
@@ -200,6 +202,8 @@ static void once(struct names *names, const char *wanted, struct tally *total)
 	   calls, returns);
 	result = lh__probes_take(probes, 2000, &error);
 	ok(result >= 0 && program_end(&program, said, sizeof said) == 0, "they are taken, and it ends well");
+	for (size_t i = 0; i < n; i++)
+		free(chosen[i]);
 	total->seen += tally.seen;
 	total->counted += tally.counted;
 	total->timed += tally.timed;

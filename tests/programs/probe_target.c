@@ -122,7 +122,7 @@ __asm__(".text\n.globl called\n.type called, @function\ncalled:\n"
 uint64_t count_of_called;
 uint64_t called(uint64_t x);
 
-/* All registers that a function of the same file could leave alone, and the flags that lea does not change. */
+/* All registers that a function of the same file could leave alone. */
 static uint64_t keeps_all(uint64_t x)
 {
 	uint64_t rax, wrong_ones;

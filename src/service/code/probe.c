@@ -1,9 +1,10 @@
 /*
  * probe.c - puts probes into a process and takes them away (probe.h).
  *
- * For each function there is one mapping near it: pages of trampolines, a page of counts, pages of slots. The
- * counts are a file in memory that the process and we share; slots are private, so that a child that it forks
- * has its own of the calls that are under way, while its calls are counted with its parent's.
+ * For the functions of a module there is one arena near them: trampolines, then a page of counts for each,
+ * then pages of slots for each. Counts are a file in memory that the process and we share; slots are private,
+ * so that a child that it forks has its own of the calls that are under way, while its calls are counted with
+ * its parent's.
  *
  * All that takes long is done while the process runs: find the functions, understand them, choose sites. Then
  * it is stopped once: memory, trampolines, jumps. What was looked at before is compared again.
@@ -28,21 +29,33 @@
 #define SLOTS_SIZE ((LH_PROBE_SLOTS * sizeof(struct lh_probe_slot) + PAGE - 1) / PAGE * PAGE)
 _Static_assert(LH_PROBE_SHARDS * sizeof(struct lh_probe_cell) <= PAGE, "counts are one page");
 
+/* One for a module, since a jump must reach it; few, since each costs system calls while all is stopped. */
+struct arena {
+	const char *module;
+	uint64_t start, end; /* of all its functions */
+	uint64_t base;       /* 0: not mapped */
+	size_t text_size;    /* a multiple of a page */
+	size_t first, count; /* of counts in the file */
+};
+
 struct probe {
 	struct lh_probe_function function;
 	struct lh_symbol symbol;
 	struct lh_probe_code code;
 	struct lh_probe_sites sites;
 	struct lh_probe_layout layout;
-	uint8_t *text; /* the trampolines, as they were written */
-	size_t text_size;
-	bool written;
+	uint8_t *text;             /* the trampolines, as they were written */
+	size_t text_size, text_at; /* text_at: in the arena */
+	size_t arena, index;       /* index: in the arena */
+	bool written;              /* its sites have, or may have, jumps in them */
 };
 
 struct lh_probes {
 	struct lh_probe_process process;
 	struct probe *probe;
 	size_t count, room;
+	struct arena *arena; /* count of them at most */
+	size_t arenas;
 	struct lh_probe_cell *cells; /* a page for each */
 	const char *asked;           /* the name that is being looked for, */
 	bool found;                  /* and whether there is such a function */
@@ -74,6 +87,7 @@ static void free_probes(struct lh_probes *probes)
 	}
 	if (probes->cells)
 		munmap(probes->cells, probes->count * PAGE);
+	free(probes->arena);
 	free(probes->probe);
 	free(probes);
 }
@@ -192,9 +206,68 @@ static int prepare(struct lh_probes *probes, struct probe *probe, struct lh_erro
 
 /* ---- putting ---- */
 
-static size_t region_size(const struct probe *probe)
+static size_t arena_size(const struct arena *arena)
 {
-	return probe->text_size + PAGE + SLOTS_SIZE;
+	return arena->text_size + arena->count * (PAGE + SLOTS_SIZE);
+}
+
+/* Which arena a function's trampolines go to, and where in it. */
+static void assign(struct lh_probes *probes, struct probe *probe)
+{
+	struct arena *arena;
+	size_t i = 0;
+
+	while (i < probes->arenas && strcmp(probes->arena[i].module, probe->function.module) != 0)
+		i++;
+	arena = &probes->arena[i];
+	if (i == probes->arenas) {
+		*arena = (struct arena){ .module = probe->function.module, .start = UINT64_MAX };
+		probes->arenas++;
+	}
+	for (uint32_t k = 0; k < probe->code.parts; k++) {
+		const struct lh_probe_part *part = &probe->code.part[k];
+
+		arena->start = part->address < arena->start ? part->address : arena->start;
+		if (part->address + part->size > arena->end)
+			arena->end = part->address + part->size;
+	}
+	probe->arena = i;
+	probe->index = arena->count++;
+	probe->text_at = arena->text_size;
+	probe->text_size = (lh__probe_text_bound(&probe->sites) + 63) / 64 * 64;
+	arena->text_size += probe->text_size;
+}
+
+static int make_arenas(struct lh_probes *probes)
+{
+	size_t first = 0;
+
+	probes->arena = calloc(probes->count, sizeof *probes->arena);
+	if (!probes->arena)
+		return -ENOMEM;
+	for (size_t i = 0; i < probes->count; i++)
+		assign(probes, &probes->probe[i]);
+	for (size_t i = 0; i < probes->arenas; i++) {
+		struct arena *arena = &probes->arena[i];
+
+		arena->text_size = (arena->text_size + PAGE - 1) / PAGE * PAGE;
+		arena->first = first;
+		first += arena->count;
+	}
+	return 0;
+}
+
+static void place(struct lh_probes *probes)
+{
+	for (size_t i = 0; i < probes->count; i++) {
+		struct probe *probe = &probes->probe[i];
+		const struct arena *arena = &probes->arena[probe->arena];
+
+		probe->layout.text = arena->base + probe->text_at;
+		probe->layout.counts = arena->base + arena->text_size + probe->index * PAGE;
+		probe->layout.slots =
+			arena->base + arena->text_size + arena->count * PAGE + probe->index * SLOTS_SIZE;
+	}
 }
 
 static long remote_map(struct lh_remote *remote, uint64_t address, size_t size, int rights, int flags, int fd,
@@ -211,29 +284,39 @@ static long remote_unmap(struct lh_remote *remote, uint64_t address, size_t size
 }
 
 /* Trampolines are never writable: they are written as a debugger would. */
-static int map_region(struct lh_remote *remote, struct probe *probe)
+static int map_arena(struct lh_remote *remote, struct arena *arena)
 {
-	const struct lh_probe_part *part = &probe->code.part[0];
-	uint64_t base = lh__mappings_gap(lh__remote_process(remote), part->address,
-	                                 part->address + part->size, region_size(probe));
+	uint64_t base =
+		lh__mappings_gap(lh__remote_process(remote), arena->start, arena->end, arena_size(arena));
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS;
 	long got;
 
 	if (!base)
 		return -ENOSPC;
-	got = remote_map(remote, base, region_size(probe), PROT_READ | PROT_EXEC, flags | MAP_FIXED_NOREPLACE,
+	got = remote_map(remote, base, arena_size(arena), PROT_READ | PROT_EXEC, flags | MAP_FIXED_NOREPLACE,
 	                 -1, 0);
 	if (got < 0)
 		return (int)got;
-	probe->layout.text = base;
-	probe->layout.counts = base + probe->text_size;
-	probe->layout.slots = probe->layout.counts + PAGE;
-	got = remote_map(remote, probe->layout.slots, SLOTS_SIZE, PROT_READ | PROT_WRITE, flags | MAP_FIXED,
-	                 -1, 0);
+	arena->base = base;
+	got = remote_map(remote, base + arena->text_size + arena->count * PAGE, arena->count * SLOTS_SIZE,
+	                 PROT_READ | PROT_WRITE, flags | MAP_FIXED, -1, 0);
 	return got < 0 ? (int)got : 0;
 }
 
-/* A file in memory, made by the process, so that it is found whatever either of us sees of the file system. */
+/* Those whose functions all are as they were. */
+static void unmap(struct lh_probes *probes, struct lh_remote *remote)
+{
+	for (size_t i = 0; i < probes->arenas; i++) {
+		bool used = false;
+
+		for (size_t k = 0; k < probes->count; k++)
+			used |= probes->probe[k].arena == i && probes->probe[k].written;
+		if (!used && probes->arena[i].base)
+			(void)remote_unmap(remote, probes->arena[i].base, arena_size(&probes->arena[i]));
+	}
+}
+
+/* A file in memory, made by the process: so it is found, whatever either of us sees of the file system. */
 static int share_counts(struct lh_probes *probes, struct lh_remote *remote)
 {
 	static const char name[] = "linehome-probe";
@@ -260,9 +343,11 @@ static int share_counts(struct lh_probes *probes, struct lh_remote *remote)
 		result = cells == MAP_FAILED ? -errno : 0;
 		probes->cells = cells == MAP_FAILED ? NULL : cells;
 	}
-	for (size_t i = 0; result == 0 && i < probes->count; i++) {
-		long got = remote_map(remote, probes->probe[i].layout.counts, PAGE, PROT_READ | PROT_WRITE,
-		                      MAP_SHARED | MAP_FIXED, (int)fd, i * PAGE);
+	for (size_t i = 0; result == 0 && i < probes->arenas; i++) {
+		const struct arena *arena = &probes->arena[i];
+		long got = remote_map(remote, arena->base + arena->text_size, arena->count * PAGE,
+		                      PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, (int)fd,
+		                      arena->first * PAGE);
 
 		result = got < 0 ? got : 0;
 	}
@@ -336,11 +421,10 @@ static void undo(struct lh_probes *probes, struct lh_remote *remote)
 	for (size_t i = 0; i < probes->count; i++) {
 		struct probe *probe = &probes->probe[i];
 
-		if (probe->written && write_sites(remote, probe, false) < 0)
-			continue; /* then its trampolines must stay */
-		if (probe->layout.text)
-			(void)remote_unmap(remote, probe->layout.text, region_size(probe));
+		if (probe->written && write_sites(remote, probe, false) == 0)
+			probe->written = false; /* else its trampolines must stay */
 	}
+	unmap(probes, remote);
 }
 
 static int install(struct lh_probes *probes, struct lh_remote *remote, struct lh_error *error)
@@ -351,9 +435,10 @@ static int install(struct lh_probes *probes, struct lh_remote *remote, struct lh
 	for (size_t i = 0; result == 0 && i < probes->count; i++) {
 		name = probes->probe[i].function.name;
 		result = compare(remote, &probes->probe[i]);
-		if (result == 0)
-			result = map_region(remote, &probes->probe[i]);
 	}
+	for (size_t i = 0; result == 0 && i < probes->arenas; i++)
+		result = map_arena(remote, &probes->arena[i]);
+	place(probes);
 	if (result == 0)
 		result = share_counts(probes, remote);
 	for (size_t i = 0; result == 0 && i < probes->count; i++) {
@@ -403,17 +488,15 @@ static int put(struct lh_probes *probes, const char *const *functions, size_t n,
 	result = lh__symbols_open(probes->process.id, &probes->process.symbols, error);
 	for (size_t i = 0; result == 0 && i < n; i++)
 		result = find_function(probes, functions[i], error);
-	for (size_t i = 0; result == 0 && i < probes->count; i++) {
-		struct probe *probe = &probes->probe[i];
-
-		result = prepare(probes, probe, error);
-		probe->text_size = (lh__probe_text_bound(&probe->sites) + PAGE - 1) / PAGE * PAGE;
-	}
+	for (size_t i = 0; result == 0 && i < probes->count; i++)
+		result = prepare(probes, &probes->probe[i], error);
 	if (result < 0)
 		return result;
 	range = site_ranges(probes, &n);
-	if (!range)
+	if (!range || make_arenas(probes) < 0) {
+		free(range);
 		return lh__fail(error, -ENOMEM, "no memory");
+	}
 	result = lh__safe_stop(probes->process.id, range, n, wait_ms, &remote, &tally, error);
 	free(range);
 	if (result < 0)
@@ -472,8 +555,10 @@ const struct lh_probe_function *lh__probes_function(const struct lh_probes *prob
 /* Returns before calls, so that there are never more of them. */
 void lh__probes_read(const struct lh_probes *probes, size_t index, struct lh_probe_counts *counts)
 {
+	const struct probe *probe = &probes->probe[index];
+	size_t page = probes->arena[probe->arena].first + probe->index;
 	const struct lh_probe_cell *cell =
-		(const struct lh_probe_cell *)((const char *)probes->cells + index * PAGE);
+		(const struct lh_probe_cell *)((const char *)probes->cells + page * PAGE);
 
 	*counts = (struct lh_probe_counts){ 0 };
 	for (unsigned shard = 0; shard < LH_PROBE_SHARDS; shard++) {
@@ -543,20 +628,12 @@ static size_t text_ranges(const struct lh_probes *probes, struct lh_safe_range *
 {
 	size_t n = 0;
 
-	for (size_t i = 0; i < probes->count; i++)
-		if (probes->probe[i].written)
-			range[n++] = (struct lh_safe_range){ probes->probe[i].layout.text - 1,
-				                             probes->probe[i].layout.text +
-				                                     probes->probe[i].text_size };
+	for (size_t i = 0; i < probes->arenas; i++)
+		if (probes->arena[i].base)
+			range[n++] =
+				(struct lh_safe_range){ probes->arena[i].base - 1,
+				                        probes->arena[i].base + probes->arena[i].text_size };
 	return n;
-}
-
-static void unmap(struct lh_probes *probes, struct lh_remote *remote)
-{
-	for (size_t i = 0; i < probes->count; i++)
-		if (probes->probe[i].written)
-			(void)remote_unmap(remote, probes->probe[i].layout.text,
-			                   region_size(&probes->probe[i]));
 }
 
 /* What cannot be brought back keeps its trampolines: somebody may still come through. */
@@ -568,15 +645,17 @@ static int restore_all(struct lh_probes *probes, struct lh_remote *remote, struc
 		struct probe *probe = &probes->probe[i];
 		int result;
 
-		probe->written = is_ours(remote, probe);
-		if (!probe->written)
+		if (!is_ours(remote, probe)) { /* then nothing of the arena is */
+			probes->arena[probe->arena].base = 0;
 			continue;
+		}
 		result = restore(remote, probe);
 		if (result == 0)
-			continue;
-		probe->written = false;
-		changed = lh__fail(error, result, "%s: its code has been changed since; it is left as it is",
-		                   probe->function.name);
+			probe->written = false;
+		else
+			changed = lh__fail(error, result,
+			                   "%s: its code has been changed since; it is left as it is",
+			                   probe->function.name);
 	}
 	return changed;
 }

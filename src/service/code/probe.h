@@ -5,9 +5,9 @@
  * and goes on; its exits (ret, and jumps that leave it) likewise. No return address is touched, so
  * exceptions, longjmp and debuggers see an ordinary stack. Which entry an exit belongs to is found by the
  * stack pointer, which is the same at both. An exit that no jump can be put over makes the function one that
- * is counted and not timed; it is told. So is a single call that is left by an exception or by longjmp, or for
- * which there is no slot left to note its beginning (some hundred calls of a function that are under way at a
- * time). Calls of a child that the process forks are counted with its own.
+ * is counted and not timed; it is told. So is a single call that is left by an exception or by longjmp, or
+ * for which there is no slot left to note its beginning (some hundred calls of a function that are under way
+ * at a time). Calls of a child that the process forks are counted with its own.
  *
  * Counts are in memory that the process shares with us, so they can be read at any time, and outlive it.
  */

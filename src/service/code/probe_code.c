@@ -3,19 +3,18 @@
  *
  * A jump may be put over instructions only if nobody jumps into their midst. Who might:
  *
- *     the function itself       by direct jumps, all of which are seen; by the address of a label (lea);
- *                               by the table of a switch
- *     others                    by a direct jump: whatever in the mapping looks like a long one, at whatever
- *                               byte one starts to read, is taken for one; and short ones of neighbours
- *     a landing pad             an exception's handler begins with a call of the runtime's, and no window holds
- *                               a call but as its last instruction, so none begins inside a window
- *     a return                  likewise
+ *     the function itself   by direct jumps, all of which are seen; by the address of a label (lea); by the
+ *                           table of a switch
+ *     others                by a direct jump: whatever in the mapping looks like a long one, at whatever byte
+ *                           one starts to read, is taken for one; and short ones of neighbours
+ *     an exception          where it lands follows what never goes on, or a call; windows begin there at most
+ *     a return              likewise: no window holds a call but as its last instruction
  *
- * Tables of switches are found by the addresses that the function takes of memory that is no code: words there
- * that are distances to, or addresses of, places in the function are labels. To see a label too many does no
- * harm. A jump through a register leaves a function that has no such table, or whose frame has been taken down
- * right before. Where a table must be and none is found, labels may be missing: then only the entry gets a
- * jump, if it is a prologue.
+ * Tables of switches are found by the addresses that the function takes of memory that is no code: words
+ * there that are distances to, or addresses of, places in the function are labels. To see a label too many
+ * does no harm. A jump through a register leaves a function that has no such table, or whose frame has been
+ * taken down right before. Where a table must be and none is found, labels may be missing: then only the
+ * entry gets a jump, if it is a prologue.
  */
 #include "service/code/probe_inside.h"
 

@@ -1,9 +1,9 @@
 /*
  * probe_launch.c - starts a program and holds it at its entry, when its libraries are mapped (probe.h).
  *
- * The kernel begins with the dynamic linker, which maps and relocates everything and then jumps to the entry of
- * the program. There a breakpoint waits for it, once. Then the program is let go of with SIGSTOP, so that it
- * stands there as any process does that somebody has stopped.
+ * The kernel begins with the dynamic linker, which maps and relocates everything and then jumps to the entry
+ * of the program. There a breakpoint waits for it, once. Then the program is let go of with SIGSTOP, so that
+ * it stands there as any process does that somebody has stopped.
  */
 #include <elf.h>
 #include <errno.h>

@@ -164,7 +164,7 @@ static bool may_come_before(const struct lh_probe_step *step)
 	return step->kind != LH_STEP_CALL && !ends(step);
 }
 
-/* The steps that move for the exit at a step: backward as far as is needed, then forward, then over padding. */
+/* The steps that move for the exit at a step: backward as far as is needed, then forward, then padding. */
 static struct window choose_window(const struct lh_probe_part *part, uint32_t exit)
 {
 	const struct lh_probe_step *step = part->step;

@@ -1,9 +1,9 @@
 /*
  * safe.c - finds a moment at which code can be changed (safe.h).
  *
- * A thread that is in the handler of a signal may be on another stack than what was interrupted. The frame that
- * the kernel made for the signal tells both: it says which stack for signals the thread has, and lies on it,
- * and has the stack pointer of before. So such a frame leads to one more stack that is looked at.
+ * A thread that is in the handler of a signal may be on another stack than what was interrupted. The frame
+ * that the kernel made for the signal tells both: it says which stack for signals the thread has, and lies on
+ * it, and has the stack pointer of before. So such a frame leads to one more stack that is looked at.
  */
 #include "service/code/safe.h"
 
