@@ -2,6 +2,7 @@
 /* Another process stopped, read, written, made to work, and let go of, and it sees nothing of that. */
 #include "service/code/remote.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
@@ -84,6 +85,33 @@ static void again_and_again(const char *name, const char *const *words, int roun
 	if (work)
 		is(worked, rounds, "%s: a system call each time", name);
 	ok(ended_well(&program), "%s: it saw nothing", name);
+}
+
+/* Stops all threads as one would do it first: the program must notice, or it checks nothing. */
+static void test_noticed(void)
+{
+	struct program program = program_start(WORDS("calls"), 0);
+	char name[64], said[4096];
+	struct dirent *entry;
+	int status;
+	DIR *tasks;
+
+	snprintf(name, sizeof(name), "/proc/%d/task", program.id);
+	for (int i = 0; i < 50; i++) {
+		tasks = opendir(name);
+		while (tasks && (entry = readdir(tasks))) {
+			pid_t thread = atoi(entry->d_name);
+
+			if (thread <= 0 || ptrace(PTRACE_SEIZE, thread, NULL, NULL))
+				continue;
+			ptrace(PTRACE_INTERRUPT, thread, NULL, NULL);
+			waitpid(thread, &status, __WALL);
+			ptrace(PTRACE_DETACH, thread, NULL, NULL);
+		}
+		if (tasks)
+			closedir(tasks);
+	}
+	ok(program_end(&program, said, sizeof(said)) != 0, "caught: threads stopped without care");
 }
 
 static void test_signals(void)
@@ -432,6 +460,7 @@ int main(void)
 	again_and_again("calls", WORDS("calls", "registers"), 300, false);
 	again_and_again("threads", WORDS("threads", "calls", "registers"), 200, true);
 	again_and_again("children", WORDS("children", "threads", "registers"), 200, true);
+	test_noticed();
 	test_signals();
 	test_calls();
 	test_failing_calls();
