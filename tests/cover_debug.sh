@@ -1,4 +1,5 @@
 #!/bin/bash
+# timeout: 200
 # Debug information: where it is found, and that what is missing, of another build or damaged is told and is
 # never a crash.
 set -u
@@ -190,6 +191,18 @@ report $? 'and ran where they did'
 objcopy --strip-debug program.full program
 [ "$(functions | grep -c '^same ')" = 2 ] && ! functions | grep -q '\.cold\|\.part'
 report $? 'by symbols, two functions of one name are two, and their cold parts are none'
+
+# A long function that the linker has thrown away lies at address 0, to its rows, and reaches over code that is
+# there.
+python3 -c '
+print("int total; int dead(int a);\nint dead(int a)\n{")
+for i in range(3000): print("total += a * %d;" % i)
+print("return a;\n}\nint main(int argc, char **argv)\n{\n\tif (argc > 1)\n\t\ttotal = 7;\n\treturn total;\n}")' >seven.c
+gcc -O0 -g -ffunction-sections -Wl,--gc-sections -o program.full seven.c
+cp program.full program
+record "$work/program"
+[ "$("$tools/record_report" "$work/record" lcov | grep -c '^DA:')" = 4 ]
+report $? 'what the linker has thrown away has no lines'
 
 # The file is gone, or another.
 cp program.full program

@@ -86,10 +86,15 @@ int lh__plan_check(const void *plan, uint64_t size, bool body, struct lh_error *
 	return check_sites(head, error);
 }
 
+void lh__plan_seal_head(void *head)
+{
+	((struct lh_plan_head *)head)->crc = head_crc(head);
+}
+
 void lh__plan_seal(void *plan)
 {
 	struct lh_plan_head *head = plan;
 
 	head->body_crc = lh__crc32c(0, (const uint8_t *)plan + PAGE, head->size - PAGE);
-	head->crc = head_crc(plan);
+	lh__plan_seal_head(plan);
 }

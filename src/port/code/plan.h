@@ -83,5 +83,7 @@ struct lh_plan_head {
 int lh__plan_check(const void *plan, uint64_t size, bool body, struct lh_error *error) LH_MUST_CHECK;
 /* Writes the two CRCs of a plan whose head says all else. */
 void lh__plan_seal(void *plan);
+/* The same where only the head, 4096 bytes, is another. */
+void lh__plan_seal_head(void *head);
 
 #endif

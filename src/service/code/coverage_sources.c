@@ -1,5 +1,6 @@
 /*
- * coverage_sources.c - files of source: one for each path, whichever modules and units name it, and its lines.
+ * coverage_sources.c - files of source: one for each path, whichever modules and units name it, and its
+ * lines.
  */
 #include <limits.h>
 #include <stdlib.h>
