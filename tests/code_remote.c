@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -333,6 +334,47 @@ static void test_refusals(void)
 	test_foreign();
 }
 
+/* The smallest program of 32 bits: a head, one segment, and a jump to itself. */
+static const uint32_t small[] = {
+	0x464c457f, 0x00010101, 0,          0,          0x00030002, 1,    0x08048054, 52,
+	0,          0,          0x00200034, 0x00000001, 0,                                  /* head */
+	1,          0,          0x08048000, 0x08048000, 0x56,       0x56, 5,          4096, /* segment */
+	0x0000feeb,                                                                         /* code */
+};
+
+static void test_32_bit(void)
+{
+	char file[] = "/tmp/code_remote.XXXXXX";
+	int descriptor = mkstemp(file), status;
+	pid_t process;
+
+	if (write(descriptor, small, sizeof(small)) != sizeof(small) || fchmod(descriptor, 0700))
+		exit(99);
+	close(descriptor);
+	process = fork();
+	if (!process) {
+		execl(file, file, NULL);
+		_exit(9);
+	}
+	pause_ms(20);
+	if (waitpid(process, &status, WNOHANG)) {
+		skip("a 32-bit program", "none can be executed");
+	} else {
+		is(refused(process), -ENOEXEC, "a 32-bit program");
+		kill(process, SIGKILL);
+		waitpid(process, NULL, 0);
+	}
+	unlink(file);
+}
+
+/* State T is reached when all threads are. */
+static bool becomes_stopped(pid_t process)
+{
+	for (int i = 0; i < 500 && state_of(process) != 'T'; i++)
+		pause_ms(10);
+	return state_of(process) == 'T';
+}
+
 static void test_group_stop(void)
 {
 	struct program program = program_start(WORDS("calls"), 0);
@@ -346,8 +388,7 @@ static void test_group_stop(void)
 	   "a stopped process works for us");
 	if (remote)
 		lh__remote_release(remote);
-	pause_ms(20);
-	is(state_of(program.id), 'T', "and stays stopped");
+	ok(becomes_stopped(program.id), "and stays stopped");
 	kill(program.id, SIGCONT);
 	remote = stop(program.id);
 	if (remote) {
@@ -355,8 +396,7 @@ static void test_group_stop(void)
 		is(call(remote, SYS_getpid, 0, 0, 0, 0, 0, 0), program.id, "SIGSTOP comes while it works");
 		lh__remote_release(remote);
 	}
-	pause_ms(20);
-	is(state_of(program.id), 'T', "and stops it when it is let go of");
+	ok(becomes_stopped(program.id), "and stops it when it is let go of");
 	kill(program.id, SIGCONT);
 	ok(ended_well(&program), "it goes on");
 }
@@ -466,6 +506,7 @@ int main(void)
 	test_failing_calls();
 	test_serving();
 	test_refusals();
+	test_32_bit();
 	test_group_stop();
 	test_kill();
 	test_time();
