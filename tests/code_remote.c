@@ -107,7 +107,10 @@ static void test_noticed(void)
 				continue;
 			ptrace(PTRACE_INTERRUPT, thread, NULL, NULL);
 			waitpid(thread, &status, __WALL);
-			ptrace(PTRACE_DETACH, thread, NULL, NULL);
+			/* One that is ending must be waited for, or the program's end is never told. */
+			if (ptrace(PTRACE_DETACH, thread, NULL, NULL) && WIFSTOPPED(status) &&
+			    thread != program.id)
+				waitpid(thread, &status, __WALL);
 		}
 		if (tasks)
 			closedir(tasks);
