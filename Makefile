@@ -202,6 +202,16 @@ $(TEST_AGENT): $(TEST_AGENT_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs -o $@ $^ $(AGENT_LIBS)
 $(filter $(B)/tests/intercept_% $(B)/bench/intercept,$(TEST_BIN) $(BENCH_BIN)): $(TEST_AGENT)
+# Shared objects that tests load.
+$(P)/tests/objects/%.so: tests/objects/%.c $(P)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -g -O2 -D_GNU_SOURCE $(WARN) $(EXTRA_CFLAGS) -fPIC -shared -o $@ $<
+ifneq ($(B),$(P))
+$(B)/tests/objects/%.so: $(P)/tests/objects/%.so
+	@mkdir -p $(@D)
+	$(Q)cp $< $@
+endif
+$(filter $(B)/tests/code_inside $(B)/bench/code_trap,$(TEST_BIN) $(BENCH_BIN)): $(B)/tests/objects/watched.so
 # Programs that tests, demo and benchmarks run under Linehome: plain ones, never sanitized, without the library.
 $(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/programs/ring.h
 	@mkdir -p $(@D)

@@ -38,23 +38,27 @@ bool lh__inside_interesting(int nr)
 
 /* ---- bytes ---- */
 
+/*
+ * /proc/self/mem before mprotect: a mapping whose rights were changed and changed back is not merged with its
+ * neighbours again.
+ */
 void lh__inside_store(const struct lh_inside_text *text, uintptr_t address, uint8_t byte)
 {
 	uintptr_t page = address & ~(uintptr_t)(PAGE - 1);
-	long file;
+	long file, written;
 
 	if (text->writable) {
 		__atomic_store_n((uint8_t *)address, byte, __ATOMIC_SEQ_CST);
-	} else if (!LH_FAILED(LH_CALL3(SYS_mprotect, page, PAGE, RWX))) {
-		__atomic_store_n((uint8_t *)address, byte, __ATOMIC_SEQ_CST);
-		LH_CALL3(SYS_mprotect, page, PAGE, PROT_READ | PROT_EXEC);
-	} else {
-		file = LH_CALL3(SYS_open, "/proc/self/mem", O_RDWR | O_CLOEXEC, 0);
-		if (!LH_FAILED(file)) {
-			LH_CALL4(SYS_pwrite64, file, &byte, 1, address);
-			LH_CALL1(SYS_close, file);
-		}
+		return;
 	}
+	file = LH_CALL3(SYS_open, "/proc/self/mem", O_RDWR | O_CLOEXEC, 0);
+	written = LH_FAILED(file) ? file : LH_CALL4(SYS_pwrite64, file, &byte, 1, address);
+	if (!LH_FAILED(file))
+		LH_CALL1(SYS_close, file);
+	if (written == 1 || LH_FAILED(LH_CALL3(SYS_mprotect, page, PAGE, RWX)))
+		return;
+	__atomic_store_n((uint8_t *)address, byte, __ATOMIC_SEQ_CST);
+	LH_CALL3(SYS_mprotect, page, PAGE, PROT_READ | PROT_EXEC);
 }
 
 void lh__inside_supply(const struct lh_inside_text *text, struct lh_span span)
@@ -525,19 +529,38 @@ static bool changed_by_others(const struct lh_inside_text *text)
 	return changed;
 }
 
+/* Whether the file holds what the plan was made from: by its time of change, else by looking. */
+static bool same_file(const struct lh_inside_text *text, long file)
+{
+	const struct lh_plan_head *plan = text->plan;
+	size_t size = text->text.end - text->text.start;
+	struct stat status;
+	bool same;
+	long at;
+
+	if (LH_CALL2(SYS_fstat, file, &status) != 0 || (uint64_t)status.st_size != plan->file_size)
+		return false;
+	if (status.st_dev == plan->file_device && status.st_ino == plan->file_inode &&
+	    (uint64_t)status.st_mtim.tv_sec * 1000000000u + (uint64_t)status.st_mtim.tv_nsec ==
+	            plan->file_mtime)
+		return true;
+	at = LH_CALL6(SYS_mmap, 0, size, PROT_READ, MAP_PRIVATE, file, plan->text[text->which].offset);
+	if (LH_FAILED(at))
+		return false;
+	same = __builtin_memcmp((const void *)at, original(text), size) == 0;
+	LH_CALL2(SYS_munmap, at, size);
+	return same;
+}
+
 static bool map_file(const struct lh_inside_text *text)
 {
 	const struct lh_plan_head *plan = text->plan;
-	struct stat status;
 	bool mapped = false;
 	long file = text->path[0] ? LH_CALL3(SYS_open, text->path, O_RDONLY | O_CLOEXEC, 0) : -ENOENT;
 
 	if (LH_FAILED(file))
 		return false;
-	if (LH_CALL2(SYS_fstat, file, &status) == 0 && status.st_dev == plan->file_device &&
-	    status.st_ino == plan->file_inode && (uint64_t)status.st_size == plan->file_size &&
-	    (uint64_t)status.st_mtim.tv_sec * 1000000000u + (uint64_t)status.st_mtim.tv_nsec ==
-	            plan->file_mtime)
+	if (same_file(text, file))
 		mapped = !LH_FAILED(LH_CALL6(SYS_mmap, text->text.start, text->text.end - text->text.start,
 		                             PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, file,
 		                             plan->text[text->which].offset));
