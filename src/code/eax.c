@@ -24,6 +24,10 @@ enum lh_eax lh__effect_on_eax(const ZydisDecoder *decoder, const uint8_t *code, 
 	}
 	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder, code, length, &decoded, operand)))
 		return LH_EAX_UNKNOWN;
+	/* The kernel leaves its result there. */
+	if (decoded.meta.category == ZYDIS_CATEGORY_SYSCALL ||
+	    decoded.meta.category == ZYDIS_CATEGORY_INTERRUPT)
+		return LH_EAX_UNKNOWN;
 	for (int i = 0; i < decoded.operand_count; i++)
 		if (operand[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
 		    operand[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE &&

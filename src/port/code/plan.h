@@ -34,7 +34,7 @@
 #include "sys/sys.h"
 
 #define LH_PLAN_MAGIC "LHPLAN\r\n"
-#define LH_PLAN_VERSION 1u
+#define LH_PLAN_VERSION 2u /* another whenever the same file gives another plan */
 #define LH_PLAN_TEXTS 8u
 #define LH_PLAN_ID 32u
 

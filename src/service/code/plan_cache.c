@@ -75,6 +75,12 @@ static void *map_anonymous(const struct lh_sys *sys, size_t size)
 	return mapped < 0 ? NULL : (void *)mapped;
 }
 
+static int cannot_read(const struct source *source, long result)
+{
+	return lh__fail(source->error, (int)result, "%s: cannot be read: %s", source->path,
+	                lh__errno_name((int)result));
+}
+
 static int load(struct source *source)
 {
 	size_t size = (size_t)source->status.st_size;
@@ -87,8 +93,7 @@ static int load(struct source *source)
 		return lh__fail(source->error, -ENOMEM, "%s: no memory to read it", source->path);
 	n = read_at(source, source->content, size, 0);
 	if (n < 0)
-		return lh__fail(source->error, (int)n, "%s: cannot be read: %s", source->path,
-		                lh__errno_name((int)n));
+		return cannot_read(source, n);
 	if ((size_t)n < size)
 		return lh__fail(source->error, -ENOEXEC, "%s: it was cut off while it was read",
 		                source->path);
@@ -131,27 +136,31 @@ static uint32_t find_note(const uint8_t *notes, size_t size, uint8_t id[LH_PLAN_
 	return 0;
 }
 
+/* The build id of one segment, if it has it; or a negative errno. */
+static long find_in_segment(struct source *source, const Elf64_Ehdr *elf, unsigned index, uint8_t *notes)
+{
+	Elf64_Phdr segment = { 0 };
+	long n = read_at(source, &segment, sizeof segment, elf->e_phoff + index * sizeof segment);
+
+	if (n < 0 || segment.p_type != PT_NOTE)
+		return n < 0 ? n : 0;
+	n = read_at(source, notes, segment.p_filesz < NOTES ? segment.p_filesz : NOTES, segment.p_offset);
+	return n < 0 ? n : find_note(notes, (size_t)n, source->id);
+}
+
 static int find_build_id(struct source *source, const Elf64_Ehdr *elf)
 {
 	uint8_t *notes = lh__alloc(source->sys, NOTES);
+	long n = 0;
 
 	if (!notes)
 		return lh__fail(source->error, -ENOMEM, "%s: no memory to read it", source->path);
-	for (unsigned i = 0; i < elf->e_phnum && source->id_size == 0; i++) {
-		Elf64_Phdr segment;
-		long n;
-
-		if (read_at(source, &segment, sizeof segment, elf->e_phoff + i * sizeof segment) !=
-		    sizeof segment)
-			break;
-		if (segment.p_type != PT_NOTE)
-			continue;
-		n = read_at(source, notes, segment.p_filesz < NOTES ? segment.p_filesz : NOTES,
-		            segment.p_offset);
-		if (n > 0)
-			source->id_size = find_note(notes, (size_t)n, source->id);
-	}
+	for (unsigned i = 0; i < elf->e_phnum && n == 0; i++)
+		n = find_in_segment(source, elf, i, notes);
 	lh__free(source->sys, notes, NOTES);
+	if (n < 0)
+		return cannot_read(source, n);
+	source->id_size = (uint32_t)n;
 	return 0;
 }
 
@@ -180,8 +189,7 @@ static int identify(struct source *source)
 		return lh__fail(source->error, -ENOEXEC, "%s: it is no file with code", source->path);
 	n = read_at(source, &elf, sizeof elf, 0);
 	if (n < 0)
-		return lh__fail(source->error, (int)n, "%s: cannot be read: %s", source->path,
-		                lh__errno_name((int)n));
+		return cannot_read(source, n);
 	if (n != sizeof elf || memcmp(elf.e_ident, ELFMAG "\2\1", 6) != 0 || elf.e_machine != EM_X86_64 ||
 	    elf.e_phentsize != sizeof(Elf64_Phdr))
 		return lh__fail(source->error, -ENOEXEC, "%s: it is no ELF file for x86-64", source->path);
@@ -379,6 +387,7 @@ static void describe_file(const struct source *source, struct lh_plan_head *head
 static int freeze(const struct lh_sys *sys, int memory, uint64_t size, struct lh_plan *out)
 {
 	char path[32];
+	void *mapped;
 	long file;
 
 	if (LH_SYS(sys, SYS_ftruncate, memory, size) < 0 ||
@@ -387,11 +396,12 @@ static int freeze(const struct lh_sys *sys, int memory, uint64_t size, struct lh
 		return -EIO;
 	lh__format(path, sizeof path, "/proc/self/fd/%d", memory);
 	file = LH_SYS(sys, SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
-	out->descriptor = file < 0 ? memory : (int)file;
-	out->head = map_plan(sys, out->descriptor, size);
+	mapped = map_plan(sys, file < 0 ? memory : (int)file, size);
 	if (file >= 0)
-		LH_SYS(sys, SYS_close, out->head ? memory : (int)file);
-	return out->head ? 0 : -ENOMEM;
+		LH_SYS(sys, SYS_close, mapped ? memory : (int)file);
+	if (mapped)
+		*out = (struct lh_plan){ .head = mapped, .descriptor = file < 0 ? memory : (int)file };
+	return mapped ? 0 : -ENOMEM;
 }
 
 /* In memory that is mapped to be written; the plan that comes of it is mapped again, to be read. */
