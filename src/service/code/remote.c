@@ -70,12 +70,17 @@ static bool thread_line(pid_t process, pid_t thread, const char *name, char *out
 	return status_line(path, name, out, size);
 }
 
+static bool is_dead(char state)
+{
+	return state == 'Z' || state == 'X';
+}
+
 /* It has ended, or is as good as that. */
 static bool thread_dead(pid_t process, pid_t thread)
 {
 	char state[64];
 
-	return !thread_line(process, thread, "State", state, sizeof(state)) || *state == 'Z' || *state == 'X';
+	return !thread_line(process, thread, "State", state, sizeof(state)) || is_dead(*state);
 }
 
 static int traced_already(pid_t process, pid_t tracer, struct lh_error *error)
@@ -139,8 +144,12 @@ int lh__remote_wait(struct lh_remote *remote, struct lh_remote_kept *thread, uin
 			(void)!waitid(P_PID, (id_t)thread->id, &info, WSTOPPED | WNOHANG | __WALL);
 			return 0;
 		}
-		if (turn > SPINS && thread_dead(remote->process, thread->id))
+		/* Of the first thread that is told only when all others have been waited for: by bury. */
+		if (turn > SPINS && thread->id == remote->process && thread_dead(thread->id, thread->id)) {
+			thread->gone = true;
+			remote->leader_ended = !remote->own;
 			return -ECHILD;
+		}
 		if (!rest(turn, deadline))
 			return -ETIMEDOUT;
 	}
@@ -150,6 +159,8 @@ int lh__remote_wait(struct lh_remote *remote, struct lh_remote_kept *thread, uin
 static void bury(struct lh_remote *remote)
 {
 	uint64_t deadline = lh__remote_now() + BURY_NS;
+	const int flags = WEXITED | WNOHANG | __WALL;
+	siginfo_t end = { 0 };
 	bool left = true;
 
 	for (unsigned turn = 0; left && rest(turn, deadline); turn++) {
@@ -160,14 +171,51 @@ static void bury(struct lh_remote *remote)
 
 			if (thread->gone || (remote->own && thread->id == remote->process))
 				continue;
-			if (waitid(P_PID, (id_t)thread->id, &info, WEXITED | WNOHANG | __WALL) || info.si_pid)
+			if (waitid(P_PID, (id_t)thread->id, &info, flags) || info.si_pid)
 				thread->gone = true;
 			left |= !thread->gone;
 		}
+		if (remote->leader_ended && !waitid(P_PID, (id_t)remote->process, &end, flags) && !end.si_pid)
+			left = true;
 	}
 }
 
 /* ---- stopping ---- */
+
+/* Calls that fail with EINTR when their thread was stopped, though restarting them is always right. */
+static bool ends_with_eintr(unsigned long nr)
+{
+	static const short calls[] = {
+		SYS_epoll_wait,
+		SYS_epoll_pwait,
+		SYS_epoll_pwait2,
+		SYS_semop,
+		SYS_semtimedop,
+		SYS_io_getevents,
+		SYS_io_pgetevents,
+		SYS_rt_sigtimedwait,
+		SYS_io_uring_enter,
+		/* on sockets that have a time limit */
+		SYS_read,
+		SYS_readv,
+		SYS_write,
+		SYS_writev,
+		SYS_recvfrom,
+		SYS_recvmsg,
+		SYS_recvmmsg,
+		SYS_sendto,
+		SYS_sendmsg,
+		SYS_sendmmsg,
+		SYS_accept,
+		SYS_accept4,
+		SYS_connect,
+	};
+
+	for (size_t i = 0; i < sizeof(calls) / sizeof(*calls); i++)
+		if ((unsigned long)calls[i] == nr)
+			return true;
+	return false;
+}
 
 static struct lh_remote_kept *known(struct lh_remote *remote, pid_t id)
 {
@@ -195,7 +243,7 @@ static int add(struct lh_remote *remote, pid_t id, struct lh_remote_kept **out)
 }
 
 /* Why a thread could not be seized: 0 if it has ended, which is no failure, or -EAGAIN: it may still go. */
-static int seize_failed(struct lh_remote *remote, pid_t id, int code, struct lh_error *error)
+static int seize_failed(struct lh_remote *remote, size_t seized, pid_t id, int code, struct lh_error *error)
 {
 	char word[64];
 	int tracer = 0;
@@ -206,48 +254,51 @@ static int seize_failed(struct lh_remote *remote, pid_t id, int code, struct lh_
 		tracer = atoi(word);
 	if (tracer)
 		return traced_already(remote->process, tracer, error);
-	if (remote->count)
+	if (seized)
 		return -EAGAIN; /* others were ours to take: this one is just changing its state */
 	return lh__fail(error, -EPERM, "process %d may not be traced by this user", remote->process);
 }
 
-/*
- * In an uninterruptible sleep, as in vfork: once seized it could not be let go of before that is over, so it
- * is left alone until then.
- */
-static bool waits_in_kernel(pid_t process, pid_t thread)
+/* In a call of ends_with_eintr. */
+static bool at_risk(pid_t process, pid_t thread)
 {
-	char state[64];
+	char path[64], line[64];
+	bool risky;
+	FILE *file;
 
-	return thread_line(process, thread, "State", state, sizeof(state)) && *state == 'D';
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/syscall", process, thread);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	risky = fgets(line, sizeof(line), file) && *line >= '0' && *line <= '9' &&
+	        ends_with_eintr(strtoul(line, NULL, 10));
+	fclose(file);
+	return risky;
 }
 
-static int seize(struct lh_remote *remote, pid_t id, struct lh_error *error)
+/*
+ * Notes a thread that is new. -EAGAIN: it is in an uninterruptible sleep, as in vfork. Once seized it could not
+ * be let go of before that is over, so it is left alone until then.
+ */
+static int note_new(struct lh_remote *remote, pid_t id, struct lh_error *error)
 {
 	struct lh_remote_kept *thread;
+	char state[64];
 	int rc;
 
-	if (waits_in_kernel(remote->process, id))
+	if (!thread_line(remote->process, id, "State", state, sizeof(state)) || is_dead(*state))
+		return 0;
+	if (*state == 'D')
 		return -EAGAIN;
-	if (ptrace(PTRACE_SEIZE, id, NULL, NULL))
-		return seize_failed(remote, id, errno, error);
 	rc = add(remote, id, &thread);
-	if (rc) {
-		/* It is not stopped, so it cannot be let go of before it is; nobody else knows of it. */
-		struct lh_remote_kept lone = { .id = id };
-		int status;
-
-		ptrace(PTRACE_INTERRUPT, id, NULL, NULL);
-		if (!lh__remote_wait(remote, &lone, 0, &status))
-			ptrace(PTRACE_DETACH, id, NULL, NULL);
+	if (rc)
 		return lh__fail(error, rc, "no memory");
-	}
-	ptrace(PTRACE_INTERRUPT, id, NULL, NULL);
+	thread->at_risk = at_risk(remote->process, id);
 	return 1;
 }
 
-/* Seizes all threads that are not known. Returns how many, or what has failed. */
-static int seize_new(struct lh_remote *remote, struct lh_error *error)
+/* Lists all threads that are not known. Returns how many, or what has failed. */
+static int list_new(struct lh_remote *remote, struct lh_error *error)
 {
 	char path[64];
 	struct dirent *entry;
@@ -264,7 +315,7 @@ static int seize_new(struct lh_remote *remote, struct lh_error *error)
 
 		if (id <= 0 || known(remote, id))
 			continue;
-		rc = seize(remote, id, error);
+		rc = note_new(remote, id, error);
 		found += rc > 0;
 		if (rc == -EAGAIN) {
 			again = true;
@@ -273,6 +324,69 @@ static int seize_new(struct lh_remote *remote, struct lh_error *error)
 	}
 	closedir(tasks);
 	return rc < 0 ? rc : found + again;
+}
+
+/*
+ * Who is traced gets signals too that the process ignores, and one of them wakes any other thread: in a call
+ * that then ends with EINTR, if that thread is not traced yet. So those that wait in such calls are seized
+ * first, and let go of last; the first thread, which most signals are for, the other way round.
+ */
+static int by_risk(const void *left, const void *right)
+{
+	const struct lh_remote_kept *a = left, *b = right;
+
+	if (a->at_risk != b->at_risk)
+		return a->at_risk ? -1 : 1;
+	return a->id < b->id ? 1 : -1;
+}
+
+static int by_id(const void *left, const void *right)
+{
+	const struct lh_remote_kept *a = left, *b = right;
+
+	return a->id < b->id ? -1 : 1;
+}
+
+/* Seizes those that are listed and not seized. Returns how many. */
+static int seize_listed(struct lh_remote *remote, size_t from, struct lh_error *error)
+{
+	int seized = 0, rc = 0;
+	size_t kept = from;
+
+	if (remote->count > from)
+		qsort(remote->kept + from, remote->count - from, sizeof(*remote->kept), by_risk);
+	for (size_t i = from; i < remote->count; i++) {
+		remote->kept[kept] = remote->kept[i];
+		if (rc < 0)
+			continue; /* what is behind a failure has not been touched */
+		if (!ptrace(PTRACE_SEIZE, remote->kept[kept].id, NULL, NULL)) {
+			kept++;
+			seized++;
+			continue;
+		}
+		rc = seize_failed(remote, kept, remote->kept[kept].id, errno, error);
+		if (rc == -EAGAIN) {
+			seized++; /* another round is needed */
+			rc = 0;
+		}
+	}
+	remote->count = kept;
+	for (size_t i = from; i < kept; i++)
+		ptrace(PTRACE_INTERRUPT, remote->kept[i].id, NULL, NULL);
+	return rc < 0 ? rc : seized;
+}
+
+static int seize_new(struct lh_remote *remote, struct lh_error *error)
+{
+	size_t from = remote->count;
+	int listed = list_new(remote, error), seized;
+
+	if (listed < 0) {
+		remote->count = from;
+		return listed;
+	}
+	seized = seize_listed(remote, from, error);
+	return seized < 0 ? seized : listed;
 }
 
 /* Brings a seized thread to its stop; signals that are being delivered go on their way. */
@@ -310,39 +424,13 @@ static int await_all(struct lh_remote *remote, uint64_t deadline, struct lh_erro
 	return 0;
 }
 
-/* Calls that fail with EINTR when their thread was stopped, though restarting them is always right. */
-static bool ends_with_eintr(unsigned long nr)
+bool lh__remote_restart(struct user_regs_struct *registers)
 {
-	static const short calls[] = {
-		SYS_epoll_wait,
-		SYS_epoll_pwait,
-		SYS_epoll_pwait2,
-		SYS_semop,
-		SYS_semtimedop,
-		SYS_io_getevents,
-		SYS_io_pgetevents,
-		SYS_rt_sigtimedwait,
-		SYS_io_uring_enter,
-		/* on sockets that have a time limit */
-		SYS_read,
-		SYS_readv,
-		SYS_write,
-		SYS_writev,
-		SYS_recvfrom,
-		SYS_recvmsg,
-		SYS_recvmmsg,
-		SYS_sendto,
-		SYS_sendmsg,
-		SYS_sendmmsg,
-		SYS_accept,
-		SYS_accept4,
-		SYS_connect,
-	};
-
-	for (size_t i = 0; i < sizeof(calls) / sizeof(*calls); i++)
-		if ((unsigned long)calls[i] == nr)
-			return true;
-	return false;
+	if ((long)registers->orig_rax < 0 || (long)registers->rax != -EINTR ||
+	    !ends_with_eintr(registers->orig_rax))
+		return false;
+	registers->rax = (unsigned long)-ERESTARTNOHAND;
+	return true;
 }
 
 static int note_state(struct lh_remote_kept *thread)
@@ -350,12 +438,9 @@ static int note_state(struct lh_remote_kept *thread)
 	if (ptrace(PTRACE_GETREGS, thread->id, NULL, &thread->registers) ||
 	    ptrace(PTRACE_GETSIGMASK, thread->id, sizeof(thread->blocked), &thread->blocked))
 		return -ECHILD;
-	if ((long)thread->registers.orig_rax >= 0 && (long)thread->registers.rax == -EINTR &&
-	    ends_with_eintr(thread->registers.orig_rax)) {
-		thread->registers.rax = (unsigned long)-ERESTARTNOHAND;
-		if (ptrace(PTRACE_SETREGS, thread->id, NULL, &thread->registers))
-			return -ECHILD;
-	}
+	thread->at_risk = lh__remote_restart(&thread->registers);
+	if (thread->at_risk && ptrace(PTRACE_SETREGS, thread->id, NULL, &thread->registers))
+		return -ECHILD;
 	return 0;
 }
 
@@ -368,6 +453,8 @@ static int note_all(struct lh_remote *remote, struct lh_error *error)
 		if (!remote->kept[i].gone)
 			remote->kept[n++] = remote->kept[i];
 	remote->count = n;
+	if (n)
+		qsort(remote->kept, n, sizeof(*remote->kept), by_id);
 	if (!n)
 		return lh__fail(error, -ESRCH, "process %d has ended", remote->process);
 	remote->threads = calloc(n, sizeof(*remote->threads));
@@ -534,28 +621,41 @@ static void send_held(struct lh_remote *remote, struct lh_remote_kept *thread)
 	thread->stop_due = false;
 }
 
-void lh__remote_release(struct lh_remote *remote)
+/* Brings a thread to where it goes on from. False: it has ended, or will not stop any more. */
+static bool make_ready(struct lh_remote *remote, struct lh_remote_kept *thread)
+{
+	if (thread->gone)
+		return false;
+	/* One that could not be stopped stops at last; until then it cannot be let go of. */
+	if (!thread->stopped && (await_stop(remote, thread, 0) || thread->gone))
+		return false;
+	if (lh__remote_settle(remote, thread))
+		return false;
+	send_held(remote, thread);
+	return true;
+}
+
+void lh__remote_let_go(struct lh_remote *remote)
 {
 	bool ending = false;
 
-	for (size_t i = 0; i < remote->count; i++) {
-		struct lh_remote_kept *thread = &remote->kept[i];
+	for (size_t i = 0; i < remote->count; i++)
+		remote->kept[i].stopped = make_ready(remote, &remote->kept[i]);
+	for (int risk = 0; risk < 2; risk++)
+		for (size_t i = 0; i < remote->count; i++) {
+			struct lh_remote_kept *thread = &remote->kept[i];
 
-		if (thread->gone)
-			continue;
-		/* One that could not be stopped stops at last; until then it cannot be let go of. */
-		if (!thread->stopped && (await_stop(remote, thread, 0) || thread->gone))
-			continue;
-		if (lh__remote_settle(remote, thread)) {
-			ending = true;
-			continue;
+			if (thread->at_risk == risk)
+				ending |= !thread->stopped || ptrace(PTRACE_DETACH, thread->id, NULL, NULL);
 		}
-		send_held(remote, thread);
-		if (ptrace(PTRACE_DETACH, thread->id, NULL, NULL))
-			ending = true;
-	}
 	if (ending)
 		bury(remote);
+	remote->count = 0;
+}
+
+void lh__remote_release(struct lh_remote *remote)
+{
+	lh__remote_let_go(remote);
 	end(remote);
 }
 

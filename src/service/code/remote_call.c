@@ -110,8 +110,9 @@ static int site_anywhere(void *context, const struct lh_mapping *mapping)
 	return remote->site != 0;
 }
 
-static int find_site(struct lh_remote *remote)
+static int find_site(struct lh_remote *remote, const struct lh_remote_kept *thread)
 {
+	struct user_regs_struct registers;
 	int rc = 0;
 
 	if (!remote->site)
@@ -120,6 +121,8 @@ static int find_site(struct lh_remote *remote)
 		rc = lh__mappings(remote->process, site_anywhere, remote);
 	if (remote->site)
 		return 0;
+	if (ptrace(PTRACE_GETREGS, thread->id, NULL, &registers))
+		return -ECHILD; /* nothing is mapped any more */
 	return rc < 0 ? rc : -ENOEXEC;
 }
 
@@ -268,7 +271,7 @@ long lh__remote_syscall(struct lh_remote *remote, long nr, const long argument[6
 
 	if (!thread)
 		return -ECHILD;
-	rc = find_site(remote);
+	rc = find_site(remote, thread);
 	if (rc)
 		return rc;
 	go_beside(remote, thread);
