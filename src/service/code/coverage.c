@@ -91,15 +91,14 @@ static void read_module(struct lh_cover_model *model, int file, const struct lh_
 	model->rows = 0;
 	lh__cover_debug_open(model, file, module->path, &debug);
 	read_headers(module, debug.elf);
-	if (debug.dwarf)
-		lh__cover_units(model, debug.dwarf);
+	if (debug.dwarf && !lh__cover_units(model, debug.dwarf))
+		module->why_not = "a part of its debug information is damaged";
 	module->has_lines = model->rows > 0;
-	if (!module->has_lines) {
+	if (!module->has_lines && !module->why_not)
 		module->why_not =
 			debug.why_not ? debug.why_not : "its debug information has no lines of this code";
-		if (!debug.dwarf)
-			lh__cover_symbols(model, &debug, file);
-	}
+	if (!debug.dwarf)
+		lh__cover_symbols(model, &debug, file);
 	lh__cover_empty(&model->names);
 	lh__cover_debug_close(&debug);
 	lh__cover_code_close(model);

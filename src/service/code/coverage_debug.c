@@ -139,7 +139,7 @@ void lh__cover_debug_open(struct lh_cover_model *model, int file, const char *pa
 		by_link(debug, path, &damaged);
 	if (!debug->dwarf)
 		debug->why_not = damaged ? "its debug information is damaged"
-		                         : "it has no debug information, and none is installed for it";
+		                         : "no debug information in it, and none installed";
 }
 
 void lh__cover_debug_close(struct lh_cover_debug *debug)

@@ -91,6 +91,7 @@ struct lh_cover_model {
 	uint64_t rows;
 
 	/* Of the unit that is being read. */
+	const char *folder; /* in which it was compiled; or NULL */
 	struct lh_cover_instance *instance;
 	uint32_t instances, room_instances;
 	struct lh_cover_label *label;
@@ -142,7 +143,8 @@ void lh__cover_debug_close(struct lh_cover_debug *debug);
 
 /* ---- coverage_units.c, coverage_names.c, coverage_lines.c, coverage_functions.c ---- */
 
-void lh__cover_units(struct lh_cover_model *model, Dwarf *dwarf);
+/* false: not all units could be read. */
+bool lh__cover_units(struct lh_cover_model *model, Dwarf *dwarf);
 /* Remembers what the functions of a unit are in: namespaces, classes. For units that are not C. */
 void lh__cover_scopes(struct lh_cover_model *model, Dwarf_Die *unit);
 /* The name of a function as a person writes it; die: the one with the name. */
@@ -160,7 +162,10 @@ void lh__cover_add_copy(struct lh_cover_model *model, uint32_t index, uint64_t l
 
 /* ---- coverage_sources.c ---- */
 
-/* The file of a path, made if it is not there; LH_COVER_NONE: no path. */
+/*
+ * The file of a path, made if it is not there; LH_COVER_NONE: no path. One that is not absolute is in the folder
+ * of the unit that is being read.
+ */
 uint32_t lh__cover_file(struct lh_cover_model *model, const char *path);
 void lh__cover_line(struct lh_cover_model *model, uint32_t file, uint32_t line, bool hit);
 /* Turns the bits into lines, finds the files, puts all in order. */

@@ -2,6 +2,7 @@
  * coverage_sources.c - files of source: one for each path, whichever modules and units name it, and its lines.
  */
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -47,13 +48,15 @@ static void normalise(const char *path, char *out)
 uint32_t lh__cover_file(struct lh_cover_model *model, const char *path)
 {
 	struct lh_coverage *coverage = &model->coverage;
-	char normal[PATH_MAX];
+	const char *folder = model->folder && path && *path != '/' ? model->folder : "";
+	char normal[PATH_MAX], whole[PATH_MAX];
 	const uint64_t *known;
 	uint32_t index = coverage->files;
 
-	if (!path || !*path || strlen(path) >= sizeof normal)
+	if (!path || !*path || strlen(folder) + 1 + strlen(path) >= sizeof whole)
 		return LH_COVER_NONE;
-	normalise(path, normal);
+	snprintf(whole, sizeof whole, "%s%s%s", folder, *folder ? "/" : "", path);
+	normalise(whole, normal);
 	known = lh__cover_lookup(&model->paths, normal, true);
 	if (known)
 		return (uint32_t)*known;

@@ -16,7 +16,7 @@
 
 struct walk {
 	struct lh_cover_model *model;
-	bool optimised, is_c;
+	bool optimised;
 };
 
 static uint64_t unsigned_of(Dwarf_Die *die, unsigned name)
@@ -235,22 +235,41 @@ static bool is_c(Dwarf_Die *unit)
 static void read_unit(struct lh_cover_model *model, Dwarf_Die *unit, Dwarf_Die *split)
 {
 	Dwarf_Die *tree = dwarf_tag(split) == DW_TAG_compile_unit ? split : unit;
-	struct walk walk = { .model = model, .optimised = is_optimised(tree), .is_c = is_c(tree) };
+	struct walk walk = { .model = model, .optimised = is_optimised(tree) };
 
 	model->instances = model->labels = 0;
-	if (!walk.is_c)
-		lh__cover_scopes(model, tree);
+	model->folder = text_of(unit, DW_AT_comp_dir);
 	walk_children(&walk, tree, LH_COVER_NONE, 0);
 	lh__cover_rows(model, unit, walk.optimised);
 }
 
-void lh__cover_units(struct lh_cover_model *model, Dwarf *dwarf)
+/* Of all units beforehand: what dwz has moved may be referred to from units that come before it. */
+static void read_scopes(struct lh_cover_model *model, Dwarf *dwarf)
 {
 	Dwarf_CU *unit = NULL;
 	Dwarf_Die die, split;
 
-	while (!model->failed && !dwarf_get_units(dwarf, unit, &unit, NULL, NULL, &die, &split))
+	while (!dwarf_get_units(dwarf, unit, &unit, NULL, NULL, &die, &split)) {
+		Dwarf_Die *tree = dwarf_tag(&split) == DW_TAG_compile_unit ? &split : &die;
+
+		if (!is_c(tree))
+			lh__cover_scopes(model, tree);
+	}
+}
+
+bool lh__cover_units(struct lh_cover_model *model, Dwarf *dwarf)
+{
+	Dwarf *common = dwarf_getalt(dwarf);
+	Dwarf_CU *unit = NULL;
+	Dwarf_Die die, split;
+	int status = 0;
+
+	if (common)
+		read_scopes(model, common);
+	read_scopes(model, dwarf);
+	while (!model->failed && !(status = dwarf_get_units(dwarf, unit, &unit, NULL, NULL, &die, &split)))
 		read_unit(model, &die, &split);
 	lh__cover_empty(&model->origins);
 	lh__cover_empty(&model->scopes);
+	return status >= 0;
 }

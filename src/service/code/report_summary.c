@@ -28,7 +28,7 @@
 
 #define SHOWN 20u /* functions that never ran */
 #define ROWS 40u  /* files, or folders */
-#define NARROWEST 50u
+#define NARROWEST 60u
 #define DEFAULT_WIDTH 80u
 #define BAR 20u
 
@@ -266,41 +266,43 @@ static void name_place(const struct page *page, const struct lh_cover_function *
 		snprintf(place, size, "%s", coverage->module[function->module].name);
 }
 
-/* Columns of the places of those that are shown, at most half of the page. */
-static size_t widest_place(const struct page *page)
+/* Up to SHOWN functions that never ran; those of the system's headers last. */
+static uint32_t choose_missed(const struct lh_coverage *coverage, uint32_t chosen[SHOWN])
 {
-	const struct lh_coverage *coverage = page->coverage;
-	size_t widest = 0, n;
-	uint32_t shown = 0;
-	char place[4096];
+	uint32_t n = 0;
 
-	for (uint32_t i = 0; i < coverage->functions && shown < SHOWN; i++) {
-		if (!is_missed(coverage, i) || !is_named(&coverage->function[i]))
-			continue;
-		name_place(page, &coverage->function[i], place, sizeof place);
-		n = columns(place);
-		widest = n > widest ? n : widest;
-		shown++;
-	}
-	return widest < page->width / 2 ? widest : page->width / 2;
+	for (unsigned system = 0; system < 2; system++)
+		for (uint32_t i = 0; i < coverage->functions && n < SHOWN; i++) {
+			uint32_t file = coverage->function[i].file;
+			bool of_system =
+				file != UINT32_MAX && !strncmp(coverage->file[file].path, "/usr/", 5);
+
+			if (of_system == system && is_missed(coverage, i) && is_named(&coverage->function[i]))
+				chosen[n++] = i;
+		}
+	return n;
 }
 
 static void put_missed(const struct page *page)
 {
 	const struct lh_coverage *coverage = page->coverage;
-	size_t widest = widest_place(page), n;
-	uint32_t missed = 0, shown = 0;
+	uint32_t chosen[SHOWN], shown = choose_missed(coverage, chosen), missed = 0;
+	size_t widest = 0, n;
 	char place[4096];
 
 	for (uint32_t i = 0; i < coverage->functions; i++)
 		missed += is_missed(coverage, i);
+	for (uint32_t i = 0; i < shown; i++) {
+		name_place(page, &coverage->function[chosen[i]], place, sizeof place);
+		n = columns(place);
+		widest = n > widest ? n : widest;
+	}
+	widest = widest < page->width / 2 ? widest : page->width / 2;
 	if (missed)
 		fprintf(page->out, "\n%u function%s never ran:\n", missed, missed == 1 ? "" : "s");
-	for (uint32_t i = 0; i < coverage->functions && shown < SHOWN; i++) {
-		const struct lh_cover_function *function = &coverage->function[i];
+	for (uint32_t i = 0; i < shown; i++) {
+		const struct lh_cover_function *function = &coverage->function[chosen[i]];
 
-		if (!is_missed(coverage, i) || !is_named(function))
-			continue;
 		name_place(page, function, place, sizeof place);
 		n = columns(place);
 		fputs("  ", page->out);
@@ -308,7 +310,6 @@ static void put_missed(const struct page *page)
 		fprintf(page->out, "%*s", (int)(n < widest ? widest - n + 2 : 2), "");
 		put_cut(page, function->name, page->width - widest - 5, false);
 		putc('\n', page->out);
-		shown++;
 	}
 	if (missed > shown)
 		fprintf(page->out, "  and %u more\n", missed - shown);
@@ -328,6 +329,25 @@ static void put_share(const struct page *page, uint64_t part, uint64_t all, cons
 		fprintf(page->out, "  < 0.1 %%  %s\n", what);
 }
 
+static void put_reasons(const struct page *page)
+{
+	const struct lh_coverage *coverage = page->coverage;
+	const char *head = "\nWithout lines of source, or not with all:\n";
+
+	for (uint32_t i = 0; i < coverage->modules; i++) {
+		const struct lh_cover_module *module = &coverage->module[i];
+
+		if (!module->why_not)
+			continue;
+		fprintf(page->out, "%s  ", head);
+		put_cut(page, module->name, page->width - 3, false);
+		fprintf(page->out, "%s%s\n",
+		        columns(module->name) + strlen(module->why_not) + 4 > page->width ? ":\n    " : ": ",
+		        module->why_not);
+		head = "";
+	}
+}
+
 static void put_not_watched(const struct page *page, const struct lh_report_totals *totals)
 {
 	const struct lh_coverage *coverage = page->coverage;
@@ -343,10 +363,7 @@ static void put_not_watched(const struct page *page, const struct lh_report_tota
 	if (control->refused)
 		fprintf(page->out, "  %lu file%s with code that cannot be watched\n", control->refused,
 		        control->refused == 1 ? "" : "s");
-	for (uint32_t i = 0, n = 0; i < coverage->modules; i++)
-		if (!coverage->module[i].has_lines)
-			fprintf(page->out, "%s  %s: %s\n", n++ ? "" : "\nWithout lines of source:\n",
-			        coverage->module[i].name, coverage->module[i].why_not);
+	put_reasons(page);
 }
 
 static void put_head(const struct page *page)
@@ -358,9 +375,8 @@ static void put_head(const struct page *page)
 			fprintf(page->out, "%s%s", n++ ? ", " : "", coverage->module[i].name);
 	if (coverage->files)
 		fprintf(page->out, ": %u file%s", coverage->files, coverage->files == 1 ? "" : "s");
-	if (page->folder)
-		fprintf(page->out, " in %.*s", (int)(page->folder > 1 ? page->folder - 1 : 1),
-		        coverage->file[0].path);
+	if (page->folder > 1)
+		fprintf(page->out, " in %.*s", (int)page->folder - 1, coverage->file[0].path);
 	fputs("\n\n", page->out);
 }
 
