@@ -84,6 +84,8 @@ static int take_signals(struct lh_session *session)
 		return -errno;
 	pthread_sigmask(SIG_BLOCK, &child, &session->before);
 	session->mask = session->options.mask ? *session->options.mask : session->before;
+	session->waiting = session->mask;
+	sigaddset(&session->waiting, SIGCHLD);
 	return 0;
 }
 
@@ -333,7 +335,7 @@ static int await_event(struct lh_session *session, uint64_t until)
 
 	if (until != UINT64_MAX)
 		wait = at >= until ? 0 : (int)((until - at) / 1000000u) + 1;
-	n = epoll_pwait(session->events, events, 4, wait, &session->mask);
+	n = epoll_pwait(session->events, events, 4, wait, &session->waiting);
 	if (n < 0)
 		return -errno;
 	if (is_gone(session, events, n)) {

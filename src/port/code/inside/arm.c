@@ -458,11 +458,12 @@ static long arm(struct lh_inside_text *text, const struct lh_answer *answer, int
 	return result;
 }
 
+/* The text may be more than what was asked about: protection of a part may have split its mapping. */
 static bool fits(const struct lh_answer *answer, const struct lh_plan_head *plan, uint64_t address,
                  uint64_t size)
 {
 	return plan && answer->text < plan->texts && plan->texts <= LH_PLAN_TEXTS &&
-	       answer->start >= address && answer->end <= address + size && answer->start < answer->end &&
+	       answer->start < address + size && answer->end > address && answer->start < answer->end &&
 	       (answer->start | answer->end) % PAGE == 0 &&
 	       answer->end - answer->start <= plan->text[answer->text].size;
 }
