@@ -87,10 +87,8 @@ static int value(struct reader *reader, int c)
 			if (c < ' ')
 				return 0;
 		return 1;
-	case 'l': return reader->depth >= 2 ? limit(reader) : 0;
-	default:
-		reader->at--;
-		return c >= '0' && c <= '9' && number(reader) >= 0;
+	case 'l': return limit(reader);
+	default: reader->at--; return c >= '0' && c <= '9' && number(reader) >= 0;
 	}
 }
 

@@ -139,8 +139,8 @@ static int fail_ended(const struct lh_cover *cover, const struct lh_cover_option
 		         strsignal(WTERMSIG(cover->status)));
 	else
 		snprintf(how, sizeof(how), "status %d", WEXITSTATUS(cover->status));
-	return lh__fail(error, -ECHILD, "%s: it ended before it came to %s, with %s%s%s", cover->program, at, how,
-	                *said ? ": " : "", said);
+	return lh__fail(error, -ECHILD, "%s: it ended before it came to %s, with %s%s%s", cover->program, at,
+	                how, *said ? ": " : "", said);
 }
 
 static int await_server(struct lh_cover *cover, const struct lh_cover_options *options,

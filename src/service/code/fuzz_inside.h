@@ -40,7 +40,7 @@ struct lh_cover {
 
 	struct lh_fuzz_file *files;
 	uint64_t *at_word, at_bit; /* where the record has the block with which runs begin */
-	uint64_t traps, calls; /* counters as they were at the last look */
+	uint64_t traps, calls;     /* counters as they were at the last look */
 	struct lh_cover_place *news;
 	size_t count, room, blocks;
 	struct lh_fuzz_names *names;

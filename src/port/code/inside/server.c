@@ -56,7 +56,8 @@ static void find_number(struct server *server)
 /* Whether there was one. They are our children, so that their numbers are nobody else's. */
 static bool kill_children(void)
 {
-	long file = LH_CALL3(SYS_open, "/proc/thread-self/children", O_RDONLY | O_CLOEXEC, 0), got, i, child = 0;
+	long file = LH_CALL3(SYS_open, "/proc/thread-self/children", O_RDONLY | O_CLOEXEC, 0), got, i,
+	     child = 0;
 	bool any = false;
 	char text[512];
 
@@ -140,9 +141,10 @@ static void supply(const struct lh_serve_command *command)
 		const struct lh_inside_text *text = lh__inside_find(command->place[i]);
 
 		if (text && text->watched)
-			lh__inside_supply(text, lh__text_span(&text->text,
-			                                      (uint32_t)(command->place[i] - text->text.start),
-			                                      lh__inside.granularity));
+			lh__inside_supply(text,
+			                  lh__text_span(&text->text,
+			                                (uint32_t)(command->place[i] - text->text.start),
+			                                lh__inside.granularity));
 	}
 }
 
