@@ -7,7 +7,7 @@
  *     name=value
  *     ]
  *
- * It checks what it reads and says how many settings there are. In one place it does not check.
+ * It checks what it reads and says how many settings there are. There is a mistake in it.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +18,7 @@
 struct reader {
 	const unsigned char *at, *end;
 	int depth, settings;
-	int limits[DEPTH]; /* of each group */
+	int *limits; /* made when the first one is met */
 };
 
 static int next(struct reader *reader)
@@ -54,7 +54,7 @@ static int number(struct reader *reader)
 	return digits ? value : -1;
 }
 
-/* "at N": the Nth limit becomes what follows. Nobody has looked at N. */
+/* "lat N:VALUE": the Nth limit. Nobody has made room for it. */
 static int limit(struct reader *reader)
 {
 	int index, value;
@@ -73,7 +73,7 @@ static int limit(struct reader *reader)
 	value = number(reader);
 	if (value < 0)
 		return 0;
-	reader->limits[index * 4096] = value;
+	reader->limits[index] = value;
 	return 1;
 }
 
