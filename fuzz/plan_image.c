@@ -1,13 +1,13 @@
 /*
- * plan_image.c - fuzzes what is believed of an ELF file's code: the reader of functions and the making of a plan
- * from whatever bytes. Whatever they are:
+ * plan_image.c - fuzzes what is believed of an ELF file's code: the reader of functions and the making of a
+ * plan from whatever bytes. Whatever they are:
  *   - nothing crashes, hangs, or reads beyond the file;
  *   - functions are told in order, without overlaps and inside the file, and the table finds nothing else;
- *   - a plan that is made is a good one; armed are only starts, and the image is the original with INT3 there;
+ *   - a plan that is made is a good one; only starts are armed; the image is the original with INT3 there.
  *
- * Input: the bytes of an ELF file. Few inputs would get by its headers, so, where the first byte is not that of
- * ELF's magic, a small good file is taken and the input says which bytes of it are others: where (2 bytes) and
- * what (1 byte).
+ * Input: the bytes of an ELF file. Few inputs would get by its headers, so, where the first byte is not that
+ * of ELF's magic, a small good file is taken and the input says which bytes of it are others: where (2 bytes)
+ * and what (1 byte).
  */
 #include <elf.h>
 #include <errno.h>

@@ -1,6 +1,7 @@
 /*
- * code_functions.c - the reader of .eh_frame against readelf's, with and without section headers, and on files
- * that are cut off or of which a byte is another: it never leaves the file, and what it tells is in order.
+ * code_functions.c - the reader of .eh_frame against readelf's, with and without section headers, and on
+ * files that are cut off or of which a byte is another: it never leaves the file, and what it tells is in
+ * order.
  */
 #include <elf.h>
 #include <errno.h>

@@ -237,6 +237,18 @@ is "$(cached "$work/marks.so")" 0 'a new plan is made'
 is "$(cached "$work/marks.so")" 1 'and is kept'
 is "$(stat -c %a "$XDG_CACHE_HOME" "$plans" "$plans"/*.plan | xargs)" '700 700 600' 'for this user alone'
 is "$(find "$plans" -type f | wc -l)" 1 'nothing else stays there'
+# A plan of a file that has just changed does not know its time of change; when it is opened later, it does.
+stamp() { stat -c %i "$plans"/*.plan; }
+first=$(stamp)
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+	[ "$(stamp)" = "$first" ] || break
+	sleep 0.5
+	cached "$work/marks.so" >/dev/null
+done
+[ "$(stamp)" != "$first" ]
+ok $? 'it learns the time of change when that has settled'
+first=$(stamp)
+is "$(cached "$work/marks.so") $(stamp)" "1 $first" 'once'
 touch -d '1 hour ago' "$work/marks.so"
 is "$(cached "$work/marks.so")" 1 'the same code with another time of change: it serves'
 cp "$work/marks.so" "$work/copy.so"
@@ -247,6 +259,13 @@ at=$(($(grep -obUaP '\xb8\x27\x00\x00\x00' "$work/marks.so" | head -n 1 | cut -d
 printf '\x28' | dd of="$work/copy.so" bs=1 seek=$at conv=notrunc status=none
 is "$(cached "$work/copy.so") $("$show" "$work/copy.so" sites | sed -n '3s/.* //p')" '0 40' 'a changed file has a new plan'
 is "$(cached "$work/marks.so") $("$show" "$work/marks.so" sites | sed -n '3s/.* //p')" '0 39' 'and so has the old one after that'
+
+touch -r "$work/marks.so" "$work/stamp"
+printf '\x29' | dd of="$work/marks.so" bs=1 seek=$at conv=notrunc status=none
+touch -r "$work/stamp" "$work/marks.so"
+is "$(cached "$work/marks.so") $("$show" "$work/marks.so" sites | sed -n '3s/.* //p')" '0 41' \
+	'changed in its place, its time put back: a new plan'
+printf '\x27' | dd of="$work/marks.so" bs=1 seek=$at conv=notrunc status=none
 
 plan=$(echo "$plans"/*.plan)
 damage() { # damage TEXT SHELL: what is done to $plan

@@ -26,6 +26,7 @@ enum {
 };
 #define TABLE_ENCODING 0x3b /* four signed bytes, relative to the table's own section */
 #define NOWHERE UINT64_MAX
+#define LETTERS 16 /* that a CIE has at most; those in use have up to five */
 
 struct reader {
 	const uint8_t *at, *end;
@@ -62,6 +63,7 @@ static uint64_t take_uleb(struct reader *reader)
 		if (shift < 64)
 			value |= (byte & 0x7f) << shift;
 		shift += 7;
+		reader->bad |= shift > 70; /* 64 bits need no more; a file of nothing else would cost time */
 	} while (byte & 0x80 && !reader->bad);
 	return value;
 }
@@ -248,7 +250,7 @@ static bool read_common(struct reader reader, struct common *common)
 	version = (unsigned)take(&reader, 1);
 	letters = (const char *)reader.at;
 	while (take(&reader, 1) && !reader.bad)
-		;
+		reader.bad = (const char *)reader.at - letters > LETTERS;
 	if (version >= 4)
 		take(&reader, 2);
 	take_uleb(&reader);

@@ -24,10 +24,10 @@ struct lh_function {
 
 /*
  * Calls found for each function that lies as a whole in an executable segment, in ascending order of address
- * and without overlaps (what overlaps the one before is left out: where would its instructions begin?), until it
- * returns non-zero. Returns the number of calls, what found returned if that is not zero, or -ENOEXEC: not an ELF
- * file for x86-64, or its headers lead out of it; -ENODATA: it has no .eh_frame (also where section headers
- * are gone: PT_GNU_EH_FRAME is enough); -ENOMEM.
+ * and without overlaps (what overlaps the one before is left out: where would its instructions begin?), until
+ * it returns non-zero. Returns the number of calls, what found returned if that is not zero, or -ENOEXEC: not
+ * an ELF file for x86-64, or its headers lead out of it; -ENODATA: it has no .eh_frame (also where section
+ * headers are gone: PT_GNU_EH_FRAME is enough); -ENOMEM.
  */
 long lh__functions(const struct lh_sys *sys, const uint8_t *file, size_t size,
                    int (*found)(void *context, const struct lh_function *function),
@@ -35,7 +35,7 @@ long lh__functions(const struct lh_sys *sys, const uint8_t *file, size_t size,
 
 /* ---- one function at a time, without memory, for who runs inside a program ---- */
 
-/* An ELF file that lies in memory, and what of it has been found. All are offsets in the file but addresses. */
+/* An ELF file that lies in memory, and where things are in it: offsets, and addresses where they say so. */
 struct lh_frames {
 	const uint8_t *file;
 	size_t size;
@@ -50,8 +50,8 @@ struct lh_frames {
 int lh__frames_open(const uint8_t *file, size_t size, struct lh_frames *frames) LH_MUST_CHECK;
 /*
  * The function that begins last before or at what lies at this offset in the file, by the table of
- * .eh_frame_hdr. Whether it reaches that far is for the caller to see. -ENODATA: there is no table; -ENOENT: no
- * such function.
+ * .eh_frame_hdr. Whether it reaches that far is for the caller to see. -ENODATA: there is no table; -ENOENT:
+ * no such function.
  */
 int lh__function_before(const struct lh_frames *frames, uint64_t offset,
                         struct lh_function *function) LH_MUST_CHECK;

@@ -1,6 +1,6 @@
 /*
- * plan.c - believes a plan, or does not. A plan lies in a file that others may have written to, and its offsets
- * are used by an agent inside a program, so each is looked at before any is used.
+ * plan.c - believes a plan, or does not. A plan lies in a file that others may have written to, and its
+ * offsets are used by an agent inside a program, so each is looked at before any is used.
  */
 #include "port/code/plan.h"
 
@@ -86,10 +86,15 @@ int lh__plan_check(const void *plan, uint64_t size, bool body, struct lh_error *
 	return check_sites(head, error);
 }
 
+void lh__plan_seal_head(void *head)
+{
+	((struct lh_plan_head *)head)->crc = head_crc(head);
+}
+
 void lh__plan_seal(void *plan)
 {
 	struct lh_plan_head *head = plan;
 
 	head->body_crc = lh__crc32c(0, (const uint8_t *)plan + PAGE, head->size - PAGE);
-	head->crc = head_crc(plan);
+	lh__plan_seal_head(plan);
 }

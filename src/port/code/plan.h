@@ -17,6 +17,7 @@
  *    120  u64 functions, u64 instructions, u64 blocks, u64 bytes in functions that could not be decoded,
  *         u64 bytes of text in no function
  *    160  texts, 96 bytes each (struct lh_plan_text), at most 8
+ *    928  u64 ctime of the ELF file in ns, or all ones: it had changed just before
  *   4096  for each text, each beginning at a multiple of 4096 and in the order of the offsets: bitmaps of one
  *         bit for each byte of the text (bit n % 64 of the little-endian word n / 64; size / 8 bytes):
  *         starts, armed, ends, heads; then, at multiples of 4096, the original text and the image,
@@ -71,6 +72,7 @@ struct lh_plan_head {
 	uint64_t sites_at;
 	uint64_t functions, instructions, blocks, undecoded, outside;
 	struct lh_plan_text text[LH_PLAN_TEXTS];
+	uint64_t file_ctime; /* in ns, or UINT64_MAX: the file was too young to tell */
 };
 
 /*
@@ -81,5 +83,7 @@ struct lh_plan_head {
 int lh__plan_check(const void *plan, uint64_t size, bool body, struct lh_error *error) LH_MUST_CHECK;
 /* Writes the two CRCs of a plan whose head says all else. */
 void lh__plan_seal(void *plan);
+/* The same where only the head, 4096 bytes, is another. */
+void lh__plan_seal_head(void *head);
 
 #endif

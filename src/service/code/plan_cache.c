@@ -1,12 +1,14 @@
 /*
  * plan_cache.c - plans as files, and what of an ELF file tells whether a plan is of it.
  *
- * A plan is made in a memory file, and then written to the cache under another name which is renamed when all of
- * it is there. That name is the same for all who make this plan: who finds it taken keeps what is in memory, and
- * leaves the writing to the other. A name that has been there for too long was left by one who was killed.
+ * A plan is made in a memory file, and then written to the cache under another name which is renamed when
+ * all of it is there. That name is the same for all who make this plan: who finds it taken keeps what is in
+ * memory, and leaves the writing to the other. A name that has been there for too long was left by one who
+ * was killed.
  *
- * Time of change tells two contents of a file apart only if some time has passed between them. A plan made of a
- * file that has just been changed remembers no time, so that its code is compared.
+ * Times tell two contents of a file apart only if some time has passed between them. A plan made of a file
+ * that has just been changed remembers no time of change (ctime, which nobody can set), so that its code is
+ * compared.
  */
 #include "service/code/plan_make.h"
 
@@ -25,8 +27,9 @@
 #include "service/code/plan_inside.h"
 
 #define PAGE 4096u
-#define NOTES 65536u   /* bytes of notes that are looked through for an id */
-#define SHA_ID 16u     /* bytes of a hash that serve as an id */
+#define NOTES 65536u /* bytes of notes that are looked through for an id */
+#define SHA_ID 16u   /* bytes of a hash that serve as an id */
+#define NOT_SETTLED UINT64_MAX
 #define SETTLED 2      /* seconds after which a file's time of change is its own */
 #define LEFT_BEHIND 60 /* seconds after which nobody writes to a new plan any more */
 #define FILE_MAX (UINT64_C(1) << 40)
@@ -219,19 +222,36 @@ static bool has_same_code(const struct source *source, const struct lh_plan_head
 	return true;
 }
 
-/* 1: it is; 0: it is not; or a negative errno. */
+/* The file's time of change if it tells this content from another, else NOT_SETTLED. */
+static uint64_t settled_time(const struct source *source)
+{
+	struct timespec now = { 0 };
+
+	LH_SYS(source->sys, SYS_clock_gettime, CLOCK_REALTIME, &now);
+	return now.tv_sec - source->status.st_ctim.tv_sec > SETTLED ? time_of(&source->status.st_ctim)
+	                                                            : NOT_SETTLED;
+}
+
+/* RENEWED: the plan is of this code, and from now on the file's times will tell that. */
+enum verdict { OTHER, SAME, RENEWED };
+
+/* A verdict, or a negative errno. */
 static int is_of(struct source *source, const struct lh_plan_head *plan)
 {
 	const struct stat *status = &source->status;
+	bool same_file = plan->file_device == status->st_dev && plan->file_inode == status->st_ino;
 	int result;
 
 	if (plan->id_size != source->id_size || memcmp(plan->id, source->id, source->id_size) != 0)
-		return 0;
-	if (plan->file_size == (uint64_t)status->st_size && plan->file_device == status->st_dev &&
-	    plan->file_inode == status->st_ino && plan->file_mtime == time_of(&status->st_mtim))
-		return 1;
+		return OTHER;
+	if (same_file && plan->file_size == (uint64_t)status->st_size &&
+	    plan->file_mtime == time_of(&status->st_mtim) && plan->file_ctime == time_of(&status->st_ctim))
+		return SAME;
 	result = load(source);
-	return result < 0 ? result : has_same_code(source, plan);
+	if (result < 0 || !has_same_code(source, plan))
+		return result < 0 ? result : OTHER;
+	/* Copies of one file would renew it in turns. */
+	return same_file && settled_time(source) != NOT_SETTLED ? RENEWED : SAME;
 }
 
 /* ---- the folder ---- */
@@ -293,7 +313,7 @@ static void *map_plan(const struct lh_sys *sys, int file, uint64_t size)
 	return mapped < 0 ? NULL : (void *)mapped;
 }
 
-/* Maps a plan and looks whether it is whole and of this file: 1, 0, or a negative errno. */
+/* Maps a plan and looks whether it is whole and of this file: a verdict or a negative errno. */
 static int believe(struct source *source, int file, struct lh_plan *out)
 {
 	const struct lh_sys *sys = source->sys;
@@ -309,7 +329,7 @@ static int believe(struct source *source, int file, struct lh_plan *out)
 		return 0;
 	if (lh__plan_check(mapped, (uint64_t)status.st_size, true, NULL) == 0)
 		result = is_of(source, mapped);
-	if (result != 1)
+	if (result <= OTHER)
 		LH_SYS(sys, SYS_munmap, mapped, status.st_size);
 	else
 		*out = (struct lh_plan){ .head = mapped, .descriptor = file, .cached = true };
@@ -325,7 +345,7 @@ static int look_up(struct source *source, const struct cache *cache, struct lh_p
 	if (file < 0)
 		return 0;
 	result = believe(source, (int)file, out);
-	if (result != 1)
+	if (result <= OTHER)
 		LH_SYS(cache->sys, SYS_close, file);
 	return result;
 }
@@ -348,22 +368,31 @@ static long open_fresh(const struct cache *cache)
 	return LH_SYS(cache->sys, SYS_openat, cache->folder, cache->fresh, flags, 0600);
 }
 
-static void keep(const struct cache *cache, const struct lh_plan_head *plan)
+/* Writes all of it; false: there is no room, or it cannot be. */
+static bool write_all(const struct cache *cache, long file, const void *from, uint64_t size)
 {
-	long file = open_fresh(cache), n = 1;
 	uint64_t at = 0;
+	long n = 1;
+
+	while (at < size && (n > 0 || n == -EINTR)) {
+		n = LH_SYS(cache->sys, SYS_write, file, (const uint8_t *)from + at, size - at);
+		at += n > 0 ? (uint64_t)n : 0;
+	}
+	return at == size;
+}
+
+/* Puts a plan into the cache with this head, a page. */
+static void keep(const struct cache *cache, const void *head, const struct lh_plan_head *plan)
+{
+	long file = open_fresh(cache);
+	bool whole;
 
 	if (file < 0)
 		return;
-	while (at < plan->size && (n > 0 || n == -EINTR)) {
-		n = LH_SYS(cache->sys, SYS_write, file, (const uint8_t *)plan + at, plan->size - at);
-		at += n > 0 ? (uint64_t)n : 0;
-	}
-	n = LH_SYS(cache->sys, SYS_close, file);
-	if (at == plan->size && n == 0)
-		n = LH_SYS(cache->sys, SYS_renameat2, cache->folder, cache->fresh, cache->folder, cache->name,
-		           0);
-	if (at < plan->size || n < 0)
+	whole = write_all(cache, file, head, PAGE) &&
+	        write_all(cache, file, (const uint8_t *)plan + PAGE, plan->size - PAGE);
+	if (LH_SYS(cache->sys, SYS_close, file) < 0 || !whole ||
+	    LH_SYS(cache->sys, SYS_renameat2, cache->folder, cache->fresh, cache->folder, cache->name, 0) < 0)
 		LH_SYS(cache->sys, SYS_unlinkat, cache->folder, cache->fresh, 0);
 }
 
@@ -371,16 +400,25 @@ static void keep(const struct cache *cache, const struct lh_plan_head *plan)
 
 static void describe_file(const struct source *source, struct lh_plan_head *head)
 {
-	struct timespec now = { 0 };
 	const struct stat *status = &source->status;
 
-	LH_SYS(source->sys, SYS_clock_gettime, CLOCK_REALTIME, &now);
 	head->file_size = (uint64_t)status->st_size;
 	head->file_device = status->st_dev;
 	head->file_inode = status->st_ino;
-	head->file_mtime = now.tv_sec - status->st_mtim.tv_sec > SETTLED ? time_of(&status->st_mtim) : 0;
+	head->file_mtime = time_of(&status->st_mtim);
+	head->file_ctime = settled_time(source);
 	head->id_size = source->id_size;
 	memcpy(head->id, source->id, sizeof head->id);
+}
+
+static void renew(const struct source *source, const struct cache *cache, const struct lh_plan_head *plan)
+{
+	_Alignas(struct lh_plan_head) uint8_t page[PAGE];
+
+	memcpy(page, plan, PAGE);
+	describe_file(source, (struct lh_plan_head *)page);
+	lh__plan_seal_head(page);
+	keep(cache, page, plan);
 }
 
 /* From here on nobody can write to it, not even who opens it anew by its descriptor. */
@@ -468,10 +506,12 @@ int lh__plan_open(const struct lh_sys *sys, int file, const char *path, struct l
 		found = cache.folder >= 0 ? look_up(&source, &cache, out) : 0;
 		result = found < 0 ? found : 0;
 	}
-	if (result == 0 && found == 0) {
+	if (found == RENEWED)
+		renew(&source, &cache, out->head);
+	if (result == 0 && found == OTHER) {
 		result = make_plan(&source, out);
 		if (result == 0 && cache.folder >= 0)
-			keep(&cache, out->head);
+			keep(&cache, out->head, out->head);
 	}
 	if (cache.folder >= 0)
 		LH_SYS(sys, SYS_close, cache.folder);

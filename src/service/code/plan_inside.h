@@ -9,8 +9,9 @@
 #include "port/code/plan.h"
 
 /*
- * Where the parts of a plan will lie: fills in the texts of *head, the place of the sites, and the largest size
- * that the plan can come to; *head is zero before. -ENOEXEC: not ELF for x86-64, or damaged; -ENODATA: no code.
+ * Where the parts of a plan will lie: fills in the texts of *head, the place of the sites, and the largest
+ * size that the plan can come to; *head is zero before. -ENOEXEC: not ELF for x86-64, or damaged; -ENODATA:
+ * no code.
  */
 int lh__plan_lay_out(const uint8_t *file, size_t size, struct lh_plan_head *head,
                      struct lh_error *error) LH_MUST_CHECK;

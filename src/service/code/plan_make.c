@@ -5,14 +5,16 @@
  * from there on it is not known where instructions start, and a guess that is wrong would change what the
  * program computes.
  *
+ * endbr64 is armed as any other: where nothing enforces it, an INT3 may stand in its place.
+ *
  * Code may be entered in the middle of an instruction. Old C libraries did so to skip a prefix:
  *
  *     74 01       je 1f       with one thread only
  *     f0          lock        1: is the second byte of this instruction
  *     0f b1 ..    cmpxchg
  *
- * An instruction that hides another, and all those that begin inside the hidden one, are starts as any but are
- * never armed.
+ * An instruction that hides another, and all those that begin inside the hidden one, are starts as any but
+ * are never armed. That is seen of jumps in functions; code that no description covers is taken at its word.
  */
 #include "service/code/plan_make.h"
 
@@ -26,6 +28,8 @@
 
 #define PAGE 4096u
 #define LONGEST 15u /* bytes of an instruction */
+#define BEHIND 256u
+#define REACH 512u /* bytes before a `syscall` in which its number is looked for */
 
 struct making_text {
 	uint64_t address, size;
@@ -282,38 +286,6 @@ static void disarm_around(const struct making *making, const struct making_text 
 	}
 }
 
-/*
- * Follows instructions that begin where no start is until they are in step with those that are known. Returns
- * the lowest place where a jump out of them leads to another such, or at.
- */
-static uint64_t follow_hidden(struct making *making, struct making_text *text, uint64_t at)
-{
-	uint64_t lowest = at;
-	ZydisDecodedInstruction decoded;
-
-	while (at < text->size && !bit(text->starts, at) && !bit(text->hidden, at)) {
-		unsigned class;
-
-		set_bit(text->hidden, at);
-		disarm_around(making, text, at);
-		if (!decode(making, text, at, text->size, &decoded))
-			break;
-		class = classify(&decoded);
-		for (unsigned i = 1; i < decoded.length; i++)
-			clear_bit(text->armed, at + i);
-		if (class & DIRECT) {
-			uint64_t target = at + decoded.length + (uint64_t)decoded.raw.imm[0].value.s;
-
-			note_target(making, text, at, &decoded);
-			lowest = target < lowest ? target : lowest;
-		}
-		if (class & STOPS)
-			break;
-		at += decoded.length;
-	}
-	return lowest;
-}
-
 static struct making_function *function_at(const struct making *making, uint32_t text, uint64_t at)
 {
 	size_t low = 0, high = making->functions;
@@ -334,22 +306,73 @@ static struct making_function *function_at(const struct making *making, uint32_t
 	return function->text == text && at - function->at < function->size ? function : NULL;
 }
 
+/* Places that jumps of hidden code lead back to, still to be followed; those that lie ahead are come to. */
+struct behind {
+	uint32_t at[BEHIND];
+	unsigned count;
+	bool is_full; /* and one more was found */
+};
+
+static void note_behind(struct behind *behind, uint64_t at)
+{
+	behind->is_full |= behind->count == BEHIND;
+	if (!behind->is_full)
+		behind->at[behind->count++] = (uint32_t)at;
+}
+
+/* Follows instructions that begin where no start is until they are in step with those that are known. */
+static void follow_hidden(struct making *making, struct making_text *text, uint64_t at, struct behind *behind)
+{
+	ZydisDecodedInstruction decoded;
+
+	while (at < text->size && !bit(text->starts, at) && !bit(text->hidden, at)) {
+		unsigned class;
+
+		set_bit(text->hidden, at);
+		disarm_around(making, text, at);
+		if (!decode(making, text, at, text->size, &decoded))
+			break;
+		class = classify(&decoded);
+		for (unsigned i = 1; i < decoded.length; i++)
+			clear_bit(text->armed, at + i);
+		if (class & DIRECT) {
+			uint64_t target = at + decoded.length + (uint64_t)decoded.raw.imm[0].value.s;
+
+			note_target(making, text, at, &decoded);
+			if (target < at)
+				note_behind(behind, target);
+		}
+		if (class & STOPS)
+			break;
+		at += decoded.length;
+	}
+}
+
+static void see_target(struct making *making, uint32_t index, uint64_t at, struct behind *behind)
+{
+	struct making_text *text = &making->text[index];
+	const struct making_function *function;
+
+	if (bit(text->starts, at) || bit(text->hidden, at))
+		return;
+	function = function_at(making, index, at);
+	if (function && at - function->at < function->decoded)
+		follow_hidden(making, text, at, behind);
+}
+
 static void disarm_hidden(struct making *making, uint32_t index)
 {
 	struct making_text *text = &making->text[index];
-	uint64_t at = 0;
+	struct behind behind = { .count = 0 };
 
-	while ((at = next_bit(text->targets, at, text->size)) < text->size) {
-		struct making_function *function = NULL;
-		uint64_t lowest = at;
-
-		if (!bit(text->starts, at) && !bit(text->hidden, at))
-			function = function_at(making, index, at);
-		if (function && at - function->at < function->decoded) {
-			lowest = follow_hidden(making, text, at);
-		}
-		at = lowest < at ? lowest : at + 1;
+	for (uint64_t at = 0; (at = next_bit(text->targets, at, text->size)) < text->size; at++) {
+		see_target(making, index, at, &behind);
+		while (behind.count > 0)
+			see_target(making, index, behind.at[--behind.count], &behind);
 	}
+	/* No compiler makes such code; whoever did may well have meant to mislead. */
+	if (behind.is_full)
+		memset(text->armed, 0, text->size / 8);
 }
 
 static void find_heads(struct making *making)
@@ -371,10 +394,11 @@ static void find_number(const struct making *making, struct lh_plan_site *site)
 {
 	const struct making_text *text = &making->text[site->text];
 	int32_t number = -1, value = 0;
-	uint64_t at = site->at;
+	uint64_t at = site->at, farthest = at > REACH ? at - REACH : 0;
 
-	while (at > 0 && !bit(text->heads, at))
+	while (at > farthest && !bit(text->heads, at))
 		at--;
+	at = next_bit(text->starts, at, site->at);
 	while (at < site->at) {
 		uint64_t next = next_bit(text->starts, at + 1, site->at);
 		enum lh_eax effect =

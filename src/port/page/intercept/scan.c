@@ -21,8 +21,8 @@
  */
 #include "port/page/intercept/internal.h"
 
-#include "code/functions.h"
 #include "code/eax.h"
+#include "code/functions.h"
 
 #include <Zydis/Zydis.h>
 #include <errno.h>
