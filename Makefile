@@ -111,7 +111,7 @@ $(B)/obj/%.o: %.S $(B)/flags
 endif
 $(CORE_OBJ): CFLAGS += -fno-stack-protector
 # Freestanding, and without vector registers: it runs in handlers that leave those alone.
-INSIDE_CFLAGS := -ffreestanding -fno-stack-protector -mgeneral-regs-only -fno-tree-loop-distribute-patterns -fno-tree-slp-vectorize
+INSIDE_CFLAGS := -ffreestanding -fno-stack-protector -mgeneral-regs-only
 $(P)/inside/obj/%.o: %.c $(P)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(INSIDE_CFLAGS) -MMD -MP -c -o $@ $<

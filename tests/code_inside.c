@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/rseq.h>
 #include <sys/select.h>
 #include <time.h>
 #include <ucontext.h>
@@ -435,6 +436,21 @@ static int storm(void)
 	return 0;
 }
 
+/* A sequence that the kernel aborts whenever a signal comes, which a trap is. */
+static int sequences(void)
+{
+	int (*sequence)(void *, int *), aborts = 0;
+
+	MUST(begin() == 0);
+	*(void **)&sequence = dlsym(object, "watched_sequence");
+	if (__rseq_size == 0)
+		return 0;
+	MUST(sequence((char *)__builtin_thread_pointer() + __rseq_offset, &aborts) == 77);
+	MUST(aborts < 1000 && (aborts > 0 || granularity == LH_GRANULARITY_LINE));
+	MUST(mean_is_right());
+	return 0;
+}
+
 /* ---- processes and threads ---- */
 
 static void *run_steps(void *argument)
@@ -639,6 +655,7 @@ static const struct {
 	{ "waiting with SIGTRAP in the mask, and longjmp out of it", waits },
 	{ "waiting for a SIGTRAP that was held", waits_for_trap },
 	{ "signals all the time", storm },
+	{ "a restartable sequence", sequences },
 	{ "threads", threads },
 	{ "fork, posix_spawn, system and vfork", children },
 	{ "a child that shares memory has actions of its own", guests },

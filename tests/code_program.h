@@ -1,6 +1,6 @@
 /*
- * code_program.h - a program of tests/programs that a test of the code port starts, talks with by its standard
- * input and output, and watches.
+ * code_program.h - a program of tests/programs that a test of the code port starts, talks with by its
+ * standard input and output, and watches.
  */
 #ifndef CODE_PROGRAM_H
 #define CODE_PROGRAM_H

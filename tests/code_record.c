@@ -1,4 +1,4 @@
-/* Records: made, read, merged; cut short, damaged, of a newer version; a disk that is full; read as they grow. */
+/* Records: made, read, merged; cut short, damaged, of a newer version; a full disk; read as they grow. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>

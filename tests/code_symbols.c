@@ -89,7 +89,7 @@ static void test_names(struct lh_symbols *symbols)
 	is_at(symbols, "of_spaces", CODE(plain_cpp));
 	is_at(symbols, "core::fmt::write", CODE(rust));
 	is_at(symbols, "alias", CODE(alias));
-	is_at(symbols, "libc!qsort", dlsym(RTLD_NEXT, "qsort"));
+	is_at(symbols, "libc!lfind", dlsym(RTLD_NEXT, "lfind"));
 	is_at(symbols, "libc.so.6!getenv", dlsym(RTLD_NEXT, "getenv"));
 	seen = find(symbols, "hidden_away");
 	ok(seen.first.is_function && seen.first.is_local && seen.first.size, "what kind it is");
@@ -115,13 +115,13 @@ static void test_addresses(struct lh_symbols *symbols)
 	ok(lh__symbols_at(symbols, (uint64_t)(uintptr_t)hidden_away + 1, &symbol) &&
 	           !strcmp(symbol.name, "hidden_away"),
 	   "what is at an address");
-	ok(lh__symbols_at(symbols, (uint64_t)(uintptr_t)dlsym(RTLD_NEXT, "qsort"), &symbol) &&
-	           !strncmp(symbol.name, "qsort", 5) && !strcmp(symbol.module, "libc.so.6"),
+	ok(lh__symbols_at(symbols, (uint64_t)(uintptr_t)dlsym(RTLD_NEXT, "lfind"), &symbol) &&
+	           !strncmp(symbol.name, "lfind", 5) && !strcmp(symbol.module, "libc.so.6"),
 	   "in libc");
 	ok(!lh__symbols_at(symbols, (uint64_t)(uintptr_t)&symbol, &symbol), "nothing on the stack");
 	ok(name && !strcmp(name, "hidden_away"), "the nearest name");
 	ok(!lh__symbols_nearest(symbols, "qqqqxxxxzzzzjjjjwwww"), "none is near");
-	is(lh__symbols_build(symbols, (uint64_t)(uintptr_t)dlsym(RTLD_NEXT, "qsort"), id), 20, "a build id");
+	is(lh__symbols_build(symbols, (uint64_t)(uintptr_t)dlsym(RTLD_NEXT, "lfind"), id), 20, "a build id");
 	is(lh__symbols_build(symbols, 16, id), 0, "of nothing");
 }
 

@@ -314,7 +314,8 @@ static bool survives(struct bench *bench, void (*write)(struct bench *, bool),
 
 int main(void)
 {
-	struct bench *bench = calloc(1, sizeof *bench);
+	static struct bench the_bench;
+	struct bench *bench = &the_bench;
 
 	/* The page behind the code is for what parent and child tell each other. */
 	bench->code =

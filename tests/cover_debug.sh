@@ -1,4 +1,5 @@
 #!/bin/bash
+# timeout: 200
 # Debug information: where it is found, and that what is missing, of another build or damaged is told and is
 # never a crash.
 set -u
@@ -142,6 +143,66 @@ else
 	count=$((count + 1))
 	echo "ok $count - with what dwz has taken out # SKIP there is no dwz"
 fi
+
+# Functions by symbols alone: two of one name are two; what gcc has split off or copied is of the function.
+cat >four.c <<'END'
+extern void stop(void) __attribute__((cold, noreturn));
+static __attribute__((noinline)) int same(int a) { if (a > 100) stop(); return a * 3; }
+int four(int a);
+int four(int a) { return same(a); }
+END
+sed 's/\<four\>/five/g; s/a \* 3/a * 5/' four.c >five.c
+cat >six.c <<'END'
+#include <stdlib.h>
+int four(int a), five(int a);
+void stop(void);
+void stop(void) { exit(1); }
+static inline int inlined(int a) { return a * a + 7; }
+static inline int not_reached(int a) { return a * a + 9; }
+int main(int argc, char **argv)
+{
+	if (argc > 1)
+		return not_reached(argc + (argv[1] == NULL));
+	return inlined(argc) + four(argc) + five(argc);
+}
+END
+functions() { # functions: name, whether it ran, and whether it is inlined
+	"$tools/record_report" "$work/record" json | python3 -c '
+import json, sys
+for f in json.load(sys.stdin)["functions"]:
+    print(f["name"], f["hit"], f["inlined"])' | sort
+}
+gcc -O2 -g -o program.full four.c five.c six.c
+cp program.full program
+# The first instructions of main, up to the branch: not what is taken with an argument.
+printf '%s 0x%s\n' "$work/program" "$(nm program | awk '$3 == "main" { print $1 }')" | "$tools/record_blocks" record
+[ "$(functions)" = "five False False
+four False False
+inlined False True
+main True False
+not_reached False True
+same False False
+same False False
+stop False False" ]
+report $? 'functions that are inlined everywhere are there, and did not run where they did not'
+record "$work/program"
+[ "$(functions | grep -c -E '^(inlined|not_reached) True True$')" = 2 ]
+report $? 'and ran where they did'
+objcopy --strip-debug program.full program
+[ "$(functions | grep -c '^same ')" = 2 ] && ! functions | grep -q '\.cold\|\.part'
+report $? 'by symbols, two functions of one name are two, and their cold parts are none'
+
+# A long function that the linker has thrown away lies at address 0, to its rows, and reaches over code that is
+# there.
+python3 -c '
+print("int total; int dead(int a);\nint dead(int a)\n{")
+for i in range(3000): print("total += a * %d;" % i)
+print("return a;\n}\nint main(int argc, char **argv)\n{\n\tif (argc > 1)\n\t\ttotal = 7;\n\treturn total;\n}")' >seven.c
+gcc -O0 -g -ffunction-sections -Wl,--gc-sections -o program.full seven.c
+cp program.full program
+record "$work/program"
+[ "$("$tools/record_report" "$work/record" lcov | grep -c '^DA:')" = 4 ]
+report $? 'what the linker has thrown away has no lines'
 
 # The file is gone, or another.
 cp program.full program

@@ -1,4 +1,5 @@
 #!/bin/bash
+# timeout: 120
 # The formats of reports: what the programs that read them say, and that all formats tell the same.
 set -u
 cd "$(dirname "$0")/.." || exit 1

@@ -9,6 +9,7 @@ int main(int argc, char **argv)
 		{ "run", cli_run, "run a program whose memory lives on a memory node" },
 		{ "serve", cli_serve, "be a memory node" },
 		{ "pool", cli_pool, "memory that survives a crash: make it, look at it, recover it" },
+		{ "cover", cli_cover, "watch which code of a program runs" },
 		{ .name = NULL },
 	};
 	static const struct cli_commands commands = {

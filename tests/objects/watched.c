@@ -1,6 +1,6 @@
 /*
- * watched.c - code whose first execution is watched by tests/code_inside.c, as a shared object: functions that
- * nobody calls but the test, each of them to be unseen until then.
+ * watched.c - code whose first execution is watched by tests/code_inside.c, as a shared object: functions
+ * that nobody calls but the test, each of them to be unseen until then.
  */
 #include <stdint.h>
 
@@ -9,6 +9,7 @@ double watched_mean(const double *value, int count);
 uint64_t watched_flags(void);
 int watched_breakpoint(void);
 int watched_step(unsigned which, int value);
+int watched_sequence(void *area, int *aborts);
 
 __attribute__((noinline, aligned(64))) int watched_sign(int value)
 {
@@ -35,7 +36,7 @@ __attribute__((noinline, aligned(64))) double watched_mean(const double *value, 
 	return count ? sum / count + product : 0;
 }
 
-/* Each jump begins an unseen block while flags, the direction flag among them, and the red zone are in use. */
+/* Unseen blocks begin while flags, the direction flag among them, and the red zone are in use. */
 __attribute__((naked, aligned(64))) uint64_t watched_flags(void)
 {
 	__asm__("movq $0x1234, -8(%rsp)\n\t"
@@ -62,6 +63,30 @@ __attribute__((noinline)) int watched_breakpoint(void)
 {
 	__asm__ volatile("int3");
 	return 3;
+}
+
+/* A restartable sequence, in which a block begins that is unseen; area is the thread's struct rseq. */
+__attribute__((naked)) int watched_sequence(void *area, int *aborts)
+{
+	__asm__(".pushsection .data.rel, \"aw\"\n\t"
+	        ".balign 32\n"
+	        "9:\t.long 0, 0\n\t"
+	        ".quad 1f, 2f - 1f, 4f\n\t"
+	        ".popsection\n"
+	        "3:\tlea 9b(%rip), %rax\n\t"
+	        "mov %rax, 8(%rdi)\n"
+	        "1:\ttest %rdi, %rdi\n\t"
+	        "jz 2f\n\t"
+	        "mov $77, %eax\n"
+	        "2:\tmovq $0, 8(%rdi)\n\t"
+	        "ret\n\t"
+	        ".byte 0x0f, 0xb9, 0x3d\n\t"
+	        ".long 0x53053053\n"
+	        "4:\tincl (%rsi)\n\t"
+	        "cmpl $1000, (%rsi)\n\t"
+	        "jb 3b\n\t"
+	        "xor %eax, %eax\n\t"
+	        "jmp 2b");
 }
 
 #define STEP(n)                                                                                              \

@@ -1,6 +1,6 @@
 /*
- * cover_calls.c - functions of all kinds, of which a part is called: what is said to have run is compared with gcov.
- * How lines are broken is part of it.
+ * cover_calls.c - functions of all kinds, of which a part is called: what is said to have run is compared
+ * with gcov. How lines are broken is part of it.
  */
 /* clang-format off */
 #include <stdarg.h>

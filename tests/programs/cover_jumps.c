@@ -1,6 +1,6 @@
 /*
- * cover_jumps.c - macros over several lines, longjmp, signals: what is said to have run is compared with gcov.
- * How lines are broken is part of it.
+ * cover_jumps.c - macros over several lines, longjmp, signals: what is said to have run is compared with
+ * gcov. How lines are broken is part of it.
  */
 /* clang-format off */
 #include <setjmp.h>

@@ -4,7 +4,7 @@
  * one that counts signals, of which none may be lost. It says "ready", works until its standard input ends,
  * and ends with "well".
  *
- *     stopped [calls] [threads] [registers] [signals]
+ *     stopped [calls] [children] [threads] [registers] [signals]
  */
 #include "program.h"
 
@@ -36,6 +36,17 @@ static void must(const char *what, long got, long wanted, int number)
 		      number);
 }
 
+/* All but one thread have these blocked, in calls that take a mask too. */
+static sigset_t blocked(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGRTMIN);
+	sigaddset(&set, SIGUSR2);
+	return set;
+}
+
 /* Each makes a call once that waits for a tick, and checks how it ends. */
 
 static void sleeps(void)
@@ -65,11 +76,10 @@ static void waits_for_futex(void)
 static void polls(void)
 {
 	struct timespec time = tick();
-	sigset_t none;
+	sigset_t mask = blocked();
 
-	sigemptyset(&none);
 	must("poll", syscall(SYS_poll, NULL, 0, TICK_MS), 0, 0);
-	must("ppoll", syscall(SYS_ppoll, NULL, 0, &time, &none, 8), 0, 0);
+	must("ppoll", syscall(SYS_ppoll, NULL, 0, &time, &mask, 8), 0, 0);
 	time = tick();
 	must("pselect", syscall(SYS_pselect6, 0, NULL, NULL, NULL, &time, NULL), 0, 0);
 }
@@ -78,11 +88,10 @@ static void waits_for_epoll(void)
 {
 	struct epoll_event event;
 	int epoll = epoll_create1(0);
-	sigset_t none;
+	sigset_t mask = blocked();
 
-	sigemptyset(&none);
 	must("epoll_wait", syscall(SYS_epoll_wait, epoll, &event, 1, TICK_MS), 0, 0);
-	must("epoll_pwait", syscall(SYS_epoll_pwait, epoll, &event, 1, TICK_MS, &none, 8), 0, 0);
+	must("epoll_pwait", syscall(SYS_epoll_pwait, epoll, &event, 1, TICK_MS, &mask, 8), 0, 0);
 	close(epoll);
 }
 
@@ -242,14 +251,15 @@ static void start(void *(*body)(void *), void (*call)(void))
 
 static void start_all(const char *what)
 {
-	static void (*const calls[])(void) = {
-		sleeps,           waits_for_futex,     polls,          reads, waits_for_epoll, receives,
-		waits_for_signal, waits_for_semaphore, waits_for_child
-	};
+	static void (*const calls[])(
+		void) = { sleeps,           waits_for_futex,    polls, reads, waits_for_epoll, receives,
+		          waits_for_signal, waits_for_semaphore };
 
 	if (!strcmp(what, "calls"))
 		for (size_t i = 0; i < sizeof(calls) / sizeof(*calls); i++)
 			start(again, calls[i]);
+	else if (!strcmp(what, "children"))
+		start(again, waits_for_child);
 	else if (!strcmp(what, "threads"))
 		start(again, starts_threads);
 	else if (!strcmp(what, "registers"))
@@ -263,13 +273,10 @@ static void start_all(const char *what)
 int main(int argc, char **argv)
 {
 	struct sigaction action = { .sa_sigaction = count, .sa_flags = SA_SIGINFO | SA_RESTART };
-	sigset_t set;
+	sigset_t set = blocked();
 	char byte;
 
 	sigaction(SIGRTMIN, &action, NULL);
-	sigemptyset(&set);
-	sigaddset(&set, SIGRTMIN);
-	sigaddset(&set, SIGUSR2);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	for (int i = 1; i < argc; i++)
 		start_all(argv[i]);

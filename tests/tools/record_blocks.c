@@ -3,9 +3,9 @@
  *
  *     record_blocks RECORD [--line] [COMMAND...] <LIST
  *
- * Each line of the list is a path and an address as the file has it: "/usr/bin/xz 0x4010". The file that comes
- * first is the program, the others are libraries. A line without an address names a module of which nothing
- * ran. Addresses outside of its code are counted and told.
+ * Each line of the list is a path and an address as the file has it: "/usr/bin/xz 0x4010". The file that
+ * comes first is the program, the others are libraries. A line without an address names a module of which
+ * nothing ran. Addresses outside of its code are counted and told.
  */
 #include <errno.h>
 #include <fcntl.h>

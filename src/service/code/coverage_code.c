@@ -2,8 +2,8 @@
  * coverage_code.c - what of a module's code ran: from hits to instructions.
  *
  * A hit stands for a span: from it to the next instruction that ends a block, or all of a line (text.h). What
- * ran is the union, kept as a bitmap beside that of all instruction starts, so that whoever asks about a range
- * of addresses gets his answer from a few words.
+ * ran is the union, kept as a bitmap beside that of all instruction starts, so that whoever asks about a
+ * range of addresses gets his answer from a few words.
  */
 #include <Zydis/Zydis.h>
 #include <errno.h>

@@ -1,9 +1,9 @@
 /*
  * coverage_filter.c - what of a program a report is about.
  *
- * A pattern is tried on the module's path and name, the file's path and name, and the function's name. Kept is
- * what one of the patterns without "!" matches, or, where there are only such with "!", everything; less what
- * one with "!" matches.
+ * A pattern is tried on the module's path and name, the file's path and name, and the function's name. Kept
+ * is what one of the patterns without "!" matches, or, where there are only such with "!", everything; less
+ * what one with "!" matches.
  */
 #include <fnmatch.h>
 #include <string.h>

@@ -35,15 +35,13 @@ static uint32_t find(const struct lh_cover_model *model, const void *key, const 
 	return index;
 }
 
-uint32_t lh__cover_function(struct lh_cover_model *model, const char *name, uint32_t file, uint32_t line)
+static uint32_t make(struct lh_cover_model *model, const void *key, const char *name, uint32_t file,
+                     uint32_t line)
 {
 	struct lh_coverage *coverage = &model->coverage;
-	const void *key = key_of(name, file, line);
 	const uint64_t *first;
-	uint32_t index = find(model, key, name, file, line);
+	uint32_t index;
 
-	if (index != LH_COVER_NONE)
-		return index;
 	if (!lh__cover_wanted(model, name, file == LH_COVER_NONE ? NULL : coverage->file[file].path))
 		return LH_COVER_NONE;
 	index = coverage->functions;
@@ -66,6 +64,14 @@ uint32_t lh__cover_function(struct lh_cover_model *model, const char *name, uint
 	return index;
 }
 
+uint32_t lh__cover_function(struct lh_cover_model *model, const char *name, uint32_t file, uint32_t line)
+{
+	const void *key = key_of(name, file, line);
+	uint32_t index = find(model, key, name, file, line);
+
+	return index != LH_COVER_NONE ? index : make(model, key, name, file, line);
+}
+
 void lh__cover_add_copy(struct lh_cover_model *model, uint32_t index, uint64_t low, uint64_t high)
 {
 	model->coverage.function[index].hit |= lh__cover_ran(&model->code, low, high);
@@ -86,7 +92,9 @@ void lh__cover_add_code(struct lh_cover_model *model, uint32_t index, uint64_t l
 
 /* ---- without debug information ---- */
 
-static void add_plain(struct lh_cover_model *model, const char *name, uint64_t address, uint64_t size)
+/* is_part: of the function of that name, where there is one. Otherwise several may have one name. */
+static void add_plain(struct lh_cover_model *model, const char *name, uint64_t address, uint64_t size,
+                      bool is_part)
 {
 	uint32_t index;
 
@@ -96,7 +104,8 @@ static void add_plain(struct lh_cover_model *model, const char *name, uint64_t a
 	if (lh__cover_lookup(&model->origins, (const void *)(uintptr_t)address, false))
 		return;
 	lh__cover_enter(model, &model->origins, (const void *)(uintptr_t)address, false, 0);
-	index = lh__cover_function(model, name, LH_COVER_NONE, 0);
+	index = is_part ? lh__cover_function(model, name, LH_COVER_NONE, 0)
+	                : make(model, key_of(name, LH_COVER_NONE, 0), name, LH_COVER_NONE, 0);
 	if (index != LH_COVER_NONE)
 		lh__cover_add_code(model, index, address, address + size);
 }
@@ -133,6 +142,33 @@ static bool to_symbol(Elf *elf, size_t strings, const GElf_Sym *from, struct sym
 	return to->name && *to->name;
 }
 
+/* The end of a function's own name, where gcc has appended what a part or copy of it is; or NULL. */
+static const char *suffix_of(const char *name)
+{
+	static const char *const words[] = { "cold", "part.", "isra.", "constprop." };
+
+	for (const char *dot = strchr(name + 1, '.'); dot; dot = strchr(dot + 1, '.'))
+		for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+			if (!strncmp(dot + 1, words[i], strlen(words[i])))
+				return dot;
+	return NULL;
+}
+
+/* Those with names of their own first, so that parts find what they are of. */
+static void add_symbols(struct lh_cover_model *model, const struct symbol *symbols, size_t n, bool parts)
+{
+	for (size_t i = 0; i < n; i++) {
+		const struct symbol *symbol = &symbols[i];
+		const char *end = suffix_of(symbol->name), *name = symbol->name;
+
+		if ((end != NULL) != parts || (i && symbol->address == symbols[i - 1].address))
+			continue;
+		if (end)
+			name = lh__cover_text(model, "%.*s", (int)(end - name), name);
+		add_plain(model, lh__cover_demangle(model, name), symbol->address, symbol->size, parts);
+	}
+}
+
 /* The functions of one symbol table; false: there is no such table, or nothing in it. */
 static bool read_table(struct lh_cover_model *model, Elf *elf, unsigned type)
 {
@@ -161,10 +197,8 @@ static bool read_table(struct lh_cover_model *model, Elf *elf, unsigned type)
 		     to_symbol(elf, header.sh_link, &symbol, &symbols[n]);
 	}
 	qsort(symbols, n, sizeof *symbols, by_address);
-	for (size_t i = 0; i < n; i++)
-		if (!i || symbols[i].address != symbols[i - 1].address)
-			add_plain(model, lh__cover_demangle(model, symbols[i].name), symbols[i].address,
-			          symbols[i].size);
+	add_symbols(model, symbols, n, false);
+	add_symbols(model, symbols, n, true);
 	free(symbols);
 	return n > 0;
 }
@@ -173,8 +207,8 @@ static int found_frame(void *context, const struct lh_function *function)
 {
 	struct lh_cover_model *model = context;
 
-	add_plain(model, lh__cover_text(model, "0x%lx", function->address), function->address,
-	          function->size);
+	add_plain(model, lh__cover_text(model, "0x%lx", function->address), function->address, function->size,
+	          false);
 	return model->failed ? -ENOMEM : 0;
 }
 

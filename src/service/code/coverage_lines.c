@@ -1,28 +1,30 @@
 /*
  * coverage_lines.c - which lines of source have instructions, and which ran: a unit's rows in one sweep.
  *
- * A row of the line table says of the instructions from its address to the next row's that they are of a line.
- * Of several rows with one address the last counts, the others are of no instruction. coverage.h says which
- * lines that makes executable.
+ * A row of the line table says of the instructions from its address to the next row's that they are of a
+ * line. Of several rows with one address the last counts, the others are of no instruction. coverage.h says
+ * which lines that makes executable.
  *
  * Without optimisation three kinds of rows say something else than the statements do, and gcov, which counts
- * statements, differs. For units that gcc has compiled so, they are read like this (rows of one line and column
- * that follow each other being one):
+ * statements, differs. For units that gcc has compiled so, they are read like this (rows of one line and
+ * column that follow each other being one):
  *
- *   - The first row of a function is what sets up its frame, and names the line of the opening brace. It counts
- *     for the line on which the function is declared.
+ *   - The first row of a function is what sets up its frame, and names the line of the opening brace. It
+ *     counts for the line on which the function is declared.
  *   - The last row before a function's `ret` takes the frame down again, and names the line of the closing
  *     brace. It is no statement, and does not count; unless it begins with a `nop`, which is what gcc writes
  *     for a statement that needs no instruction: the end of a function that returns nothing was reached.
- *   - A label with a name is a line of its own, and ran if the instruction after it did. (The labels of a switch
- *     are not in the debug information: a line with nothing but `case 1:` is not executable here, and is with
- *     gcov. So is a statement without any instruction, as va_end or a return that is merged with another.)
+ *   - A label with a name is a line of its own, and ran if the instruction after it did. (The labels of a
+ *     switch are not in the debug information: a line with nothing but `case 1:` is not executable here, and
+ *     is with gcov. So is a statement without any instruction, as va_end, or a return that is merged with
+ *     another.)
  *
  *	1  static void f(int a)     push %rbp ...       row 2 at the entry: counts for 1
  *	2  {
  *	3          if (a)           cmpl ...            row 3
  *	4                  g();     call g              row 4
- *	5  }                        nop; leave; ret     row 5: counts. After `return 1;` it is leave; ret, and does not
+ *	5  }                        nop; leave; ret     row 5: counts
+ *	                            leave; ret          as it is after `return 1;`: does not count
  */
 #include <stdlib.h>
 #include <string.h>
@@ -32,21 +34,16 @@
 #define NOP 0x90u
 #define RET 0xc3u
 
-struct row {
-	uint64_t low, high;
-	const char *path;
-	uint32_t line, column;
-};
-
 struct sweep {
 	struct lh_cover_model *model;
 	bool optimised;
 	uint32_t next;  /* instance that has not begun yet */
 	uint32_t *open; /* those that the address lies in, the innermost last */
 	uint32_t opened;
+	Dwarf_Files *files; /* of the unit */
+	size_t file_count;
 	/* Of the row before, and what the filter said of it. */
-	const char *path;
-	uint32_t file, function;
+	uint32_t in_unit, file, function;
 	bool wanted;
 };
 
@@ -79,7 +76,7 @@ static const struct lh_cover_instance *instance_at(struct sweep *sweep, uint64_t
 }
 
 /* Whether a row is what a function returns with, and nothing else. */
-static bool is_way_out(const struct lh_cover_model *model, const struct row *row,
+static bool is_way_out(const struct lh_cover_model *model, const struct lh_cover_row *row,
                        const struct lh_cover_instance *instance)
 {
 	uint64_t at, end = instance->high - 1;
@@ -91,7 +88,7 @@ static bool is_way_out(const struct lh_cover_model *model, const struct row *row
 }
 
 /* The line that a row counts for; 0: none. */
-static uint32_t statement_line(const struct sweep *sweep, const struct row *row,
+static uint32_t statement_line(const struct sweep *sweep, const struct lh_cover_row *row,
                                const struct lh_cover_instance *instance)
 {
 	const struct lh_cover_function *function;
@@ -104,17 +101,23 @@ static uint32_t statement_line(const struct sweep *sweep, const struct row *row,
 	return is_way_out(sweep->model, row, instance) ? 0 : row->line;
 }
 
+static uint32_t file_of(const struct sweep *sweep, uint32_t in_unit)
+{
+	return in_unit < sweep->file_count
+	               ? lh__cover_file(sweep->model, dwarf_filesrc(sweep->files, in_unit, NULL, NULL))
+	               : LH_COVER_NONE;
+}
+
 /* Whether the filter keeps the lines of a file in a function. Rows of one come together, so ask once. */
-static bool is_wanted(struct sweep *sweep, const char *path, uint32_t function)
+static bool is_wanted(struct sweep *sweep, uint32_t in_unit, uint32_t function)
 {
 	const struct lh_coverage *coverage = &sweep->model->coverage;
 
-	if (path != sweep->path) {
-		sweep->path = path;
-		sweep->file = lh__cover_file(sweep->model, path);
-	} else if (function == sweep->function) {
+	if (in_unit == sweep->in_unit && function == sweep->function)
 		return sweep->wanted;
-	}
+	if (in_unit != sweep->in_unit)
+		sweep->file = file_of(sweep, in_unit);
+	sweep->in_unit = in_unit;
 	sweep->function = function;
 	sweep->wanted = sweep->file != LH_COVER_NONE &&
 	                lh__cover_wanted(sweep->model,
@@ -123,7 +126,7 @@ static bool is_wanted(struct sweep *sweep, const char *path, uint32_t function)
 	return sweep->wanted;
 }
 
-static void take_row(struct sweep *sweep, const struct row *row)
+static void take_row(struct sweep *sweep, const struct lh_cover_row *row)
 {
 	struct lh_cover_model *model = sweep->model;
 	const struct lh_cover_instance *instance;
@@ -134,7 +137,7 @@ static void take_row(struct sweep *sweep, const struct row *row)
 	model->rows++;
 	instance = instance_at(sweep, row->low);
 	index = instance ? instance->function : LH_COVER_NONE;
-	if (!is_wanted(sweep, row->path, index) || (instance && index == LH_COVER_NONE))
+	if (!is_wanted(sweep, row->file, index) || (instance && index == LH_COVER_NONE))
 		return;
 	line = statement_line(sweep, row, instance);
 	if (!line)
@@ -143,21 +146,6 @@ static void take_row(struct sweep *sweep, const struct row *row)
 	if (instance && model->coverage.function[index].file == sweep->file &&
 	    line > model->coverage.function[index].last)
 		model->coverage.function[index].last = line;
-}
-
-static bool read_row(Dwarf_Line *line, struct row *row)
-{
-	Dwarf_Addr address;
-	bool ends;
-	int number, column = 0;
-
-	if (!line || dwarf_lineaddr(line, &address) || dwarf_lineendsequence(line, &ends))
-		return false;
-	row->low = address;
-	row->line = !ends && !dwarf_lineno(line, &number) && number > 0 ? (uint32_t)number : 0;
-	row->column = !dwarf_linecol(line, &column) ? (uint32_t)column : 0;
-	row->path = row->line ? dwarf_linesrc(line, NULL, NULL) : NULL;
-	return true;
 }
 
 static void take_labels(struct lh_cover_model *model)
@@ -177,42 +165,40 @@ static void take_labels(struct lh_cover_model *model)
  * Without optimisation, rows of one line and column that follow each other are one: a frame may be set up or
  * taken down in several, where the compiler guards it.
  */
-static bool joins(struct sweep *sweep, const struct row *row, const struct row *next)
+static bool joins(struct sweep *sweep, const struct lh_cover_row *row, const struct lh_cover_row *next)
 {
 	const struct lh_cover_model *model = sweep->model;
 
 	if (sweep->optimised || row->line != next->line || row->column != next->column ||
-	    row->path != next->path)
+	    row->file != next->file || row->high != next->low)
 		return false;
 	instance_at(sweep, row->low);
 	return sweep->next == model->instances || model->instance[sweep->next].low > next->low;
 }
 
-void lh__cover_rows(struct lh_cover_model *model, Dwarf_Die *unit, bool optimised)
+bool lh__cover_rows(struct lh_cover_model *model, Dwarf_Die *unit, bool optimised)
 {
-	struct sweep sweep = { .model = model, .optimised = optimised, .file = LH_COVER_NONE };
-	struct row row, next;
-	Dwarf_Lines *lines;
-	size_t n;
+	struct sweep sweep = {
+		.model = model, .optimised = optimised, .in_unit = LH_COVER_NONE, .file = LH_COVER_NONE
+	};
+	bool whole = lh__cover_program(model, unit);
 
-	if (dwarf_getsrclines(unit, &lines, &n) || !n)
-		return;
+	if (!model->row_count || dwarf_getsrcfiles(unit, &sweep.files, &sweep.file_count))
+		return whole && !model->row_count;
 	sweep.open = malloc((model->instances + 1) * sizeof *sweep.open);
 	if (!sweep.open) {
 		model->failed = true;
-		return;
+		return false;
 	}
 	qsort(model->instance, model->instances, sizeof *model->instance, by_address);
-	if (!read_row(dwarf_onesrcline(lines, 0), &row))
-		n = 0;
-	for (size_t i = 1; i < n && read_row(dwarf_onesrcline(lines, i), &next); i++) {
-		if (next.line && joins(&sweep, &row, &next))
-			continue;
-		row.high = next.low;
-		if (row.line && row.low < row.high)
-			take_row(&sweep, &row);
-		row = next;
+	for (uint32_t i = 0; i < model->row_count; i++) {
+		struct lh_cover_row row = model->row[i];
+
+		while (i + 1 < model->row_count && joins(&sweep, &row, &model->row[i + 1]))
+			row.high = model->row[++i].high;
+		take_row(&sweep, &row);
 	}
 	take_labels(model);
 	free(sweep.open);
+	return whole;
 }

@@ -90,6 +90,7 @@ void lh__cover_release(struct lh_cover_model *model)
 	free(model->coverage.block);
 	free(model->instance);
 	free(model->label);
+	free(model->row);
 	free(model->same);
 	lh__cover_empty(&model->paths);
 	lh__cover_empty(&model->origins);

@@ -68,6 +68,13 @@ struct lh_cover_label {
 	uint32_t function;
 };
 
+/* A row of the line table: of the instructions in [low, high). */
+struct lh_cover_row {
+	uint64_t low, high;
+	uint32_t file; /* in the unit's table */
+	uint32_t line, column;
+};
+
 struct lh_cover_arena;
 
 struct lh_cover_model {
@@ -88,7 +95,9 @@ struct lh_cover_model {
 	uint32_t module, first_function;
 	uint64_t module_time;
 	struct lh_cover_code code;
-	uint64_t rows;
+	uint64_t rows; /* that are of instructions */
+	const uint8_t *line_section;
+	uint64_t line_size;
 
 	/* Of the unit that is being read. */
 	const char *folder; /* in which it was compiled; or NULL */
@@ -96,6 +105,8 @@ struct lh_cover_model {
 	uint32_t instances, room_instances;
 	struct lh_cover_label *label;
 	uint32_t labels, room_labels;
+	struct lh_cover_row *row;
+	uint32_t row_count, room_rows;
 };
 
 /* ---- coverage_memory.c ---- */
@@ -141,7 +152,8 @@ void lh__cover_debug_open(struct lh_cover_model *model, int file, const char *pa
                           struct lh_cover_debug *debug);
 void lh__cover_debug_close(struct lh_cover_debug *debug);
 
-/* ---- coverage_units.c, coverage_names.c, coverage_lines.c, coverage_functions.c ---- */
+/* ---- coverage_units.c, coverage_names.c, coverage_lines.c,
+ *      coverage_program.c, coverage_functions.c ---- */
 
 /* false: not all units could be read. */
 bool lh__cover_units(struct lh_cover_model *model, Dwarf *dwarf);
@@ -151,7 +163,9 @@ void lh__cover_scopes(struct lh_cover_model *model, Dwarf_Die *unit);
 const char *lh__cover_name(struct lh_cover_model *model, Dwarf_Die *die, const char *linkage);
 /* A symbol's name without the mangling of C++ or Rust, as far as it is known here; else itself. */
 const char *lh__cover_demangle(struct lh_cover_model *model, const char *symbol);
-void lh__cover_rows(struct lh_cover_model *model, Dwarf_Die *unit, bool optimised);
+/* Both false: what was read is not all, it is damaged. */
+bool lh__cover_rows(struct lh_cover_model *model, Dwarf_Die *unit, bool optimised);
+bool lh__cover_program(struct lh_cover_model *model, Dwarf_Die *unit); /* to model->row, by address */
 /* Functions by symbols, or by .eh_frame. */
 void lh__cover_symbols(struct lh_cover_model *model, const struct lh_cover_debug *debug, int file);
 /* The function's index; made if it is not there. LH_COVER_NONE: it is not wanted. */
@@ -163,8 +177,8 @@ void lh__cover_add_copy(struct lh_cover_model *model, uint32_t index, uint64_t l
 /* ---- coverage_sources.c ---- */
 
 /*
- * The file of a path, made if it is not there; LH_COVER_NONE: no path. One that is not absolute is in the folder
- * of the unit that is being read.
+ * The file of a path, made if it is not there; LH_COVER_NONE: no path. One that is not absolute is in the
+ * folder of the unit that is being read.
  */
 uint32_t lh__cover_file(struct lh_cover_model *model, const char *path);
 void lh__cover_line(struct lh_cover_model *model, uint32_t file, uint32_t line, bool hit);

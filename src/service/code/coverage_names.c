@@ -66,7 +66,7 @@ const char *lh__cover_name(struct lh_cover_model *model, Dwarf_Die *die, const c
 	const char *name = own_name(die);
 
 	if (!name)
-		return linkage ? lh__cover_demangle(model, linkage) : NULL;
+		return linkage ? lh__cover_demangle(model, linkage) : "(unnamed)";
 	return scope ? lh__cover_text(model, "%s%s", (const char *)(uintptr_t)*scope, name) : name;
 }
 

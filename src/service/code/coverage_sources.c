@@ -1,8 +1,8 @@
 /*
- * coverage_sources.c - files of source: one for each path, whichever modules and units name it, and its lines.
+ * coverage_sources.c - files of source: one for each path, whichever modules and units name it, and its
+ * lines.
  */
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -55,7 +55,7 @@ uint32_t lh__cover_file(struct lh_cover_model *model, const char *path)
 
 	if (!path || !*path || strlen(folder) + 1 + strlen(path) >= sizeof whole)
 		return LH_COVER_NONE;
-	snprintf(whole, sizeof whole, "%s%s%s", folder, *folder ? "/" : "", path);
+	stpcpy(stpcpy(stpcpy(whole, folder), *folder ? "/" : ""), path);
 	normalise(whole, normal);
 	known = lh__cover_lookup(&model->paths, normal, true);
 	if (known)

@@ -1,9 +1,9 @@
 /*
  * coverage_units.c - the functions of debug information: what is where, by itself or inlined.
  *
- * A function of the source may be in the code several times: on its own, with cold parts elsewhere, as a clone,
- * inlined here and there, in each unit that includes a header. All of these are one function, told by file,
- * line and name; it ran if an instruction of any of them did.
+ * A function of the source may be in the code several times: on its own, with cold parts elsewhere, as a
+ * clone, inlined here and there, in each unit that includes a header. All of these are one function, told
+ * by file, line and name; it ran if an instruction of any of them did.
  */
 #include <dwarf.h>
 #include <stdlib.h>
@@ -90,8 +90,6 @@ static uint32_t function_of(struct walk *walk, Dwarf_Die *die)
 	if (known)
 		return (uint32_t)*known;
 	name = lh__cover_name(model, &origin, linkage_of(die));
-	if (!name)
-		return LH_COVER_NONE;
 	file = file_of(model, die);
 	if (dwarf_decl_line(die, &line) || line < 0)
 		line = 0;
@@ -108,8 +106,8 @@ static void add_instance(struct lh_cover_model *model, const struct lh_cover_ins
 }
 
 /*
- * What of a function is in the code now; returns its index. Code that the linker has thrown away is at 0 or at
- * the end of all addresses; no instruction is known there, and the function is not made.
+ * What of a function is in the code now; returns its index. Code that the linker has thrown away is at 0 or
+ * at the end of all addresses; no instruction is known there, and the function is not made.
  */
 static uint32_t add_ranges(struct walk *walk, Dwarf_Die *die, uint32_t depth)
 {
@@ -232,7 +230,7 @@ static bool is_c(Dwarf_Die *unit)
 	}
 }
 
-static void read_unit(struct lh_cover_model *model, Dwarf_Die *unit, Dwarf_Die *split)
+static bool read_unit(struct lh_cover_model *model, Dwarf_Die *unit, Dwarf_Die *split)
 {
 	Dwarf_Die *tree = dwarf_tag(split) == DW_TAG_compile_unit ? split : unit;
 	struct walk walk = { .model = model, .optimised = is_optimised(tree) };
@@ -240,7 +238,7 @@ static void read_unit(struct lh_cover_model *model, Dwarf_Die *unit, Dwarf_Die *
 	model->instances = model->labels = 0;
 	model->folder = text_of(unit, DW_AT_comp_dir);
 	walk_children(&walk, tree, LH_COVER_NONE, 0);
-	lh__cover_rows(model, unit, walk.optimised);
+	return lh__cover_rows(model, unit, walk.optimised);
 }
 
 /* Of all units beforehand: what dwz has moved may be referred to from units that come before it. */
@@ -257,19 +255,60 @@ static void read_scopes(struct lh_cover_model *model, Dwarf *dwarf)
 	}
 }
 
+/* A section by its name, decompressed as libdw has left it; NULL: there is none. */
+static Elf_Data *section_of(Elf *elf, const char *wanted, const char *compressed)
+{
+	Elf_Scn *section = NULL;
+	GElf_Shdr header;
+	size_t names;
+
+	if (elf_getshdrstrndx(elf, &names))
+		return NULL;
+	while ((section = elf_nextscn(elf, section))) {
+		const char *name =
+			gelf_getshdr(section, &header) ? elf_strptr(elf, names, header.sh_name) : NULL;
+
+		if (name && (!strcmp(name, wanted) || !strcmp(name, compressed)))
+			return elf_getdata(section, NULL);
+	}
+	return NULL;
+}
+
+/*
+ * Whether the units fill all of .debug_info. One whose length leads out of it is, to libdw, the end, and
+ * what is in it and behind it would be missing without a word.
+ */
+static bool is_whole(Dwarf *dwarf)
+{
+	Elf_Data *info = section_of(dwarf_getelf(dwarf), ".debug_info", ".zdebug_info");
+	Dwarf_Off at = 0, next;
+	size_t header;
+
+	while (!dwarf_next_unit(dwarf, at, &next, &header, NULL, NULL, NULL, NULL, NULL, NULL)) {
+		if (next <= at)
+			return false;
+		at = next;
+	}
+	return !info || at == info->d_size;
+}
+
 bool lh__cover_units(struct lh_cover_model *model, Dwarf *dwarf)
 {
 	Dwarf *common = dwarf_getalt(dwarf);
 	Dwarf_CU *unit = NULL;
+	Elf_Data *lines = section_of(dwarf_getelf(dwarf), ".debug_line", ".zdebug_line");
 	Dwarf_Die die, split;
+	bool whole = true;
 	int status = 0;
 
+	model->line_section = lines ? lines->d_buf : NULL;
+	model->line_size = lines && lines->d_buf ? lines->d_size : 0;
 	if (common)
 		read_scopes(model, common);
 	read_scopes(model, dwarf);
 	while (!model->failed && !(status = dwarf_get_units(dwarf, unit, &unit, NULL, NULL, &die, &split)))
-		read_unit(model, &die, &split);
+		whole &= read_unit(model, &die, &split);
 	lh__cover_empty(&model->origins);
 	lh__cover_empty(&model->scopes);
-	return status >= 0;
+	return status >= 0 && whole && is_whole(dwarf);
 }

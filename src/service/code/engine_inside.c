@@ -4,8 +4,8 @@
  * Nothing is remembered of processes: one is watched if an agent of this session is in it, which it tells
  * itself (inject.h), so children by fork need no notice. What is remembered are threads that are about to
  * execute. Such a thread is traced from its question on: up to the call, to see whether what it executes runs
- * with more rights than it has itself, which the kernel would take from a traced program; and through it, to put
- * an agent into the new program before its first instruction, or to let go where the call has failed.
+ * with more rights than it has itself, which the kernel would take from a traced program; and through it,
+ * to put an agent into the new program before its first instruction, or to let go where the call has failed.
  */
 #include "service/code/session_inside.h"
 
@@ -17,6 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <time.h>
@@ -66,12 +68,42 @@ static int inside_open(struct lh_session *session, void **state, struct lh_error
 	if (!inside)
 		return lh__fail(error, -ENOMEM, "no memory");
 	inside->session = session;
-	inside->broker = (struct lh_inject_broker){ session->sockets, lh__broker_serve, session };
+	inside->broker = (struct lh_inject_broker){ session->sockets, lh__session_broker_serve, session };
 	*state = inside;
 	return 0;
 }
 
 /* ---- into a process ---- */
+
+/* Whether somebody answers to the name of a watcher. */
+static bool is_alive(const char *name)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	size_t length = strlen(name);
+	int connection = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	bool alive;
+
+	if (connection < 0)
+		return true;
+	memcpy(address.sun_path + 1, name, length);
+	alive = connect(connection, (struct sockaddr *)&address,
+	                (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + length)) == 0 ||
+	        errno != ECONNREFUSED;
+	close(connection);
+	return alive;
+}
+
+/* An agent whose watcher has been killed is taken out first. */
+static int take_out_orphan(struct inside *inside, struct lh_remote *remote, const char *name,
+                           struct lh_error *error)
+{
+	bool left;
+
+	if (is_alive(name))
+		return lh__fail(error, -EBUSY, "process %d is watched already, by another linehome",
+		                lh__remote_process(remote));
+	return lh__inject_leave(remote, true, &inside->broker, &left, error);
+}
 
 static int inside_watch(void *state, struct lh_remote *remote, bool launched, struct lh_error *error)
 {
@@ -84,8 +116,11 @@ static int inside_watch(void *state, struct lh_remote *remote, bool launched, st
 	char name[104];
 	int result;
 
-	if (!launched && lh__inject_find(process, name))
-		return lh__fail(error, -EBUSY, "process %d is watched already, by another linehome", process);
+	if (!launched && lh__inject_find(process, name)) {
+		result = take_out_orphan(inside, remote, name, error);
+		if (result < 0)
+			return result;
+	}
 	memcpy(start.name, inside->session->name, sizeof(start.name));
 	inside->entering = process;
 	result = lh__inject(remote, &start, &inside->broker, error);
@@ -112,7 +147,7 @@ pid_t lh__inside_entering(void *state)
 
 /* ---- execve ---- */
 
-/* Looks for a stop of a thread, which is taken off: 1 with *status = signal | event << 8; 0: none; -ECHILD. */
+/* A stop of a thread, which is taken off: 1 with *status = signal | event << 8; 0: there is none; -ECHILD. */
 static int take_stop(pid_t thread, int *status)
 {
 	siginfo_t info = { 0 };
@@ -135,13 +170,16 @@ static bool is_there(pid_t process, pid_t thread)
 	return access(path, F_OK) == 0;
 }
 
-/* A traced thread has ended; it stays a zombie until it is buried. */
+/*
+ * A traced thread has ended; it stays a zombie until it is buried. The kernel reports stops of what is traced
+ * to who asks for ends alone, too.
+ */
 static bool has_ended(pid_t thread)
 {
 	siginfo_t info = { 0 };
 
 	return waitid(P_PID, (id_t)thread, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) == 0 &&
-	       info.si_pid != 0;
+	       info.si_pid != 0 && info.si_code != CLD_TRAPPED && info.si_code != CLD_STOPPED;
 }
 
 static int await_stop(pid_t thread)
@@ -406,7 +444,7 @@ static int inside_leave(void *state, pid_t process, struct lh_error *error)
 	while ((result = try_leave(inside, process, now() > until, error)) == -EAGAIN &&
 	       now() < until + LEAVE_NS) {
 		nap();
-		lh__broker_serve(inside->session);
+		lh__session_broker_serve(inside->session);
 		(void)inside_serve(inside, NULL);
 	}
 	return result;

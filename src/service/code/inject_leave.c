@@ -5,9 +5,9 @@
  * the agent's code, which is a handler's frame or was one. Then it is not the moment.
  *
  * A thread that waits in a system call of the program's may stand in one of the agent's stubs (a copy of the
- * `syscall` instruction, and a jump back behind the original), for as long as the call takes. There is no need
- * to wait for it: the original is the same instruction, so the thread is put there. A signal's frame, in which
- * such a place is the address to return to, is changed alike.
+ * `syscall` instruction, and a jump back behind the original), for as long as the call takes. There is no
+ * need to wait for it: the original is the same instruction, so the thread is put there. A signal's frame,
+ * in which such a place is the address to return to, is changed alike.
  *
  * Last, a thread that has just met an INT3 and has not been told yet has its SIGTRAP pending.
  */

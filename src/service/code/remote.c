@@ -8,8 +8,8 @@
  * the kernel builds the handler's frame and stops the thread before the handler's first instruction. So no
  * thread is ever held with a signal in hand, and what arrives later waits where it always waits.
  *
- * What the interrupted system call has returned stands in rax. The kernel restarts most calls by itself; a few
- * end with EINTR even where no handler ran (signal(7)): those are turned into ones that are restarted.
+ * What the interrupted system call has returned stands in rax. The kernel restarts most calls by itself; a
+ * few end with EINTR even where no handler ran (signal(7)): those are turned into ones that are restarted.
  */
 #include "service/code/remote_inside.h"
 
@@ -277,8 +277,8 @@ static bool at_risk(pid_t process, pid_t thread)
 }
 
 /*
- * Notes a thread that is new. -EAGAIN: it is in an uninterruptible sleep, as in vfork. Once seized it could not
- * be let go of before that is over, so it is left alone until then.
+ * Notes a thread that is new. -EAGAIN: it is in an uninterruptible sleep, as in vfork. Once seized it could
+ * not be let go of before that is over, so it is left alone until then.
  */
 static int note_new(struct lh_remote *remote, pid_t id, struct lh_error *error)
 {

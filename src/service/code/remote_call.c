@@ -7,8 +7,8 @@
  * only SIGSTOP comes through, and is sent again at the end.
  *
  * A function returns to address 0, where nothing can be mapped, and the fault that follows is its end. No
- * INT3 and no blocked SIGSEGV: a forced signal that is blocked or ignored would have the kernel reset what the
- * program has set for it. (Where it ignores SIGSEGV that is set anew.)
+ * INT3 and no blocked SIGSEGV: a forced signal that is blocked or ignored would have the kernel reset what
+ * the program has set for it. (Where it ignores SIGSEGV that is set anew.)
  *
  * After a system call the thread stands outside the kernel's signal code, and there the registers of an
  * interrupted call are not restarted. So settle first brings it to a stop inside, then puts them back.

@@ -1,6 +1,6 @@
 /*
- * report_cobertura.c - XML by Cobertura's coverage-04.dtd: a folder is a package, a file a class, a function a
- * method. Branches and complexity are not known and are written as 0.
+ * report_cobertura.c - XML by Cobertura's coverage-04.dtd: a folder is a package, a file a class, a
+ * function a method. Branches and complexity are not known and are written as 0.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -8,7 +8,7 @@
 
 #include "service/code/report_parts.h"
 
-/* As content or attribute. XML has no way to write most control characters; they and what is not UTF-8 are ?. */
+/* As content or attribute. XML cannot say most control characters: they, and what is not UTF-8, are '?'. */
 static void put_text(const char *text, size_t size, FILE *out)
 {
 	const char *end = text + size;

@@ -1,9 +1,9 @@
 /*
  * report_drcov.c - the blocks that ran, as DynamoRIO's drcov writes them.
  *
- * Version 3 with module table 5: a row for each segment, addresses of blocks relative to their segment's start.
- * The first row of a module is where it begins; the others say so by containing_id. Its offset is a bare number
- * of 16 digits, as drcov's is.
+ * Version 3 with module table 5: a row for each segment, addresses of blocks relative to their segment's
+ * start. The first row of a module is where it begins; the others say so by containing_id. Its offset is a
+ * bare number of 16 digits, as drcov's is.
  *
  *	DRCOV VERSION: 3
  *	DRCOV FLAVOR: drcov-64

@@ -11,8 +11,8 @@
  *	end_of_record
  *
  * A function's name is its key, and ends at a comma. So a comma is written as a semicolon, and where one file
- * has several functions of a name, the line is added to all but the first: "get:31". Files without a line or a
- * function with a line are left out.
+ * has several functions of a name, the line is added to all but the first: "get:31". Files without a line
+ * or a function with a line are left out.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -93,7 +93,7 @@ static void close_session(struct lh_session *session)
 {
 	if (session->state)
 		session->engine->close(session->state);
-	lh__broker_close(session);
+	lh__session_broker_close(session);
 	lh__session_forget_files(session);
 	if (session->signals >= 0) {
 		close(session->signals);
@@ -116,7 +116,7 @@ static int open_parts(struct lh_session *session, struct lh_error *error)
 		result = look_at(session, session->signals);
 	if (result < 0)
 		return lh__fail(error, result, "no descriptors: %s", strerror(-result));
-	result = lh__broker_open(session, error);
+	result = lh__session_broker_open(session, error);
 	if (result == 0 && look_at(session, session->sockets) < 0)
 		result = lh__fail(error, -errno, "no descriptors: %s", strerror(errno));
 	return result;
@@ -144,7 +144,7 @@ static int open_session(const struct lh_session_options *options, struct lh_sess
 }
 
 /* The best first. */
-static const struct lh_session_engine *const engines[] = { &lh__engine_inside };
+static const struct lh_session_engine *const engines[] = { &lh__engine_inside, &lh__engine_outside };
 
 /* Whether the choice leaves this engine. */
 static bool is_wanted(enum lh_session_choice choice, const struct lh_session_engine *engine)
@@ -165,6 +165,8 @@ static int watch(struct lh_session *session, struct lh_remote *remote, struct lh
 		if (result < 0)
 			continue;
 		result = session->engine->watch(session->state, remote, session->launched, error);
+		if (result == 0 && session->engine->descriptor)
+			result = look_at(session, session->engine->descriptor(session->state));
 		if (result == 0 || result == -EBUSY || result == -ECHILD)
 			return result;
 		session->engine->close(session->state);
@@ -309,7 +311,7 @@ static int serve(struct lh_session *session, struct lh_error *error)
 	int result;
 
 	drop_signals(session);
-	lh__broker_serve(session);
+	lh__session_broker_serve(session);
 	result = session->engine->serve(session->state, error);
 	if (result < 0)
 		return result;

@@ -27,8 +27,8 @@ struct lh_session_module {
 
 /*
  * The mapping that address lies in, in a process that is stopped or waits for the answer. What cannot be
- * watched is IGNORE, counted in the record and said once. attached: the code may have been changed by somebody
- * since it was mapped, so it is compared; what was changed is ignored.
+ * watched is IGNORE, counted in the record and said once. attached: the code may have been changed by
+ * somebody since it was mapped, so it is compared; what was changed is ignored.
  */
 void lh__session_module(struct lh_session *session, pid_t process, uint64_t address, bool attached,
                         struct lh_session_module *out);
@@ -41,8 +41,8 @@ bool lh__session_marker(struct lh_session *session, pid_t process, uint64_t addr
 /* Brings these places into the state of the moment in a process that is stopped and has just been armed. */
 void lh__session_put_markers(struct lh_session *session, pid_t process);
 /*
- * To be called for each process that is let go, while it is still stopped and all its bytes are back: compares
- * the texts of all known modules with their files. What lh__session_end reports.
+ * To be called for each process that is let go, while it is still stopped and all its bytes are back:
+ * compares the texts of all known modules with their files. What lh__session_end reports.
  */
 void lh__session_verify(struct lh_session *session, struct lh_remote *remote);
 
@@ -62,8 +62,8 @@ struct lh_session_engine {
 	int (*open)(struct lh_session *session, void **state, struct lh_error *error);
 	/*
 	 * Begins to watch a process that is stopped with all its threads; launched: before its first
-	 * instruction, as the only thread. 0: the handle is the engine's and has been ended by it, the process
-	 * goes on and is watched. Else nothing has changed, the handle is still the caller's.
+	 * instruction, as the only thread. 0: the handle is the engine's and has been ended by it, the
+	 * process goes on and is watched. Else nothing has changed, the handle is still the caller's.
 	 */
 	int (*watch)(void *state, struct lh_remote *remote, bool launched, struct lh_error *error);
 	/* Does all that is to be done now, without waiting. Called at each SIGCHLD, and now and then. */
@@ -75,6 +75,8 @@ struct lh_session_engine {
 	 * NULL error is allowed. Waits for seconds at most.
 	 */
 	int (*leave)(void *state, pid_t process, struct lh_error *error);
+	/* A descriptor that is readable when there is something to serve; NULL: SIGCHLD tells it. */
+	int (*descriptor)(void *state);
 	/* Whether waitpid for the launched process is the engine's (it traces it) or the session's. */
 	bool takes_status;
 	/* All processes have been let go, or shall go on alone. */

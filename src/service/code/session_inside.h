@@ -7,9 +7,9 @@
  *     session_module.c  what is to be done with a mapping of code; whether it is as its file has it
  *     session_marks.c   plans in which something is never armed, and where markers are
  *     session_take.c    taking lines away again
- *     broker.c          answers what agents ask
+ *     session_broker.c  answers what agents ask
  *     engine_inside.c   the inside engine: agents come and go, and follow what is executed
- *     inject.c          how an agent gets into a process, and out of it
+ *     inject.c          how an agent gets into a process; inject_leave.c: out of it
  */
 #ifndef LH_SERVICE_CODE_SESSION_INSIDE_H
 #define LH_SERVICE_CODE_SESSION_INSIDE_H
@@ -99,11 +99,11 @@ void lh__session_each_memory(struct lh_session *session,
                                             void *context),
                              void *context);
 
-/* ---- broker.c ---- */
-int lh__broker_open(struct lh_session *session, struct lh_error *error) LH_MUST_CHECK;
+/* ---- session_broker.c ---- */
+int lh__session_broker_open(struct lh_session *session, struct lh_error *error) LH_MUST_CHECK;
 /* Answers all that has been asked. */
-void lh__broker_serve(void *session);
-void lh__broker_close(struct lh_session *session);
+void lh__session_broker_serve(void *session);
+void lh__session_broker_close(struct lh_session *session);
 
 /* ---- engine_inside.c ---- */
 /* Whether an agent of this session may ask in the name of a process. */

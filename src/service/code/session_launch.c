@@ -1,8 +1,8 @@
 /*
  * session_launch.c - starts a program and holds it before its first instruction.
  *
- * The child waits until it is traced, then executes like any other child: its signals, mask and descriptors are
- * those that we were given ourselves. The kernel reports the execve that has succeeded, of a script's
+ * The child waits until it is traced, then executes like any other child: its signals, mask and descriptors
+ * are those that we were given ourselves. The kernel reports the execve that has succeeded, of a script's
  * interpreter as of a program; one that has failed tells so through a pipe that an execve closes.
  */
 #include "service/code/session_inside.h"
@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -40,7 +41,7 @@ static void run_child(struct lh_session *session, const struct start *start, cha
 	execvp(argv[0], argv);
 	code = errno;
 	(void)!write(start->failed[1], &code, sizeof(code));
-	_exit(127);
+	syscall(SYS_exit_group, 127);
 }
 
 /* ---- what may not be traced ---- */

@@ -2,12 +2,14 @@
  * session_marks.c - --exclude, --from and --until.
  *
  * What is never to be armed is not armed in the plan: such a file gets a copy of its plan, in which the
- * instructions of those ranges are not armed and the image has the original bytes. Agents are told nothing of it.
+ * instructions of those ranges are not armed and the image has the original bytes. Agents are told nothing
+ * of it.
  *
  * A marker, the first instruction of a function at which recording begins or ends, is not armed either, so
  * no miss beside it supplies it. It is INT3 by itself, and a trap there is not a miss but a question to the
- * session. Of the two only one is set at any moment: while nothing is recorded from, else until. When recording
- * begins, all code is taken away again in all processes, since what was supplied before was not recorded.
+ * session. Of the two only one is set at any moment: while nothing is recorded from, else until. When
+ * recording begins, all code is taken away again in all processes, since what was supplied before was not
+ * recorded.
  */
 #include "service/code/session_inside.h"
 

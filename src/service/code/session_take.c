@@ -2,11 +2,11 @@
  * session_take.c - the snoop: lines that were supplied are taken away again, while the program runs.
  *
  * First a word of the hit map is exchanged for zero, then the bytes become INT3 again. An agent records
- * before it supplies and again after, so who supplies at the same moment is either seen now or has its bit set
- * for the next time. A byte more that is taken away costs one more trap and nothing else, so of each page all
- * from the first to the last line that was hit is written in one piece, as the plan's image has it. Bytes
- * that are neither the file's nor the image's are somebody else's (a patch, a debugger): such a page is written
- * instruction by instruction, around them.
+ * before it supplies and again after, so who supplies at the same moment is either seen now or has its bit
+ * set for the next time. A byte more that is taken away costs one more trap and nothing else, so of each
+ * page all from the first to the last line that was hit is written in one piece, as the plan's image has
+ * it. Bytes that are neither the file's nor the image's are somebody else's (a patch, a debugger): such a
+ * page is written instruction by instruction, around them.
  */
 #include "service/code/session_inside.h"
 

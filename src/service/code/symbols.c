@@ -411,7 +411,9 @@ static bool is_module(const struct module *module, const char *name, size_t leng
 	return !next || next == '.' || next == '-';
 }
 
-/* "a::b" as the beginning of a mangled name, up to what follows its last part; false: it is not such a name. */
+/*
+ * "a::b" as the beginning of a mangled name, up to what follows its last part; false: it is not such a name.
+ */
 static bool mangle(const char *name, char *out, size_t size)
 {
 	bool nested = strstr(name, "::") != NULL;

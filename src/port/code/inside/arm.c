@@ -1,10 +1,11 @@
 /*
  * arm.c - texts: made absent when a module is mapped, and brought back.
  *
- * A text whose memory is what its plan was made from gets the plan's image mapped over it, where no thread can
- * be in it yet. Else the image is copied page by page, for which all threads are stopped. A page that is not
- * as the plan has it (relocations in the text, a debugger's breakpoint) is left alone. What a page holds has
- * only to be looked at if it is no longer the file's, which the kernel tells (/proc/self/pagemap).
+ * Nobody executes a text while it is armed: it has been mapped just now, or all threads are stopped. One
+ * whose memory is what its plan was made from gets the plan's image mapped over it. Else, or where its file
+ * is no longer there to be mapped again one day, the image is copied page by page. A page that is not as the
+ * plan has it (relocations in the text, a debugger's breakpoint) is left alone. What a page holds has only to
+ * be looked at if it is no longer the file's, which the kernel tells (/proc/self/pagemap).
  *
  * The plan is mapped private and writable for a moment: sites are not to be supplied with the span in which
  * they stand, so they are taken out of the bitmap of what is armed.
@@ -201,6 +202,42 @@ static void keep_sites(const struct lh_inside_text *text)
 	}
 }
 
+/* Whether the file holds what the plan was made from: by its time of change, else by looking. */
+static bool same_file(const struct lh_inside_text *text, long file)
+{
+	const struct lh_plan_head *plan = text->plan;
+	size_t size = text->text.end - text->text.start;
+	struct stat status;
+	bool same;
+	long at;
+
+	if (LH_CALL2(SYS_fstat, file, &status) != 0 || (uint64_t)status.st_size != plan->file_size)
+		return false;
+	if (status.st_dev == plan->file_device && status.st_ino == plan->file_inode &&
+	    (uint64_t)status.st_mtim.tv_sec * 1000000000u + (uint64_t)status.st_mtim.tv_nsec ==
+	            plan->file_mtime &&
+	    (uint64_t)status.st_ctim.tv_sec * 1000000000u + (uint64_t)status.st_ctim.tv_nsec ==
+	            plan->file_ctime)
+		return true;
+	at = LH_CALL6(SYS_mmap, 0, size, PROT_READ, MAP_PRIVATE, file, plan->text[text->which].offset);
+	if (LH_FAILED(at))
+		return false;
+	same = __builtin_memcmp((const void *)at, original(text), size) == 0;
+	LH_CALL2(SYS_munmap, at, size);
+	return same;
+}
+
+/* Whether the text can be mapped from its file again; else it is not to be replaced by the image. */
+static bool has_file(const struct lh_inside_text *text)
+{
+	long file = text->path[0] ? LH_CALL3(SYS_open, text->path, O_RDONLY | O_CLOEXEC, 0) : -ENOENT;
+	bool has = !LH_FAILED(file) && same_file(text, file);
+
+	if (!LH_FAILED(file))
+		LH_CALL1(SYS_close, file);
+	return has;
+}
+
 static bool map_image(const struct lh_inside_text *text, int descriptor)
 {
 	const struct lh_plan_text *plan = &text->plan->text[text->which];
@@ -264,6 +301,8 @@ static long arm_watched(struct lh_inside_text *text, int descriptor, bool fresh)
 	long result = 0;
 
 	pages_open(&pages, text);
+	if (!fresh)
+		fresh = has_file(text);
 	for (page = 0; fresh && page < count; page++)
 		fresh = !page_differs(&pages, page);
 	text->image = fresh && map_image(text, descriptor);
@@ -530,29 +569,6 @@ static bool changed_by_others(const struct lh_inside_text *text)
 	return changed;
 }
 
-/* Whether the file holds what the plan was made from: by its time of change, else by looking. */
-static bool same_file(const struct lh_inside_text *text, long file)
-{
-	const struct lh_plan_head *plan = text->plan;
-	size_t size = text->text.end - text->text.start;
-	struct stat status;
-	bool same;
-	long at;
-
-	if (LH_CALL2(SYS_fstat, file, &status) != 0 || (uint64_t)status.st_size != plan->file_size)
-		return false;
-	if (status.st_dev == plan->file_device && status.st_ino == plan->file_inode &&
-	    (uint64_t)status.st_mtim.tv_sec * 1000000000u + (uint64_t)status.st_mtim.tv_nsec ==
-	            plan->file_mtime)
-		return true;
-	at = LH_CALL6(SYS_mmap, 0, size, PROT_READ, MAP_PRIVATE, file, plan->text[text->which].offset);
-	if (LH_FAILED(at))
-		return false;
-	same = __builtin_memcmp((const void *)at, original(text), size) == 0;
-	LH_CALL2(SYS_munmap, at, size);
-	return same;
-}
-
 static bool map_file(const struct lh_inside_text *text)
 {
 	const struct lh_plan_head *plan = text->plan;
@@ -581,96 +597,4 @@ void lh__inside_disarm(struct lh_inside_text *text)
 	}
 	lh__inside_withdraw(text);
 	unmap_hits(text);
-}
-
-/* ---- /proc/self/maps ---- */
-
-struct reader {
-	long file;
-	size_t at, size;
-	char buffer[512];
-};
-
-static int next_char(struct reader *reader)
-{
-	if (reader->at == reader->size) {
-		long got = LH_CALL3(SYS_read, reader->file, reader->buffer, sizeof reader->buffer);
-
-		if (got <= 0)
-			return -1;
-		reader->at = 0;
-		reader->size = (size_t)got;
-	}
-	return (unsigned char)reader->buffer[reader->at++];
-}
-
-/* A number in base 16 or 10, and the one character behind it. */
-static uint64_t number(struct reader *reader, unsigned base, int *behind)
-{
-	uint64_t value = 0;
-	int c;
-
-	while ((c = next_char(reader)) >= 0) {
-		unsigned digit = c >= '0' && c <= '9'   ? (unsigned)c - '0'
-		                 : c >= 'a' && c <= 'f' ? (unsigned)c - 'a' + 10
-		                                        : 99;
-
-		if (digit >= base)
-			break;
-		value = value * base + digit;
-	}
-	*behind = c;
-	return value;
-}
-
-struct line {
-	uint64_t start, end, offset, inode;
-	bool code;
-	char path[LH_PATH_SIZE];
-};
-
-/* 7f00-7f10 r-xp 00001000 08:01 1234    /usr/lib/x.so */
-static bool next_line(struct reader *reader, struct line *line)
-{
-	size_t length = 0;
-	int c = 0, i;
-
-	line->start = number(reader, 16, &c);
-	if (c < 0)
-		return false;
-	line->end = number(reader, 16, &c);
-	for (i = 0; i < 5; i++) {
-		c = next_char(reader);
-		if (i == 2)
-			line->code = c == 'x';
-	}
-	line->offset = number(reader, 16, &c);
-	number(reader, 16, &c);
-	number(reader, 16, &c);
-	line->inode = number(reader, 10, &c);
-	while (c == ' ')
-		c = next_char(reader);
-	for (; c >= 0 && c != '\n'; c = next_char(reader))
-		if (length < sizeof line->path)
-			line->path[length++] = (char)c;
-	if (length == sizeof line->path)
-		length = 0;
-	line->path[length] = 0;
-	return c >= 0;
-}
-
-long lh__inside_maps(uintptr_t start, uintptr_t end, bool fresh)
-{
-	struct reader reader = { .at = 0 };
-	struct line line;
-
-	reader.file = LH_CALL3(SYS_open, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0);
-	if (LH_FAILED(reader.file))
-		return reader.file;
-	while (next_line(&reader, &line))
-		if (line.code && line.inode != 0 && line.start < end && line.end > start &&
-		    (line.end <= lh__inside.self || line.start >= lh__inside.self_end))
-			lh__inside_module(line.start, line.end - line.start, line.offset, line.path, fresh);
-	LH_CALL1(SYS_close, reader.file);
-	return 0;
 }

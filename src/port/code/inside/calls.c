@@ -2,7 +2,7 @@
  * calls.c - system calls at sites that stay absent.
  *
  * A call that needs nothing of the agent is not made in the handler: the thread goes on in the site's stub
- * (arm.c), outside of any frame of the agent, so that it may be a fork, the end of a thread or a return from a
+ * (arm.c), outside of any frame of the agent, so that it may be a fork, the end of a thread, a return from a
  * signal, may block and may be interrupted like any other. What the handler makes itself returns as the
  * instruction does: rax, and rcx and r11 as the kernel leaves them.
  */
@@ -18,7 +18,7 @@ static long make(int nr, const greg_t *registers)
 	                registers[REG_R8], registers[REG_R9]);
 }
 
-/* A mask that is given to a call for as long as it waits: where it stands, and whether it has SIGTRAP in it. */
+/* The mask that is given to a call for as long as it waits; whether it makes a difference for SIGTRAP. */
 static bool waits_with_trap(int nr, const greg_t *registers, uint64_t *mask)
 {
 	uint64_t at = 0, size = 8;

@@ -3,6 +3,7 @@
  *
  *     entry.c    start and stop
  *     arm.c      texts: armed when a module is mapped, brought back at the end
+ *     maps.c     which mappings of code there are
  *     table.c    which text an address belongs to: a table that is read without a lock
  *     trap.c     the handler: a miss is answered here; what is not the home's goes to own.c
  *     own.c      the program's own SIGTRAP
@@ -170,7 +171,9 @@ bool lh__inside_is_anonymous(uintptr_t address);
 void lh__inside_store(const struct lh_inside_text *text, uintptr_t address, uint8_t byte);
 void lh__inside_supply(const struct lh_inside_text *text, struct lh_span span);
 bool lh__inside_interesting(int nr);
-/* Calls found for each mapping of code of a file in [start, end). */
+
+/* ---- maps.c ---- */
+/* Asks about each mapping of a file's code in [start, end), and arms it. */
 long lh__inside_maps(uintptr_t start, uintptr_t end, bool fresh);
 
 /* ---- ask.c ---- */

@@ -208,7 +208,7 @@ void lh__inside_send(siginfo_t *info)
 		LH_CALL3(SYS_tgkill, process, thread, SIGTRAP);
 }
 
-/* What was held comes now: all signals are blocked until the frame is left, or a call takes a mask of its own. */
+/* What was held comes now: all signals are blocked until the frame is left, or a call brings a mask. */
 static void release(struct lh_inside_blocker *blocker)
 {
 	siginfo_t info = blocker->info;

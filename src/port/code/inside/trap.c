@@ -10,6 +10,7 @@
 #define MAGIC_EXTENDED 0x46505853u
 #define FLAG_NESTED 0x4000
 #define BREAKPOINT 3
+#define RSEQ_SIGNATURE 0x53053053u /* on x86, by convention of all libraries */
 #define NEAR (64u * 1024)
 
 /* Whether enter.S can return by itself: see there. On another stack, or with a shadow stack, it cannot. */
@@ -123,12 +124,33 @@ static bool answered(ucontext_t *context, int *way)
 	return true;
 }
 
+/*
+ * A trap in a restartable sequence (rseq) is not told: the kernel aborts the sequence first, and the frame
+ * shows its abort handler, which its signature stands before. It would trap there again and again. So all of
+ * the text is supplied, and what of it is not recorded yet never will be.
+ */
+static bool aborted(const ucontext_t *context)
+{
+	uintptr_t rip = (uintptr_t)context->uc_mcontext.gregs[REG_RIP];
+	const struct lh_inside_text *text = lh__inside_find(rip);
+	uint32_t signature;
+
+	if (!text || !text->watched || rip - text->text.start < sizeof signature)
+		return false;
+	__builtin_memcpy(&signature, (const void *)(rip - sizeof signature), sizeof signature);
+	if (signature != RSEQ_SIGNATURE)
+		return false;
+	count(&lh__inside.control->refused, 1);
+	lh__inside_supply(text, (struct lh_span){ 0, (uint32_t)(text->text.end - text->text.start - 1) });
+	return true;
+}
+
 int lh__inside_trap(int signal, siginfo_t *info, ucontext_t *context)
 {
 	int way = 0;
 
 	if (info->si_code == SI_KERNEL && context->uc_mcontext.gregs[REG_TRAPNO] == BREAKPOINT &&
-	    answered(context, &way))
+	    (answered(context, &way) || aborted(context)))
 		return way;
 	lh__inside_own(info, context);
 	return 0;

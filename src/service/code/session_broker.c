@@ -1,5 +1,5 @@
 /*
- * broker.c - answers what agents ask: an abstract Unix socket, a connection for each question.
+ * session_broker.c - answers what agents ask: an abstract Unix socket, a connection for each question.
  *
  * Anybody may connect to an abstract socket. So who asks is told by the kernel (SO_PEERCRED) and must be a
  * process with an agent of this session in it, or the one that is being given one just now; what it says of
@@ -46,7 +46,7 @@ static int bind_name(struct lh_session *session)
 	               : 0;
 }
 
-int lh__broker_open(struct lh_session *session, struct lh_error *error)
+int lh__session_broker_open(struct lh_session *session, struct lh_error *error)
 {
 	int result = 0;
 
@@ -65,7 +65,7 @@ int lh__broker_open(struct lh_session *session, struct lh_error *error)
 	               : 0;
 }
 
-void lh__broker_close(struct lh_session *session)
+void lh__session_broker_close(struct lh_session *session)
 {
 	if (session->listener >= 0)
 		close(session->listener);
@@ -186,7 +186,7 @@ static void take_connections(struct lh_session *session)
 			close(connection);
 }
 
-void lh__broker_serve(void *context)
+void lh__session_broker_serve(void *context)
 {
 	struct lh_session *session = context;
 	struct epoll_event events[EVENTS];
