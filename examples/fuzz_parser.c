@@ -1,10 +1,11 @@
 /*
  * fuzz_parser.c - a small fuzzer: fuzz_parser [-b] [-s SEED] [-n RUNS] PROGRAM [ARGUMENT...]
  *
- * It gives a program changed copies of inputs that it has given it before, on standard input. What reaches code
- * that nothing has reached so far is kept, to be changed further; that leads it letter by letter to where nobody
- * would come by chance. It ends with the first input of which the program dies, and prints it. The program needs
- * no preparation. -b: blind, nothing is kept but the empty input. The same seed makes the same runs.
+ * It gives a program changed copies of inputs that it has given it before, on standard input. What reaches
+ * code that nothing has reached so far is kept, to be changed further; that leads it letter by letter to
+ * where nobody would come by chance. It ends with the first input of which the program dies, and prints it.
+ * The program needs no preparation. -b: blind, nothing is kept but the empty input. The same seed makes the
+ * same runs.
  */
 #include <linehome.h>
 #include <stdio.h>

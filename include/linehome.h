@@ -285,20 +285,20 @@ LH_API int lh_pool_objects(const struct lh_pool *pool,
  */
 struct lh_cover;
 
-/* Zeroed memory, but for argv, is the default of everything. What it points to holds until the handle is closed. */
+/* Zeroed memory, but for argv, is the default. What it points to must hold until the handle is closed. */
 struct lh_cover_options {
 	char *const *argv; /* of the program, ending with NULL; argv[0] is looked for in PATH */
 	/*
-	 * The function, of the program's own or of a watched library, from whose first instruction runs go on.
-	 * What is done before it is done once and is no news. NULL: main, or where it has no such symbol its
-	 * entry.
+	 * The function, of the program's own or of a watched library, from whose first instruction runs go
+	 * on. What is done before it is done once and is no news. NULL: main, or where it has no such
+	 * symbol its entry.
 	 */
 	const char *at;
 	unsigned timeout_ms; /* after which a run is killed; 0: 1000. At most LH_COVER_TIMEOUT_MAX */
 	bool libraries;      /* watch code of libraries, too */
 	/*
-	 * Each run's blocks are told, not only new ones: nothing stays there from one run to the next, so that
-	 * each costs a trap for each block.
+	 * Each run's blocks are told, not only new ones: nothing stays there from one run to the next, so
+	 * that each costs a trap for each block.
 	 */
 	bool each;
 	bool output; /* runs write to our standard output and error; else to /dev/null */
@@ -309,10 +309,10 @@ struct lh_cover_options {
 #define LH_COVER_TIMEOUT_MAX (60u * 60 * 1000)
 
 /*
- * Starts the program and lets it run up to `at`. -EINVAL: an option is out of its range; -ENOENT: there is no
- * such program or function; -EACCES, -ENOEXEC: no program that can be watched; -ECHILD: it ended before it came
- * to `at`; -ETIMEDOUT: it did not come there within ten times timeout_ms, at least ten seconds; -EBUSY: it has
- * several threads there; -ENOMEM, -EMFILE and so on.
+ * Starts the program and lets it run up to `at`. -EINVAL: an option is out of its range; -ENOENT: there is
+ * no such program or function; -EACCES, -ENOEXEC: no program that can be watched; -ECHILD: it ended before
+ * it came to `at`; -ETIMEDOUT: it did not come there within ten times timeout_ms, at least ten seconds;
+ * -EBUSY: it has several threads there; -ENOMEM, -EMFILE and so on.
  */
 LH_API int lh_cover_open(const struct lh_cover_options *options, struct lh_cover **out,
                          struct lh_error *error) LH_MUST_CHECK;
@@ -337,8 +337,9 @@ struct lh_cover_result {
 };
 
 /*
- * One run. How the program ends is no error, whatever it is. -ECHILD: the fork server has ended (somebody killed
- * it), and so will all later runs fail. -EAGAIN, -ENOMEM: there was no room for a process; try again.
+ * One run. How the program ends is no error, whatever it is. -ECHILD: the fork server has ended (somebody
+ * killed it), and so will all later runs fail. -EAGAIN, -ENOMEM: there was no room for a process; try
+ * again.
  */
 LH_API int lh_cover_run(struct lh_cover *cover, struct lh_cover_result *result,
                         struct lh_error *error) LH_MUST_CHECK;

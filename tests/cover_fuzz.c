@@ -1,6 +1,6 @@
 /*
- * cover_fuzz.c - coverage for fuzzers: what is news is exactly what ran and had not run before; what has run costs
- * nothing any more; and however a program ends, or what ends it, the caller is told.
+ * cover_fuzz.c - coverage for fuzzers: what is news is exactly what ran and had not run before; what has
+ * run costs nothing any more; and however a program ends, or what ends it, the caller is told.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -35,9 +35,7 @@ static void find_program(void)
 static struct lh_cover *opened(const char *how, const char *at, unsigned timeout_ms, bool each)
 {
 	char *argv[] = { program, (char *)how, NULL };
-	struct lh_cover_options options = {
-		.argv = argv, .at = at, .timeout_ms = timeout_ms, .each = each
-	};
+	struct lh_cover_options options = { .argv = argv, .at = at, .timeout_ms = timeout_ms, .each = each };
 	struct lh_cover *cover = NULL;
 
 	if (!ok(lh_cover_open(&options, &cover, &error) == 0, "%s waits at %s", how ? how : "the program",
@@ -174,7 +172,7 @@ static void compare_one(const char *input, struct lh_cover *each, struct lh_cove
 	memcpy(all.byte, before->byte, all.size);
 	for (uint64_t at = 0; at < all.size; at++)
 		all.byte[at] |= new.byte[at];
-	ok(contains(&every, &new) && contains(&all, &every), "'%s': news are what was not there before", input);
+	ok(contains(&every, &new) && contains(&all, &every), "'%s': news are what is new", input);
 	memcpy(before->byte, all.byte, all.size);
 	result = run(news, input);
 	ok(result.news == 0 && result.traps == 0 && lh_cover_news(news, NULL, 0) == 0,
@@ -257,7 +255,7 @@ static void test_where(void)
 	}
 	ok(found, "one of them is where in_child begins, in fuzzed.c");
 	lh_cover_locate(cover, &nowhere, &where);
-	ok(!where.function && !where.file && where.line == 0, "of an address in no function nothing is known");
+	ok(!where.function && !where.file && where.line == 0, "of another address nothing is known");
 	nowhere.module = "/nonexistent";
 	lh_cover_locate(cover, &nowhere, &where);
 	ok(!where.function && !where.file, "nor of a file that is not there");
@@ -406,7 +404,8 @@ static void test_server_killed(void)
 		return;
 	run(cover, "z");
 	ok(server > 0 && kill(server, SIGKILL) == 0, "the fork server is killed");
-	ok(lh_cover_run(cover, &result, &error) == -ECHILD && strstr(error.text, "signal 9"), "%s", error.text);
+	ok(lh_cover_run(cover, &result, &error) == -ECHILD && strstr(error.text, "signal 9"), "told: %s",
+	   error.text);
 	ok(lh_cover_run(cover, &result, &error) == -ECHILD && lh_cover_news(cover, NULL, 0) == 0,
 	   "and stays dead");
 	lh_cover_close(cover);
@@ -459,7 +458,11 @@ static void refused(int code, const char *word, const struct lh_cover_options *o
 }
 
 #define OPTIONS(...) (&(struct lh_cover_options){ __VA_ARGS__ })
-#define ARGV(...) (char *[]) { __VA_ARGS__, NULL }
+#define ARGV(...)                                                                                            \
+	(char *[])                                                                                           \
+	{                                                                                                    \
+		__VA_ARGS__, NULL                                                                            \
+	}
 
 static void test_refused(void)
 {

@@ -1,5 +1,6 @@
 /*
- * fuzzed.c - what tests/cover_fuzz.c runs again and again: does what the first byte of its standard input says.
+ * fuzzed.c - what tests/cover_fuzz.c runs again and again: does what the first byte of its standard input
+ * says.
  *
  *     fuzzed [threads|early|late|quiet] [DESCRIPTOR]      where it tells numbers of processes
  */
@@ -117,7 +118,10 @@ int begin(char **argv)
 	case 'f': return with_child();
 	case 'h': wait_forever(NULL); return 0;
 	case 'o': return write(STDOUT_FILENO, "heard\n", 6) == 6 ? 0 : 95;
-	case 'p': tell(getpid()); wait_forever(NULL); return 0;
+	case 'p':
+		tell(getpid());
+		wait_forever(NULL);
+		return 0;
 	case 'r': raise(SIGUSR1); return 94;
 	case 's': *nowhere = 1; return 93;
 	case 't': return with_thread();

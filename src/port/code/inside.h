@@ -106,9 +106,10 @@ struct lh_answer {
 
 /*
  * A thread that came to a marker stays in the handler, with all signals blocked, and is told what to do by
- * struct lh_serve_command, each a message. SUPPLY has no answer. RUN forks: the child goes on from the marker,
- * and when it has ended, and all that it has left behind was ended too, struct lh_serve_status is sent. One is
- * also sent at the beginning. The server ends when the socket does, and with its parent; a child ends with it.
+ * struct lh_serve_command, each a message. SUPPLY has no answer. RUN forks: the child goes on from the
+ * marker, and when it has ended, and all that it has left behind was ended too, struct lh_serve_status is
+ * sent. One is also sent at the beginning. The server ends when the socket does, and with its parent; a
+ * child ends with it.
  */
 enum lh_serve_kind { LH_SERVE_SUPPLY = 1, LH_SERVE_RUN };
 

@@ -1,9 +1,9 @@
 /*
  * fuzz.c - opens and closes what runs a program again and again (include/linehome.h, lh_cover_*).
  *
- * It is a session that records from one function on, whose agent does not go on there: it becomes a fork server
- * (port/code/inside/server.c). The record is shared by all children. What one of them has recorded is supplied
- * in the server, from which all later ones have it.
+ * It is a session that records from one function on, whose agent does not go on there: it becomes a fork
+ * server (port/code/inside/server.c). The record is shared by all children. What one of them has recorded
+ * is supplied in the server, from which all later ones have it.
  */
 #include "service/code/fuzz_inside.h"
 

@@ -1,9 +1,9 @@
 /*
  * fuzz_news.c - what a run has reached: bits of the record that were not set before.
  *
- * A bit is set by a trap, or at a system call's site, which stays absent for good. So where neither was counted
- * there is nothing to look for, and most runs cost no look at all. A site within a block is no block of its own:
- * it is told only where something leads right to it.
+ * A bit is set by a trap, or at a system call's site, which stays absent for good. So where neither was
+ * counted there is nothing to look for, and most runs cost no look at all. A site within a block is no
+ * block of its own: it is told only where something leads right to it.
  */
 #include "service/code/fuzz_inside.h"
 

@@ -1,6 +1,6 @@
 /*
- * fuzz_where.c - of a block: which function, which line of source. By elfutils, from the files as they lie on
- * disk, each read when it is asked for first.
+ * fuzz_where.c - of a block: which function, which line of source. By elfutils, from the files as they lie
+ * on disk, each read when it is asked for first.
  */
 #include "service/code/fuzz_inside.h"
 

@@ -28,8 +28,9 @@ struct lh_session_options {
 	struct lh_record *record;
 	const int *standard; /* NULL, or three descriptors that a launched program gets as its 0, 1 and 2 */
 	/*
-	 * NULL, or a descriptor that a launched program is sent when it comes to `from`, where it stays as a
-	 * fork server (port/code/inside.h). from NULL is then main, or where there is none the program's entry.
+	 * NULL, or a descriptor that a launched program is sent when it comes to `from`, where it stays as
+	 * a fork server (port/code/inside.h). from NULL is then main, or where there is none the program's
+	 * entry.
 	 */
 	const int *server;
 	/*

@@ -1,9 +1,9 @@
 /*
- * server.c - a thread that came to a marker and waits there: each time it is told to, it forks, and the child
- * goes on in the program. ../inside.h has the messages.
+ * server.c - a thread that came to a marker and waits there: each time it is told to, it forks, and the
+ * child goes on in the program. ../inside.h has the messages.
  *
- * What was recorded in a child is supplied here, so that all later children have it. Nothing of the program is
- * executed in the server any more: signals are blocked, and the handler is never left.
+ * What was recorded in a child is supplied here, so that all later children have it. Nothing of the program
+ * is executed in the server any more: signals are blocked, and the handler is never left.
  *
  * Children are no children that the program knows of: without a signal at their end, so that it does not
  * matter what the program does with SIGCHLD. What a child leaves behind when it ends becomes the server's
