@@ -29,14 +29,15 @@
 #define ANSWERS 199
 #define MAP_SIZE (8u << 20) /* of afl's map, more than it asks for */
 
-static const char input[] = "CFG1\nname=\"value\"\n[group\na=yes\nb=no\nc=12345\n[inner\nd=\"x y z\"\n]\n]\nz=0\n";
+static const char input[] =
+	"CFG1\nname=\"value\"\n[group\na=yes\nb=no\nc=12345\n[inner\nd=\"x y z\"\n]\n]\nz=0\n";
 
 struct way {
 	const char *name;
 	char *const *argv;
-	int standard, nothing;    /* its descriptors */
-	int commands, answers;    /* of a fork server */
-	struct lh_cover *cover;   /* or this */
+	int standard, nothing;  /* its descriptors */
+	int commands, answers;  /* of a fork server */
+	struct lh_cover *cover; /* or this */
 	double sample[ROUNDS];
 	uint64_t traps;
 };
@@ -106,7 +107,8 @@ static bool start_afl(struct way *way, const char *folder)
 
 	snprintf(built, sizeof(built), "%s/target", folder);
 	snprintf(command, sizeof(command),
-	         "AFL_QUIET=1 afl-clang-fast -O2 -g -o %s examples/fuzz_target.c >%s/log 2>&1", built, folder);
+	         "AFL_QUIET=1 afl-clang-fast -O2 -g -o %s examples/fuzz_target.c >%s/log 2>&1", built,
+	         folder);
 	if (system(command) != 0)
 		return false;
 	memory = shmget(IPC_PRIVATE, MAP_SIZE, IPC_CREAT | 0600);
@@ -178,7 +180,8 @@ static void show(struct way *way)
 
 	qsort(way->sample, ROUNDS, sizeof(double), compare);
 	median = way->sample[ROUNDS / 2];
-	printf("%-10s %8.0f us %8.0f a second   (least %.0f us)", way->name, median, 1e6 / median, way->sample[0]);
+	printf("%-10s %8.0f us %8.0f a second   (least %.0f us)", way->name, median, 1e6 / median,
+	       way->sample[0]);
 	if (way->cover)
 		printf("   %llu traps a run", (unsigned long long)way->traps);
 	printf("\n");

@@ -303,6 +303,7 @@ static void test_timeout(void)
 {
 	struct lh_cover *cover = opened(NULL, NULL, 300, false);
 	struct lh_cover_result result;
+	int late = 0;
 
 	if (!cover)
 		return;
@@ -312,6 +313,11 @@ static void test_timeout(void)
 	ok(result.news > 0, "what it reached is told");
 	result = run(cover, "z");
 	ok(result.timed_out || exits(result, 1), "the next one is as any other");
+	lh_cover_close(cover);
+	cover = opened(NULL, NULL, 1, false);
+	for (int i = 0; cover && i < 50; i++)
+		late += run(cover, "h").timed_out;
+	is(late, 50, "so are 50 whose time is over almost before they have begun");
 	lh_cover_close(cover);
 }
 

@@ -117,17 +117,13 @@ enum lh_serve_kind { LH_SERVE_SUPPLY = 1, LH_SERVE_RUN };
 
 struct lh_serve_command {
 	uint32_t kind;
-	uint32_t count;        /* SUPPLY: of places */
-	uint32_t milliseconds; /* RUN: after which the child is killed */
-	uint32_t pad;
+	uint32_t count;                  /* SUPPLY: of places */
 	uint64_t place[LH_SERVE_PLACES]; /* where spans begin that were recorded */
 };
 
 struct lh_serve_status {
 	int32_t error;  /* of the fork: a negative errno, or 0 */
 	int32_t status; /* as of waitpid */
-	int32_t killed; /* 1: its time was over */
-	int32_t pad;
 };
 
 #endif

@@ -7,12 +7,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#define AGAIN_MS 10u
 #define GRACE_MS 10000u /* for the server to end a run whose time is over */
 
 static uint64_t now_ms(void)
@@ -85,9 +88,65 @@ int lh__fuzz_await(struct lh_cover *cover, unsigned milliseconds, struct lh_serv
 	}
 }
 
+/* ---- a run whose time is over ---- */
+
+/* The first child of the server, which is the run; behind it stands what others have left. Or 0. */
+static pid_t child_of(pid_t server)
+{
+	char path[64];
+	int child = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", server, server);
+	file = fopen(path, "re");
+	if (!file)
+		return 0;
+	if (fscanf(file, "%d", &child) != 1)
+		child = 0;
+	fclose(file);
+	return child;
+}
+
+/* What is still its child when we have a handle on it cannot have become another process meanwhile. */
+static bool kill_run(const struct lh_cover *cover)
+{
+	pid_t server = lh__session_process(cover->session), child = child_of(server);
+	int handle = child > 0 ? (int)syscall(SYS_pidfd_open, child, 0) : -1;
+	bool killed = false;
+
+	if (handle < 0)
+		return false;
+	if (child_of(server) == child)
+		killed = syscall(SYS_pidfd_send_signal, handle, SIGKILL, NULL, 0) == 0;
+	close(handle);
+	return killed;
+}
+
+/* Its end. *killed: because its time was over. */
+static int await_end(struct lh_cover *cover, struct lh_serve_status *status, bool *killed,
+                     struct lh_error *error)
+{
+	int result = lh__fuzz_await(cover, cover->timeout_ms, status, error);
+	uint64_t until = now_ms() + GRACE_MS;
+
+	*killed = false;
+	/* The server may not even have forked when a short time is over. */
+	while (result == -ETIMEDOUT && now_ms() < until) {
+		*killed |= kill_run(cover);
+		result = lh__fuzz_await(cover, AGAIN_MS, status, error);
+	}
+	if (result == -ETIMEDOUT) /* nobody knows what it would answer later */
+		kill(lh__session_process(cover->session), SIGKILL);
+	if (result == 0)
+		*killed = *killed && WIFSIGNALED(status->status) && WTERMSIG(status->status) == SIGKILL;
+	return result;
+}
+
+/* ---- a run ---- */
+
 static int begin(struct lh_cover *cover, struct lh_error *error)
 {
-	const struct lh_serve_command command = { .kind = LH_SERVE_RUN, .milliseconds = cover->timeout_ms };
+	const struct lh_serve_command command = { .kind = LH_SERVE_RUN };
 
 	if (cover->each) /* it is no trap that a run begins with */
 		__atomic_fetch_or(cover->at_word, cover->at_bit, __ATOMIC_RELAXED);
@@ -105,6 +164,7 @@ int lh_cover_run(struct lh_cover *cover, struct lh_cover_result *result, struct 
 {
 	uint64_t traps = cover->traps;
 	struct lh_serve_status status;
+	bool killed = false;
 	int code;
 
 	*result = (struct lh_cover_result){ 0 };
@@ -113,9 +173,7 @@ int lh_cover_run(struct lh_cover *cover, struct lh_cover_result *result, struct 
 		return fail_ended(cover, error);
 	code = begin(cover, error);
 	if (code == 0)
-		code = lh__fuzz_await(cover, cover->timeout_ms + GRACE_MS, &status, error);
-	if (code == -ETIMEDOUT) /* nobody knows what it would answer later */
-		kill(lh__session_process(cover->session), SIGKILL);
+		code = await_end(cover, &status, &killed, error);
 	if (code < 0)
 		return code;
 	if (status.error < 0)
@@ -125,7 +183,7 @@ int lh_cover_run(struct lh_cover *cover, struct lh_cover_result *result, struct 
 	if (code < 0 && code != -EPIPE && code != -ECONNRESET)
 		return lh__fail(error, code, "the news of a run cannot be kept: %s", strerror(-code));
 	result->status = status.status;
-	result->timed_out = status.killed;
+	result->timed_out = killed;
 	result->news = cover->count;
 	result->blocks = cover->blocks;
 	result->traps = cover->traps - traps;

@@ -13,7 +13,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -100,25 +99,12 @@ static void become_child(const struct server *server)
 		lh__inside_set_blocks_trap(true);
 }
 
-static void await(long child, int handle, uint32_t milliseconds, struct lh_serve_status *status)
+/* true: this is the child. Its end wakes us on the processor where it ran, which a descriptor's would not. */
+static bool run(const struct server *server)
 {
-	struct pollfd poll = { .fd = handle, .events = POLLIN };
-	bool late = LH_CALL3(SYS_poll, &poll, 1, milliseconds) == 0;
-
-	if (late)
-		LH_CALL2(SYS_kill, child, SIGKILL);
-	LH_CALL4(SYS_wait4, child, &status->status, __WALL, 0);
-	status->killed = late && WIFSIGNALED(status->status) && WTERMSIG(status->status) == SIGKILL;
-	LH_CALL1(SYS_close, handle);
-}
-
-/* true: this is the child. */
-static bool run(const struct server *server, uint32_t milliseconds)
-{
+	int flags = server->cleared ? CLONE_CHILD_CLEARTID : 0;
+	long child = LH_CALL5(SYS_clone, flags, 0, 0, server->cleared, 0);
 	struct lh_serve_status status = { 0 };
-	int handle = -1;
-	int flags = CLONE_PIDFD | (server->cleared ? CLONE_CHILD_CLEARTID : 0);
-	long child = LH_CALL5(SYS_clone, flags, 0, &handle, server->cleared, 0);
 
 	if (child == 0) {
 		become_child(server);
@@ -127,7 +113,7 @@ static bool run(const struct server *server, uint32_t milliseconds)
 	if (LH_FAILED(child))
 		status.error = (int32_t)child;
 	else
-		await(child, handle, milliseconds, &status);
+		LH_CALL4(SYS_wait4, child, &status.status, __WALL, 0);
 	end_what_is_left();
 	LH_CALL6(SYS_sendto, server->socket, &status, sizeof status, MSG_NOSIGNAL, 0, 0);
 	return false;
@@ -164,7 +150,7 @@ void lh__inside_serve(int socket)
 	while (LH_CALL3(SYS_read, socket, &command, sizeof command) == (long)sizeof command) {
 		if (command.kind == LH_SERVE_SUPPLY)
 			supply(&command);
-		else if (command.kind == LH_SERVE_RUN && run(&server, command.milliseconds))
+		else if (command.kind == LH_SERVE_RUN && run(&server))
 			return;
 	}
 	LH_CALL1(SYS_exit_group, 0);
