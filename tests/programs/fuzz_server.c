@@ -2,6 +2,7 @@
  * fuzz_server.c - the parser of examples/fuzz_target.c for bench/fuzz.c. With the argument "serve" it is the
  * fork server that one writes into a program by hand; it speaks as those of afl do.
  */
+int parse_settings(void);
 #define main parse_settings
 #include "../../examples/fuzz_target.c"
 #undef main
