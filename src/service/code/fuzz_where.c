@@ -58,24 +58,38 @@ static Dwfl_Module *module_of(struct lh_cover *cover, const char *path)
 	return known->module;
 }
 
+/* Unit by unit: not all compilers write the table that says which unit an address is of. */
+static void find_line(Dwfl_Module *module, uint64_t address, struct lh_cover_where *where)
+{
+	Dwarf_Die *unit = NULL;
+	Dwarf_Addr bias;
+	Dwarf_Line *line;
+	int number = 0;
+
+	while ((unit = dwfl_module_nextcu(module, unit, &bias)))
+		if (dwarf_haspc(unit, address - bias) > 0) {
+			line = dwarf_getsrc_die(unit, address - bias);
+			where->file = line ? dwarf_linesrc(line, NULL, NULL) : NULL;
+			if (line && dwarf_lineno(line, &number) == 0 && number > 0)
+				where->line = (unsigned)number;
+			return;
+		}
+}
+
 void lh_cover_locate(struct lh_cover *cover, const struct lh_cover_place *place, struct lh_cover_where *where)
 {
 	Dwfl_Module *module = module_of(cover, place->module);
 	GElf_Addr bias = 0;
-	Dwfl_Line *line;
 	GElf_Sym symbol;
-	int number = 0;
 
 	*where = (struct lh_cover_where){ 0 };
 	if (!module || !dwfl_module_getelf(module, &bias))
 		return;
 	where->function = dwfl_module_addrinfo(module, place->address + bias, &where->offset, &symbol, NULL,
 	                                       NULL, NULL);
-	line = dwfl_module_getsrc(module, place->address + bias);
-	if (!line)
-		return;
-	where->file = dwfl_lineinfo(line, NULL, &number, NULL, NULL, NULL);
-	where->line = number > 0 ? (unsigned)number : 0;
+	if (!where->function)
+		where->offset = 0;
+	find_line(module, place->address + bias, where);
 }
 
 void lh__fuzz_forget_names(struct lh_cover *cover)
