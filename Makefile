@@ -53,7 +53,9 @@ endif
 CORE_DIRS := sys line code store net/data home port port/page
 LIB_DIRS := $(CORE_DIRS) port/code net service/client service/serve service/pool service/code
 CORE_SRC := $(foreach d,$(CORE_DIRS),$(wildcard src/$(d)/*.c))
-LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
+LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c)) src/service/code/blob.S
+# What is put into programs whose code is watched; the library carries it (src/service/code/blob.h).
+INSIDE_SRC := $(wildcard src/port/code/inside/*.[cS]) src/port/code/text.c src/sys/format.c
 # What sees the program's system calls is the agent's alone.
 INTERCEPT_SRC := $(wildcard src/port/page/intercept/*.c)
 AGENT_SRC := $(wildcard src/service/run/agent/*.c src/service/run/agent/*.S) $(INTERCEPT_SRC)
@@ -66,6 +68,8 @@ obj = $(patsubst %,$(1)/obj/%.o,$(basename $(2)))
 LIB_OBJ := $(call obj,$(B),$(LIB_SRC))
 CLI_OBJ := $(call obj,$(B),$(CLI_SRC))
 AGENT_OBJ := $(call obj,$(P),$(CORE_SRC) $(AGENT_SRC))
+INSIDE_OBJ := $(call obj,$(P)/inside,$(INSIDE_SRC))
+INSIDE := $(P)/linehome-inside
 CORE_OBJ := $(sort $(call obj,$(B),$(CORE_SRC)) $(AGENT_OBJ))
 
 bin = $(patsubst $(1)/%.c,$(2)/$(1)/%,$(wildcard $(1)/*.c))
@@ -80,7 +84,7 @@ POOL_SRC := $(addprefix bench/pool/,main.c count.c yardstick.c $(PEERS:%=%.c)) \
 	$(if $(wildcard src/service/pool/pool.c),bench/pool/lh.c bench/pool/life.c)
 BENCH_BIN := $(call bin,bench,$(B))
 POOL_BIN := $(B)/bench/pool
-EXAMPLE_BIN := $(call bin,examples,$(B))
+EXAMPLE_BIN := $(call bin,examples,$(B)) $(B)/examples/patch/server $(B)/examples/patch/fix.so
 FUZZ_BIN := $(call bin,fuzz,$(BUILD))
 
 .PHONY: all tests programs examples FORCE
@@ -101,11 +105,29 @@ ifneq ($(B),$(P))
 $(B)/obj/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SAN_FLAGS) -MMD -MP -c -o $@ $<
+$(B)/obj/%.o: %.S $(B)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) -g -MMD -MP -c -o $@ $<
 endif
 $(CORE_OBJ): CFLAGS += -fno-stack-protector
+# Freestanding, and without vector registers: it runs in handlers that leave those alone.
+INSIDE_CFLAGS := -ffreestanding -fno-stack-protector -mgeneral-regs-only
+$(P)/inside/obj/%.o: %.c $(P)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(INSIDE_CFLAGS) -MMD -MP -c -o $@ $<
+$(P)/inside/obj/%.o: %.S $(P)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) -g -MMD -MP -c -o $@ $<
+BLOB_FLAGS := -DLH_BLOB='"$(INSIDE)"'
+$(B)/obj/src/service/code/blob.o: CPPFLAGS += $(BLOB_FLAGS)
+$(B)/obj/src/service/code/blob.o: $(INSIDE)
 # Where an installed launcher finds the agent; in the build tree it stands beside the launcher.
 $(CLI_OBJ): CPPFLAGS += -DLH_AGENT_PATH='"$(libdir)/linehome/liblinehome-run.so"'
 $(CLI_OBJ): $(B)/libdir
+
+# Style and scripts of pages become part of the object.
+PAGE_PARTS := $(wildcard src/service/code/page*.css src/service/code/page*.js)
+$(call obj,$(B),src/service/code/page.c): $(PAGE_PARTS)
 
 # Files that say with what was built, written only where that has changed.
 written = @mkdir -p $(@D) && echo '$(1)' | cmp -s - $@ || echo '$(1)' >$@
@@ -144,6 +166,11 @@ $(B)/liblinehome-run.so: $(P)/liblinehome-run.so
 	$(Q)cp $< $@
 endif
 
+# Nothing but relative relocations may be left for its loader.
+$(INSIDE): $(INSIDE_OBJ) src/inside.map
+	$(Q)$(CC) -nostdlib -shared -Wl,-Bsymbolic,-z,defs,-z,noexecstack,-z,norelro,-z,max-page-size=4096 \
+		-Wl,--build-id=none,--hash-style=sysv,--version-script,src/inside.map,-S -o $@ $(INSIDE_OBJ)
+
 $(B)/linehome: $(CLI_OBJ) $(B)/liblinehome.a
 	$(link) $(CLI_LIBS)
 
@@ -169,12 +196,22 @@ $(POOL_BIN): $(call obj,$(B),$(POOL_SRC)) $(B)/liblinehome.a
 	$(link) $(if $(PEERS),$$(pkg-config --libs $(PEERS))) $(AGENT_LIBS) $(LIB_LIBS)
 # An agent of the tests' own, with nothing in it but what sees system calls.
 TEST_AGENT := $(P)/tests/agents/intercept.so
-TEST_AGENT_OBJ := $(call obj,$(P),tests/agents/intercept.c $(INTERCEPT_SRC) $(wildcard src/sys/*.c))
+TEST_AGENT_OBJ := $(call obj,$(P),tests/agents/intercept.c $(INTERCEPT_SRC) $(wildcard src/sys/*.c src/code/*.c))
 $(TEST_AGENT_OBJ): CFLAGS += -fno-stack-protector
 $(TEST_AGENT): $(TEST_AGENT_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs -o $@ $^ $(AGENT_LIBS)
 $(filter $(B)/tests/intercept_% $(B)/bench/intercept,$(TEST_BIN) $(BENCH_BIN)): $(TEST_AGENT)
+# Shared objects that tests load.
+$(P)/tests/objects/%.so: tests/objects/%.c $(P)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -g -O2 -D_GNU_SOURCE $(WARN) $(EXTRA_CFLAGS) -fPIC -shared -o $@ $<
+ifneq ($(B),$(P))
+$(B)/tests/objects/%.so: $(P)/tests/objects/%.so
+	@mkdir -p $(@D)
+	$(Q)cp $< $@
+endif
+$(filter $(B)/tests/code_inside $(B)/bench/code_trap,$(TEST_BIN) $(BENCH_BIN)): $(B)/tests/objects/watched.so
 # Programs that tests, demo and benchmarks run under Linehome: plain ones, never sanitized, without the library.
 $(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/programs/ring.h
 	@mkdir -p $(@D)
@@ -187,9 +224,16 @@ $(B)/examples/%: examples/%.c $(wildcard examples/*.h) include/linehome.h $(B)/l
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c11 -g -O2 $(WARN) $(EXTRA_CFLAGS) $(SAN_FLAGS) -Iinclude -o $@ $< -L$(B) -llinehome \
 		-Wl,-rpath,$(abspath $(B))
-$(BUILD)/fuzz/%: fuzz/%.c $(LIB_SRC)
+# A program that knows nothing of Linehome, and what is put into it while it runs.
+$(B)/examples/patch/server: examples/patch/server.c examples/patch/rates.c
 	@mkdir -p $(@D)
-	$(Q)clang $(CPPFLAGS) $(filter-out -O0 -O2,$(CFLAGS)) -O1 -fsanitize=fuzzer,address,undefined \
+	$(Q)$(CC) -std=gnu11 -g -O2 $(WARN) $(EXTRA_CFLAGS) -o $@ $^
+$(B)/examples/patch/%.so: examples/patch/%.c include/linehome/patch.h
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -g -O2 $(WARN) $(EXTRA_CFLAGS) -Iinclude -shared -fPIC -o $@ $<
+$(BUILD)/fuzz/%: fuzz/%.c $(LIB_SRC) $(INSIDE) $(PAGE_PARTS)
+	@mkdir -p $(@D)
+	$(Q)clang $(CPPFLAGS) $(BLOB_FLAGS) $(filter-out -O0 -O2,$(CFLAGS)) -O1 -fsanitize=fuzzer,address,undefined \
 		-fno-sanitize-recover=undefined -o $@ $< $(LIB_SRC) $(LIB_LIBS)
 
 # ---- what is run
@@ -240,9 +284,10 @@ lint: all
 
 MAN := $(wildcard docs/man/*.[0-9])
 install: all
-	install -d $(addprefix $(DESTDIR),$(bindir) $(includedir) $(libdir)/pkgconfig $(libdir)/linehome $(completiondir))
+	install -d $(addprefix $(DESTDIR),$(bindir) $(includedir)/linehome $(libdir)/pkgconfig $(libdir)/linehome $(completiondir))
 	install -m 755 $(B)/linehome $(DESTDIR)$(bindir)/
 	install -m 644 include/linehome.h $(DESTDIR)$(includedir)/
+	install -m 644 include/linehome/patch.h $(DESTDIR)$(includedir)/linehome/
 	install -m 644 $(B)/liblinehome.a $(DESTDIR)$(libdir)/
 	install -m 755 $(B)/liblinehome.so $(DESTDIR)$(libdir)/liblinehome.so.$(VERSION)
 	ln -sf liblinehome.so.$(VERSION) $(DESTDIR)$(libdir)/liblinehome.so.$(SOVERSION)
@@ -254,12 +299,13 @@ install: all
 	for page in $(MAN); do install -D -m 644 $$page \
 		$(DESTDIR)$(mandir)/man$${page##*.}/$$(basename $$page) || exit 1; done
 uninstall:
-	rm -f $(DESTDIR)$(bindir)/linehome $(DESTDIR)$(includedir)/linehome.h $(DESTDIR)$(completiondir)/linehome \
+	rm -f $(DESTDIR)$(bindir)/linehome $(DESTDIR)$(includedir)/linehome.h \
+		$(DESTDIR)$(includedir)/linehome/patch.h $(DESTDIR)$(completiondir)/linehome \
 		$(DESTDIR)$(libdir)/liblinehome.a $(DESTDIR)$(libdir)/pkgconfig/linehome.pc \
 		$(addprefix $(DESTDIR)$(libdir)/liblinehome,.so .so.$(SOVERSION) .so.$(VERSION)) \
 		$(DESTDIR)$(libdir)/linehome/liblinehome-run.so \
 		$(foreach page,$(MAN),$(DESTDIR)$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
-	-rmdir $(DESTDIR)$(libdir)/linehome
+	-rmdir $(DESTDIR)$(libdir)/linehome $(DESTDIR)$(includedir)/linehome
 
 clean:
 	rm -rf $(BUILD)

@@ -52,7 +52,7 @@ check_layers() {
 					rank[word[j]] = i
 			}
 		}
-		$3 == "linehome.h" || $3 !~ "/" { next }
+		$3 == "linehome.h" || $3 ~ /^linehome\// || $3 !~ "/" { next }
 		{
 			from = layer($1); to = layer($3)
 			if (from == "" || to == "")
@@ -84,9 +84,10 @@ objects() {
 
 # The default table itself is the one place that calls libc's allocator. What takes over the program's system calls
 # decodes instructions, finds the bounds of a section of its own, and reads what the kernel told the process.
+inside_objects() { [ ! -d "$1/inside" ] || find "$1/inside/obj/src/port/code" -name '*.o'; }
 check_calls() {
 	local object
-	for object in $(objects "$2" "$core"); do
+	for object in $(objects "$2" "$core") $(inside_objects "$2"); do
 		nm -u "$object" | awk -v object="${object#"$2/obj/"}" -v pure=" $pure " '
 			/ lh_/ || / _GLOBAL_OFFSET_TABLE_$/ || index(pure, " " $2 " ") { next }
 			object == "src/sys/sys.o" && ($2 == "posix_memalign" || $2 == "free") { next }
@@ -100,18 +101,34 @@ check_calls() {
 	done
 }
 
-# Variables that can change, outside of any handle. Tables of pointers are in .data.rel.ro, which cannot. Three are
+# Variables that can change, outside of any handle. Tables of pointers are in .data.rel.ro, which cannot. Four are
 # known: the choice among variants for this processor, which is the same whoever makes it; the one through which
-# rewritten system calls find their handle; and the one through which a signal finds its pool; nobody hands those anything.
+# rewritten system calls find their handle; the one through which a signal finds its pool; and
+# the inside agent, which has nothing but its handler; nobody hands those anything.
 check_state() {
-	local object
-	for object in $(objects "$2" "$core net service/client service/serve service/pool service/code" | sort -u); do
-		size -A "$object" | awk -v object="${object#"$2/obj/"}" '
+	local object name
+	for object in $(objects "$2" "$core net service/client service/serve service/pool service/code" | sort -u) $(inside_objects "$2"); do
+		name=${object#"$2/"} name=${name#inside/}
+		size -A "$object" | awk -v object="${name#obj/}" '
 			$1 ~ /^\.(t?data|t?bss)(\.|$)/ && $1 !~ /^\.data\.rel\.ro/ && $2 > 0 &&
 			!(object ~ "^src/(line/variants|port/page/intercept/open).o$" && $2 == 8) &&
-			!(object == "src/service/pool/signal.o" && $2 <= 1024) {
+			!(object == "src/service/pool/signal.o" && $2 <= 1024) &&
+			!(object == "src/port/code/inside/memory.o" && $1 == ".bss") {
 				print object ": " $2 " bytes of global state in " $1 }'
 	done
+}
+
+# What is put into programs has nobody to link it: all its relocations are relative to where it lies, it needs no
+# symbol and no thread-local storage, executes no data, and names its two entries only.
+check_blob() {
+	local blob=$2/linehome-inside
+	readelf -rW "$blob" | awk '/R_X86_64_/ && $3 != "R_X86_64_RELATIVE" { print "linehome-inside: a relocation " $3 }'
+	readelf --dyn-syms -W "$blob" | awk '$1 ~ /^[0-9]+:$/ && $1 != "0:" { print $7 == "UND" ? "linehome-inside: needs " $8 : "linehome-inside: exports " $8 }' |
+		grep -v -E 'exports lh_inside_(start|stop)$'
+	readelf -lW "$blob" | awk '
+		$1 == "GNU_STACK" && $7 ~ /E/ { print "linehome-inside: an executable stack" }
+		$1 == "LOAD" && $NF != "0x1000" { print "linehome-inside: a segment of other pages" }
+		$1 == "TLS" || $1 == "INTERP" { print "linehome-inside: has " $1 }'
 }
 
 texts() {
@@ -295,6 +312,20 @@ echo 'int counter; int f(void); int f(void) { return counter++; }' | compile src
 catches state 'a global counter' 'src/home/bad.o: 4 bytes of global state'
 echo 'int f(void); int f(void) { static int n = 3; return n++; }' | compile src/net/bad.o
 catches state 'a static counter' 'global state in .data'
+
+holds blob 'the inside agent needs no linker'
+mkdir -p "$tree/build"
+echo 'extern int elsewhere; int lh_inside_start(void); int lh_inside_start(void) { return elsewhere; }' |
+	cc -fPIC -shared -nostdlib -x c -o "$tree/build/linehome-inside" -
+catches blob 'an agent that needs a symbol' 'needs elsewhere'
+mkdir -p "$tree/build"
+echo 'int oops(void); int oops(void) { static __thread int n; return n++; }' |
+	cc -fPIC -shared -nostdlib -x c -o "$tree/build/linehome-inside" -
+catches blob 'an agent with thread-local storage' 'has TLS'
+mkdir -p "$tree/build"
+echo 'int oops(void); int *oops_at(void); int oops(void) { return 1; } int *oops_at(void) { return (int *)oops; }' |
+	cc -fPIC -shared -nostdlib -x c -o "$tree/build/linehome-inside" -
+catches blob 'an agent with a relocation to a symbol' 'a relocation R_X86_64_'
 
 holds text 'no blanks at line ends, no tab after a space, nothing unfinished'
 printf 'int x; \n' | plant src/bad.c

@@ -73,6 +73,17 @@ const char *cli_nearest(const char *word, const char *const *names, size_t n)
 	return nearest;
 }
 
+/* The long name, which may stand behind a letter: "o|output". */
+static const char *long_name(const struct cli_option *option)
+{
+	return option->name[1] == '|' ? option->name + 2 : option->name;
+}
+
+static char letter_of(const struct cli_option *option)
+{
+	return option->name[1] == '|' ? option->name[0] : '\0';
+}
+
 static size_t count_options(const struct cli_usage *usage)
 {
 	size_t n = 0;
@@ -82,11 +93,13 @@ static size_t count_options(const struct cli_usage *usage)
 	return n;
 }
 
-static void print_option(const char *name, const char *argument, const char *help)
+static void print_option(const char *name, const char *argument, const char *help, char letter)
 {
-	char left[64];
+	char left[64], also[8] = "";
 
-	snprintf(left, sizeof(left), "--%s%s%s", name, argument ? " " : "", argument ? argument : "");
+	if (letter)
+		snprintf(also, sizeof(also), ", -%c", letter);
+	snprintf(left, sizeof(left), "--%s%s%s%s", name, also, argument ? " " : "", argument ? argument : "");
 	printf("  %-28s %s\n", left, help);
 }
 
@@ -95,9 +108,9 @@ static void print_help(const struct cli_usage *usage)
 	printf("Usage: linehome %s [OPTION...]%s%s\n%s\n\n", usage->command, usage->arguments ? " " : "",
 	       usage->arguments ? usage->arguments : "", usage->about);
 	for (const struct cli_option *option = usage->options; option->name != NULL; option++)
-		print_option(option->name, option->argument, option->help);
-	print_option("help", NULL, "print this and exit");
-	print_option("version", NULL, "print the version and exit");
+		print_option(long_name(option), option->argument, option->help, letter_of(option));
+	print_option("help", NULL, "print this and exit", '\0');
+	print_option("version", NULL, "print the version and exit", '\0');
 	printf("\nThe manual: man linehome-%.*s\n", (int)strcspn(usage->command, " "), usage->command);
 }
 
@@ -111,7 +124,7 @@ static int fail_unknown(const struct cli_usage *usage, const char *word)
 
 	snprintf(name, sizeof(name), "%.*s", (int)strcspn(word, "="), word);
 	for (size_t i = 0; i < count_options(usage); i++)
-		names[n++] = usage->options[i].name;
+		names[n++] = long_name(&usage->options[i]);
 	nearest = cli_nearest(name + strspn(name, "-"), names, n);
 	if (nearest != NULL)
 		return cli_fail(usage->command, CLI_BAD_USAGE, "%s: unknown option; did you mean --%s?", name,
@@ -128,7 +141,9 @@ static int fail_option(const struct cli_usage *usage, int outcome, int value, co
 
 	if (value < FIRST)
 		return fail_unknown(usage, value > 0 ? letter : word);
-	name = value == HELP ? "help" : value == VERSION ? "version" : usage->options[value - FIRST].name;
+	name = value == HELP      ? "help"
+	       : value == VERSION ? "version"
+	                          : long_name(&usage->options[value - FIRST]);
 	if (outcome == ':')
 		return cli_fail(usage->command, CLI_BAD_USAGE, "--%s: needs an argument; write --%s %s", name,
 		                name, usage->options[value - FIRST].argument);
@@ -181,7 +196,7 @@ static int read_text(const char *word, const char **out, struct lh_error *error)
 }
 
 /* Reads the word of an option into what its kind says that out is. */
-static int read_option(const struct cli_option *option, const char *word, struct lh_error *error)
+static int read_option(const struct cli_option *option, char *word, struct lh_error *error)
 {
 	switch (option->kind) {
 	case CLI_FLAG: *(bool *)option->out = true; return 0;
@@ -193,21 +208,50 @@ static int read_option(const struct cli_option *option, const char *word, struct
 	case CLI_DURATION: return cli_read_duration(word, option->out, error);
 	case CLI_STORES: return cli_read_urls(word, false, option->out, error);
 	case CLI_LISTEN: return cli_read_urls(word, true, option->out, error);
+	case CLI_LIST: return cli_read_list(word, option->out, error);
+	case CLI_PERCENT: return cli_read_percent(word, option->out, error);
+	case CLI_PROCESS: return cli_read_process(word, option->out, error);
+	case CLI_NUMBER: return cli_read_number(word, option->out, error);
 	}
 	return lh__fail(error, -EINVAL, "an option of no kind");
 }
 
-static int take_option(const struct cli_usage *usage, struct cli_option *option, const char *word)
+static int take_option(const struct cli_usage *usage, struct cli_option *option, char *word)
 {
 	struct lh_error error;
 
-	if (option->given && option->kind != CLI_LISTEN)
+	if (option->given && option->kind != CLI_LISTEN && option->kind != CLI_LIST)
 		return cli_fail(usage->command, CLI_BAD_USAGE, "--%s: given more than once; write it once",
-		                option->name);
+		                long_name(option));
 	option->given = true;
 	if (read_option(option, word, &error) == 0)
 		return CLI_GO_ON;
-	return cli_fail(usage->command, CLI_BAD_USAGE, "--%s %s: %s", option->name, word, error.text);
+	return cli_fail(usage->command, CLI_BAD_USAGE, "--%s %s: %s", long_name(option), word, error.text);
+}
+
+/* getopt_long's form of the letters, behind what says how it is to work. */
+static void describe_letters(const struct cli_usage *usage, const char *how, char *to)
+{
+	size_t n = strlen(how);
+
+	memcpy(to, how, n);
+	for (const struct cli_option *option = usage->options; option->name != NULL; option++) {
+		if (!letter_of(option))
+			continue;
+		to[n++] = letter_of(option);
+		if (option->kind != CLI_FLAG)
+			to[n++] = ':';
+	}
+	to[n] = '\0';
+}
+
+/* The value of the option that a letter stands for, or the letter itself. */
+static int option_of(const struct cli_usage *usage, int letter)
+{
+	for (size_t i = 0; letter > 0 && letter < FIRST && i < count_options(usage); i++)
+		if (letter_of(&usage->options[i]) == letter)
+			return FIRST + (int)i;
+	return letter;
 }
 
 /* getopt_long's form of the options. */
@@ -216,7 +260,7 @@ static void describe(const struct cli_usage *usage, struct option *to)
 	size_t n = count_options(usage);
 
 	for (size_t i = 0; i < n; i++)
-		to[i] = (struct option){ usage->options[i].name,
+		to[i] = (struct option){ long_name(&usage->options[i]),
 			                 usage->options[i].kind == CLI_FLAG ? no_argument : required_argument,
 			                 NULL, FIRST + (int)i };
 	to[n++] = (struct option){ "help", no_argument, NULL, HELP };
@@ -230,8 +274,8 @@ static int take_outcome(const struct cli_usage *usage, int outcome, const char *
 	case HELP: print_help(usage); return 0;
 	case VERSION: printf("linehome %s\n", lh_version()); return 0;
 	case ':':
-	case '?': return fail_option(usage, outcome, optopt, word);
-	default: return take_option(usage, &usage->options[outcome - FIRST], optarg);
+	case '?': return fail_option(usage, outcome, option_of(usage, optopt), word);
+	default: return take_option(usage, &usage->options[option_of(usage, outcome) - FIRST], optarg);
 	}
 }
 
@@ -239,11 +283,11 @@ static int check_rest(const struct cli_usage *usage, int argc, char **argv)
 {
 	int most = usage->rest == CLI_WORD;
 
-	if (usage->rest == CLI_WORD && argc == 0)
+	if ((usage->rest == CLI_WORD || usage->rest == CLI_WORDS) && argc == 0)
 		return cli_fail(usage->command, CLI_BAD_USAGE,
 		                "no %s; write linehome %s %s, or see linehome %s --help", usage->arguments,
 		                usage->command, usage->arguments, usage->command);
-	if (usage->rest == CLI_PROGRAM || argc <= most)
+	if (usage->rest == CLI_PROGRAM || usage->rest == CLI_WORDS || argc <= most)
 		return CLI_GO_ON;
 	return cli_fail(usage->command, CLI_BAD_USAGE, "%s: not an option; see linehome %s --help",
 	                argv[most], usage->command);
@@ -251,13 +295,16 @@ static int check_rest(const struct cli_usage *usage, int argc, char **argv)
 
 int cli_parse(const struct cli_usage *usage, int *argc, char ***argv)
 {
-	const char *letters = usage->rest == CLI_WORD ? ":" : "+:"; /* +: the first word ends the options */
+	char letters[2 * OPTIONS_MAX + 3];
 	struct option known[OPTIONS_MAX + 3];
 	int outcome, status = CLI_GO_ON;
 
 	if (count_options(usage) > OPTIONS_MAX)
 		return cli_fail(usage->command, CLI_FAILED, "has more than %d options", OPTIONS_MAX);
 	describe(usage, known);
+	/* +: the first word ends the options */
+	describe_letters(usage, usage->rest == CLI_PROGRAM || usage->rest == CLI_NOTHING ? "+:" : ":",
+	                 letters);
 	opterr = 0;
 	optind = 0; /* glibc: begin anew */
 	while (status == CLI_GO_ON && (outcome = getopt_long(*argc, *argv, letters, known, NULL)) != -1)

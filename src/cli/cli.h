@@ -22,6 +22,7 @@
 #define LH_CLI_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "net/url.h"
 
@@ -40,6 +41,12 @@ struct cli_urls {
 	struct cli_url at[CLI_URLS_MAX];
 };
 
+#define CLI_LIST_MAX 64u
+struct cli_list {
+	size_t n;
+	const char *at[CLI_LIST_MAX + 1]; /* ends with NULL */
+};
+
 /* What an option's argument is, and what its out points to. */
 enum cli_kind {
 	CLI_FLAG,     /* no argument; bool, set to true */
@@ -50,11 +57,15 @@ enum cli_kind {
 	CLI_ADDRESS,  /* uint64_t, in hexadecimal: of a page, not 0 */
 	CLI_DURATION, /* uint64_t, milliseconds */
 	CLI_STORES,   /* struct cli_urls, comma separated, to connect to */
-	CLI_LISTEN,   /* struct cli_urls, comma separated, to listen on; this option alone may be repeated */
+	CLI_LISTEN,   /* struct cli_urls, comma separated, to listen on; may be repeated, as CLI_LIST alone */
+	CLI_LIST,     /* struct cli_list, comma separated words, cut where they stand */
+	CLI_PERCENT,  /* unsigned, tenths of a percent */
+	CLI_PROCESS,  /* pid_t */
+	CLI_NUMBER,   /* unsigned, from 1 on */
 };
 
 struct cli_option {
-	const char *name; /* without the dashes; NULL ends the array */
+	const char *name; /* without the dashes; with a letter as well, "o|output"; NULL ends the array */
 	enum cli_kind kind;
 	const char *argument; /* how --help shows the argument; NULL for a flag */
 	const char *help;     /* one line */
@@ -67,6 +78,7 @@ enum cli_rest {
 	CLI_NOTHING, /* words are an error */
 	CLI_PROGRAM, /* the first word is a program, and all that follows is the program's */
 	CLI_WORD,    /* one word, before, between or after the options */
+	CLI_WORDS,   /* the same, any number but none */
 };
 
 struct cli_usage {
@@ -80,8 +92,8 @@ struct cli_usage {
 
 /*
  * Reads the options; argv[0] is the command's name. Returns CLI_GO_ON, with argc and argv then standing for
- * what is left beside the options (argc may be 0, with CLI_WORD it is 1; argv ends with NULL), or the status
- * to exit with: 0 after --help and --version, CLI_BAD_USAGE after a message.
+ * what is left beside the options (argc may be 0, with CLI_WORD it is 1, with CLI_WORDS at least that; argv
+ * ends with NULL), or the status to exit with: 0 after --help and --version, CLI_BAD_USAGE after a message.
  */
 int cli_parse(const struct cli_usage *usage, int *argc, char ***argv) LH_MUST_CHECK;
 
@@ -117,6 +129,8 @@ const char *cli_nearest(const char *word, const char *const *names, size_t n);
 int cli_read_size(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
 /* A page's address in hexadecimal digits, with or without 0x before them. */
 int cli_read_address(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
+/* A number, from 1 on. */
+int cli_read_number(const char *word, unsigned *out, struct lh_error *error) LH_MUST_CHECK;
 /* Seconds with at most three decimals, to milliseconds; at most a year. */
 int cli_read_duration(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
 /* One of mem:, unix:PATH, tcp://HOST:PORT; file: is known and refused. */
@@ -127,6 +141,13 @@ int cli_read_urls(const char *word, bool listen, struct cli_urls *out, struct lh
 int cli_read_choice(const char *word, const char *choices, unsigned *out,
                     struct lh_error *error) LH_MUST_CHECK;
 
+/* Percent with at most one decimal, to tenths; at most 100. */
+int cli_read_percent(const char *word, unsigned *out, struct lh_error *error) LH_MUST_CHECK;
+/* The number of a process. */
+int cli_read_process(const char *word, pid_t *out, struct lh_error *error) LH_MUST_CHECK;
+/* Appends the words of a comma separated list, which are cut where they stand. */
+int cli_read_list(char *word, struct cli_list *out, struct lh_error *error) LH_MUST_CHECK;
+
 /* Bytes as a size that is read back as the same number: "512M", "4097". Returns buffer. */
 char *cli_write_size(uint64_t bytes, char buffer[32]);
 
@@ -134,5 +155,8 @@ char *cli_write_size(uint64_t bytes, char buffer[32]);
 int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_pool(int argc, char **argv);
+int cli_patch(int argc, char **argv);
+int cli_cover(int argc, char **argv);
+int cli_trace(int argc, char **argv);
 
 #endif

@@ -103,6 +103,17 @@ int cli_read_address(const char *word, uint64_t *out, struct lh_error *error)
 	return 0;
 }
 
+int cli_read_number(const char *word, unsigned *out, struct lh_error *error)
+{
+	uint64_t value = 0;
+	const char *at = word;
+
+	if (read_digits(&at, &value) != 0 || *at != '\0' || value == 0 || value > 1000000000)
+		return lh__fail(error, -EINVAL, "not a number; write for instance 10");
+	*out = (unsigned)value;
+	return 0;
+}
+
 /* The decimals after a point, as thousandths; at most three digits are read. */
 static int read_thousandths(const char **word, uint64_t *out)
 {
@@ -133,6 +144,34 @@ int cli_read_duration(const char *word, uint64_t *out, struct lh_error *error)
 	if (result == -ERANGE || seconds > YEAR_MS / 1000)
 		return lh__fail(error, -EINVAL, "longer than a year; write seconds, for instance 30");
 	*out = seconds * 1000 + thousandths;
+	return 0;
+}
+
+int cli_read_percent(const char *word, unsigned *out, struct lh_error *error)
+{
+	uint64_t percent, thousandths = 0;
+	const char *at = word;
+	int result = read_digits(&at, &percent);
+
+	if (result == 0 && *at == '.') {
+		at++;
+		result = read_thousandths(&at, &thousandths);
+	}
+	if (result != 0 || *at != '\0' || percent > 100 || thousandths % 100 != 0 ||
+	    (percent == 100 && thousandths != 0))
+		return lh__fail(error, -EINVAL, "not a percentage; write for instance 80 or 79.5");
+	*out = (unsigned)(percent * 10 + thousandths / 100);
+	return 0;
+}
+
+int cli_read_process(const char *word, pid_t *out, struct lh_error *error)
+{
+	uint64_t number;
+	const char *at = word;
+
+	if (read_digits(&at, &number) != 0 || *at != '\0' || number == 0 || number > INT32_MAX)
+		return lh__fail(error, -EINVAL, "not the number of a process; pgrep tells it");
+	*out = (pid_t)number;
 	return 0;
 }
 
@@ -181,6 +220,23 @@ static char *next_word(char **list)
 		*comma = '\0';
 	*list = comma ? comma + 1 : NULL;
 	return word;
+}
+
+int cli_read_list(char *word, struct cli_list *out, struct lh_error *error)
+{
+	struct cli_list list = *out;
+	char *rest = word, *one;
+
+	while ((one = next_word(&rest)) != NULL) {
+		if (*one == '\0')
+			return lh__fail(error, -EINVAL,
+			                "has an empty word; write them with one comma in between");
+		if (list.n == CLI_LIST_MAX)
+			return lh__fail(error, -EINVAL, "too many words; write at most %u", CLI_LIST_MAX);
+		list.at[list.n++] = one;
+	}
+	*out = list;
+	return 0;
 }
 
 int cli_read_urls(const char *word, bool listen, struct cli_urls *out, struct lh_error *error)

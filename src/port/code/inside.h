@@ -38,9 +38,11 @@
 struct lh_inside_start {
 	char name[104]; /* of the watcher's abstract socket, without the leading 0; ends with 0 */
 	uint32_t granularity;
-	uint32_t launched;        /* 1: before the program's first instruction: map images over texts */
-	uint32_t trap_ignored;    /* 1: the program was given SIGTRAP ignored, */
-	uint32_t trap_blocked;    /*    or blocked, and shall find it so */
+	uint32_t launched;     /* 1: before the program's first instruction: map images over texts */
+	uint32_t trap_ignored; /* 1: the program was given SIGTRAP ignored, */
+	uint32_t trap_blocked; /*    or blocked, and shall find it so */
+	uint32_t markers;      /* 1: of an INT3 in a text that is not armed is asked (LH_ASK_MARKER) */
+	uint32_t pad;
 	uint64_t self, self_size; /* where the agent itself is mapped */
 	uint64_t stack;        /* the top of the stack on which start and stop run; unused by the handler */
 	struct lh_error error; /* out: why start has failed */
@@ -64,6 +66,7 @@ enum lh_ask_kind {
 	LH_ASK_HELLO = 1, /* -> record's descriptor */
 	LH_ASK_MODULE,    /* address: code is mapped here now. -> what to do, with the plan's descriptor */
 	LH_ASK_EXECUTE,   /* this thread is about to execute. -> when it is traced (or shall not be) */
+	LH_ASK_MARKER,    /* address: of an INT3. -> action 1: it was put there, and is gone now */
 };
 
 struct lh_ask {

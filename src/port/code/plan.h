@@ -17,9 +17,11 @@
  *    120  u64 functions, u64 instructions, u64 blocks, u64 bytes in functions that could not be decoded,
  *         u64 bytes of text in no function
  *    160  texts, 96 bytes each (struct lh_plan_text), at most 8
+ *    928  u64 ctime of the ELF file in ns, or all ones: it had changed just before
  *   4096  for each text, each beginning at a multiple of 4096 and in the order of the offsets: bitmaps of one
  *         bit for each byte of the text (bit n % 64 of the little-endian word n / 64; size / 8 bytes):
- *         starts, armed, ends, heads; then the original text and the image, `size` bytes each
+ *         starts, armed, ends, heads; then, at multiples of 4096, the original text and the image,
+ *         `size` bytes each
  *         sites: u32 place in its text, u16 text, i16 system call's number or -1; by text and place
  *
  * Integers are little-endian. All offsets count from the plan's beginning.
@@ -27,12 +29,13 @@
 #ifndef LH_PORT_CODE_PLAN_H
 #define LH_PORT_CODE_PLAN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "sys/sys.h"
 
 #define LH_PLAN_MAGIC "LHPLAN\r\n"
-#define LH_PLAN_VERSION 1u
+#define LH_PLAN_VERSION 2u /* another whenever the same file gives another plan */
 #define LH_PLAN_TEXTS 8u
 #define LH_PLAN_ID 32u
 
@@ -48,7 +51,7 @@ struct lh_plan_text {
 	uint64_t heads;  /* starts of blocks: functions, targets of direct jumps, what follows an end */
 	uint64_t original; /* the bytes as they are in the file */
 	uint64_t image;    /* the same with INT3 at each armed start */
-	uint64_t reserved[2];
+	uint64_t reserved[3];
 };
 
 struct lh_plan_site {
@@ -69,6 +72,7 @@ struct lh_plan_head {
 	uint64_t sites_at;
 	uint64_t functions, instructions, blocks, undecoded, outside;
 	struct lh_plan_text text[LH_PLAN_TEXTS];
+	uint64_t file_ctime; /* in ns, or UINT64_MAX: the file was too young to tell */
 };
 
 /*
@@ -77,5 +81,9 @@ struct lh_plan_head {
  * version); the reason is in error.
  */
 int lh__plan_check(const void *plan, uint64_t size, bool body, struct lh_error *error) LH_MUST_CHECK;
+/* Writes the two CRCs of a plan whose head says all else. */
+void lh__plan_seal(void *plan);
+/* The same where only the head, 4096 bytes, is another. */
+void lh__plan_seal_head(void *head);
 
 #endif

@@ -8,7 +8,10 @@
  *
  * What counts: an *executable line* is one that the line table gives for an instruction start that the plan
  * knows. It ran if an instruction did that the line table gives it (is_stmt or not: a statement's
- * instructions may be anywhere). That is what gcov says of -O0 code.
+ * instructions may be anywhere). Of units that gcc has compiled without optimisation, what sets up a frame
+ * counts for the line of the function's declaration, what takes it down is no line, and labels with names are
+ * lines: then lines are gcov's, but for those that have no instruction (coverage_lines.c). docs/coverage.md
+ * says it all.
  */
 #ifndef LH_SERVICE_CODE_COVERAGE_H
 #define LH_SERVICE_CODE_COVERAGE_H
@@ -50,8 +53,10 @@ struct lh_cover_module {
 	const char *path, *name;
 	const uint8_t *id;
 	uint32_t id_size;
+	const struct lh_record_module *head; /* in the record */
+	uint64_t entry;                      /* as the file has it; 0: not known */
 	bool is_program, has_lines;
-	const char *why_not; /* why it has no lines, in a person's words; or NULL */
+	const char *why_not; /* why it has no lines, or not all of them, in a person's words; or NULL */
 	uint32_t functions, functions_hit, blocks, blocks_hit;
 	uint64_t mapped;                   /* load bias */
 	uint64_t code, undecoded, outside; /* bytes: all, and of them not homed */

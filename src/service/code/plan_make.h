@@ -10,6 +10,7 @@
 #define LH_SERVICE_CODE_PLAN_MAKE_H
 
 #include "port/code/plan.h"
+#include "port/code/text.h"
 
 struct lh_plan {
 	const struct lh_plan_head *head; /* the whole plan, mapped read-only: head->size bytes */
@@ -27,7 +28,6 @@ int lh__plan_open(const struct lh_sys *sys, int file, const char *path, struct l
 void lh__plan_close(const struct lh_sys *sys, struct lh_plan *plan);
 
 /* What a text of a plan is in the middle of memory; for reports, with hits NULL or a record's. */
-struct lh_text;
 void lh__plan_text(const struct lh_plan *plan, unsigned which, uint64_t bias, uint64_t *hits,
                    struct lh_text *out);
 

@@ -11,11 +11,16 @@ struct lh_record; /* one process's handle on a record file, mapped */
 
 /*
  * A new record. path NULL: one without a name, in $TMPDIR or /tmp, gone when the last who has it open ends.
- * An existing file is replaced only if it is a record; -EEXIST: it is something else.
+ * An existing file is replaced (by rename: who has the old one open keeps it) only if it is a record or
+ * empty; -EEXIST: it is something else. All room is allocated before it is mapped, so that a full disk is
+ * -ENOSPC here and never a SIGBUS in a program.
  */
 int lh__record_create(const char *path, enum lh_granularity granularity, char *const *command,
                       struct lh_record **out, struct lh_error *error) LH_MUST_CHECK;
-/* Reads a record, of a run that goes on too. -EBADMSG: none, or damaged; -EPROTONOSUPPORT: newer. */
+/*
+ * Reads a record, of a run that goes on too: a copy of each module as it was when it was read.
+ * -EBADMSG: none, or damaged; -EPROTONOSUPPORT: newer. Nothing may be added to it.
+ */
 int lh__record_open(const char *path, struct lh_record **out, struct lh_error *error) LH_MUST_CHECK;
 void lh__record_close(struct lh_record *record);
 
@@ -34,10 +39,13 @@ struct lh_record_view {
 int lh__record_add(struct lh_record *record, const struct lh_plan_head *plan, const char *path,
                    bool is_program, uint64_t bias, struct lh_record_view *module,
                    struct lh_error *error) LH_MUST_CHECK;
+/* The same for a module of another record. */
+int lh__record_add_like(struct lh_record *record, const struct lh_record_module *like,
+                        struct lh_record_view *module, struct lh_error *error) LH_MUST_CHECK;
 /* The modules in the order in which they came; false behind the last one. */
 bool lh__record_module(struct lh_record *record, size_t index, struct lh_record_view *module);
 
-/* Adds what from has seen to into, by module. Granularity must be the same (-EINVAL). */
+/* Adds what from has seen to into, by module, and its counters. Granularity must be the same (-EINVAL). */
 int lh__record_merge(struct lh_record *into, struct lh_record *from, struct lh_error *error) LH_MUST_CHECK;
 
 #endif

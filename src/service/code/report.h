@@ -19,7 +19,8 @@ struct lh_report_options {
 	unsigned drcov_version; /* 3 or 2 */
 	unsigned width;         /* of the terminal, for the summary; 0: none */
 	bool colour;            /* likewise */
-	const char *title;      /* of the html page; NULL: the command */
+	bool unicode;           /* likewise: it shows UTF-8, so bars may be finer than of # */
+	const char *title;      /* of the html page; NULL: the program's name */
 };
 
 struct lh_report_format {

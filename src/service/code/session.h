@@ -9,6 +9,7 @@
 #ifndef LH_SERVICE_CODE_SESSION_H
 #define LH_SERVICE_CODE_SESSION_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
@@ -16,18 +17,20 @@
 
 enum lh_session_choice { LH_ENGINE_AUTO, LH_ENGINE_INSIDE, LH_ENGINE_OUTSIDE };
 
-/* An address in a module, by name: a symbol, or a range of it; "NAME", "NAME+0xOFFSET", "MODULE!NAME". */
-struct lh_session_range {
-	const char *text;
-};
-
 struct lh_session_options {
 	enum lh_session_choice engine;
 	bool libraries;             /* watch code of libraries, too */
-	const char *const *exclude; /* NULL, or symbols and ranges "0xFROM-0xTO" that are never armed:
-	                               programs that read their own code; ends with NULL */
-	const char *from, *until;   /* NULL, or functions between which hits are recorded */
+	const char *const *exclude; /* NULL, or symbols ("NAME", "MODULE!NAME") and ranges "0xFROM-0xTO", as
+	                               the program's file has its addresses, that are never armed: programs
+	                               that read their own code; ends with NULL */
+	const char *from, *until;   /* NULL, or functions between which hits are recorded: each call of from
+	                               begins it, each call of until ends it */
 	struct lh_record *record;
+	/*
+	 * The signals that a wait and a launched program's first instruction have blocked; NULL: those of the
+	 * calling thread. Who wants a wait to end on a signal blocks it, and leaves it out here.
+	 */
+	const sigset_t *mask;
 	/* One line for a person, about something that could not be watched; from the session's thread. */
 	void (*say)(void *context, const char *text);
 	void *context;
@@ -35,7 +38,10 @@ struct lh_session_options {
 
 struct lh_session;
 
-/* Starts argv[0] (looked for in PATH) under watch. -ENOENT, -EACCES: it cannot be executed. */
+/*
+ * Starts argv[0] (looked for in PATH) under watch. -ENOENT, -EACCES: it cannot be executed. What the options
+ * point to must hold until the session ends.
+ */
 int lh__session_launch(const struct lh_session_options *options, char *const *argv, struct lh_session **out,
                        struct lh_error *error) LH_MUST_CHECK;
 /* Attaches to a process with all its threads. Errors as of lh__remote_stop. */
@@ -44,7 +50,8 @@ int lh__session_attach(const struct lh_session_options *options, pid_t process, 
 /*
  * Serves until something is to be told, or milliseconds have passed (-1: no limit): returns 0 at the end of
  * the time or on a signal of the caller's own, 1 when the program that was launched has ended (*status as of
- * waitpid) or the process that was attached to is gone, or a negative errno.
+ * waitpid) or the process that was attached to is gone, 2 when the launched program is stopped by job control
+ * (who waits should stop as well, and then send it SIGCONT), or a negative errno.
  */
 int lh__session_wait(struct lh_session *session, int milliseconds, int *status,
                      struct lh_error *error) LH_MUST_CHECK;

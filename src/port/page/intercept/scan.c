@@ -21,8 +21,10 @@
  */
 #include "port/page/intercept/internal.h"
 
+#include "code/eax.h"
+#include "code/functions.h"
+
 #include <Zydis/Zydis.h>
-#include <elf.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -54,148 +56,10 @@ struct scan {
 	struct candidate found[SITES];
 };
 
-struct function {
-	uint64_t offset, size;
-	int has_pads, is_signal_frame;
-};
-
-/* A reader of .eh_frame that cannot leave the file. */
-struct reader {
-	const uint8_t *at, *end;
-	int bad;
-};
-
-static uint64_t take(struct reader *reader, int size)
+/* Whether a function lies as a whole in what is mapped. */
+static int is_mapped(const struct scan *scan, const struct lh_function *function)
 {
-	uint64_t value = 0;
-
-	if (reader->end - reader->at < size) {
-		reader->bad = 1;
-		return 0;
-	}
-	memcpy(&value, reader->at, (size_t)size);
-	reader->at += size;
-	return value;
-}
-
-static uint64_t uleb(struct reader *reader)
-{
-	uint64_t value = 0, byte;
-	int shift = 0;
-
-	do {
-		byte = take(reader, 1);
-		if (shift < 64)
-			value |= (byte & 0x7f) << shift;
-		shift += 7;
-	} while (byte & 0x80 && !reader->bad);
-	return value;
-}
-
-static int pointer_size(unsigned encoding)
-{
-	switch (encoding & 0x0f) {
-	case 0x02:
-	case 0x0a: return 2;
-	case 0x03:
-	case 0x0b: return 4;
-	default: return 8;
-	}
-}
-
-/*
- * What of a CIE is needed: the encoding of addresses, whether landing pads are given, whether a signal frame.
- */
-struct common {
-	unsigned address, pads;
-	int is_signal_frame;
-};
-
-static int read_common(struct reader reader, struct common *common)
-{
-	const char *letters;
-	unsigned version;
-
-	*common = (struct common){ .address = 0, .pads = 0xff };
-	take(&reader, 8); /* length and 0 */
-	version = (unsigned)take(&reader, 1);
-	letters = (const char *)reader.at;
-	while (take(&reader, 1) && !reader.bad)
-		;
-	uleb(&reader);
-	uleb(&reader);
-	if (version == 1)
-		take(&reader, 1);
-	else
-		uleb(&reader);
-	if (reader.bad || *letters != 'z')
-		return !reader.bad && *letters == '\0';
-	uleb(&reader);
-	for (letters++; *letters && !reader.bad; letters++) {
-		if (*letters == 'R')
-			common->address = (unsigned)take(&reader, 1);
-		else if (*letters == 'L')
-			common->pads = (unsigned)take(&reader, 1);
-		else if (*letters == 'P')
-			take(&reader, pointer_size((unsigned)take(&reader, 1)));
-		else if (*letters == 'S')
-			common->is_signal_frame = 1;
-	}
-	return !reader.bad;
-}
-
-static const Elf64_Phdr *headers(const struct scan *scan, int *count)
-{
-	const Elf64_Ehdr *elf = (const Elf64_Ehdr *)scan->file;
-
-	if (scan->size < sizeof *elf || memcmp(elf->e_ident, ELFMAG "\2", 5) != 0 ||
-	    elf->e_machine != EM_X86_64 || elf->e_phentsize != sizeof(Elf64_Phdr) || elf->e_phoff % 8 ||
-	    elf->e_phoff > scan->size || (scan->size - elf->e_phoff) / sizeof(Elf64_Phdr) < elf->e_phnum)
-		return NULL;
-	*count = elf->e_phnum;
-	return (const Elf64_Phdr *)(scan->file + elf->e_phoff);
-}
-
-/* File offset of a linked address, or all ones. */
-static uint64_t offset_of(const struct scan *scan, uint64_t address)
-{
-	int count = 0;
-	const Elf64_Phdr *header = headers(scan, &count);
-
-	for (int i = 0; i < count; i++)
-		if (header[i].p_type == PT_LOAD && address - header[i].p_vaddr < header[i].p_filesz)
-			return address - header[i].p_vaddr + header[i].p_offset;
-	return ~0ull;
-}
-
-/* The function that the FDE at this linked address describes. */
-static int read_function(const struct scan *scan, uint64_t fde, uint64_t start, struct function *function)
-{
-	uint64_t offset = offset_of(scan, fde), back;
-	struct reader reader = { scan->file + offset, scan->file + scan->size, 0 }, cie;
-	struct common common;
-	uint64_t length;
-
-	if (offset >= scan->size)
-		return 0;
-	length = take(&reader, 4);
-	back = take(&reader, 4);
-	if (reader.bad || length == 0xffffffff || back > offset + 4)
-		return 0;
-	cie = (struct reader){ scan->file + offset + 4 - back, scan->file + scan->size, 0 };
-	if (!read_common(cie, &common))
-		return 0;
-	take(&reader, pointer_size(common.address));
-	function->size = take(&reader, pointer_size(common.address));
-	function->offset = offset_of(scan, start);
-	function->is_signal_frame = common.is_signal_frame;
-	function->has_pads = 0;
-	if (common.pads != 0xff) {
-		uleb(&reader);
-		function->has_pads = take(&reader, pointer_size(common.pads)) != 0;
-	}
-	return !reader.bad && function->offset >= scan->text &&
-	       function->offset - scan->text < scan->text_size &&
+	return function->offset >= scan->text && function->offset - scan->text < scan->text_size &&
 	       function->size <= scan->text_size - (function->offset - scan->text);
 }
 
@@ -240,7 +104,7 @@ static uint8_t classify(const ZydisDecodedInstruction *decoded, uint8_t *displac
 	return MOVABLE | RELATIVE;
 }
 
-static int syscall_at(const struct scan *scan, const struct function *function, uint64_t at)
+static int syscall_at(const struct scan *scan, const struct lh_function *function, uint64_t at)
 {
 	uint64_t from = function->offset + at - scan->text;
 
@@ -248,7 +112,7 @@ static int syscall_at(const struct scan *scan, const struct function *function, 
 }
 
 /* All instructions of a function; their number, or 0 where it cannot be decoded to its end. */
-static int decode(struct scan *scan, const struct function *function, int *indirect)
+static int decode(struct scan *scan, const struct lh_function *function, int *indirect)
 {
 	ZydisDecodedInstruction decoded;
 	uint64_t at = 0;
@@ -280,43 +144,14 @@ static int decode(struct scan *scan, const struct function *function, int *indir
 	return count;
 }
 
-/* 0: leaves eax alone; 1: sets it to *value; 2: to something unknown. */
-static int effect_on_eax(const struct scan *scan, const uint8_t *code, size_t length, int32_t *value)
-{
-	ZydisDecodedInstruction decoded;
-	ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
-
-	if (length == 5 && code[0] == 0xb8) {
-		memcpy(value, code + 1, 4);
-		return 1;
-	}
-	if (length == 7 && code[0] == 0x48 && code[1] == 0xc7 && code[2] == 0xc0) {
-		memcpy(value, code + 3, 4);
-		return 1;
-	}
-	if (length == 2 && (code[0] == 0x31 || code[0] == 0x33) && code[1] == 0xc0) {
-		*value = 0;
-		return 1;
-	}
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&scan->decoder, code, length, &decoded, operand)))
-		return 2;
-	for (int i = 0; i < decoded.operand_count; i++)
-		if (operand[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-		    operand[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE &&
-		    ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, operand[i].reg.value) ==
-		            ZYDIS_REGISTER_RAX)
-			return 2;
-	return 0;
-}
-
 /* The window of instructions first..last around the syscall at index; 0 where it will not do. */
-static int make_window(const struct scan *scan, const struct function *function, int first, int index,
+static int make_window(const struct scan *scan, const struct lh_function *function, int first, int index,
                        int last, struct candidate *made)
 {
 	const struct instruction *list = scan->list;
 	struct lh_site *site = &made->site;
 	int fixes = 0;
-	int32_t value;
+	int32_t value = 0;
 
 	memset(made, 0, sizeof *made);
 	memset(site->fix, 0xff, sizeof site->fix);
@@ -345,10 +180,11 @@ static int make_window(const struct scan *scan, const struct function *function,
 		}
 	}
 	for (int i = first; i < index; i++) {
-		int effect = effect_on_eax(scan, scan->file + function->offset + list[i].at, list[i].length,
-		                           &value);
+		enum lh_eax effect =
+			lh__effect_on_eax(&scan->decoder, scan->file + function->offset + list[i].at,
+		                          list[i].length, &value);
 
-		site->nr = effect == 1 ? value : effect == 2 ? -1 : site->nr;
+		site->nr = effect == LH_EAX_SET ? value : effect == LH_EAX_UNKNOWN ? -1 : site->nr;
 	}
 	if (site->nr >= LH_INTERCEPT_NUMBERS)
 		site->nr = -1;
@@ -356,7 +192,7 @@ static int make_window(const struct scan *scan, const struct function *function,
 }
 
 /* Instructions that all lie before the syscall, as few as give five bytes. */
-static int window_before(const struct scan *scan, const struct function *function, int index,
+static int window_before(const struct scan *scan, const struct lh_function *function, int index,
                          struct candidate *made)
 {
 	for (int first = index - 1; first >= 0 && first >= index - INSIDES; first--)
@@ -366,7 +202,7 @@ static int window_before(const struct scan *scan, const struct function *functio
 }
 
 /* The syscall and what follows, with those before it that tell its number or are needed for five bytes. */
-static int window_around(const struct scan *scan, const struct function *function, int index, int count,
+static int window_around(const struct scan *scan, const struct lh_function *function, int index, int count,
                          struct candidate *made)
 {
 	for (int before = 1; before >= 0; before--)
@@ -394,7 +230,8 @@ static int overlaps(const struct scan *scan, const struct lh_site *site)
 	return site->offset < last->offset + last->size;
 }
 
-static void one_syscall(struct scan *scan, const struct function *function, int index, int count, int closed)
+static void one_syscall(struct scan *scan, const struct lh_function *function, int index, int count,
+                        int closed)
 {
 	struct candidate made;
 	int fits;
@@ -409,7 +246,7 @@ static void one_syscall(struct scan *scan, const struct function *function, int 
 		scan->found[scan->count++] = made;
 }
 
-static void one_function(struct scan *scan, const struct function *function)
+static void one_function(struct scan *scan, const struct lh_function *function)
 {
 	int count, indirect, closed;
 
@@ -493,94 +330,29 @@ static void check_insides(struct scan *scan)
 	LH_THREAD_CALL(SYS_munmap, inside, size);
 }
 
-/* The table of functions in .eh_frame_hdr: pairs of start and FDE, relative to base, in order of start. */
-struct table {
-	const uint8_t *entries;
-	uint64_t base, count;
-};
-
-static int find_table(const struct scan *scan, struct table *table)
-{
-	int count = 0;
-	const Elf64_Phdr *header = headers(scan, &count);
-	uint64_t offset = ~0ull;
-	uint32_t entries;
-
-	for (int i = 0; i < count; i++)
-		if (header[i].p_type == PT_GNU_EH_FRAME) {
-			table->base = header[i].p_vaddr;
-			offset = header[i].p_offset;
-		}
-	if (offset >= scan->size || scan->size - offset < 12 ||
-	    memcmp(scan->file + offset, "\1\x1b\x03\x3b", 4) != 0)
-		return 0;
-	memcpy(&entries, scan->file + offset + 8, 4);
-	table->entries = scan->file + offset + 12;
-	table->count = entries;
-	return table->count <= (scan->size - offset - 12) / 8;
-}
-
-/* Word 0 of an entry is the start, 1 the FDE. */
-static uint64_t entry(const struct table *table, uint64_t index, int word)
-{
-	int32_t relative;
-
-	memcpy(&relative, table->entries + index * 8 + (uint64_t)word * 4, 4);
-	return table->base + (uint64_t)(int64_t)relative;
-}
-
-/* The index of the last function that starts at or before address; count where there is none. */
-static uint64_t function_before(const struct table *table, uint64_t address)
-{
-	uint64_t low = 0, high = table->count;
-
-	while (low < high) {
-		uint64_t middle = (low + high) / 2;
-
-		if (entry(table, middle, 0) <= address)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low ? low - 1 : table->count;
-}
-
-/* The linked address of a file offset in executable memory, or all ones. */
-static uint64_t address_of(const struct scan *scan, uint64_t offset)
-{
-	int count = 0;
-	const Elf64_Phdr *header = headers(scan, &count);
-
-	for (int i = 0; i < count; i++)
-		if (header[i].p_type == PT_LOAD && header[i].p_flags & PF_X &&
-		    offset - header[i].p_offset < header[i].p_filesz)
-			return offset - header[i].p_offset + header[i].p_vaddr;
-	return ~0ull;
-}
-
 /* Each function that has the bytes of a syscall, or ends where they are, once. */
 static long functions(struct scan *scan)
 {
 	const uint8_t *at = scan->file + scan->text, *end = at + scan->text_size;
-	struct table table = { 0 };
+	struct lh_frames frames;
 	uint64_t last = ~0ull;
+	long result = lh__frames_open(scan->file, scan->size, &frames);
 
-	if (!find_table(scan, &table))
-		return -ENOENT;
-	for (; end - at >= 2 && (at = memchr(at, 0x0f, (size_t)(end - at - 1))) != NULL; at++) {
-		uint64_t index;
-		struct function function;
+	for (; result == 0 && end - at >= 2 && (at = memchr(at, 0x0f, (size_t)(end - at - 1))) != NULL;
+	     at++) {
+		struct lh_function function;
 
 		if (at[1] != 0x05)
 			continue;
-		index = function_before(&table, address_of(scan, (uint64_t)(at - scan->file)));
-		if (index == table.count || index == last)
-			continue;
-		last = index;
-		if (read_function(scan, entry(&table, index, 1), entry(&table, index, 0), &function))
+		result = lh__function_before(&frames, (uint64_t)(at - scan->file), &function);
+		if (result == 0 && function.offset != last && is_mapped(scan, &function)) {
+			last = function.offset;
 			one_function(scan, &function);
+		}
+		if (result == -ENOENT)
+			result = 0;
 	}
-	return 0;
+	return result;
 }
 
 long lh__scan(const uint8_t *file, size_t size, uint64_t text_offset, uint64_t text_size,
