@@ -7,8 +7,8 @@
  *     lh, each     the same with nothing staying from one run to the next: a trap for each block
  *     afl          built with afl-clang-fast, by its fork server, where that is installed
  *
- * Interleaved: each has its turn in each round. Medians over the rounds. afl's qemu mode, which needs no other
- * build either, is not in Debian's package.
+ * Interleaved: each has its turn in each round. Medians over the rounds. afl's qemu mode, which needs no
+ * other build either, is not in Debian's package.
  */
 #include <fcntl.h>
 #include <limits.h>
