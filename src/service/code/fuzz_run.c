@@ -113,12 +113,15 @@ static bool kill_run(const struct lh_cover *cover)
 	pid_t server = lh__session_process(cover->session), child = child_of(server);
 	int handle = child > 0 ? (int)syscall(SYS_pidfd_open, child, 0) : -1;
 	bool killed = false;
+	siginfo_t info;
 
 	if (handle < 0)
 		return false;
 	if (child_of(server) == child)
 		killed = syscall(SYS_pidfd_send_signal, handle, SIGKILL, NULL, 0) == 0;
 	close(handle);
+	/* One that was about to execute is traced by us: the server is told of its end when we have taken it. */
+	(void)!waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG | __WALL);
 	return killed;
 }
 
