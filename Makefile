@@ -224,6 +224,10 @@ $(B)/examples/%: examples/%.c $(wildcard examples/*.h) include/linehome.h $(B)/l
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c11 -g -O2 $(WARN) $(EXTRA_CFLAGS) $(SAN_FLAGS) -Iinclude -o $@ $< -L$(B) -llinehome \
 		-Wl,-rpath,$(abspath $(B))
+# But what an example runs is a program like any other; a compiler that optimises makes one comparison of two.
+$(B)/examples/fuzz_target: examples/fuzz_target.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c11 -g $(WARN) $(EXTRA_CFLAGS) -o $@ $<
 # A program that knows nothing of Linehome, and what is put into it while it runs.
 $(B)/examples/patch/server: examples/patch/server.c examples/patch/rates.c
 	@mkdir -p $(@D)

@@ -66,7 +66,7 @@ enum lh_ask_kind {
 	LH_ASK_HELLO = 1, /* -> record's descriptor */
 	LH_ASK_MODULE,    /* address: code is mapped here now. -> what to do, with the plan's descriptor */
 	LH_ASK_EXECUTE,   /* this thread is about to execute. -> when it is traced (or shall not be) */
-	LH_ASK_MARKER,    /* address: of an INT3. -> action 1: it was put there, and is gone now */
+	LH_ASK_MARKER,    /* address: of an INT3. -> enum lh_marker_action */
 };
 
 struct lh_ask {
@@ -82,7 +82,16 @@ enum lh_answer_action {
 	LH_ANSWER_WATCH       /* all armed starts, and sites */
 };
 
-/* Descriptors travel beside it (SCM_RIGHTS): HELLO: the record; MODULE: the plan, unless ignored. */
+enum lh_marker_action {
+	LH_MARKER_OTHER = 0, /* the program's own */
+	LH_MARKER_GONE,      /* it was put there, and is gone now */
+	LH_MARKER_SERVE      /* the same, and the thread stays there as a fork server */
+};
+
+/*
+ * Descriptors travel beside it (SCM_RIGHTS): HELLO: the record; MODULE: the plan, unless ignored; MARKER: the
+ * server's end of a socket (SOCK_SEQPACKET), where it is to serve.
+ */
 struct lh_answer {
 	int32_t error; /* 0 or a negative errno */
 	uint32_t action;
@@ -91,6 +100,30 @@ struct lh_answer {
 	uint32_t pad;
 	uint64_t plan_size;
 	uint64_t hits; /* the text's bitmap in the record */
+};
+
+/* ---- the fork server ---- */
+
+/*
+ * A thread that came to a marker stays in the handler, with all signals blocked, and is told what to do by
+ * struct lh_serve_command, each a message. SUPPLY has no answer. RUN forks: the child goes on from the
+ * marker, and when it has ended, and all that it has left behind was ended too, struct lh_serve_status is
+ * sent. One is also sent at the beginning. The server ends when the socket does, and with its parent; a
+ * child ends with it.
+ */
+enum lh_serve_kind { LH_SERVE_SUPPLY = 1, LH_SERVE_RUN };
+
+#define LH_SERVE_PLACES 32u
+
+struct lh_serve_command {
+	uint32_t kind;
+	uint32_t count;                  /* SUPPLY: of places */
+	uint64_t place[LH_SERVE_PLACES]; /* where spans begin that were recorded */
+};
+
+struct lh_serve_status {
+	int32_t error;  /* of the fork: a negative errno, or 0 */
+	int32_t status; /* as of waitpid */
 };
 
 #endif

@@ -26,6 +26,13 @@ struct lh_session_options {
 	const char *from, *until;   /* NULL, or functions between which hits are recorded: each call of from
 	                               begins it, each call of until ends it */
 	struct lh_record *record;
+	const int *standard; /* NULL, or three descriptors that a launched program gets as its 0, 1 and 2 */
+	/*
+	 * NULL, or a descriptor that a launched program is sent when it comes to `from`, where it stays as
+	 * a fork server (port/code/inside.h). from NULL is then main, or where there is none the program's
+	 * entry.
+	 */
+	const int *server;
 	/*
 	 * The signals that a wait and a launched program's first instruction have blocked; NULL: those of the
 	 * calling thread. Who wants a wait to end on a signal blocks it, and leaves it out here.

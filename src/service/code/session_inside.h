@@ -44,6 +44,7 @@ struct lh_session {
 	/* Of those that are given, the names that were found: a bit for each exclude, then from, until. */
 	uint64_t found_excludes;
 	bool found_from, found_until;
+	bool from_entry; /* where there is no function `from`, it is the program's entry */
 
 	int events;  /* epoll: all that a wait looks at */
 	int sockets; /* epoll: the broker's part of it */

@@ -32,6 +32,9 @@ static void run_child(struct lh_session *session, const struct start *start, cha
 
 	if (start->ignores_child)
 		signal(SIGCHLD, SIG_IGN);
+	for (int i = 0; session->options.standard && i < 3; i++)
+		if (dup2(session->options.standard[i], i) < 0)
+			_exit(127);
 	sigprocmask(SIG_SETMASK, &session->mask, NULL);
 	while (read(start->go[0], &byte, 1) < 0 && errno == EINTR)
 		;

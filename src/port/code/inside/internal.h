@@ -10,6 +10,7 @@
  *     calls.c    system calls whose instruction stays absent
  *     signals.c  what the program believes about SIGTRAP
  *     mapping.c  calls that map and unmap code
+ *     server.c   a thread that waits at a marker and forks again and again
  *     ask.c      questions to the watcher
  *     memory.c   what a compiler expects of a libc
  *     enter.S    where the kernel enters, and the two ways back
@@ -193,6 +194,10 @@ bool lh__inside_site(const struct lh_inside_text *text, uint32_t index, ucontext
 /* Whether a call touches no code, so that it needs not be seen. */
 bool lh__inside_map_plain(int nr, const greg_t *registers);
 long lh__inside_map_call(int nr, const greg_t *registers);
+
+/* ---- server.c ---- */
+/* Returns in each child; its caller goes on in the program. */
+void lh__inside_serve(int socket);
 
 /* ---- signals.c ---- */
 long lh__inside_sigaction(const greg_t *registers);

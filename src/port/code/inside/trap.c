@@ -79,8 +79,11 @@ static bool marked(uintptr_t pc, greg_t *rip)
 	struct lh_answer answer;
 	int descriptor;
 
-	if (!lh__inside.markers || lh__inside_ask(&ask, &answer, &descriptor) < 0 || answer.action != 1)
+	if (!lh__inside.markers || lh__inside_ask(&ask, &answer, &descriptor) < 0 ||
+	    answer.action == LH_MARKER_OTHER)
 		return false;
+	if (answer.action == LH_MARKER_SERVE && descriptor >= 0)
+		lh__inside_serve(descriptor);
 	*rip = (greg_t)pc;
 	return true;
 }
