@@ -70,6 +70,8 @@ static void go_beside(struct lh_remote *remote, const struct lh_remote_kept *thr
 	CPU_ZERO(&one);
 	CPU_SET((size_t)atoi(at), &one);
 	remote->pinned = !sched_setaffinity(0, sizeof(one), &one);
+	if (remote->hurried && remote->pinned && lh__remote_prefer(thread->id, 0, &remote->policy))
+		remote->preferred = thread->id;
 }
 
 /* ---- where a `syscall` instruction is ---- */
@@ -297,17 +299,26 @@ static int await_call(struct lh_remote *remote, struct lh_remote_kept *thread, c
                       int *status)
 {
 	struct pollfd wait = { .fd = call->readable, .events = POLLIN };
-	const uint64_t now_and_then = 200000; /* ns */
+	struct timespec nap = { 0 };
 	int rc;
 
-	do {
-		uint64_t until = lh__remote_now() + now_and_then;
-
-		if (call->readable >= 0 && poll(&wait, 1, 0) > 0 && wait.revents & POLLIN)
+	for (unsigned turn = 0;; turn++) {
+		if (call->readable >= 0 && ppoll(&wait, 1, &nap, NULL) > 0 && wait.revents & POLLIN) {
 			call->serve(call->context);
-		rc = lh__remote_wait(remote, thread, until, status);
-	} while (rc == -ETIMEDOUT && lh__remote_now() < call->deadline);
-	return rc;
+			turn = 0;
+		}
+		rc = lh__remote_look(remote, thread, turn, status);
+		if (rc != -EAGAIN)
+			return rc;
+		if (lh__remote_yield(turn, &nap)) {
+			nap = (struct timespec){ 0 };
+			continue;
+		}
+		if (lh__remote_now() > call->deadline)
+			return -ETIMEDOUT;
+		if (call->readable < 0)
+			nanosleep(&nap, NULL);
+	}
 }
 
 /* Runs until the function has returned to address 0, or cannot go on. */

@@ -22,9 +22,11 @@ static long say_hello(struct lh_error *error)
 	if (result < 0 || record < 0)
 		return lh__fail(error, result < 0 ? (int)result : -EPROTO, "the watcher does not answer");
 	result = LH_CALL6(SYS_mmap, 0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, record, LH_RECORD_CONTROL);
-	LH_CALL1(SYS_close, record);
-	if (LH_FAILED(result))
+	if (LH_FAILED(result)) {
+		LH_CALL1(SYS_close, record);
 		return lh__fail(error, (int)result, "the record cannot be mapped");
+	}
+	lh__inside.record = record;
 	lh__inside.control = (struct lh_record_control *)result;
 	return 0;
 }
@@ -41,6 +43,12 @@ static long note_birth(struct lh_error *error)
 	*lh__inside.born = (uint32_t)LH_CALL0(SYS_getpid);
 	lh__inside.own.process = (int32_t)*lh__inside.born;
 	return 0;
+}
+
+static void close_record(void)
+{
+	LH_CALL1(SYS_close, lh__inside.record);
+	lh__inside.record = -1;
 }
 
 static void unmap_all(void)
@@ -70,14 +78,17 @@ LH_EXPORTED long lh_inside_start(struct lh_inside_start *start)
 	lh__inside.self_end = start->self + start->self_size;
 	lh__inside.index = &lh__inside.indexes[0];
 	result = say_hello(&start->error);
-	if (result == 0)
-		result = note_birth(&start->error);
+	if (result != 0)
+		return result;
+	result = note_birth(&start->error);
 	if (result != 0) {
+		close_record();
 		unmap_all();
 		return result;
 	}
 	lh__inside_install(start);
 	result = lh__inside_maps(0, ~(uintptr_t)0, start->launched);
+	close_record();
 	if (result != 0) {
 		lh__inside_uninstall();
 		unmap_all();
