@@ -116,14 +116,13 @@ static int inside_watch(void *state, struct lh_remote *remote, bool launched, st
 	char name[104];
 	int result;
 
-	fprintf(stderr,"%s %.2f\n","stopped",(double)lh__remote_stopped_for(remote)/1e6);
 	if (!launched && lh__inject_find(process, name)) {
 		result = take_out_orphan(inside, remote, name, error);
 		if (result < 0)
 			return result;
 	}
 	memcpy(start.name, inside->session->name, sizeof(start.name));
-fprintf(stderr,"%s %.2f\n","found",(double)lh__remote_stopped_for(remote)/1e6);	inside->entering = process;
+	inside->entering = process;
 	if (!launched)
 		lh__session_hold_mappings(inside->session, process);
 	result = lh__inject(remote, &start, &inside->broker, error);
@@ -131,8 +130,8 @@ fprintf(stderr,"%s %.2f\n","found",(double)lh__remote_stopped_for(remote)/1e6);	
 	inside->entering = before;
 	if (result < 0)
 		return result;
-fprintf(stderr,"%s %.2f\n","injected",(double)lh__remote_stopped_for(remote)/1e6);	lh__session_put_markers(inside->session, process);
-fprintf(stderr,"%s %.2f\n","markers",(double)lh__remote_stopped_for(remote)/1e6);	lh__remote_release(remote);
+	lh__session_put_markers(inside->session, process);
+	lh__session_came(inside->session, lh__remote_release(remote));
 	return 0;
 }
 
@@ -421,18 +420,15 @@ static int inside_processes(void *state, int (*found)(void *context, pid_t proce
 static int try_leave(struct inside *inside, pid_t process, bool force, struct lh_error *error)
 {
 	struct lh_remote *remote;
-	uint64_t stopped;
 	bool left = false;
 	int result = lh__remote_stop(process, STOP_MS, &remote, error);
 
 	if (result < 0)
 		return result;
-fprintf(stderr,"%s %.2f\n","L stopped",(double)lh__remote_stopped_for(remote)/1e6);	result = lh__inject_leave(remote, force, &inside->broker, &left, error);
-fprintf(stderr,"%s %.2f\n","L left",(double)lh__remote_stopped_for(remote)/1e6);	if (result == 0)
+	result = lh__inject_leave(remote, force, &inside->broker, &left, error);
+	if (result == 0)
 		lh__session_verify(inside->session, remote);
-fprintf(stderr,"%s %.2f\n","L verified",(double)lh__remote_stopped_for(remote)/1e6);	stopped = lh__remote_stopped_for(remote);
-	lh__remote_release(remote);
-	lh__session_let_go(inside->session, stopped);
+	lh__session_let_go(inside->session, lh__remote_release(remote));
 	if (result == 0 && left)
 		lh__session_say(
 			inside->session,

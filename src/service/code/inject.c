@@ -274,13 +274,13 @@ int lh__inject(struct lh_remote *remote, const struct lh_inside_start *given,
 	free(image);
 	if (result < 0)
 		return result;
-fprintf(stderr,"%s %.2f\n"," loaded",(double)lh__remote_stopped_for(remote)/1e6);	result = unblock_trap(remote, &blocked);
+	result = unblock_trap(remote, &blocked);
 	start.trap_blocked = blocked;
 	start.trap_ignored = ignores_trap(lh__remote_process(remote));
 	start.self = base;
 	start.self_size = agent.size;
 	start.stack = base + agent.size;
-fprintf(stderr,"%s %.2f\n"," unblocked",(double)lh__remote_stopped_for(remote)/1e6);	if (result == 0)
+	if (result == 0)
 		result = start_agent(remote, &agent, base, &start, broker, error);
 	if (result < 0)
 		(void)remote_call3(remote, SYS_munmap, base, agent.size, 0);

@@ -364,11 +364,11 @@ int lh__inject_leave(struct lh_remote *remote, bool force, const struct lh_injec
 	result = find(agency, lh__remote_process(remote), true);
 	if (result < 0)
 		result = lh__fail(error, result, "process %d: its agent is not found", agency->process);
-fprintf(stderr,"%s %.2f\n"," L found",(double)lh__remote_stopped_for(remote)/1e6);	if (result == 0)
+	if (result == 0)
 		result = clear_threads(agency, remote, force, left, error);
-fprintf(stderr,"%s %.2f\n"," L cleared",(double)lh__remote_stopped_for(remote)/1e6);	if (result == 0)
+	if (result == 0)
 		result = stop_agent(agency, remote, broker, error);
-fprintf(stderr,"%s %.2f\n"," L agent stopped",(double)lh__remote_stopped_for(remote)/1e6);	if (result == 0 && !*left)
+	if (result == 0 && !*left)
 		result = (int)lh__remote_syscall(remote, SYS_munmap,
 		                                 (const long[6]){ (long)agency->base,
 		                                                  (long)agency->agent.size });

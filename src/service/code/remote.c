@@ -707,10 +707,14 @@ void lh__remote_let_go(struct lh_remote *remote)
 	remote->count = 0;
 }
 
-void lh__remote_release(struct lh_remote *remote)
+uint64_t lh__remote_release(struct lh_remote *remote)
 {
+	uint64_t stopped;
+
 	lh__remote_let_go(remote);
+	stopped = lh__remote_stopped_for(remote);
 	end(remote);
+	return stopped;
 }
 
 void lh__remote_abandon(struct lh_remote *remote)

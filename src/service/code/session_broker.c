@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <time.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
@@ -132,7 +131,6 @@ static void answer_ask(struct lh_session *session, int connection, pid_t process
 		return;
 	}
 	answer.error = 0;
-	struct timespec t0,t1; clock_gettime(CLOCK_MONOTONIC,&t0);
 	if (ask->kind == LH_ASK_HELLO)
 		descriptor = lh__record_descriptor(session->options.record);
 	else if (ask->kind == LH_ASK_MODULE)
@@ -143,8 +141,6 @@ static void answer_ask(struct lh_session *session, int connection, pid_t process
 		answer.error = lh__inside_executes(session->state, process, ask->thread);
 	else
 		answer.error = -EINVAL;
-	clock_gettime(CLOCK_MONOTONIC,&t1);
-	fprintf(stderr,"   ask %d action %d at %.2f took %.2f\n",ask->kind,answer.action,(t0.tv_sec%1000)*1e3+t0.tv_nsec/1e6,(t1.tv_sec-t0.tv_sec)*1e3+(t1.tv_nsec-t0.tv_nsec)/1e6);
 	send_answer(connection, &answer, descriptor);
 	if (ask->kind == LH_ASK_EXECUTE && answer.error == 0)
 		lh__inside_resume(session->state, ask->thread);
