@@ -426,6 +426,13 @@ static void as_before(pid_t thread, int before)
 	(void)!sched_setscheduler(thread, before, &none);
 }
 
+static void prefer_no_more(struct lh_remote *remote)
+{
+	if (remote->preferred)
+		as_before(remote->preferred, remote->policy);
+	remote->preferred = 0;
+}
+
 /* Brings a seized thread to its stop; signals that are being delivered go on their way. */
 static int await_stop(struct lh_remote *remote, struct lh_remote_kept *thread, uint64_t deadline)
 {
@@ -689,12 +696,9 @@ void lh__remote_let_go(struct lh_remote *remote)
 {
 	bool ending = false;
 
-	if (remote->preferred)
-		as_before(remote->preferred, remote->policy);
-	remote->preferred = 0;
-
 	for (size_t i = 0; i < remote->count; i++)
 		remote->kept[i].stopped = make_ready(remote, &remote->kept[i]);
+	prefer_no_more(remote);
 	for (int risk = 0; risk < 2; risk++)
 		for (size_t i = 0; i < remote->count; i++) {
 			struct lh_remote_kept *thread = &remote->kept[i];
@@ -719,11 +723,10 @@ uint64_t lh__remote_release(struct lh_remote *remote)
 
 void lh__remote_abandon(struct lh_remote *remote)
 {
-	if (remote->preferred)
-		as_before(remote->preferred, remote->policy);
 	for (size_t i = 0; i < remote->count; i++)
 		if (!remote->kept[i].gone && !lh__remote_settle(remote, &remote->kept[i]))
 			send_held(remote, &remote->kept[i]);
+	prefer_no_more(remote);
 	end(remote);
 }
 
