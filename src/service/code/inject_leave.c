@@ -337,11 +337,11 @@ static int clear_threads(struct agency *agency, struct lh_remote *remote, bool f
 	                  : 0;
 }
 
-static int stop_agent(const struct agency *agency, struct lh_remote *remote,
+static int stop_agent(const struct agency *agency, struct lh_remote *remote, bool keep,
                       const struct lh_inject_broker *broker, struct lh_error *error)
 {
 	long returned = 0;
-	int result = lh__remote_call(remote, agency->base + agency->agent.stop, (const long[3]){ 0 },
+	int result = lh__remote_call(remote, agency->base + agency->agent.stop, (const long[3]){ keep },
 	                             agency->base + agency->agent.size, CALL_MS, broker->readable,
 	                             broker->serve, broker->context, &returned);
 
@@ -367,7 +367,7 @@ int lh__inject_leave(struct lh_remote *remote, bool force, const struct lh_injec
 	if (result == 0)
 		result = clear_threads(agency, remote, force, left, error);
 	if (result == 0)
-		result = stop_agent(agency, remote, broker, error);
+		result = stop_agent(agency, remote, *left, broker, error);
 	if (result == 0 && !*left)
 		result = (int)lh__remote_syscall(remote, SYS_munmap,
 		                                 (const long[6]){ (long)agency->base,

@@ -66,18 +66,11 @@ static void unmap_all(void)
 	lh__inside.born = NULL;
 }
 
-LH_EXPORTED long lh_inside_start(struct lh_inside_start *start)
+/* All but the name and the like; a start that fails has changed nothing. */
+static long begin(struct lh_inside_start *start)
 {
-	long result;
+	long result = say_hello(&start->error);
 
-	__builtin_memcpy(lh__inside.name, start->name, sizeof lh__inside.name);
-	lh__inside.name[sizeof lh__inside.name - 1] = 0;
-	lh__inside.granularity = start->granularity;
-	lh__inside.markers = start->markers;
-	lh__inside.self = start->self;
-	lh__inside.self_end = start->self + start->self_size;
-	lh__inside.index = &lh__inside.indexes[0];
-	result = say_hello(&start->error);
 	if (result != 0)
 		return result;
 	result = note_birth(&start->error);
@@ -98,12 +91,32 @@ LH_EXPORTED long lh_inside_start(struct lh_inside_start *start)
 	return 0;
 }
 
-LH_EXPORTED long lh_inside_stop(void)
+LH_EXPORTED long lh_inside_start(struct lh_inside_start *start)
+{
+	long result;
+
+	__builtin_memcpy(lh__inside.name, start->name, sizeof lh__inside.name);
+	lh__inside.name[sizeof lh__inside.name - 1] = 0;
+	lh__inside.granularity = start->granularity;
+	lh__inside.markers = start->markers;
+	lh__inside.self = start->self;
+	lh__inside.self_end = start->self + start->self_size;
+	lh__inside.index = &lh__inside.indexes[0];
+	lh__inside.alone = true;
+	result = begin(start);
+	lh__inside.alone = false;
+	return result;
+}
+
+LH_EXPORTED long lh_inside_stop(long keep)
 {
 	struct lh_inside_text *text;
 
-	while ((text = lh__inside_overlap(0, ~(uintptr_t)0, NULL)) != NULL)
+	while ((text = lh__inside_overlap(0, ~(uintptr_t)0, NULL)) != NULL) {
 		lh__inside_disarm(text);
+		if (!keep)
+			lh__inside_release_text(text);
+	}
 	lh__inside_uninstall();
 	unmap_all();
 	return 0;
