@@ -387,6 +387,8 @@ static int seize_listed(struct lh_remote *remote, size_t from, struct lh_error *
 		}
 	}
 	remote->count = kept;
+	if (from == 0)
+		remote->since = lh__remote_now();
 	for (size_t i = from; i < kept; i++)
 		ptrace(PTRACE_INTERRUPT, remote->kept[i].id, NULL, NULL);
 	return rc < 0 ? rc : seized;
@@ -530,17 +532,36 @@ static int note_all(struct lh_remote *remote, struct lh_error *error)
 
 static int open_memory(struct lh_remote *remote, struct lh_error *error)
 {
-	char path[64], word[64];
+	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/%d/mem", remote->process);
 	remote->memory = open(path, O_RDWR | O_CLOEXEC);
 	if (remote->memory < 0)
 		return lh__fail(error, errno == ENOENT ? -ESRCH : -errno, "the memory of process %d: %s",
 		                remote->process, lh__errno_name(errno));
-	snprintf(path, sizeof(path), "/proc/%d/status", remote->process);
-	if (status_line(path, "SigIgn", word, sizeof(word)))
-		remote->ignores_segv = strtoull(word, NULL, 16) >> (SIGSEGV - 1) & 1;
 	return 0;
+}
+
+bool lh__remote_ignores_segv(const struct lh_remote *remote)
+{
+	char path[64], word[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/status", remote->process);
+	return status_line(path, "SigIgn", word, sizeof(word)) &&
+	       strtoull(word, NULL, 16) >> (SIGSEGV - 1) & 1;
+}
+
+/*
+ * What takes time and may be done while the process runs. The memory is opened anew when it is stopped: it
+ * may execute something else until then.
+ */
+static void look_ahead(struct lh_remote *remote)
+{
+	if (open_memory(remote, NULL))
+		return;
+	lh__remote_look_for_site(remote);
+	close(remote->memory);
+	remote->memory = -1;
 }
 
 static int stop_all(struct lh_remote *remote, uint64_t deadline, struct lh_error *error)
@@ -549,6 +570,8 @@ static int stop_all(struct lh_remote *remote, uint64_t deadline, struct lh_error
 	int rc;
 
 	while (quiet < ROUNDS_QUIET) {
+		size_t before = remote->count;
+
 		rc = seize_new(remote, error);
 		if (rc < 0)
 			return rc;
@@ -560,7 +583,7 @@ static int stop_all(struct lh_remote *remote, uint64_t deadline, struct lh_error
 			return lh__fail(error, -ETIMEDOUT,
 			                "threads of process %d could not be stopped in time",
 			                remote->process);
-		if (!quiet)
+		if (!quiet && remote->count == before) /* one that is there could not be seized yet */
 			rest(SPINS, 0);
 	}
 	rc = note_all(remote, error);
@@ -602,6 +625,8 @@ int lh__remote_stop(pid_t process, unsigned milliseconds, struct lh_remote **out
 	if (!remote)
 		return lh__fail(error, -ENOMEM, "no memory");
 	rc = look_first(remote, error);
+	if (!rc)
+		look_ahead(remote);
 	remote->hurried = !rc && lh__remote_prefer(0, SCHED_RESET_ON_FORK, &remote->before);
 	if (!rc)
 		rc = stop_all(remote, remote->since + milliseconds * 1000000ull, error);

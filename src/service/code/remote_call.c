@@ -112,15 +112,29 @@ static int site_anywhere(void *context, const struct lh_mapping *mapping)
 	return remote->site != 0;
 }
 
+int lh__remote_look_for_site(struct lh_remote *remote)
+{
+	int rc;
+
+	remote->site = 0;
+	rc = lh__mappings(remote->process, site_of_vdso, remote);
+	if (!remote->site && rc >= 0)
+		rc = lh__mappings(remote->process, site_anywhere, remote);
+	return rc < 0 ? rc : 0;
+}
+
 static int find_site(struct lh_remote *remote, const struct lh_remote_kept *thread)
 {
 	struct user_regs_struct registers;
+	uint8_t bytes[2];
 	int rc = 0;
 
-	if (!remote->site)
-		rc = lh__mappings(remote->process, site_of_vdso, remote);
-	if (!remote->site && rc >= 0)
-		rc = lh__mappings(remote->process, site_anywhere, remote);
+	if (remote->site_known)
+		return 0;
+	if (!remote->site || lh__remote_read(remote, remote->site, bytes, sizeof(bytes)) ||
+	    memcmp(bytes, "\x0f\x05", sizeof(bytes)) != 0)
+		rc = lh__remote_look_for_site(remote);
+	remote->site_known = remote->site != 0;
 	if (remote->site)
 		return 0;
 	if (ptrace(PTRACE_GETREGS, thread->id, NULL, &registers))
@@ -411,6 +425,7 @@ int lh__remote_call(struct lh_remote *remote, uint64_t function, const long argu
 		                      context };
 	struct lh_remote_kept *thread = lh__remote_worker(remote);
 	struct iovec state = { NULL, STATE_SIZE };
+	bool ignores_segv;
 	int rc, back;
 
 	if (!thread)
@@ -419,6 +434,7 @@ int lh__remote_call(struct lh_remote *remote, uint64_t function, const long argu
 	if (!state.iov_base)
 		return -ENOMEM;
 	go_beside(remote, thread);
+	ignores_segv = lh__remote_ignores_segv(remote);
 	rc = lh__remote_settle(remote, thread);
 	if (!rc && ptrace(PTRACE_GETREGSET, thread->id, NT_X86_XSTATE, &state))
 		rc = -ECHILD;
@@ -432,7 +448,7 @@ int lh__remote_call(struct lh_remote *remote, uint64_t function, const long argu
 		rc = back ? back : rc;
 	}
 	free(state.iov_base);
-	if (rc != -ECHILD && remote->ignores_segv) {
+	if (rc != -ECHILD && ignores_segv) {
 		back = ignore_again(remote, stack);
 		rc = back ? back : rc;
 	}

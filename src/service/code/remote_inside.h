@@ -29,7 +29,6 @@ struct lh_remote {
 	pid_t process;
 	int memory; /* /proc/PID/mem */
 	bool own;   /* it is our child: who waits for it shall find its status */
-	bool ignores_segv;
 	bool leader_ended; /* the first thread, which is told of only when all others are */
 	bool pinned;       /* this thread runs where the worker runs; processors: where it did before */
 	cpu_set_t processors;
@@ -37,7 +36,8 @@ struct lh_remote {
 	pid_t preferred;    /* the worker, likewise; 0: none */
 	int policy, before; /* of the worker and of this thread, as they were */
 	uint64_t since;
-	uint64_t site; /* of a `syscall` instruction; 0: not looked for yet */
+	uint64_t site;   /* of a `syscall` instruction; 0: not looked for yet */
+	bool site_known; /* it was seen since the process is stopped */
 	size_t count, room;
 	struct lh_remote_kept *kept;
 	struct lh_remote_thread *threads; /* what the caller is shown; by the same index */
@@ -62,6 +62,9 @@ bool lh__remote_restart(struct user_regs_struct *registers);
 void lh__remote_let_go(struct lh_remote *remote);
 /* Prefers a thread to all that have no deadlines; whether it is now, and *before: what it was. */
 bool lh__remote_prefer(pid_t thread, int flags, int *before);
+/* Looks for a `syscall` instruction, stopped or not. 0, or what reading the mappings has failed with. */
+int lh__remote_look_for_site(struct lh_remote *remote);
+bool lh__remote_ignores_segv(const struct lh_remote *remote);
 /* The thread that works for us, or NULL: none lives. */
 struct lh_remote_kept *lh__remote_worker(struct lh_remote *remote);
 /* Brings a thread that was away back to where it was. */
