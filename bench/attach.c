@@ -22,10 +22,9 @@ static int come_and_go(pid_t process, bool libraries, double *come, double *go)
 {
 	char *const command[] = { NULL };
 	uint64_t let_go = 0;
-	struct lh_session_options options = { .engine = LH_ENGINE_INSIDE,
-		                              .libraries = libraries,
-		                              .say = say,
-		                              .let_go_ns = &let_go };
+	struct lh_session_options options = {
+		.engine = LH_ENGINE_INSIDE, .libraries = libraries, .say = say, .let_go_ns = &let_go
+	};
 	struct lh_error error = { 0 };
 	struct lh_session *session;
 	bool verified = false;

@@ -46,7 +46,7 @@ struct agency {
 	size_t stacks, room;
 	struct {
 		uint64_t start, end;
-	} *stack; /* what may be one: all that can be written to, ascending */
+	} * stack; /* what may be one: all that can be written to, ascending */
 };
 
 /* ---- finding it ---- */

@@ -27,8 +27,8 @@ struct lh_remote_kept {
 
 struct lh_remote {
 	pid_t process;
-	int memory; /* /proc/PID/mem */
-	bool own;   /* it is our child: who waits for it shall find its status */
+	int memory;        /* /proc/PID/mem */
+	bool own;          /* it is our child: who waits for it shall find its status */
 	bool leader_ended; /* the first thread, which is told of only when all others are */
 	bool pinned;       /* this thread runs where the worker runs; processors: where it did before */
 	cpu_set_t processors;

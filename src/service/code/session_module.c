@@ -241,15 +241,16 @@ static void read_private(int pagemap, uint64_t first, size_t n, bool *private)
 	ssize_t got = pread(pagemap, entry, n * sizeof(*entry), (off_t)(first * sizeof(*entry)));
 
 	for (size_t i = 0; i < n; i++)
-		private[i] = got < (ssize_t)((i + 1) * sizeof(*entry)) || entry[i] & SWAPPED ||
-		             (entry[i] & PRESENT && !(entry[i] & OF_FILE));
+	private[i] = got < (ssize_t)((i + 1) * sizeof(*entry)) || entry[i] & SWAPPED ||
+	             (entry[i] & PRESENT && !(entry[i] & OF_FILE));
 }
 
 static bool page_is_original(int memory, uint64_t address, const uint8_t *original)
 {
 	uint8_t page[PAGE];
 
-	return pread(memory, page, PAGE, (off_t)address) == (ssize_t)PAGE && memcmp(page, original, PAGE) == 0;
+	return pread(memory, page, PAGE, (off_t)address) == (ssize_t)PAGE &&
+	       memcmp(page, original, PAGE) == 0;
 }
 
 /*

@@ -51,7 +51,8 @@ static void store_by(long memory, const struct lh_inside_text *text, uintptr_t a
 		__atomic_store_n((uint8_t *)address, byte, __ATOMIC_SEQ_CST);
 		return;
 	}
-	if ((!LH_FAILED(memory) && LH_CALL4(SYS_pwrite64, memory, &byte, 1, address) == 1) || LH_FAILED(LH_CALL3(SYS_mprotect, page, PAGE, RWX)))
+	if ((!LH_FAILED(memory) && LH_CALL4(SYS_pwrite64, memory, &byte, 1, address) == 1) ||
+	    LH_FAILED(LH_CALL3(SYS_mprotect, page, PAGE, RWX)))
 		return;
 	__atomic_store_n((uint8_t *)address, byte, __ATOMIC_SEQ_CST);
 	LH_CALL3(SYS_mprotect, page, PAGE, PROT_READ | PROT_EXEC);
