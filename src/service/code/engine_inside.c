@@ -123,12 +123,15 @@ static int inside_watch(void *state, struct lh_remote *remote, bool launched, st
 	}
 	memcpy(start.name, inside->session->name, sizeof(start.name));
 	inside->entering = process;
+	if (!launched)
+		lh__session_hold_mappings(inside->session, process);
 	result = lh__inject(remote, &start, &inside->broker, error);
+	lh__session_drop_mappings(inside->session);
 	inside->entering = before;
 	if (result < 0)
 		return result;
 	lh__session_put_markers(inside->session, process);
-	lh__remote_release(remote);
+	lh__session_came(inside->session, lh__remote_release(remote));
 	return 0;
 }
 
@@ -425,7 +428,7 @@ static int try_leave(struct inside *inside, pid_t process, bool force, struct lh
 	result = lh__inject_leave(remote, force, &inside->broker, &left, error);
 	if (result == 0)
 		lh__session_verify(inside->session, remote);
-	lh__remote_release(remote);
+	lh__session_let_go(inside->session, lh__remote_release(remote));
 	if (result == 0 && left)
 		lh__session_say(
 			inside->session,

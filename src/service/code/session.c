@@ -55,6 +55,20 @@ void lh__session_say(const struct lh_session *session, const char *format, ...)
 	session->options.say(session->options.context, text);
 }
 
+void lh__session_came(struct lh_session *session, uint64_t stopped_ns)
+{
+	if (session->stopped_for == 0)
+		session->stopped_for = stopped_ns;
+}
+
+void lh__session_let_go(struct lh_session *session, uint64_t stopped_ns)
+{
+	uint64_t *longest = session->options.let_go_ns;
+
+	if (longest && stopped_ns > *longest)
+		*longest = stopped_ns;
+}
+
 void lh__session_ended(struct lh_session *session, pid_t process, int status)
 {
 	if (process != session->process || !session->launched)
@@ -250,6 +264,7 @@ static int attach(struct lh_session *session, struct lh_error *error)
 	result = look_at(session, session->gone);
 	if (result < 0)
 		return lh__fail(error, result, "no descriptors: %s", strerror(-result));
+	lh__session_prepare(session, session->process);
 	since = now();
 	result = lh__remote_stop(session->process, STOP_MS, &remote, error);
 	if (result < 0)
@@ -257,7 +272,7 @@ static int attach(struct lh_session *session, struct lh_error *error)
 	result = watch(session, remote, error);
 	if (result < 0)
 		lh__remote_release(remote);
-	session->stopped_for = now() - since;
+	lh__session_came(session, now() - since);
 	return result;
 }
 

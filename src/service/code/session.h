@@ -41,6 +41,7 @@ struct lh_session_options {
 	/* One line for a person, about something that could not be watched; from the session's thread. */
 	void (*say)(void *context, const char *text);
 	void *context;
+	uint64_t *let_go_ns; /* NULL, or out: the longest for which a process was stopped to be let go */
 };
 
 struct lh_session;

@@ -38,6 +38,9 @@ struct lh_session {
 	const struct lh_session_engine *engine;
 	void *state; /* the engine's */
 	struct lh_session_file *files;
+	pid_t held_of; /* whose mappings of code are held; 0: nobody's */
+	struct lh_mapping *held;
+	size_t held_count, held_room;
 	bool marks;     /* exclude, from or until are given */
 	bool recording; /* neither before from nor behind until */
 	bool unopened;  /* it was said that a file could not be opened */
@@ -80,11 +83,23 @@ void lh__session_say_unfound(const struct lh_session *session);
 
 /* ---- session_module.c ---- */
 void lh__session_forget_files(struct lh_session *session);
+/*
+ * Makes or finds the plans of all code that a process has mapped, while it still runs: nothing of that is
+ * left to be done when it is stopped.
+ */
+void lh__session_prepare(struct lh_session *session, pid_t process);
+/*
+ * Reads the mappings of code of a stopped process once, for all questions about it until they are let go of.
+ * What an agent does meanwhile changes only those that were asked about.
+ */
+void lh__session_hold_mappings(struct lh_session *session, pid_t process);
+void lh__session_drop_mappings(struct lh_session *session);
 /* Calls found for each text of known files that a process has mapped. */
 struct lh_session_place {
 	const struct lh_session_file *file;
 	unsigned text;
 	uint64_t start, end;
+	bool of_plan; /* what is mapped there is the plan's copy, and not the file */
 };
 int lh__session_places(struct lh_session *session, pid_t process,
                        int (*found)(void *context, const struct lh_session_place *place),

@@ -93,6 +93,8 @@ struct lh_inside {
 	bool markers; /* see struct lh_inside_start */
 	uintptr_t self, self_end;
 	struct lh_record_control *control;
+	bool alone;     /* the agent starts: no other thread runs */
+	int64_t record; /* its descriptor while the agent starts; -1: none, then it is asked for */
 	uint64_t lock;  /* process << 32 | thread */
 	uint32_t *born; /* the process that the agent knows as its own; a fork's child finds 0 here */
 	uint32_t plans; /* how many stand in plan[] */
