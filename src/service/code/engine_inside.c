@@ -9,6 +9,7 @@
  */
 #include "service/code/session_inside.h"
 
+#include <asm/hwcap2.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -105,12 +107,51 @@ static int take_out_orphan(struct inside *inside, struct lh_remote *remote, cons
 	return lh__inject_leave(remote, true, &inside->broker, &left, error);
 }
 
+/* A number in /proc/PID/status; 0: there is none. */
+static unsigned long status_number(const char *status, const char *name)
+{
+	const char *at = strstr(status, name);
+
+	return at ? strtoul(at + strlen(name), NULL, 10) : 0;
+}
+
+static bool read_status(const char *process, char *status, size_t size)
+{
+	char path[64];
+	ssize_t got;
+	int file;
+
+	snprintf(path, sizeof(path), "/proc/%s/status", process);
+	file = open(path, O_RDONLY | O_CLOEXEC);
+	got = file < 0 ? -1 : read(file, status, size - 1);
+	if (file >= 0)
+		close(file);
+	status[got > 0 ? got : 0] = '\0';
+	return got > 0;
+}
+
+/* Whether it has one thread, and none but our own filters on its calls (port/code/inside/ahead.c). */
+static bool is_alone(pid_t process)
+{
+	char ours[4096], theirs[4096], name[16];
+
+	snprintf(name, sizeof(name), "%d", process);
+	if (!read_status("self", ours, sizeof(ours)) || !read_status(name, theirs, sizeof(theirs)))
+		return false;
+	return status_number(theirs, "\nThreads:") == 1 &&
+	       status_number(theirs, "\nSeccomp:") == status_number(ours, "\nSeccomp:") &&
+	       status_number(theirs, "\nSeccomp_filters:") == status_number(ours, "\nSeccomp_filters:");
+}
+
 static int inside_watch(void *state, struct lh_remote *remote, bool launched, struct lh_error *error)
 {
 	struct inside *inside = state;
 	pid_t process = lh__remote_process(remote), before = inside->entering;
 	struct lh_inside_start start = { .granularity = lh__session_granularity(inside->session),
 		                         .launched = launched,
+		                         .look_ahead = inside->session->options.look_ahead &&
+		                                       is_alone(process),
+		                         .fs_known = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0,
 		                         .markers = inside->session->options.from ||
 		                                    inside->session->options.until };
 	char name[104];
