@@ -201,8 +201,9 @@ static int start(struct covering *covering, int argc, char **argv)
 	if (status != CLI_GO_ON)
 		return status;
 	if (covering->collect_only && !covering->record)
-		return cli_fail(COMMAND, CLI_BAD_USAGE,
-		                "--collect-only writes no report; say where to keep what was seen: --record FILE");
+		return cli_fail(
+			COMMAND, CLI_BAD_USAGE,
+			"--collect-only writes no report; say where to keep what was seen: --record FILE");
 	if (covering->process && argc > 0)
 		return cli_fail(COMMAND, CLI_BAD_USAGE,
 		                "%s: --pid watches a process that runs already; leave one out", argv[0]);
@@ -250,8 +251,8 @@ int cli_cover(int argc, char **argv)
 		  false },
 		{ "engine", CLI_CHOICE, "auto|inside|outside", "how traps are answered (auto)",
 		  &covering.engine, false },
-		{ "no-look-ahead", CLI_FLAG, NULL, "bring back nothing before it runs", &covering.no_look_ahead,
-		  false },
+		{ "no-look-ahead", CLI_FLAG, NULL, "bring back nothing before it runs",
+		  &covering.no_look_ahead, false },
 		{ "collect-only", CLI_FLAG, NULL, "write no report; with --record", &covering.collect_only,
 		  false },
 		{ .name = NULL },

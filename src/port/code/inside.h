@@ -46,8 +46,8 @@ struct lh_inside_start {
 	uint32_t trap_ignored; /* 1: the program was given SIGTRAP ignored, */
 	uint32_t trap_blocked; /*    or blocked, and shall find it so */
 	uint32_t markers;      /* 1: of an INT3 in a text that is not armed is asked (LH_ASK_MARKER) */
-	uint32_t look_ahead;      /* 1: the process has one thread, and what it runs next may be foreseen */
-	uint32_t fs_known;        /* 1: the processor's rdfsbase may be used (AT_HWCAP2) */
+	uint32_t look_ahead;   /* 1: the process has one thread, and what it runs next may be foreseen */
+	uint32_t fs_known;     /* 1: the processor's rdfsbase may be used (AT_HWCAP2) */
 	uint32_t pad;
 	uint64_t self, self_size; /* where the agent itself is mapped */
 	uint64_t stack;        /* the top of the stack on which start and stop run; unused by the handler */

@@ -147,13 +147,13 @@ static int inside_watch(void *state, struct lh_remote *remote, bool launched, st
 {
 	struct inside *inside = state;
 	pid_t process = lh__remote_process(remote), before = inside->entering;
-	struct lh_inside_start start = { .granularity = lh__session_granularity(inside->session),
-		                         .launched = launched,
-		                         .look_ahead = inside->session->options.look_ahead &&
-		                                       is_alone(process),
-		                         .fs_known = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0,
-		                         .markers = inside->session->options.from ||
-		                                    inside->session->options.until };
+	struct lh_inside_start start = {
+		.granularity = lh__session_granularity(inside->session),
+		.launched = launched,
+		.look_ahead = inside->session->options.look_ahead && is_alone(process),
+		.fs_known = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0,
+		.markers = inside->session->options.from || inside->session->options.until
+	};
 	char name[104];
 	int result;
 

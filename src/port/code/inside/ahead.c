@@ -149,7 +149,8 @@ static const struct lh_inside_text *text_at(const struct lh_inside_text *text, u
 /* 1: this is a new block, 0: it is none; -1: here the walk ends. */
 static int enter(const struct lh_inside_text *text, uint32_t at, bool off)
 {
-	uint8_t there = *(const volatile uint8_t *)(text->text.start + at), original = text->text.original[at];
+	uint8_t there = *(const volatile uint8_t *)(text->text.start + at),
+		original = text->text.original[at];
 
 	if (!(text->text.armed[at / 64] >> (at % 64) & 1) || original == LH_INT3)
 		return -1;

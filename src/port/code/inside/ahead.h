@@ -30,7 +30,14 @@
 #define LH_AHEAD_LONGEST 15u /* bytes of an instruction */
 
 enum lh_ahead_register {
-	LH_RAX, LH_RCX, LH_RDX, LH_RBX, LH_RSP, LH_RBP, LH_RSI, LH_RDI,
+	LH_RAX,
+	LH_RCX,
+	LH_RDX,
+	LH_RBX,
+	LH_RSP,
+	LH_RBP,
+	LH_RSI,
+	LH_RDI,
 	LH_NONE = 16, /* of a base or an index */
 	LH_RIP = 17
 };

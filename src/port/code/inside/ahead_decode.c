@@ -9,13 +9,13 @@
 /* What follows an opcode: whether a ModRM byte, and an immediate. */
 enum {
 	BAD = 0,
-	OK = 1,    /* nothing */
-	M = 2,     /* ModRM */
-	B = 4,     /* 1 byte */
-	Z = 8,     /* 4 bytes; 2 with 66 */
-	W = 16,    /* 2 bytes */
-	D = 32,    /* 4 bytes, always: distances of jumps */
-	V = 64,    /* 4 bytes, 2 with 66, 8 with REX.W */
+	OK = 1,      /* nothing */
+	M = 2,       /* ModRM */
+	B = 4,       /* 1 byte */
+	Z = 8,       /* 4 bytes; 2 with 66 */
+	W = 16,      /* 2 bytes */
+	D = 32,      /* 4 bytes, always: distances of jumps */
+	V = 64,      /* 4 bytes, 2 with 66, 8 with REX.W */
 	GROUP3 = 128 /* ModRM, and an immediate if its register is 0 or 1 */
 };
 

@@ -167,8 +167,8 @@ static uint64_t flags_of(uint64_t result, unsigned size)
 /* 1 or 0; -1: not known. code is the low four bits of a conditional jump. */
 static int condition(const struct lh_ahead *ahead, unsigned code)
 {
-	static const uint16_t needs[] = { LH_OF,         LH_CF, LH_ZF,         LH_CF | LH_ZF,
-		                          LH_SF,         LH_PF, LH_SF | LH_OF, LH_SF | LH_OF | LH_ZF };
+	static const uint16_t needs[] = { LH_OF, LH_CF, LH_ZF,         LH_CF | LH_ZF,
+		                          LH_SF, LH_PF, LH_SF | LH_OF, LH_SF | LH_OF | LH_ZF };
 	uint64_t flags = ahead->flags;
 	bool less = !(flags & LH_SF) != !(flags & LH_OF), holds;
 
@@ -214,7 +214,7 @@ static struct lh_ahead_value arithmetic(struct lh_ahead *ahead, unsigned kind, s
 	default: result = x ^ y; break;
 	}
 	set_flags(ahead, LH_STATUS,
-	          !is_known                                   ? 0
+	          !is_known                                  ? 0
 	          : kind == OR || kind == AND || kind == XOR ? LH_STATUS & ~LH_AF
 	                                                     : LH_STATUS,
 	          bits | flags_of(result, size));
@@ -360,7 +360,8 @@ static bool run_shift(struct lh_ahead *ahead, const struct lh_ahead_instruction 
 static bool run_double_shift(struct lh_ahead *ahead, const struct lh_ahead_instruction *in)
 {
 	unsigned size = size_of(in, false), width = size * 8, by;
-	struct lh_ahead_value count = in->op & 1 ? lh__ahead_get(ahead, LH_RCX, 1) : known((uint64_t)in->immediate);
+	struct lh_ahead_value count =
+		in->op & 1 ? lh__ahead_get(ahead, LH_RCX, 1) : known((uint64_t)in->immediate);
 	struct lh_ahead_value fill = lh__ahead_get(ahead, in->reg, size), value;
 	bool left = in->op < 0xa8;
 	struct place at;
@@ -373,7 +374,9 @@ static bool run_double_shift(struct lh_ahead *ahead, const struct lh_ahead_instr
 		return put(ahead, &at, value);
 	bits = value.bits;
 	value.known &= fill.known;
-	value.bits = cut(left ? bits << by | fill.bits >> (width - by) : bits >> by | fill.bits << (width - by), size);
+	value.bits =
+		cut(left ? bits << by | fill.bits >> (width - by) : bits >> by | fill.bits << (width - by),
+	            size);
 	set_flags(ahead, LH_STATUS, value.known ? LH_STATUS & ~LH_AF & ~LH_OF : 0,
 	          (bits >> (left ? width - by : by - 1) & 1 ? LH_CF : 0) | flags_of(value.bits, size));
 	return put(ahead, &at, value);
@@ -447,7 +450,8 @@ static bool quotient_signed(uint64_t high, uint64_t low, uint64_t by, unsigned s
 
 static bool divide(struct lh_ahead *ahead, struct lh_ahead_value by, unsigned size, bool is_signed)
 {
-	struct lh_ahead_value low = lh__ahead_get(ahead, LH_RAX, size), high = lh__ahead_get(ahead, LH_RDX, size);
+	struct lh_ahead_value low = lh__ahead_get(ahead, LH_RAX, size),
+			      high = lh__ahead_get(ahead, LH_RDX, size);
 	uint64_t quotient, rest;
 
 	if (size == 1 || !by.known || !low.known || !high.known)
@@ -573,7 +577,8 @@ static bool run_string(struct lh_ahead *ahead, const struct lh_ahead_instruction
 	uint32_t needed = 1u << LH_RDI | (in->op < 0xa8 ? 1u << LH_RSI : 0) | (in->repeat ? 1u << LH_RCX : 0);
 	struct lh_ahead_value value = lh__ahead_get(ahead, LH_RAX, size);
 
-	if (in->fs || !(ahead->flags_known & LH_DF) || ahead->flags & LH_DF || (ahead->known & needed) != needed)
+	if (in->fs || !(ahead->flags_known & LH_DF) || ahead->flags & LH_DF ||
+	    (ahead->known & needed) != needed)
 		return false;
 	if (in->repeat)
 		times = ahead->reg[LH_RCX];
@@ -596,7 +601,8 @@ static bool run_string(struct lh_ahead *ahead, const struct lh_ahead_instruction
 /* ---- moves ---- */
 
 /* 63, 0f b6, b7, be, bf */
-static bool widen(struct lh_ahead *ahead, const struct lh_ahead_instruction *in, unsigned from, bool is_signed)
+static bool widen(struct lh_ahead *ahead, const struct lh_ahead_instruction *in, unsigned from,
+                  bool is_signed)
 {
 	struct lh_ahead_value value;
 	struct place at;
@@ -790,7 +796,8 @@ static bool run_one_byte(struct lh_ahead *ahead, const struct lh_ahead_instructi
 	if (in->op >= 0x88 && in->op <= 0x8b)
 		return run_move(ahead, in);
 	if (in->op >= 0x90 && in->op <= 0x97)
-		return in->rm == LH_RAX || run_exchange(ahead, LH_RAX, in->rm, size_of(in, false));
+		return in->rm == LH_RAX || (in->op == 0x90 && in->repeat == 0xf3) || /* nop, pause */
+		       run_exchange(ahead, LH_RAX, in->rm, size_of(in, false));
 	if (in->op >= 0xb0 && in->op <= 0xbf) {
 		size = size_of(in, in->op < 0xb8);
 		lh__ahead_set(ahead, numbered(in, in->rm, size), size, known((uint64_t)in->immediate));
@@ -861,7 +868,8 @@ static bool run_two_byte(struct lh_ahead *ahead, const struct lh_ahead_instructi
 	case 0xab:
 	case 0xb3:
 	case 0xbb: /* with memory, the register may name any bit there */
-		return !in->memory && bit_test(ahead, in, in->op >> 3 & 7, lh__ahead_get(ahead, in->reg, size));
+		return !in->memory &&
+		       bit_test(ahead, in, in->op >> 3 & 7, lh__ahead_get(ahead, in->reg, size));
 	case 0xba: return bit_test(ahead, in, in->reg & 7, known((uint64_t)in->immediate));
 	case 0xa4:
 	case 0xa5:
@@ -886,8 +894,8 @@ static bool is_flow(const struct lh_ahead_instruction *in)
 {
 	if (in->map == 1)
 		return (in->op & 0xf0) == 0x80;
-	return in->map == 0 && ((in->op & 0xf0) == 0x70 || in->op == 0xe8 || in->op == 0xe9 || in->op == 0xeb ||
-	                        in->op == 0xc2 || in->op == 0xc3);
+	return in->map == 0 && ((in->op & 0xf0) == 0x70 || in->op == 0xe8 || in->op == 0xe9 ||
+	                        in->op == 0xeb || in->op == 0xc2 || in->op == 0xc3);
 }
 
 static bool is_string(unsigned op)

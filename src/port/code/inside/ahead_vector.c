@@ -13,7 +13,8 @@ struct vector {
 
 static struct vector get(const struct lh_ahead *ahead, unsigned reg)
 {
-	return (struct vector){ { ahead->vector[reg][0], ahead->vector[reg][1] }, ahead->vectors_known >> reg & 1 };
+	return (struct vector){ { ahead->vector[reg][0], ahead->vector[reg][1] },
+		                ahead->vectors_known >> reg & 1 };
 }
 
 static bool set(struct lh_ahead *ahead, unsigned reg, struct vector value)
@@ -64,9 +65,9 @@ static bool compute(struct lh_ahead *ahead, const struct lh_ahead_instruction *i
 	struct lh_ahead_value byte;
 	uint64_t address;
 
-	if (in->memory && (!lh__ahead_address(ahead, in, &address) ||
-	                   !lh__ahead_load(ahead, address, 1, &byte) ||
-	                   !lh__ahead_load(ahead, address + ANY - 1, 1, &byte)))
+	if (in->memory &&
+	    (!lh__ahead_address(ahead, in, &address) || !lh__ahead_load(ahead, address, 1, &byte) ||
+	     !lh__ahead_load(ahead, address + ANY - 1, 1, &byte)))
 		return false;
 	return forget(ahead, in->reg);
 }
@@ -219,9 +220,11 @@ static bool run_two_byte(struct lh_ahead *ahead, const struct lh_ahead_instructi
 		return !in->memory && in->narrow && forget(ahead, in->rm);
 	case 0x2a: return in->repeat && compute(ahead, in);
 	}
-	if ((in->op >= 0x14 && in->op <= 0x15) || (in->op >= 0x51 && in->op <= 0x5f) || in->op == 0xc2 || in->op == 0xc6)
+	if ((in->op >= 0x14 && in->op <= 0x15) || (in->op >= 0x51 && in->op <= 0x5f) || in->op == 0xc2 ||
+	    in->op == 0xc6)
 		return compute(ahead, in);
-	if ((in->op >= 0x60 && in->op <= 0x76) || in->op == 0xc4 || in->op >= 0xd0 || in->op == 0x7c || in->op == 0x7d)
+	if ((in->op >= 0x60 && in->op <= 0x76) || in->op == 0xc4 || in->op >= 0xd0 || in->op == 0x7c ||
+	    in->op == 0x7d)
 		return (in->narrow || in->repeat) && compute(ahead, in);
 	return false;
 }
