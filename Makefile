@@ -84,7 +84,7 @@ POOL_SRC := $(addprefix bench/pool/,main.c count.c yardstick.c $(PEERS:%=%.c)) \
 	$(if $(wildcard src/service/pool/pool.c),bench/pool/lh.c bench/pool/life.c)
 BENCH_BIN := $(call bin,bench,$(B))
 POOL_BIN := $(B)/bench/pool
-EXAMPLE_BIN := $(call bin,examples,$(B))
+EXAMPLE_BIN := $(call bin,examples,$(B)) $(B)/examples/patch/server $(B)/examples/patch/fix.so
 FUZZ_BIN := $(call bin,fuzz,$(BUILD))
 
 .PHONY: all tests programs examples FORCE
@@ -227,6 +227,13 @@ $(B)/examples/%: examples/%.c $(wildcard examples/*.h) include/linehome.h $(B)/l
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c11 -g -O2 $(WARN) $(EXTRA_CFLAGS) $(SAN_FLAGS) -Iinclude -o $@ $< -L$(B) -llinehome \
 		-Wl,-rpath,$(abspath $(B))
+# A program that knows nothing of Linehome, and what is put into it while it runs.
+$(B)/examples/patch/server: examples/patch/server.c examples/patch/rates.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -g -O2 $(WARN) $(EXTRA_CFLAGS) -o $@ $^
+$(B)/examples/patch/%.so: examples/patch/%.c include/linehome/patch.h
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -g -O2 $(WARN) $(EXTRA_CFLAGS) -Iinclude -shared -fPIC -o $@ $<
 $(BUILD)/fuzz/%: fuzz/%.c $(LIB_SRC) $(INSIDE) $(PAGE_PARTS)
 	@mkdir -p $(@D)
 	$(Q)clang $(CPPFLAGS) $(BLOB_FLAGS) $(filter-out -O0 -O2,$(CFLAGS)) -O1 -fsanitize=fuzzer,address,undefined \
@@ -280,9 +287,10 @@ lint: all
 
 MAN := $(wildcard docs/man/*.[0-9])
 install: all
-	install -d $(addprefix $(DESTDIR),$(bindir) $(includedir) $(libdir)/pkgconfig $(libdir)/linehome $(completiondir))
+	install -d $(addprefix $(DESTDIR),$(bindir) $(includedir)/linehome $(libdir)/pkgconfig $(libdir)/linehome $(completiondir))
 	install -m 755 $(B)/linehome $(DESTDIR)$(bindir)/
 	install -m 644 include/linehome.h $(DESTDIR)$(includedir)/
+	install -m 644 include/linehome/patch.h $(DESTDIR)$(includedir)/linehome/
 	install -m 644 $(B)/liblinehome.a $(DESTDIR)$(libdir)/
 	install -m 755 $(B)/liblinehome.so $(DESTDIR)$(libdir)/liblinehome.so.$(VERSION)
 	ln -sf liblinehome.so.$(VERSION) $(DESTDIR)$(libdir)/liblinehome.so.$(SOVERSION)
@@ -294,12 +302,13 @@ install: all
 	for page in $(MAN); do install -D -m 644 $$page \
 		$(DESTDIR)$(mandir)/man$${page##*.}/$$(basename $$page) || exit 1; done
 uninstall:
-	rm -f $(DESTDIR)$(bindir)/linehome $(DESTDIR)$(includedir)/linehome.h $(DESTDIR)$(completiondir)/linehome \
+	rm -f $(DESTDIR)$(bindir)/linehome $(DESTDIR)$(includedir)/linehome.h \
+		$(DESTDIR)$(includedir)/linehome/patch.h $(DESTDIR)$(completiondir)/linehome \
 		$(DESTDIR)$(libdir)/liblinehome.a $(DESTDIR)$(libdir)/pkgconfig/linehome.pc \
 		$(addprefix $(DESTDIR)$(libdir)/liblinehome,.so .so.$(SOVERSION) .so.$(VERSION)) \
 		$(DESTDIR)$(libdir)/linehome/liblinehome-run.so \
 		$(foreach page,$(MAN),$(DESTDIR)$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
-	-rmdir $(DESTDIR)$(libdir)/linehome
+	-rmdir $(DESTDIR)$(libdir)/linehome $(DESTDIR)$(includedir)/linehome
 
 clean:
 	rm -rf $(BUILD)

@@ -40,6 +40,13 @@ offers --log-size pool create --l
 offers --json pool info --j
 offers --content pool log x --
 offers LICENSE pool check LICEN
+offers apply patch -p 1 ap
+offers --audit patch list --a
+offers LICENSE patch -p 1 apply LICEN
+offers $$ patch --pid $$
+offers --calls trace --c
+offers json trace --format j
+offers bash trace --calls f bas
 
 COMP_WORDS=(linehome run --local '') COMP_CWORD=3
 COMPREPLY=(left over)
@@ -67,6 +74,7 @@ is_program 2 run sort -
 is_program 4 run --local 3M sort -
 is_program 4 run --progress -- sort x
 is_program '' run --local sort
+is_program 7 trace --libraries -o x --calls f sort -
 is_program '' serve --listen x
 echo "1..$count"
 exit $failed

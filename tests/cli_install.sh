@@ -37,9 +37,10 @@ mkdir "$build"
 cp -a "$from"/obj "$from"/flags "$from"/liblinehome* "$from"/linehome "$build/"
 
 ok 'make install' make -s install BUILD="$build" SAN= MODE=release PREFIX="$prefix"
-for file in bin/linehome include/linehome.h lib/liblinehome.a "lib/liblinehome.so.$version" lib/liblinehome.so \
+for file in bin/linehome include/linehome.h include/linehome/patch.h lib/liblinehome.a "lib/liblinehome.so.$version" lib/liblinehome.so \
 	lib/linehome/liblinehome-run.so lib/pkgconfig/linehome.pc share/man/man1/linehome.1 \
-	share/man/man1/linehome-pool.1 share/man/man1/linehome-run.1 share/man/man1/linehome-serve.1 share/man/man3/linehome.3 \
+	share/man/man1/linehome-pool.1 share/man/man1/linehome-patch.1 share/man/man3/lh_patch.3 \
+	share/man/man1/linehome-run.1 share/man/man1/linehome-serve.1 share/man/man3/linehome.3 \
 	share/man/man3/lh_pool.3 share/man/man3/lh_tx.3 share/man/man3/lh_pool_alloc.3 \
 	share/bash-completion/completions/linehome; do
 	ok "there is $file" test -s "$prefix/$file"
@@ -69,6 +70,8 @@ ok 'a program links the archive' cc -o "$root/static" examples/counter.c -I"$pre
 	$(pkg-config --static --libs-only-l linehome | sed 's/-llinehome//')
 printf '#include <linehome.h>\nint main() { return lh_version() == nullptr; }\n' >"$root/plus.cc"
 if command -v c++ >/dev/null; then
+	printf '#include <linehome/patch.h>\nextern "C" int f(int);\nLH_PATCH_ORIGINAL(old, f, int (int));\nint g(int v) { return old(v); }\nLH_PATCH_REPLACE(f, g);\nLH_PATCH_NAME("x");\n' >"$root/patch.cc"
+	ok 'a patch in C++' c++ -Wall -Wextra -Werror -fPIC -shared -o "$root/patch.so" -I"$prefix/include" "$root/patch.cc"
 	ok 'the header is C++ too' c++ -Wall -Wextra -Werror -fsyntax-only -I"$prefix/include" "$root/plus.cc"
 fi
 

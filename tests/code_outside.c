@@ -392,7 +392,8 @@ static void test_busy(void)
 	}
 	is(rc, 0, "a busy program goes on");
 	kill(program.id, SIGSTOP);
-	is_quiet(lh__session_wait(session, 50, &status, &error));
+	for (int i = 0; i < 500 && !strchr("Tt", state_of(program.id)); i++)
+		is_quiet(lh__session_wait(session, 10, &status, &error));
 	/* Stopped as if nobody traced it: 't' is how the kernel tells that of a traced one. */
 	ok(strchr("Tt", state_of(program.id)), "SIGSTOP stops it");
 	kill(program.id, SIGCONT);

@@ -1,7 +1,7 @@
 /* timeout: 60 */
 /*
- * Sessions: attaching and letting go again and again, children, windows, a program and a watcher that are killed,
- * and processes that cannot be attached to. LH_TEST_ATTACH: how often (20).
+ * Sessions: attaching and letting go again and again, children, windows, a program and a watcher that are
+ * killed, and processes that cannot be attached to. LH_TEST_ATTACH: how often (20).
  */
 #include <errno.h>
 #include <fcntl.h>

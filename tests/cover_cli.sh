@@ -193,6 +193,7 @@ refused 2 '*--source x: not two folders*' --source x "$marked"
 refused 2 '*--fail-under 101: not a percentage*' --fail-under 101 "$marked"
 refused 2 '*--pid: needs an argument*' -p
 refused 125 '*there is none*' -p 2000000000
+refused 125 '*need the inside engine*' --engine outside --from begin_it "$marked"
 refused 125 '*--output *nowhere/x.txt: cannot be written*' -o "$files/nowhere/x.txt" "$marked"
 refused 125 '*--output *cannot be written: Is a directory*' -o "$files" --format lcov "$marked"
 refused 125 '*--output /dev/full: cannot be written*' -o /dev/full --format lcov "$marked"

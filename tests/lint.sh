@@ -52,7 +52,7 @@ check_layers() {
 					rank[word[j]] = i
 			}
 		}
-		$3 == "linehome.h" || $3 !~ "/" { next }
+		$3 == "linehome.h" || $3 ~ /^linehome\// || $3 !~ "/" { next }
 		{
 			from = layer($1); to = layer($3)
 			if (from == "" || to == "")

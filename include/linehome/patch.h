@@ -27,13 +27,14 @@
 
 #define LH_PATCH_VERSION 1u
 
-enum { LH_PATCH_KIND_REPLACE = 1, LH_PATCH_KIND_AT = 2 };
+enum { LH_PATCH_KIND_REPLACE = 1, LH_PATCH_KIND_AT = 2, LH_PATCH_KIND_ORIGINAL = 3 };
 
 /* The registers of a thread at a place that LH_PATCH_AT names. What the handler changes is what they become.
  */
 struct lh_patch_registers {
 	uint64_t rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, flags;
 	uint64_t rip; /* where the thread goes on; 0 (as it is given): at the place itself */
+		      /* rsp may be made larger, and smaller by at most 256. */
 };
 
 /* One record in the section linehome_patch; made by the macros below. */
@@ -41,8 +42,8 @@ struct lh_patch_entry {
 	uint32_t version, kind;
 	const char *symbol; /* the program's; "MODULE!NAME" where the name alone is not unique */
 	uint64_t offset;    /* AT: bytes behind the symbol, the start of an instruction */
-	void *code;         /* the replacement, or the handler */
-	void **original;    /* where to put what calls the old one; or NULL */
+	void *code;         /* the replacement, or the handler; ORIGINAL: NULL */
+	void **original;    /* ORIGINAL: where to put the address of what does as the function did; or NULL */
 };
 
 #define LH__PATCH_JOIN(a, b) a##b
@@ -56,6 +57,14 @@ struct lh_patch_entry {
 /* The program's function `function` is answered by `replacement`, of the same type. */
 #define LH_PATCH_REPLACE(function, replacement)                                                              \
 	LH__PATCH_ENTRY(LH_PATCH_KIND_REPLACE, #function, 0, replacement, 0)
+/*
+ * A pointer to what `function` was, for its replacement to call: LH_PATCH_ORIGINAL(old_check, check,
+ * int (int value)) defines `int (*old_check)(int value)`. The patch must replace that function, too. Where an
+ * earlier patch has replaced it already, this is the earlier replacement.
+ */
+#define LH_PATCH_ORIGINAL(pointer, function, type)                                                           \
+	static __typeof__(type) *volatile pointer;                                                           \
+	LH__PATCH_ENTRY(LH_PATCH_KIND_ORIGINAL, #function, 0, 0, &pointer)
 /*
  * At the instruction `offset` bytes behind the start of `function` the handler is called before it is
  * executed: void handler(struct lh_patch_registers *registers).

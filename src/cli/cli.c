@@ -211,6 +211,7 @@ static int read_option(const struct cli_option *option, char *word, struct lh_er
 	case CLI_LIST: return cli_read_list(word, option->out, error);
 	case CLI_PERCENT: return cli_read_percent(word, option->out, error);
 	case CLI_PROCESS: return cli_read_process(word, option->out, error);
+	case CLI_NUMBER: return cli_read_number(word, option->out, error);
 	}
 	return lh__fail(error, -EINVAL, "an option of no kind");
 }

@@ -61,6 +61,7 @@ enum cli_kind {
 	CLI_LIST,     /* struct cli_list, comma separated words, cut where they stand */
 	CLI_PERCENT,  /* unsigned, tenths of a percent */
 	CLI_PROCESS,  /* pid_t */
+	CLI_NUMBER,   /* unsigned, from 1 on */
 };
 
 struct cli_option {
@@ -128,6 +129,8 @@ const char *cli_nearest(const char *word, const char *const *names, size_t n);
 int cli_read_size(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
 /* A page's address in hexadecimal digits, with or without 0x before them. */
 int cli_read_address(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
+/* A number, from 1 on. */
+int cli_read_number(const char *word, unsigned *out, struct lh_error *error) LH_MUST_CHECK;
 /* Seconds with at most three decimals, to milliseconds; at most a year. */
 int cli_read_duration(const char *word, uint64_t *out, struct lh_error *error) LH_MUST_CHECK;
 /* One of mem:, unix:PATH, tcp://HOST:PORT; file: is known and refused. */
@@ -152,6 +155,8 @@ char *cli_write_size(uint64_t bytes, char buffer[32]);
 int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_pool(int argc, char **argv);
+int cli_patch(int argc, char **argv);
 int cli_cover(int argc, char **argv);
+int cli_trace(int argc, char **argv);
 
 #endif

@@ -10,6 +10,8 @@ int main(int argc, char **argv)
 		{ "serve", cli_serve, "be a memory node" },
 		{ "pool", cli_pool, "memory that survives a crash: make it, look at it, recover it" },
 		{ "cover", cli_cover, "watch which code of a program runs" },
+		{ "patch", cli_patch, "change functions of a running program, and take that back" },
+		{ "trace", cli_trace, "see which code of a program is live when, or count and time calls" },
 		{ .name = NULL },
 	};
 	static const struct cli_commands commands = {

@@ -103,6 +103,17 @@ int cli_read_address(const char *word, uint64_t *out, struct lh_error *error)
 	return 0;
 }
 
+int cli_read_number(const char *word, unsigned *out, struct lh_error *error)
+{
+	uint64_t value = 0;
+	const char *at = word;
+
+	if (read_digits(&at, &value) != 0 || *at != '\0' || value == 0 || value > 1000000000)
+		return lh__fail(error, -EINVAL, "not a number; write for instance 10");
+	*out = (unsigned)value;
+	return 0;
+}
+
 /* The decimals after a point, as thousandths; at most three digits are read. */
 static int read_thousandths(const char **word, uint64_t *out)
 {

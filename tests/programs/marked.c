@@ -1,6 +1,6 @@
 /*
- * marked.c - functions that are called before, between and behind two others, and a sum over a function's code;
- * see tests/cover_cli.sh.
+ * marked.c - functions that are called before, between and behind two others, and a look at a function's
+ * code; see tests/cover_cli.sh.
  */
 #include <stdio.h>
 #include <string.h>

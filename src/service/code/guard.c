@@ -346,7 +346,7 @@ static int on_trap(struct guard *guard, struct guard_thread *thread)
 	if (what == GUARD_FOREIGN)
 		return foreign_trap(guard, thread);
 	registers.rip--;
-	if (what == GUARD_MAPS)
+	if (what == GUARD_CALL)
 		lh__guard_call(guard, thread, &registers);
 	else
 		ptrace(PTRACE_SETREGS, thread->id, NULL, &registers);

@@ -120,12 +120,31 @@ static bool maps_code(const struct user_regs_struct *registers)
 	return registers->rax == SYS_mmap && registers->rdx & PROT_EXEC && !(registers->r10 & MAP_ANONYMOUS);
 }
 
+/*
+ * The program has said, or asked, what is to be done with SIGTRAP. That it is ignored the kernel forgets at
+ * the next trap, so it is kept here.
+ */
+static void note_action(struct guard_process *process, const struct user_regs_struct *registers)
+{
+	const uint64_t ignored = (uint64_t)(uintptr_t)SIG_IGN;
+	const int memory = lh__guard_memory(process);
+	uint64_t handler;
+	bool was = process->ignored_trap;
+
+	if (registers->rsi &&
+	    pread(memory, &handler, sizeof(handler), (off_t)registers->rsi) == sizeof(handler))
+		process->ignored_trap = handler == ignored;
+	if (registers->rdx && was)
+		(void)!pwrite(memory, &ignored, sizeof(ignored), (off_t)registers->rdx);
+}
+
 bool lh__guard_call(struct guard *guard, struct guard_thread *thread, struct user_regs_struct *registers)
 {
 	struct guard_process *process = thread->process;
 	const uint64_t own = registers->rip;
 	const uint8_t present = 0x0f, absent = LH_INT3;
 	bool code = maps_code(registers), made;
+	bool action = registers->rax == SYS_rt_sigaction && registers->rdi == SIGTRAP;
 
 	if (!process->gadget)
 		(void)!lh__mappings(process->id, find_gadget, process);
@@ -139,5 +158,7 @@ bool lh__guard_call(struct guard *guard, struct guard_thread *thread, struct use
 	__atomic_fetch_add(&guard->control->system_calls, 1, __ATOMIC_RELAXED);
 	if (code && registers->rax < -4096ul)
 		lh__guard_arm(guard, process, registers->rax, true);
+	if (action && !registers->rax)
+		note_action(process, registers);
 	return true;
 }

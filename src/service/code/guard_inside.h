@@ -37,7 +37,7 @@ struct guard_process {
 	size_t places;
 	size_t threads;
 	bool leaving;          /* its bytes are back: who stops is let go */
-	bool ignored_trap;     /* it was begun with SIGTRAP ignored */
+	bool ignored_trap;     /* it ignores SIGTRAP, which the kernel forgets */
 	bool swallow_continue; /* the SIGCONT that comes is ours */
 	uint64_t gadget;       /* a `syscall` that is never absent */
 	struct guard_process *next;
@@ -94,10 +94,10 @@ void lh__guard_arm_all(struct guard *guard, struct guard_process *process, bool 
 void lh__guard_arm(struct guard *guard, struct guard_process *process, uint64_t address, bool launched);
 void lh__guard_bring_back(struct guard_process *process);
 /*
- * A trap at an address. What it was: not ours, one that was supplied, or the `syscall` of a call that maps
- * code, which is to be carried out.
+ * A trap at an address. What it was: not ours, one that was supplied, or the `syscall` of a call that is
+ * seen and is to be carried out.
  */
-enum guard_trap { GUARD_FOREIGN, GUARD_SUPPLIED, GUARD_MAPS };
+enum guard_trap { GUARD_FOREIGN, GUARD_SUPPLIED, GUARD_CALL };
 enum guard_trap lh__guard_trap(struct guard *guard, struct guard_process *process, uint64_t address);
 
 /* ---- guard_call.c ---- */

@@ -6,7 +6,7 @@
  * instruction the one first byte or the other: its tail is the same.
  *
  * The `syscall` of each mmap stays absent for good: code that a program maps is made absent before it can
- * run.
+ * run. That of each rt_sigaction too: what the kernel forgets of SIGTRAP at a trap is kept here.
  */
 #include "service/code/guard_inside.h"
 
@@ -112,14 +112,14 @@ static uint32_t first_site(const struct guard_place *place, uint32_t from)
 	return low;
 }
 
-/* The place of the next mmap in [from, to], or UINT32_MAX. */
-static uint32_t next_map(const struct guard_place *place, uint32_t from, uint32_t to)
+/* The next of the `syscall`s that stay absent in [from, to], or UINT32_MAX. */
+static uint32_t next_seen(const struct guard_place *place, uint32_t from, uint32_t to)
 {
 	const struct lh_plan_site *site = (const void *)bytes(place, place->plan->sites_at);
 
 	for (uint32_t i = first_site(place, from);
 	     i < place->plan->sites && site[i].text == place->which && site[i].at <= to; i++)
-		if (site[i].nr == SYS_mmap)
+		if (site[i].nr == SYS_mmap || site[i].nr == SYS_rt_sigaction)
 			return site[i].at;
 	return UINT32_MAX;
 }
@@ -131,7 +131,7 @@ static void arm_sites(struct guard_process *process, const struct guard_place *p
 	const uint32_t last = (uint32_t)plan_text(place)->size - 1;
 	const uint8_t byte = LH_INT3;
 
-	for (uint32_t at = next_map(place, 0, last); at != UINT32_MAX; at = next_map(place, at + 1, last))
+	for (uint32_t at = next_seen(place, 0, last); at != UINT32_MAX; at = next_seen(place, at + 1, last))
 		(void)!put(process, place->text.start + at, &byte, 1);
 }
 
@@ -310,7 +310,7 @@ static void supply_piece(struct guard_process *process, const struct guard_place
 	if (!get(process, place->text.start + from, window, to - from + 1))
 		return;
 	lh__text_supply(&place->text, (uint8_t *)((uintptr_t)window - from), (struct lh_span){ from, to });
-	for (at = next_map(place, from, to); at != UINT32_MAX; at = next_map(place, at + 1, to))
+	for (at = next_seen(place, from, to); at != UINT32_MAX; at = next_seen(place, at + 1, to))
 		window[at - from] = LH_INT3;
 	(void)!put(process, place->text.start + from, window, to - from + 1);
 }
@@ -364,20 +364,20 @@ enum guard_trap lh__guard_trap(struct guard *guard, struct guard_process *proces
 	if (!place)
 		return GUARD_FOREIGN;
 	at = (uint32_t)(address - place->text.start);
-	maps = next_map(place, at, at) == at;
+	maps = next_seen(place, at, at) == at;
 	if (!place->watch)
-		return maps ? GUARD_MAPS : GUARD_FOREIGN;
+		return maps ? GUARD_CALL : GUARD_FOREIGN;
 	if (maps && is_hit(place, at))
-		return GUARD_MAPS;
+		return GUARD_CALL;
 	count = lh__text_miss(&place->text, at, guard->granularity, spans);
 	if (!count)
 		return is_marker(guard, process, address) ? GUARD_SUPPLIED
-		       : maps                             ? GUARD_MAPS
+		       : maps                             ? GUARD_CALL
 		                                          : GUARD_FOREIGN;
 	miss(guard, process, place, spans, count);
 	if (place->text.original[at] == LH_INT3)
 		return GUARD_FOREIGN; /* the program's own, which has been seen to run now */
-	return maps ? GUARD_MAPS : GUARD_SUPPLIED;
+	return maps ? GUARD_CALL : GUARD_SUPPLIED;
 }
 
 /* ---- bringing back ---- */
@@ -407,7 +407,7 @@ static void bring_back_page(struct guard_process *process, const struct guard_pl
 
 		if (now[i] != LH_INT3 || place->text.original[at] == LH_INT3)
 			continue;
-		if (place->text.armed[at / 64] >> at % 64 & 1 || next_map(place, at, at) == at) {
+		if (place->text.armed[at / 64] >> at % 64 & 1 || next_seen(place, at, at) == at) {
 			now[i] = place->text.original[at];
 			changed = true;
 		}

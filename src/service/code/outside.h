@@ -13,7 +13,7 @@
  *     outside.c      the engine, in the session's process
  *     guard.c        the guard: its loop, processes and threads, what each stop means
  *     guard_text.c   where watched code is in a process; absent, supplied, brought back
- *     guard_call.c   calls that a thread makes for the guard: an mmap whose `syscall` stays absent
+ *     guard_call.c   calls that a thread makes for the guard: those whose `syscall` stays absent
  */
 #ifndef LH_SERVICE_CODE_OUTSIDE_H
 #define LH_SERVICE_CODE_OUTSIDE_H

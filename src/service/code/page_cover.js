@@ -349,7 +349,7 @@ function functionEntry(file, one) {
 	return el('div', {class: 'function', id: 'F' + one.id},
 		el('div', {class: 'title'}, el('span', {}, el('span', {class: one.hit ? 'mark-y' : 'mark-n', 'aria-hidden': 'true'}, one.hit ? '● ' : '○ '), name),
 			el('span', {class: 'small'}, range)),
-		el('div', {class: 'small'}, details), one.hit && one.heat && strip(one));
+		el('div', {class: 'small'}, details), one.hit && one.heat ? strip(one) : '');
 }
 
 const orders = {

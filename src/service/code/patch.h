@@ -25,6 +25,13 @@
 struct lh_patch_options {
 	unsigned wait_ms;  /* how long a safe point is waited for */
 	const char *audit; /* NULL, or a file to which a line is appended for each apply and revert */
+	const char *name;  /* apply: instead of the name that the patch gives itself; or NULL */
+	/* apply: "SYMBOL+OFFSET", where the patch's one LH_PATCH_AT goes instead; or NULL */
+	const char *at;
+	bool keep; /* revert: leave the patch's memory mapped, for who may still point to it */
+	/* For tests: asked before each step that reaches the process; what is not 0 is how it fails. */
+	int (*fault)(void *context, const char *step);
+	void *fault_context;
 };
 
 struct lh_patch_outcome {
@@ -33,6 +40,8 @@ struct lh_patch_outcome {
 	unsigned threads;    /* that were stopped */
 	unsigned attempts;   /* until all were at a safe point */
 	uint64_t stopped_ns; /* the longest time that threads were stopped, of all attempts */
+	bool kept;           /* revert: all bytes are back, the patch's memory is still mapped */
+	char kept_why[160];  /* who names it; "" where it was asked for */
 };
 
 /* Applies a shared object made with linehome/patch.h. Errors name the symbol and what is wrong with it. */
@@ -43,7 +52,13 @@ int lh__patch_bytes(pid_t process, const char *name, const char *symbol, uint64_
                     const uint8_t *expected, const uint8_t *bytes, size_t size,
                     const struct lh_patch_options *options, struct lh_patch_outcome *outcome,
                     struct lh_error *error) LH_MUST_CHECK;
-/* Takes a patch back; -EBUSY: a later one changed the same bytes (it is named). */
+/*
+ * Takes a patch back. All its bytes are put back at one safe point, or (on error) none. Its memory goes in
+ * the same moment, or later within wait_ms, when no thread stands in it and no word of a stack points to it;
+ * else it stays (outcome->kept), is listed as reverted, and another revert of that name tries again.
+ * -EBUSY: a later patch changed the same bytes (it is named); -ENOENT: there is none of that name; -EILSEQ:
+ * what stands there is not what the patch wrote.
+ */
 int lh__patch_revert(pid_t process, const char *name, const struct lh_patch_options *options,
                      struct lh_patch_outcome *outcome, struct lh_error *error) LH_MUST_CHECK;
 
@@ -52,13 +67,20 @@ struct lh_patch_place {
 	uint64_t address, size;
 	uint8_t before[64], after[64];
 };
+enum lh_patch_state {
+	LH_PATCH_APPLIED = 1,  /* where its maker was killed meanwhile: in part, and not intact */
+	LH_PATCH_REVERTED = 2, /* only its memory is left */
+	LH_PATCH_DAMAGED = 3,  /* its head is not what was written; only its name is known */
+};
 struct lh_patch_listed {
 	char name[64], file[256];
-	uint64_t applied; /* ns since 1970 */
-	unsigned order;   /* 1 for the first that was applied */
+	enum lh_patch_state state;
+	uint64_t memory, memory_size; /* its mapping */
+	uint64_t applied;             /* ns since 1970 */
+	unsigned order;               /* 1 for the first that was applied */
 	unsigned places;
 	const struct lh_patch_place *place;
-	bool intact; /* what stands there is what was written */
+	bool intact; /* what stands in all its places is what was written there, or by a later patch */
 };
 /* Calls found for each patch, in the order in which they were applied. */
 int lh__patch_list(pid_t process, void (*found)(void *context, const struct lh_patch_listed *patch),

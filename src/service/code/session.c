@@ -160,6 +160,12 @@ static int watch(struct lh_session *session, struct lh_remote *remote, struct lh
 	for (size_t i = 0; i < sizeof(engines) / sizeof(*engines); i++) {
 		if (!is_wanted(session->options.engine, engines[i]))
 			continue;
+		/* Who answers traps there is asked for its processes meanwhile, and could not answer. */
+		if (engines[i] != &lh__engine_inside && (session->options.from || session->options.until)) {
+			if (session->options.engine == LH_ENGINE_OUTSIDE)
+				return lh__fail(error, -EINVAL, "--from and --until need the inside engine");
+			continue;
+		}
 		session->engine = engines[i];
 		result = session->engine->open(session, &session->state, error);
 		if (result < 0)
