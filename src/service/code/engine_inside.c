@@ -436,9 +436,35 @@ static int inside_serve(void *state, struct lh_error *error)
 
 /* ---- which, and out of them ---- */
 
+/* When a process began, in ticks since the machine did; 0: it is gone. */
+static uint64_t born(const char *process)
+{
+	char path[64], text[1024];
+	const char *at;
+	ssize_t got;
+	int file;
+
+	snprintf(path, sizeof(path), "/proc/%.20s/stat", process);
+	file = open(path, O_RDONLY | O_CLOEXEC);
+	got = file < 0 ? -1 : read(file, text, sizeof(text) - 1);
+	if (file >= 0)
+		close(file);
+	text[got > 0 ? got : 0] = '\0';
+	at = strrchr(text, ')'); /* the 2nd of its fields ends; the 22nd is wanted */
+	for (unsigned field = 2; at && field < 22; field++)
+		at = strchr(at + 1, ' ');
+	return at ? strtoull(at, NULL, 10) : 0;
+}
+
+/*
+ * What is watched, but for a process that was attached to, was forked by what is watched, so it is younger
+ * than we are: all others need not be looked into.
+ */
 static int inside_processes(void *state, int (*found)(void *context, pid_t process), void *context)
 {
 	DIR *folder = opendir("/proc");
+	const struct inside *inside = state;
+	uint64_t ours = born("self");
 	struct dirent *entry;
 	int result = 0;
 
@@ -447,7 +473,9 @@ static int inside_processes(void *state, int (*found)(void *context, pid_t proce
 	while (result == 0 && (entry = readdir(folder))) {
 		pid_t process = (pid_t)strtol(entry->d_name, NULL, 10);
 
-		if (process > 0 && process != getpid() && lh__inside_is_ours(state, process))
+		if (process > 0 && process != getpid() &&
+		    (process == lh__session_process(inside->session) || born(entry->d_name) >= ours) &&
+		    lh__inside_is_ours(state, process))
 			result = found(context, process);
 	}
 	closedir(folder);
