@@ -35,7 +35,7 @@ struct sides {
 	bool byte_known[DATA];
 };
 
-static uint8_t *code;                               /* one page, executable */
+static uint8_t *code;                                        /* one page, executable */
 static uint8_t data[DATA + 64] __attribute__((aligned(64))); /* what rbx points into the middle of */
 static sigjmp_buf faulted;
 static uint64_t state_of_random = 88172645463325252u;
@@ -107,7 +107,8 @@ static bool chance(unsigned percent)
 
 static uint64_t random_value(void)
 {
-	static const uint64_t edges[] = { 0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff,
+	static const uint64_t edges[] = { 0,          1,          2,         0x7f,       0x80,
+		                          0xff,       0x7fff,     0x8000,    0xffff,     0x7fffffff,
 		                          0x80000000, 0xffffffff, INT64_MAX, 1ull << 63, ~0ull };
 
 	switch (random_bits() % 4) {
@@ -183,7 +184,8 @@ static void tell(struct lh_ahead *ahead, const struct machine *machine, bool all
 	ahead->known = all ? 0xffff : (uint32_t)(random_bits() | 1u << LH_RBX | 1u << LH_RSP) & 0xffff;
 	ahead->vectors_known = all ? 0xffff : (uint32_t)random_bits() & 0xffff;
 	ahead->flags_known = all ? LH_STATUS | LH_DF : (uint32_t)random_bits() & (LH_STATUS | LH_DF);
-	ahead->flags = (machine->flags & ahead->flags_known) | (random_bits() & LH_STATUS & ~ahead->flags_known);
+	ahead->flags =
+		(machine->flags & ahead->flags_known) | (random_bits() & LH_STATUS & ~ahead->flags_known);
 	for (unsigned i = 0; i < 16; i++) {
 		bool known = ahead->known >> i & 1, vector = ahead->vectors_known >> i & 1;
 
@@ -201,7 +203,8 @@ static void store_some(struct sides *sides, bool all)
 	memcpy(sides->memory, data, DATA);
 	for (unsigned i = 0; i < stores; i++) {
 		unsigned size = 1u << random_bits() % 4, at = (unsigned)(random_bits() % (DATA - 16));
-		struct lh_ahead_value value = { chance(20) ? (uint64_t)code + PAD : random_bits(), all || chance(70) };
+		struct lh_ahead_value value = { chance(20) ? (uint64_t)code + PAD : random_bits(),
+			                        all || chance(70) };
 
 		if (chance(60))
 			at = MIDDLE + (unsigned)(random_bits() % 128) - 64;
@@ -225,7 +228,8 @@ static void expect_memory(struct sides *sides)
 	for (unsigned i = 0; i < DATA - 8; i++) {
 		struct lh_ahead_value value = { 0, false };
 
-		sides->byte_known[i] = lh__ahead_load(&sides->ahead, (uint64_t)data + i, 1, &value) && value.known;
+		sides->byte_known[i] =
+			lh__ahead_load(&sides->ahead, (uint64_t)data + i, 1, &value) && value.known;
 		sides->expected[i] = (uint8_t)value.bits;
 	}
 }

@@ -66,7 +66,7 @@ struct lh_ahead_store {
 
 /* A thread as it will be. */
 struct lh_ahead {
-	uint64_t pc;
+	uint64_t pc; /* while an instruction is run, what is behind it */
 	uint64_t reg[16];
 	uint64_t flags;
 	uint32_t known;       /* registers: bit n */

@@ -62,14 +62,12 @@ static const uint8_t two_byte[256] = {
 struct cursor {
 	const uint8_t *code;
 	unsigned at;
-	uint8_t first, rex;
+	uint8_t rex;
 };
 
 static uint8_t byte(struct cursor *cursor)
 {
-	unsigned at = cursor->at++;
-
-	return at == 0 ? cursor->first : cursor->code[at];
+	return cursor->code[cursor->at++];
 }
 
 static int64_t number(struct cursor *cursor, unsigned size)
@@ -96,11 +94,9 @@ static int64_t number(struct cursor *cursor, unsigned size)
 	return value;
 }
 
-static bool prefixes(struct cursor *cursor, struct lh_ahead_instruction *out)
+static bool prefixes(struct cursor *cursor, uint8_t prefix, struct lh_ahead_instruction *out)
 {
-	for (;;) {
-		uint8_t prefix = byte(cursor);
-
+	for (;; prefix = byte(cursor)) {
 		if (cursor->at > 5)
 			return false;
 		switch (prefix) {
@@ -175,11 +171,11 @@ static uint8_t shape_of(struct cursor *cursor, struct lh_ahead_instruction *out)
 
 bool lh__ahead_decode(const uint8_t *code, uint8_t first, struct lh_ahead_instruction *out)
 {
-	struct cursor cursor = { code, 0, first, 0 };
+	struct cursor cursor = { code, 1, 0 };
 	uint8_t shape;
 
 	*out = (struct lh_ahead_instruction){ .base = LH_NONE };
-	if (!prefixes(&cursor, out))
+	if (!prefixes(&cursor, first, out))
 		return false;
 	shape = shape_of(&cursor, out);
 	if (shape == BAD)

@@ -82,7 +82,7 @@ bool lh__ahead_address(const struct lh_ahead *ahead, const struct lh_ahead_instr
 	uint64_t address = (uint64_t)(int64_t)in->displacement;
 
 	if (in->base == LH_RIP) {
-		address += ahead->pc + in->length;
+		address += ahead->pc;
 	} else if (in->base != LH_NONE) {
 		if (!(ahead->known >> in->base & 1))
 			return false;
@@ -161,7 +161,7 @@ static uint64_t flags_of(uint64_t result, unsigned size)
 {
 	result = cut(result, size);
 	return (result == 0 ? LH_ZF : 0) | (result & top(size) ? LH_SF : 0) |
-	       (__builtin_popcount((unsigned)result & 0xff) & 1 ? 0 : LH_PF);
+	       (0x6996u >> ((result ^ result >> 4) & 15) & 1 ? 0 : LH_PF);
 }
 
 /* 1 or 0; -1: not known. code is the low four bits of a conditional jump. */
@@ -489,7 +489,6 @@ static bool run_group3(struct lh_ahead *ahead, const struct lh_ahead_instruction
 static bool run_group5(struct lh_ahead *ahead, const struct lh_ahead_instruction *in)
 {
 	unsigned kind = in->reg & 7, size = kind >= 2 ? 8 : size_of(in, !(in->op & 1));
-	uint64_t behind = ahead->pc + in->length;
 	struct lh_ahead_value value;
 	struct place at;
 
@@ -500,7 +499,7 @@ static bool run_group5(struct lh_ahead *ahead, const struct lh_ahead_instruction
 	if (!get(ahead, &at, &value))
 		return false;
 	switch (kind) {
-	case 2: return push(ahead, known(behind)) && jump(ahead, value);
+	case 2: return push(ahead, known(ahead->pc)) && jump(ahead, value);
 	case 4: return jump(ahead, value);
 	case 6: return push(ahead, value);
 	default: return false;
@@ -630,7 +629,7 @@ static bool run_move(struct lh_ahead *ahead, const struct lh_ahead_instruction *
 	                  : get(ahead, &reg, &value) && put(ahead, &at, value);
 }
 
-static bool run_exchange(struct lh_ahead *ahead, unsigned a, unsigned b, unsigned size)
+static bool exchange(struct lh_ahead *ahead, unsigned a, unsigned b, unsigned size)
 {
 	struct lh_ahead_value value = lh__ahead_get(ahead, a, size);
 
@@ -674,14 +673,12 @@ static bool branch(struct lh_ahead *ahead, const struct lh_ahead_instruction *in
 	return taken >= 0;
 }
 
-/* What changes pc finds it behind itself. */
 static bool run_flow(struct lh_ahead *ahead, const struct lh_ahead_instruction *in)
 {
 	struct lh_ahead_value value;
 
 	if (in->narrow && !in->wide)
 		return false;
-	ahead->pc += in->length;
 	switch (in->op) {
 	case 0xe8:
 		if (!push(ahead, known(ahead->pc)))
@@ -760,30 +757,63 @@ static bool run_test(struct lh_ahead *ahead, const struct lh_ahead_instruction *
 	       test(ahead, value, lh__ahead_get(ahead, numbered(in, in->reg, size), size), size);
 }
 
+static bool run_move_immediate(struct lh_ahead *ahead, const struct lh_ahead_instruction *in)
+{
+	unsigned size = size_of(in, in->op < 0xb8);
+
+	lh__ahead_set(ahead, numbered(in, in->rm, size), size, known((uint64_t)in->immediate));
+	return true;
+}
+
+/* 86, 87: with memory it is atomic. 90: nop, and with f3 pause. */
+static bool run_exchange(struct lh_ahead *ahead, const struct lh_ahead_instruction *in)
+{
+	unsigned size = size_of(in, in->op == 0x86);
+
+	if (in->op < 0x90)
+		return !in->memory &&
+		       exchange(ahead, numbered(in, in->reg, size), numbered(in, in->rm, size), size);
+	return in->rm == LH_RAX || (in->op == 0x90 && in->repeat == 0xf3) ||
+	       exchange(ahead, LH_RAX, in->rm, size);
+}
+
+/* What the decoder passes and is not named here are shifts. */
 static bool run_one_byte(struct lh_ahead *ahead, const struct lh_ahead_instruction *in)
 {
-	unsigned size = size_of(in, !(in->op & 1));
-
-	if (in->op < 0x40)
-		return run_arithmetic(ahead, in);
 	switch (in->op) {
+	case 0x00 ... 0x3f: return run_arithmetic(ahead, in);
+	case 0x50 ... 0x5f:
+	case 0x68:
+	case 0x6a:
+	case 0xc9: return run_stack(ahead, in);
 	case 0x63: return widen(ahead, in, in->wide ? 4 : size_of(in, false), true);
 	case 0x69:
 	case 0x6b: return run_multiply(ahead, in);
-	case 0x80:
-	case 0x81:
-	case 0x83: return run_immediate(ahead, in);
+	case 0x70 ... 0x7f:
+	case 0xc2:
+	case 0xc3:
+	case 0xe8:
+	case 0xe9:
+	case 0xeb: return run_flow(ahead, in);
+	case 0x80 ... 0x83: return run_immediate(ahead, in);
 	case 0x84:
 	case 0x85:
 	case 0xa8:
 	case 0xa9: return run_test(ahead, in);
 	case 0x86:
 	case 0x87:
-		return !in->memory &&
-		       run_exchange(ahead, numbered(in, in->reg, size), numbered(in, in->rm, size), size);
+	case 0x90 ... 0x97: return run_exchange(ahead, in);
+	case 0x88 ... 0x8b:
+	case 0xc6:
+	case 0xc7: return run_move(ahead, in);
 	case 0x8d: return run_lea(ahead, in);
 	case 0x98:
 	case 0x99: return run_sign(ahead, in);
+	case 0xa4:
+	case 0xa5:
+	case 0xaa:
+	case 0xab: return run_string(ahead, in);
+	case 0xb0 ... 0xbf: return run_move_immediate(ahead, in);
 	case 0xf5: ahead->flags ^= LH_CF; return true;
 	case 0xf8: set_flags(ahead, LH_CF, LH_CF, 0); return true;
 	case 0xf9: set_flags(ahead, LH_CF, LH_CF, LH_CF); return true;
@@ -792,20 +822,8 @@ static bool run_one_byte(struct lh_ahead *ahead, const struct lh_ahead_instructi
 	case 0xf7: return run_group3(ahead, in);
 	case 0xfe:
 	case 0xff: return run_group5(ahead, in);
+	default: return run_shift(ahead, in);
 	}
-	if (in->op >= 0x88 && in->op <= 0x8b)
-		return run_move(ahead, in);
-	if (in->op >= 0x90 && in->op <= 0x97)
-		return in->rm == LH_RAX || (in->op == 0x90 && in->repeat == 0xf3) || /* nop, pause */
-		       run_exchange(ahead, LH_RAX, in->rm, size_of(in, false));
-	if (in->op >= 0xb0 && in->op <= 0xbf) {
-		size = size_of(in, in->op < 0xb8);
-		lh__ahead_set(ahead, numbered(in, in->rm, size), size, known((uint64_t)in->immediate));
-		return true;
-	}
-	if (in->op == 0xc6 || in->op == 0xc7)
-		return run_move(ahead, in);
-	return run_shift(ahead, in);
 }
 
 /* Conditional moves read their memory either way; of 4 bytes the upper half is cleared either way. */
@@ -856,9 +874,10 @@ static bool run_two_byte(struct lh_ahead *ahead, const struct lh_ahead_instructi
 	struct lh_ahead_value value;
 	struct place at;
 
-	if ((in->op & 0xf0) == 0x40 || (in->op & 0xf0) == 0x90)
-		return run_conditional(ahead, in);
 	switch (in->op) {
+	case 0x40 ... 0x4f:
+	case 0x90 ... 0x9f: return run_conditional(ahead, in);
+	case 0x80 ... 0x8f: return run_flow(ahead, in);
 	case 0x0d:
 	case 0x18:
 	case 0x1e:
@@ -886,50 +905,15 @@ static bool run_two_byte(struct lh_ahead *ahead, const struct lh_ahead_instructi
 	case 0xc3:
 		value = lh__ahead_get(ahead, in->reg, size);
 		return in->memory && place(ahead, in, size, &at) && put(ahead, &at, value);
+	case 0xc8 ... 0xcf: return run_swap(ahead, in);
+	default: return lh__ahead_run_vector(ahead, in);
 	}
-	return in->op >= 0xc8 && in->op <= 0xcf ? run_swap(ahead, in) : lh__ahead_run_vector(ahead, in);
-}
-
-static bool is_flow(const struct lh_ahead_instruction *in)
-{
-	if (in->map == 1)
-		return (in->op & 0xf0) == 0x80;
-	return in->map == 0 && ((in->op & 0xf0) == 0x70 || in->op == 0xe8 || in->op == 0xe9 ||
-	                        in->op == 0xeb || in->op == 0xc2 || in->op == 0xc3);
-}
-
-static bool is_string(unsigned op)
-{
-	return (op & 0xfe) == 0xa4 || (op & 0xfe) == 0xaa;
-}
-
-/* ff /2 and /4: their address may count from behind them, so they find pc before themselves. */
-static bool is_indirect(const struct lh_ahead_instruction *in)
-{
-	return in->map == 0 && in->op == 0xff && ((in->reg & 7) == 2 || (in->reg & 7) == 4);
-}
-
-static bool is_stack(unsigned op)
-{
-	return (op & 0xf0) == 0x50 || op == 0x68 || op == 0x6a || op == 0xc9;
 }
 
 bool lh__ahead_run(struct lh_ahead *ahead, const struct lh_ahead_instruction *in)
 {
-	bool told;
-
-	if (is_flow(in))
-		return run_flow(ahead, in);
-	if (is_indirect(in))
-		return run_group5(ahead, in);
-	if (in->map == 0 && is_stack(in->op))
-		told = run_stack(ahead, in);
-	else if (in->map == 0 && is_string(in->op))
-		told = run_string(ahead, in);
-	else if (in->map == 0)
-		told = run_one_byte(ahead, in);
-	else
-		told = in->map == 1 ? run_two_byte(ahead, in) : lh__ahead_run_vector(ahead, in);
 	ahead->pc += in->length;
-	return told;
+	if (in->map == 0)
+		return run_one_byte(ahead, in);
+	return in->map == 1 ? run_two_byte(ahead, in) : lh__ahead_run_vector(ahead, in);
 }
