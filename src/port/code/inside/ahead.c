@@ -22,7 +22,7 @@
 #define MAY_READ 1u
 #define MAY_WRITE 2u
 #define USER_END (1ull << 47)
-#define IDLE 16u    /* instructions without a new block */
+#define IDLE 20u    /* instructions without a new block */
 #define MOST 16384u /* instructions in all */
 
 /* ---- pages ---- */
