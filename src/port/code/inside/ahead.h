@@ -3,8 +3,8 @@
  *
  * A trap costs as much as some thousand instructions. So the handler walks on from the trap in a copy of the
  * registers, and supplies each block that it enters. Nothing of it is committed: stores go into a queue that
- * later loads consult, and the thread itself goes on from the trap as ever. A value is *known* or not; what is
- * computed from one that is not known is not known either. The walk ends at the first thing that it cannot
+ * later loads consult, and the thread itself goes on from the trap as ever. A value is *known* or not; what
+ * is computed from one that is not known is not known either. The walk ends at the first thing that it cannot
  * tell for sure: a conditional jump on flags that are not known, an address that is not known or that may
  * fault, an instruction that is not modelled, system calls, anything atomic, code that is not watched.
  *
@@ -102,7 +102,7 @@ struct lh_ahead_instruction {
 /* Of at least LH_AHEAD_LONGEST bytes; first stands for the first of them. False: none that is modelled. */
 bool lh__ahead_decode(const uint8_t *code, uint8_t first, struct lh_ahead_instruction *out);
 
-/* ---- ahead_run.c, ahead_vector.c: false: it cannot be told, and the walk ends before this instruction ---- */
+/* ---- ahead_run.c, ahead_vector.c: false: it cannot be told, and the walk ends ---- */
 bool lh__ahead_run(struct lh_ahead *ahead, const struct lh_ahead_instruction *in);
 bool lh__ahead_run_vector(struct lh_ahead *ahead, const struct lh_ahead_instruction *in);
 /* A general register by its number; what is not known in part is not known. */

@@ -1,4 +1,4 @@
-/* ahead_memory.c - memory as it will be: what is there now, beneath the stores that come before. See ahead.h. */
+/* ahead_memory.c - memory as it will be: what is there now, beneath stores that come before. See ahead.h. */
 #include "port/code/inside/ahead.h"
 
 #define PAGE 4096u

@@ -1,8 +1,8 @@
 /*
  * ahead_run.c - what an instruction does, as far as it is modelled. See ahead.h.
  *
- * An instruction that cannot be told ends the walk, so what it has changed by then does not matter. Flags that
- * the manuals leave undefined are not known.
+ * An instruction that cannot be told ends the walk, so what it has changed by then does not matter. Flags
+ * that the manuals leave undefined are not known.
  */
 #include "port/code/inside/ahead.h"
 
