@@ -1,8 +1,8 @@
 /* timeout: 120 */
 /*
  * Looking ahead against the processor: instructions made at random run in both, from the same registers,
- * flags and memory, of which the interpreter is told only a part. What it says that it knows must be what came out;
- * lengths must be what the decoder of the plans says. A flag that is wrong must be noticed.
+ * flags and memory, of which the interpreter is told only a part. What it says that it knows must be what
+ * came out; lengths must be what the decoder of the plans says. A flag that is wrong must be noticed.
  */
 #include <Zydis/Zydis.h>
 #include <setjmp.h>
