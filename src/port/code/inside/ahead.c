@@ -6,8 +6,8 @@
  *
  * A load must not fault in the handler, so a page is tried before it is first read: by a call that copies
  * from it and does nothing. A page that is stored to is populated, which tells whether the program may write
- * to it; it is about to. What has been found is kept until the program changes its mappings. Pages that go away
- * unseen could only be met where the program itself is about to fault on them. Texts are not read: a
+ * to it; it is about to. What has been found is kept until the program changes its mappings. Pages that go
+ * away unseen could only be met where the program itself is about to fault on them. Texts are not read: a
  * program that reads its own code reads what is there at that moment.
  */
 #include "port/code/inside/ahead.h"
