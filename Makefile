@@ -186,6 +186,9 @@ $(B)/mutants/obj/%.o: %.c $(B)/flags
 	$(Q)$(CC) $(CPPFLAGS) -DLH_MUTANTS $(CFLAGS) $(SAN_FLAGS) -MMD -MP -c -o $@ $<
 $(B)/tests/crash_mutants: $(MUTANT_OBJ) $(B)/liblinehome.a
 	$(link) $(LIB_LIBS)
+# The part of the inside agent that is not bound to it.
+$(filter $(B)/tests/code_ahead,$(TEST_BIN)): \
+	$(call obj,$(B),$(wildcard src/port/code/inside/ahead_*.c))
 $(filter $(B)/tests/agent_engine,$(TEST_BIN)): $(call obj,$(B),src/service/run/agent/engine.c)
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a

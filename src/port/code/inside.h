@@ -12,6 +12,10 @@
  * `syscall` instructions stand (struct lh_plan_site): the sites of those calls stay absent for good in all
  * modules, those that are not watched too, and the handler makes the call.
  *
+ * In a process with one thread a trap is answered with what runs next, too, as far as that is sure (inside/
+ * ahead.h). A signal handler, or another process that writes to shared memory, can change what is foreseen in
+ * the microseconds between; lh_inside_start.look_ahead as 0 rules that out.
+ *
  * The program's SIGTRAP remains: one that is not of an armed start goes to the handler that the program set,
  * or does what the kernel would do.
  *
@@ -42,6 +46,8 @@ struct lh_inside_start {
 	uint32_t trap_ignored; /* 1: the program was given SIGTRAP ignored, */
 	uint32_t trap_blocked; /*    or blocked, and shall find it so */
 	uint32_t markers;      /* 1: of an INT3 in a text that is not armed is asked (LH_ASK_MARKER) */
+	uint32_t look_ahead;   /* 1: the process has one thread, and what it runs next may be foreseen */
+	uint32_t fs_known;     /* 1: the processor's rdfsbase may be used (AT_HWCAP2) */
 	uint32_t pad;
 	uint64_t self, self_size; /* where the agent itself is mapped */
 	uint64_t stack;        /* the top of the stack on which start and stop run; unused by the handler */

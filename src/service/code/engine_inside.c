@@ -9,6 +9,7 @@
  */
 #include "service/code/session_inside.h"
 
+#include <asm/hwcap2.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -105,14 +107,53 @@ static int take_out_orphan(struct inside *inside, struct lh_remote *remote, cons
 	return lh__inject_leave(remote, true, &inside->broker, &left, error);
 }
 
+/* A number in /proc/PID/status; 0: there is none. */
+static unsigned long status_number(const char *status, const char *name)
+{
+	const char *at = strstr(status, name);
+
+	return at ? strtoul(at + strlen(name), NULL, 10) : 0;
+}
+
+static bool read_status(const char *process, char *status, size_t size)
+{
+	char path[64];
+	ssize_t got;
+	int file;
+
+	snprintf(path, sizeof(path), "/proc/%s/status", process);
+	file = open(path, O_RDONLY | O_CLOEXEC);
+	got = file < 0 ? -1 : read(file, status, size - 1);
+	if (file >= 0)
+		close(file);
+	status[got > 0 ? got : 0] = '\0';
+	return got > 0;
+}
+
+/* Whether it has one thread, and none but our own filters on its calls (port/code/inside/ahead.c). */
+static bool is_alone(pid_t process)
+{
+	char ours[4096], theirs[4096], name[16];
+
+	snprintf(name, sizeof(name), "%d", process);
+	if (!read_status("self", ours, sizeof(ours)) || !read_status(name, theirs, sizeof(theirs)))
+		return false;
+	return status_number(theirs, "\nThreads:") == 1 &&
+	       status_number(theirs, "\nSeccomp:") == status_number(ours, "\nSeccomp:") &&
+	       status_number(theirs, "\nSeccomp_filters:") == status_number(ours, "\nSeccomp_filters:");
+}
+
 static int inside_watch(void *state, struct lh_remote *remote, bool launched, struct lh_error *error)
 {
 	struct inside *inside = state;
 	pid_t process = lh__remote_process(remote), before = inside->entering;
-	struct lh_inside_start start = { .granularity = lh__session_granularity(inside->session),
-		                         .launched = launched,
-		                         .markers = inside->session->options.from ||
-		                                    inside->session->options.until };
+	struct lh_inside_start start = {
+		.granularity = lh__session_granularity(inside->session),
+		.launched = launched,
+		.look_ahead = inside->session->options.look_ahead && is_alone(process),
+		.fs_known = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0,
+		.markers = inside->session->options.from || inside->session->options.until
+	};
 	char name[104];
 	int result;
 
@@ -398,9 +439,35 @@ static int inside_serve(void *state, struct lh_error *error)
 
 /* ---- which, and out of them ---- */
 
+/* When a process began, in ticks since the machine did; 0: it is gone. */
+static uint64_t born(const char *process)
+{
+	char path[64], text[1024];
+	const char *at;
+	ssize_t got;
+	int file;
+
+	snprintf(path, sizeof(path), "/proc/%.20s/stat", process);
+	file = open(path, O_RDONLY | O_CLOEXEC);
+	got = file < 0 ? -1 : read(file, text, sizeof(text) - 1);
+	if (file >= 0)
+		close(file);
+	text[got > 0 ? got : 0] = '\0';
+	at = strrchr(text, ')'); /* the 2nd of its fields ends; the 22nd is wanted */
+	for (unsigned field = 2; at && field < 22; field++)
+		at = strchr(at + 1, ' ');
+	return at ? strtoull(at, NULL, 10) : 0;
+}
+
+/*
+ * What is watched, but for a process that was attached to, was forked by what is watched, so it is younger
+ * than we are: all others need not be looked into.
+ */
 static int inside_processes(void *state, int (*found)(void *context, pid_t process), void *context)
 {
 	DIR *folder = opendir("/proc");
+	const struct inside *inside = state;
+	uint64_t ours = born("self");
 	struct dirent *entry;
 	int result = 0;
 
@@ -409,7 +476,9 @@ static int inside_processes(void *state, int (*found)(void *context, pid_t proce
 	while (result == 0 && (entry = readdir(folder))) {
 		pid_t process = (pid_t)strtol(entry->d_name, NULL, 10);
 
-		if (process > 0 && process != getpid() && lh__inside_is_ours(state, process))
+		if (process > 0 && process != getpid() &&
+		    (process == lh__session_process(inside->session) || born(entry->d_name) >= ours) &&
+		    lh__inside_is_ours(state, process))
 			result = found(context, process);
 	}
 	closedir(folder);

@@ -19,6 +19,7 @@ enum lh_session_choice { LH_ENGINE_AUTO, LH_ENGINE_INSIDE, LH_ENGINE_OUTSIDE };
 
 struct lh_session_options {
 	enum lh_session_choice engine;
+	bool look_ahead;            /* supply what a lone thread runs next, too (port/code/inside.h) */
 	bool libraries;             /* watch code of libraries, too */
 	const char *const *exclude; /* NULL, or symbols ("NAME", "MODULE!NAME") and ranges "0xFROM-0xTO", as
 	                               the program's file has its addresses, that are never armed: programs

@@ -27,7 +27,9 @@ bool lh__inside_interesting(int nr)
 		-1,         SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigsuspend,
 		SYS_ppoll,  SYS_pselect6,     SYS_epoll_pwait,    SYS_epoll_pwait2,
 		SYS_mmap,   SYS_mprotect,     SYS_pkey_mprotect,  SYS_munmap,
-		SYS_mremap, SYS_execve,       SYS_execveat,       SYS_clone3
+		SYS_mremap, SYS_execve,       SYS_execveat,       SYS_clone3,
+		SYS_clone,  SYS_brk,          SYS_shmdt,          SYS_prctl,
+		SYS_seccomp
 	};
 	unsigned i;
 
@@ -101,7 +103,7 @@ static const uint8_t *original(const struct lh_inside_text *text)
 static bool kept_absent(const struct lh_inside_text *text, const struct lh_plan_site *site)
 {
 	return lh__inside_interesting(site->nr) &&
-	       (text->stubs || (site->nr != -1 && site->nr != SYS_clone3));
+	       (text->stubs || (site->nr != -1 && site->nr != SYS_clone3 && site->nr != SYS_clone));
 }
 
 static void site_bytes(const struct lh_inside_text *text, uintptr_t start, uintptr_t end, bool absent)

@@ -99,6 +99,8 @@ LH_EXPORTED long lh_inside_start(struct lh_inside_start *start)
 	lh__inside.name[sizeof lh__inside.name - 1] = 0;
 	lh__inside.granularity = start->granularity;
 	lh__inside.markers = start->markers;
+	lh__inside.ahead.wanted = start->look_ahead;
+	lh__inside.ahead.fs_known = start->fs_known;
 	lh__inside.self = start->self;
 	lh__inside.self_end = start->self + start->self_size;
 	lh__inside.index = &lh__inside.indexes[0];
