@@ -121,8 +121,8 @@ static bool maps_code(const struct user_regs_struct *registers)
 }
 
 /*
- * The program has said, or asked, what is to be done with SIGTRAP. That it is ignored the kernel forgets at the
- * next trap, so it is kept here.
+ * The program has said, or asked, what is to be done with SIGTRAP. That it is ignored the kernel forgets at
+ * the next trap, so it is kept here.
  */
 static void note_action(struct guard_process *process, const struct user_regs_struct *registers)
 {

@@ -9,8 +9,8 @@
  *	DRCOV FLAVOR: drcov-64
  *	Module Table: version 5, count 2
  *	Columns: id, containing_id, start, end, entry, offset, preferred_base, path
- *	  0,   0, 0x0000555555554000, 0x0000555555555000, 0x..., 0000000000000000, 0x0000000000000000,  /path
- *	  1,   0, 0x0000555555555000, 0x0000555555557000, 0x..., 0000000000001000, 0x0000000000001000,  /path
+ *	  0,   0, 0x0000555555554000, 0x0000555555555000, 0x..., 0000000000000000, 0x0000000000000000, /path
+ *	  1,   0, 0x0000555555555000, 0x0000555555557000, 0x..., 0000000000001000, 0x0000000000001000, /path
  *	BB Table: 31 bbs
  *	31 times: u32 start, u16 size, u16 row; little-endian
  *
