@@ -27,14 +27,18 @@ struct start {
 
 static void run_child(struct lh_session *session, const struct start *start, char *const *argv)
 {
+	ssize_t got;
 	int code;
 	char byte;
 
 	if (start->ignores_child)
 		signal(SIGCHLD, SIG_IGN);
 	sigprocmask(SIG_SETMASK, &session->mask, NULL);
-	while (read(start->go[0], &byte, 1) < 0 && errno == EINTR)
+	close(start->go[1]);
+	while ((got = read(start->go[0], &byte, 1)) < 0 && errno == EINTR)
 		;
+	if (got != 1) /* who started this has been killed */
+		syscall(SYS_exit_group, 127);
 	execvp(argv[0], argv);
 	code = errno;
 	(void)!write(start->failed[1], &code, sizeof(code));

@@ -252,6 +252,15 @@ static void fill(struct lh_session *session, const struct lh_session_place *plac
 	}
 }
 
+/* Not of one that is ending, though it may still be listed. */
+static bool has_memory(pid_t process)
+{
+	char path[64], name[1];
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", process);
+	return readlink(path, name, sizeof(name)) >= 0;
+}
+
 void lh__session_module(struct lh_session *session, pid_t process, uint64_t address, bool attached,
                         struct lh_session_module *out)
 {
@@ -268,7 +277,7 @@ void lh__session_module(struct lh_session *session, pid_t process, uint64_t addr
 	descriptor = lh__mappings(process, look_for, run) >= 0 && run->found
 	                     ? open_mapped(process, &run->last, &status)
 	                     : -1;
-	if (run->found && descriptor < 0) {
+	if (run->found && descriptor < 0 && has_memory(process)) {
 		count_refused(session);
 		if (!session->unopened)
 			lh__session_say(session, "%s: its code is not watched: the file cannot be opened",
