@@ -469,8 +469,9 @@ static int inside_leave(void *state, pid_t process, struct lh_error *error)
 	uint64_t until = now() + LEAVE_NS;
 	int result;
 
-	while ((result = try_leave(inside, process, now() > until, error)) == -EAGAIN &&
-	       now() < until + LEAVE_NS) {
+	/* One that waits for a vfork's child cannot be stopped, and the child may be asking us. */
+	while ((result = try_leave(inside, process, now() > until, error)) < 0 &&
+	       (result == -EAGAIN || result == -ETIMEDOUT) && now() < until + LEAVE_NS) {
 		nap();
 		lh__session_broker_serve(inside->session);
 		(void)inside_serve(inside, NULL);

@@ -22,7 +22,6 @@
 struct start {
 	int go[2];     /* a byte: it is traced */
 	int failed[2]; /* an errno: it could not be executed */
-	bool ignores_child;
 };
 
 static void run_child(struct lh_session *session, const struct start *start, char *const *argv)
@@ -31,7 +30,7 @@ static void run_child(struct lh_session *session, const struct start *start, cha
 	int code;
 	char byte;
 
-	if (start->ignores_child)
+	if (session->ignores_child)
 		signal(SIGCHLD, SIG_IGN);
 	sigprocmask(SIG_SETMASK, &session->mask, NULL);
 	close(start->go[1]);
@@ -145,20 +144,9 @@ static void close_all(struct start *start)
 	}
 }
 
-/* Where ends of children are ignored we could not wait for ours. */
-static bool take_child_signal(void)
-{
-	struct sigaction action;
-
-	if (sigaction(SIGCHLD, NULL, &action) < 0 || action.sa_handler != SIG_IGN)
-		return false;
-	signal(SIGCHLD, SIG_DFL);
-	return true;
-}
-
 int lh__session_start(struct lh_session *session, char *const *argv, pid_t *child, struct lh_error *error)
 {
-	struct start start = { { -1, -1 }, { -1, -1 }, false };
+	struct start start = { { -1, -1 }, { -1, -1 } };
 	int result = check_rights(argv[0], error);
 
 	if (result < 0)
@@ -168,7 +156,6 @@ int lh__session_start(struct lh_session *session, char *const *argv, pid_t *chil
 		close_all(&start);
 		return result;
 	}
-	start.ignores_child = take_child_signal();
 	*child = fork();
 	if (*child == 0)
 		run_child(session, &start, argv);
