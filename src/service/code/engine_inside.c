@@ -227,12 +227,14 @@ int lh__inside_executes(void *state, pid_t process, pid_t thread)
 		return result;
 	}
 	/*
-	 * It waits for our answer, so it stops at once; a stop can be resumed up to the next system call. Where
-	 * that takes too long, as on a machine that is too busy, its stop is one of those that come later.
+	 * It waits for our answer, so it stops at once; a stop can be resumed up to the next system call.
+	 * Where that takes too long, as on a machine that is too busy, its stop is one that comes later.
 	 */
 	ptrace(PTRACE_INTERRUPT, thread, NULL, NULL);
 	result = await_stop(thread);
-	*executing = (struct executing){ .process = process, .thread = thread, .next = inside->executing };
+	executing->process = process;
+	executing->thread = thread;
+	executing->next = inside->executing;
 	inside->executing = executing;
 	if (result == 0 || result == -ETIMEDOUT)
 		return 0;
