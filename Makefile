@@ -276,7 +276,7 @@ fuzz: $(FUZZ_BIN)
 
 soak: all tests
 	$(Q)end=$$(($$(date +%s) + $(SOAK_TIME))); while [ $$(date +%s) -lt $$end ]; do \
-		LH_TEST_STATES=$(SOAK_STATES) prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; done
+		LH_TEST_STATES=$(SOAK_STATES) LH_TEST_ROUNDS=100 prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; done
 
 CLANG_FORMAT ?= clang-format-14
 FORMATTED = $(shell git ls-files '*.c' '*.h')

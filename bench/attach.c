@@ -1,7 +1,7 @@
 /*
- * attach.c - for how long a process is stopped when linehome cover comes to it, and when it goes. PROCESS ROUNDS:
- * median and worst of both, in ms, with its program watched, and with its libraries watched, too. attach.sh
- * runs it on a server under load.
+ * attach.c - for how long a process is stopped when linehome cover comes to it, and when it goes. PROCESS
+ * ROUNDS: median and worst of both, in ms, with its program watched, and with its libraries watched, too.
+ * attach.sh runs it on a server under load.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -120,7 +120,7 @@ static bool kill_run(const struct lh_cover *cover)
 	if (child_of(server) == child)
 		killed = syscall(SYS_pidfd_send_signal, handle, SIGKILL, NULL, 0) == 0;
 	close(handle);
-	/* One that was about to execute is traced by us: the server is told of its end when we have taken it. */
+	/* One that was about to execute is traced by us: the server is told of its end once we have it. */
 	(void)!waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG | __WALL);
 	return killed;
 }

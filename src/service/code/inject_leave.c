@@ -174,7 +174,7 @@ bool lh__inject_find(pid_t process, char name[104])
 		off_t at =
 			(off_t)(agency->base + agency->agent.span + offsetof(struct lh_inside_start, name));
 
-		found = pread(agency->memory, name, 104, at) == 104;
+		found = pread(agency->memory, name, 104, at) == 104 && name[0] != '\0';
 		name[103] = '\0';
 	}
 	if (agency)
@@ -352,6 +352,16 @@ static int stop_agent(const struct agency *agency, struct lh_remote *remote, boo
 	                  : 0;
 }
 
+/* What is left of an agent is nobody's any more: it is not to be found, and stopped, again. */
+static int disown(const struct agency *agency, struct lh_remote *remote)
+{
+	const char none[1] = "";
+
+	return lh__remote_write(remote,
+	                        agency->base + agency->agent.span + offsetof(struct lh_inside_start, name),
+	                        none, sizeof(none));
+}
+
 int lh__inject_leave(struct lh_remote *remote, bool force, const struct lh_inject_broker *broker, bool *left,
                      struct lh_error *error)
 {
@@ -372,6 +382,8 @@ int lh__inject_leave(struct lh_remote *remote, bool force, const struct lh_injec
 		result = (int)lh__remote_syscall(remote, SYS_munmap,
 		                                 (const long[6]){ (long)agency->base,
 		                                                  (long)agency->agent.size });
+	else if (result == 0)
+		result = disown(agency, remote);
 	lose(agency);
 	free(agency);
 	return result;

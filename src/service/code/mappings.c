@@ -25,8 +25,8 @@ static uint64_t number(char **at, int base)
 }
 
 /*
- * start-end rights offset major:minor inode   path, by hand: sscanf takes several times as long, and a process
- * is stopped meanwhile.
+ * start-end rights offset major:minor inode   path, by hand: sscanf takes several times as long, and a
+ * process is stopped meanwhile.
  */
 static bool parse(char *line, struct lh_mapping *out)
 {

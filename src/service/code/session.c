@@ -86,11 +86,23 @@ static int look_at(struct lh_session *session, int descriptor)
 	return epoll_ctl(session->events, EPOLL_CTL_ADD, descriptor, &event) < 0 ? -errno : 0;
 }
 
+/* Where SIGCHLD is ignored, nobody would tell us that a traced thread has stopped, and ends are lost. */
+static void take_child_signal(struct lh_session *session)
+{
+	struct sigaction action;
+
+	if (sigaction(SIGCHLD, NULL, &action) < 0 || action.sa_handler != SIG_IGN)
+		return;
+	session->ignores_child = true;
+	signal(SIGCHLD, SIG_DFL);
+}
+
 /* SIGCHLD stays blocked in this thread while the session lasts: it is read from a descriptor. */
 static int take_signals(struct lh_session *session)
 {
 	sigset_t child;
 
+	take_child_signal(session);
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
 	session->signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -113,6 +125,8 @@ static void close_session(struct lh_session *session)
 		close(session->signals);
 		pthread_sigmask(SIG_SETMASK, &session->before, NULL);
 	}
+	if (session->ignores_child)
+		signal(SIGCHLD, SIG_IGN);
 	if (session->gone >= 0)
 		close(session->gone);
 	if (session->events >= 0)

@@ -53,11 +53,12 @@ struct lh_session {
 	int sockets; /* epoll: the broker's part of it */
 	int signals; /* signalfd of SIGCHLD */
 	int listener;
-	int gone;         /* pidfd of the process that was attached to */
-	char name[104];   /* of the broker's socket */
-	sigset_t mask;    /* of what is launched */
-	sigset_t waiting; /* in a wait */
-	sigset_t before;  /* this thread's */
+	int gone;           /* pidfd of the process that was attached to */
+	char name[104];     /* of the broker's socket */
+	sigset_t mask;      /* of what is launched */
+	sigset_t waiting;   /* in a wait */
+	sigset_t before;    /* this thread's */
+	bool ignores_child; /* SIGCHLD, before */
 
 	pid_t process;
 	bool launched, ended;

@@ -361,6 +361,15 @@ static void say_unopened(struct lh_session *session, const char *path)
 	session->unopened = true;
 }
 
+/* Not of one that is ending, though it may still be listed. */
+static bool has_memory(pid_t process)
+{
+	char path[64], name[1];
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", process);
+	return readlink(path, name, sizeof(name)) >= 0;
+}
+
 void lh__session_module(struct lh_session *session, pid_t process, uint64_t address, bool attached,
                         struct lh_session_module *out)
 {
@@ -376,7 +385,7 @@ void lh__session_module(struct lh_session *session, pid_t process, uint64_t addr
 	descriptor = find_run(session, process, run) >= 0 && run->found
 	                     ? open_mapped(process, &run->last, &status)
 	                     : -1;
-	if (run->found && descriptor < 0)
+	if (run->found && descriptor < 0 && has_memory(process))
 		say_unopened(session, run->last.path);
 	if (descriptor >= 0) {
 		if (!know(session, process, run, descriptor, &status, &place))

@@ -39,12 +39,17 @@ static long connect_to(long socket)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	size_t length = 0;
+	long result;
 
 	while (lh__inside.name[length]) {
 		address.sun_path[length + 1] = lh__inside.name[length];
 		length++;
 	}
-	return LH_CALL3(SYS_connect, socket, &address, offsetof(struct sockaddr_un, sun_path) + 1 + length);
+	do
+		result = LH_CALL3(SYS_connect, socket, &address,
+		                  offsetof(struct sockaddr_un, sun_path) + 1 + length);
+	while (result == -EINTR);
+	return result;
 }
 
 static long receive(long socket, struct lh_answer *answer, int *descriptor)
@@ -57,8 +62,12 @@ static long receive(long socket, struct lh_answer *answer, int *descriptor)
 	struct msghdr message = {
 		.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control
 	};
-	long got = LH_CALL3(SYS_recvmsg, socket, &message, MSG_CMSG_CLOEXEC);
+	long got;
 
+	/* A call with a time limit is not made again by the kernel when a stop has interrupted it. */
+	do
+		got = LH_CALL3(SYS_recvmsg, socket, &message, MSG_CMSG_CLOEXEC);
+	while (got == -EINTR);
 	if (got >= 0 && message.msg_controllen >= sizeof(struct cmsghdr) + sizeof(int) &&
 	    control.header.cmsg_level == SOL_SOCKET && control.header.cmsg_type == SCM_RIGHTS)
 		__builtin_memcpy(descriptor, CMSG_DATA(&control.header), sizeof *descriptor);
