@@ -38,24 +38,25 @@ control() { # control RECORD PLACE: one of its counters
 
 # same NAME OPTIONS COMMAND...: collected twice without to see that it does the same each time, then with.
 same() {
-	local name=$1 options=$2 without with
+	local name=$1 without with options
+	read -ra options <<<"$2"
 	shift 2
 	if ! command -v "$1" >/dev/null; then
 		count=$((count + 1))
 		echo "ok $count - $name # SKIP $1 is not installed"
 		return
 	fi
-	collect first $options --no-look-ahead -- "$@" # plans are made now, and kept
-	collect without $options --no-look-ahead -- "$@"
+	collect first "${options[@]}" --no-look-ahead -- "$@" # plans are made now, and kept
+	collect without "${options[@]}" --no-look-ahead -- "$@"
 	if ! "$equal" "$files/first" "$files/without" >"$files/log"; then
-		collect first $options --no-look-ahead -- "$@"
+		collect first "${options[@]}" --no-look-ahead -- "$@"
 		if ! "$equal" "$files/first" "$files/without" >"$files/log"; then
 			count=$((count + 1))
 			echo "ok $count - $name # SKIP it does another thing each time"
 			return
 		fi
 	fi
-	collect with $options -- "$@"
+	collect with "${options[@]}" -- "$@"
 	"$equal" "$files/with" "$files/without" >"$files/log" && cmp -s "$files/with.out" "$files/without.out"
 	report $? "$name: the same instructions, the same output"
 	without=$(control without 8) with=$(control with 8)

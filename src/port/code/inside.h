@@ -60,9 +60,9 @@ struct lh_inside_start {
  * that fails has changed nothing.
  *
  * stop: brings every byte back, the program's SIGTRAP action and the masks of its handlers, and closes
- * mappings of plans and record. Who calls it has seen to it that no thread stands in the agent, or has it keep
- * the copies of system call instructions, in which such a thread may have to go on. The threads' own masks are
- * the caller's business before and after.
+ * mappings of plans and record. Who calls it has seen to it that no thread stands in the agent, or has it
+ * keep the copies of system call instructions, in which such a thread may have to go on. The threads' own
+ * masks are the caller's business before and after.
  */
 long lh_inside_start(struct lh_inside_start *start);
 long lh_inside_stop(long keep);
