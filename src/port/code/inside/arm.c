@@ -580,8 +580,15 @@ void lh__inside_module(uint64_t address, uint64_t size, uint64_t offset, const c
 
 	ask.process = (int32_t)LH_CALL0(SYS_getpid);
 	ask.thread = (int32_t)LH_CALL0(SYS_gettid);
-	if (!lh__inside_overlap(address, address + size, NULL) && module(&ask, path, fresh) != 0)
+	if (!lh__inside_overlap(address, address + size, NULL) && module(&ask, path, fresh) != 0) {
+		struct lh_answer answer;
+		int none;
+
 		__atomic_fetch_add(&lh__inside.control->refused, 1, __ATOMIC_RELAXED);
+		/* So that the watcher takes no line away here, whose trap nobody would answer. */
+		ask.kind = LH_ASK_REFUSED;
+		(void)!lh__inside_ask(&ask, &answer, &none);
+	}
 	lh__inside_unlock(mask);
 }
 
