@@ -60,7 +60,7 @@ program awkward-inherit "$programs/awkward" inherit "$programs/awkward"
 # again and again: not in the first.
 "$programs/awkward" digest >"$work/one"
 cat "$work/one" "$work/one" >"$work/two"
-timeout 60 "$linehome" trace --interval 0.05 --include-libraries -o "$work/report" -- \
+timeout 60 "$linehome" trace --interval 0.02 --include-libraries -o "$work/report" -- \
 	bash -c "'$programs/awkward' limited >'$work/limited' & '$programs/awkward' digest >'$work/digest'; wait \$!" 2>"$work/err"
 is $? 0 'a library that cannot be watched in one of two processes: both end well' || note_file "$work/err"
 cat "$work/limited" "$work/digest" | cmp -s - "$work/two"
