@@ -46,16 +46,19 @@ static void lay(const struct lh_ahead_store *store, uint64_t address, unsigned s
 	}
 }
 
+/* One load each, as the program will make it: memory may be changed by others. */
+#define LOAD(type, from) (((const volatile struct __attribute__((packed)) { type value; } *)(from))->value)
+
 static uint64_t fetch(uint64_t address, unsigned size)
 {
 	const void *from = (const void *)(uintptr_t)address;
 	uint64_t bits = 0;
 
 	switch (size) {
-	case 1: return *(const volatile uint8_t *)from;
-	case 2: return *(const volatile uint16_t *)from;
-	case 4: return *(const volatile uint32_t *)from;
-	case 8: return *(const volatile uint64_t *)from;
+	case 1: return LOAD(uint8_t, from);
+	case 2: return LOAD(uint16_t, from);
+	case 4: return LOAD(uint32_t, from);
+	case 8: return LOAD(uint64_t, from);
 	default: __builtin_memcpy(&bits, from, size); return bits;
 	}
 }
