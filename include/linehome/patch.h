@@ -30,8 +30,8 @@
 enum { LH_PATCH_KIND_REPLACE = 1, LH_PATCH_KIND_AT = 2, LH_PATCH_KIND_ORIGINAL = 3 };
 
 /*
- * The registers of a thread at a place that LH_PATCH_AT names. What the handler changes is what they become; rsp
- * may be made larger, and smaller by at most 256.
+ * The registers of a thread at a place that LH_PATCH_AT names. What the handler changes is what they become;
+ * rsp may be made larger, and smaller by at most 256.
  */
 struct lh_patch_registers {
 	uint64_t rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, flags;
