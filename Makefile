@@ -51,7 +51,7 @@ endif
 # CORE is what the agent is made of. It runs in other people's programs, on threads without libc's thread-local
 # storage: no stack protector, and none of the libraries below.
 CORE_DIRS := sys line code store net/data home port port/page
-LIB_DIRS := $(CORE_DIRS) port/code net service/client service/serve service/pool service/code
+LIB_DIRS := $(CORE_DIRS) port/code port/translate net service/client service/serve service/pool service/code
 CORE_SRC := $(foreach d,$(CORE_DIRS),$(wildcard src/$(d)/*.c))
 LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c)) src/service/code/blob.S
 # What is put into programs whose code is watched; the library carries it (src/service/code/blob.h).
