@@ -53,7 +53,8 @@ endif
 CORE_DIRS := sys line code store net/data home port port/page
 LIB_DIRS := $(CORE_DIRS) port/code port/translate net service/client service/serve service/pool service/code
 CORE_SRC := $(foreach d,$(CORE_DIRS),$(wildcard src/$(d)/*.c))
-LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c)) src/service/code/blob.S
+LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c)) $(wildcard src/port/translate/*.S) \
+	src/service/code/blob.S
 # What is put into programs whose code is watched; the library carries it (src/service/code/blob.h).
 INSIDE_SRC := $(wildcard src/port/code/inside/*.[cS]) src/port/code/text.c src/sys/format.c
 # What sees the program's system calls is the agent's alone.
@@ -110,6 +111,9 @@ $(B)/obj/%.o: %.S $(B)/flags
 	$(Q)$(CC) $(CPPFLAGS) -g -MMD -MP -c -o $@ $<
 endif
 $(CORE_OBJ): CFLAGS += -fno-stack-protector
+# Between two instructions of a program, whose vector registers stay as they are; so no calls of memset either.
+$(filter $(B)/obj/src/port/translate/%,$(LIB_OBJ)): CFLAGS += -fno-stack-protector -mgeneral-regs-only \
+	-fno-tree-loop-distribute-patterns
 # Freestanding, and without vector registers: it runs in handlers that leave those alone.
 INSIDE_CFLAGS := -ffreestanding -fno-stack-protector -mgeneral-regs-only
 $(P)/inside/obj/%.o: %.c $(P)/flags

@@ -91,7 +91,7 @@ check_calls() {
 		nm -u "$object" | awk -v object="${object#"$2/obj/"}" -v pure=" $pure " '
 			/ lh_/ || / _GLOBAL_OFFSET_TABLE_$/ || index(pure, " " $2 " ") { next }
 			object == "src/sys/sys.o" && ($2 == "posix_memalign" || $2 == "free") { next }
-			(index(object, "src/code/") == 1 || index(object, "src/port/page/intercept/") == 1) && $2 ~ /^Zydis/ { next }
+			(index(object, "src/code/") == 1 || index(object, "src/port/translate/") == 1 || index(object, "src/port/page/intercept/") == 1) && $2 ~ /^Zydis/ { next }
 			index(object, "src/port/page/intercept/") == 1 && $2 ~ /^(Zydis.*|__(start|stop)_lh_syscall|getauxval)$/ { next }
 			{ print object ": needs " $2 }'
 	done
