@@ -210,12 +210,16 @@ $(filter $(B)/tests/intercept_% $(B)/bench/intercept,$(TEST_BIN) $(BENCH_BIN)): 
 $(P)/tests/objects/%.so: tests/objects/%.c $(P)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O2 -D_GNU_SOURCE $(WARN) $(EXTRA_CFLAGS) -fPIC -shared -o $@ $<
+$(P)/tests/objects/%.so: tests/objects/%.cc
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -std=c++17 -g -O2 -Wall -Wextra $(EXTRA_CFLAGS) -fPIC -shared -o $@ $<
 ifneq ($(B),$(P))
 $(B)/tests/objects/%.so: $(P)/tests/objects/%.so
 	@mkdir -p $(@D)
 	$(Q)cp $< $@
 endif
 $(filter $(B)/tests/code_inside $(B)/bench/code_trap,$(TEST_BIN) $(BENCH_BIN)): $(B)/tests/objects/watched.so
+$(filter $(B)/tests/translate_code,$(TEST_BIN)): $(B)/tests/objects/throws.so
 # Programs that tests, demo and benchmarks run under Linehome: plain ones, never sanitized, without the library.
 $(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/programs/ring.h
 	@mkdir -p $(@D)

@@ -680,7 +680,7 @@ static uint32_t put_entry(struct lh_emitter *emitter, uint64_t address)
 	uint64_t minus = (uint64_t)0 - address;
 	uint32_t next;
 
-	while (((uintptr_t)emitter->at + (minus == (uint64_t)(int32_t)minus ? 14 : 17)) & 3)
+	while (((uintptr_t)emitter->at + (minus == (uint64_t)(int32_t)minus ? 14 : 17)) & 3 && !emitter->full)
 		lh__put_bytes(emitter, 0x90, 1);
 	lh__put_constant(emitter, RCX, minus);
 	lh__put_bytes(emitter, 0x010c8d48, 4); /* lea (%rcx,%rax), %rcx */

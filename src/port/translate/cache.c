@@ -394,12 +394,34 @@ void lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t
 		forget_bucket(cache, hash_of(number) & cache->page_mask, start, end);
 }
 
-/* Which fragment has the byte at an offset; slow: it looks at all. */
-struct fragment *lh__cache_fragment_at(const struct cache *cache, uint64_t code)
+/* Slow: it looks at all fragments. */
+static uint64_t address_in(const struct cache *cache, uint32_t code)
 {
-	for (size_t i = 0; i <= cache->hash_mask; i++)
-		for (struct fragment *fragment = cache->hash[i]; fragment; fragment = fragment->next)
-			if (code - fragment->code < fragment->code_size)
-				return fragment;
-	return NULL;
+	for (size_t i = 0; i <= cache->hash_mask; i++) {
+		for (struct fragment *fragment = cache->hash[i]; fragment; fragment = fragment->next) {
+			uint32_t offset = code - fragment->code;
+			unsigned place = fragment->place_count;
+
+			if (offset >= fragment->code_size)
+				continue;
+			while (place > 0 && fragment->places[place - 1].code > offset)
+				place--;
+			return place ? fragment->address + fragment->places[place - 1].program : 0;
+		}
+	}
+	return 0;
+}
+
+uint64_t lh__cache_address(const struct lh_translator *translator, uint64_t code)
+{
+	const struct cache *next = translator->retired;
+
+	for (const struct cache *cache = translator->current; cache;
+	     cache = next, next = next ? next->next : NULL) {
+		uint64_t offset = code - (uint64_t)(uintptr_t)cache->execute;
+
+		if (offset < cache->size)
+			return address_in(cache, (uint32_t)offset);
+	}
+	return 0;
 }

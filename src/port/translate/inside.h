@@ -191,7 +191,7 @@ struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, 
 void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to);
 void lh__cache_publish(struct cache *cache, struct fragment *fragment);
 void lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
-struct fragment *lh__cache_fragment_at(const struct cache *cache, uint64_t code);
+uint64_t lh__cache_address(const struct lh_translator *translator, uint64_t code);
 int lh__peek(const struct lh_sys *sys, uint64_t address, void *out, size_t size) LH_MUST_CHECK;
 uint64_t lh__map(const struct lh_sys *sys, uint64_t hint, size_t size, int protection, int flags, int fd);
 

@@ -263,6 +263,14 @@ void lh__translate_forget_now(struct lh_translator *translator, uint64_t start, 
 	unlock_with_signals(translator, mask);
 }
 
+uint64_t lh__translate_address(struct lh_translator *translator, uint64_t code)
+{
+	uint64_t mask = lock_without_signals(translator), address = lh__cache_address(translator, code);
+
+	unlock_with_signals(translator, mask);
+	return address;
+}
+
 void lh__translate_counts(const struct lh_translator *translator, struct lh_translate_counts *out)
 {
 	*out = translator->counts;
