@@ -112,8 +112,9 @@ $(B)/obj/%.o: %.S $(B)/flags
 endif
 $(CORE_OBJ): CFLAGS += -fno-stack-protector
 # Between two instructions of a program, whose vector registers stay as they are; so no calls of memset either.
-$(filter $(B)/obj/src/port/translate/%,$(LIB_OBJ)): CFLAGS += -fno-stack-protector -mgeneral-regs-only \
-	-fno-tree-loop-distribute-patterns
+NO_VECTORS := -mgeneral-regs-only $(if $(findstring clang,$(CC)),-fno-builtin,-fno-tree-loop-distribute-patterns)
+$(filter $(B)/obj/src/port/translate/%,$(LIB_OBJ)): CFLAGS += -fno-stack-protector $(NO_VECTORS)
+$(filter %/src/sys/lock.o %/src/sys/sys.o,$(CORE_OBJ)): CFLAGS += $(NO_VECTORS)
 # Freestanding, and without vector registers: it runs in handlers that leave those alone.
 INSIDE_CFLAGS := -ffreestanding -fno-stack-protector -mgeneral-regs-only
 $(P)/inside/obj/%.o: %.c $(P)/flags

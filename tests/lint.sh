@@ -101,6 +101,14 @@ check_calls() {
 	done
 }
 
+# What the translator executes between two instructions of a program leaves vector registers alone.
+check_vectors() {
+	local object
+	for object in $(objects "$2" port/translate) "$2"/obj/src/sys/{lock,sys}.o; do
+		[ ! -e "$object" ] || ! objdump -d "$object" | grep -q -E '%([xyz]mm|st)' || echo "${object#"$2/obj/"}: uses vector registers"
+	done
+}
+
 # Variables that can change, outside of any handle. Tables of pointers are in .data.rel.ro, which cannot. Four are
 # known: the choice among variants for this processor, which is the same whoever makes it; the one through which
 # rewritten system calls find their handle; the one through which a signal finds its pool; and
@@ -291,11 +299,14 @@ catches symbols 'an agent that exports' 'liblinehome-run.so: exports lh_known'
 
 if [ -n "${SAN:-}" ]; then
 	count=$((count + 1))
-	echo "ok $count - calls and global state # SKIP a sanitizer adds its own to every object"
+	echo "ok $count - calls, global state and vector registers # SKIP a sanitizer adds its own to every object"
 else
 	holds calls 'the core calls nothing but pure functions; the library never exits or prints'
 	holds state 'the library has no global mutable state'
+	holds vectors 'the translator uses no vector registers'
 fi
+echo 'double f(double x); double f(double x) { return x * 3; }' | compile src/port/translate/bad.o
+catches vectors 'a multiplication in the translator' 'translate/bad.o: uses vector'
 echo '#include <stdlib.h>
 void *f(void); void *f(void) { return malloc(3); }' | compile src/store/bad.o
 catches calls 'malloc in the core' 'src/store/bad.o: needs malloc'

@@ -71,7 +71,8 @@ static void check_library(const char *name, struct lh_translate_options options)
 	got = library_work(3);
 	lh__translate_end(translator);
 	ok(on && !lh__translate_is_on(translator) && got == wanted, "%s: the C library's functions", name);
-	ok(counts_of(translator).blocks > 300 && counts_of(translator).slow == 0, "%s: translated, all of it", name);
+	ok(counts_of(translator).blocks > 300 && counts_of(translator).slow == 0, "%s: translated, all of it",
+	   name);
 	lh__translate_close(translator);
 }
 
@@ -94,7 +95,8 @@ static void check_nested(void)
 		fib(5);
 		lh__translate_end(translator);
 	}
-	ok(counts_of(translator).dispatches - dispatches < 60, "what is known is entered without the translator");
+	ok(counts_of(translator).dispatches - dispatches < 60,
+	   "what is known is entered without the translator");
 	lh__translate_close(translator);
 }
 
@@ -109,8 +111,8 @@ static void check_busy(void)
 	ok(!lh__translate_is_on(translator) && !lh__translate_thread_bytes(translator), "and stays native");
 	lh__raw_syscall(SYS_arch_prctl, ARCH_SET_GS, 0, 0, 0, 0, 0);
 	lh__translate_close(translator);
-	is(lh__translate_open(&(struct lh_translate_options){ .sys = &lh__sys_default, .cache = 5 }, &translator,
-	                      &error),
+	is(lh__translate_open(&(struct lh_translate_options){ .sys = &lh__sys_default, .cache = 5 },
+	                      &translator, &error),
 	   -EINVAL, "a cache of 5 bytes is refused");
 }
 
@@ -132,10 +134,23 @@ __attribute__((noinline)) static int frames(void **at)
 	return backtrace(at, 10);
 }
 
+/* What is built beside this program. */
+static void *open_object(const char *name)
+{
+	char path[4096];
+	ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 100);
+
+	if (length < 0)
+		return NULL;
+	path[length] = 0;
+	snprintf(strrchr(path, '/'), 100, "/objects/%s", name);
+	return dlopen(path, RTLD_NOW);
+}
+
 static void check_stack(void)
 {
 	struct lh_translator *translator = translator_with((struct lh_translate_options){ 0 });
-	void *object = dlopen("build/tests/objects/throws.so", RTLD_NOW), *there[10], *here[10];
+	void *object = open_object("throws.so"), *there[10], *here[10];
 	int (*throws)(int, int) = object ? (int (*)(int, int))dlsym(object, "throws") : NULL;
 	int jumped, caught = 0, count[2];
 
@@ -176,7 +191,8 @@ static uint32_t call_made(const uint8_t *at)
 
 static uint8_t *made_memory(void)
 {
-	uint8_t *made = mmap(NULL, MADE_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *made = mmap(NULL, MADE_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC,
+	                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	return made == MAP_FAILED ? NULL : made;
 }
@@ -189,7 +205,8 @@ static void check_made(void)
 
 	begin(translator);
 	for (uint32_t i = 0; i < 1000; i++) {
-		uint8_t *at = made + i % 7 * 65536 + i % 3 * 4093; /* some across two pages, many of the same 16 bits */
+		uint8_t *at = made + i % 7 * 65536 +
+		              i % 3 * 4093; /* some across two pages, many of the same 16 bits */
 
 		make_constant(at, i);
 		lh__translate_forget(translator, (uint64_t)(uintptr_t)at, (uint64_t)(uintptr_t)at + 6);
@@ -295,7 +312,8 @@ static void forget_meanwhile(struct shared *shared)
 	uint64_t start = (uint64_t)(uintptr_t)shared->made;
 
 	for (unsigned i = 0; i < 3000 && __atomic_load_n(&shared->running, __ATOMIC_ACQUIRE) > 0; i++)
-		lh__translate_forget(shared->translator, start + i % 300 * 4096, start + i % 300 * 4096 + 3000);
+		lh__translate_forget(shared->translator, start + i % 300 * 4096,
+		                     start + i % 300 * 4096 + 3000);
 }
 
 static void check_threads(void)
@@ -426,6 +444,54 @@ static void check_traps(void)
 	lh__translate_close(trapped);
 }
 
+/* ---- instructions that are written anew */
+
+uint64_t odd_rets(uint64_t a), odd_gs(const uint64_t *a), odd_jumps(uint64_t a), odd_far(uint64_t a);
+uint64_t odd_operands(uint64_t a);
+__asm__(".text\n"
+        "odd_rets: push $7\npush %rdi\ncall 1f\nadd %rdi, %rax\npop %rcx\nadd %rcx, %rax\nret\n"
+        "1: mov 8(%rsp), %rax\nret $8\n"
+        "odd_gs: mov %gs:(%rdi), %rax\nmov $5, %ecx\nrdgsbase %rcx\nadd %rcx, %rax\n"
+        "rdgsbase %r9d\nadd %r9, %rax\nret\n"
+        "odd_jumps: xor %eax, %eax\nmov $3, %ecx\n2: inc %rax\nloop 2b\nmov $9, %ecx\n"
+        "3: inc %rax\ncmp $6, %rax\nloopne 3b\nmovabs $0x100000000, %rcx\njecxz 4f\nud2\n4: jrcxz 5f\n"
+        "lea 6f(%rip), %rdx\nbnd jmp *%rdx\n5: ud2\n6: lea (%rax,%rdi), %r8\njmp *7f(%rip)\n"
+        "ud2\n.pushsection .data\n7: .quad 8f\n.popsection\n8: xbegin 9f\nud2\n9: lea 1(%rax,%r8), "
+        "%rax\nret\n"
+        "odd_far: lea 1f(%rip), %rax\npush $0x33\npush %rax\nlretq\nud2\n1: lea 5(%rdi), %rax\nret\n"
+        "odd_operands: mov %rdi, 1f(%rip)\nxor %eax, %eax\nmov %edi, %ecx\n"
+        "lea 1f(%rip), %r8\nmov 1f(%rip), %r11w\nmov 1f(%rip), %r9\nlea 1f(%rip), %r10w\n"
+        "xor %r8, %r10\nmovzwl %r10w, %r10d\nadd %r10, %rax\nadd %r9, %rax\npush 1f(%rip)\npop 2f(%rip)\n"
+        "add 2f(%rip), %rax\nlock xadd %rcx, 2f(%rip)\nadd %rcx, %rax\naddr32 nop\n"
+        "lea 3f(%rip), %rcx\nmov %rcx, -16(%rsp)\ncall *-16(%rsp)\nret\n3: inc %rax\nret\n"
+        ".data\n.p2align 3\n1: .quad 0\n2: .quad 0\n.text\n");
+
+static void check_odd(const char *name, struct lh_translate_options options)
+{
+	struct lh_translator *translator = translator_with(options);
+	uint64_t word = 77, got[4];
+	bool still;
+
+	begin(translator);
+	got[0] = odd_rets(3);
+	got[1] = odd_gs(&word);
+	got[2] = odd_jumps(4);
+	got[3] = odd_operands(6);
+	still = lh__translate_is_on(translator);
+	lh__translate_end(translator);
+	is(got[0], 13, "%s: ret that takes its arguments", name);
+	is(got[1], 77, "%s: gs is 0 to the program", name);
+	is(got[2], 11, "%s: loop, jecxz, jumps by registers and memory, a transaction that fails", name);
+	is(got[3], 6 + 6 + 6 + 1, "%s: operands relative to the instruction pointer", name);
+	is(counts_of(translator).slow, 0, "%s: all of them translated", name);
+	begin(translator);
+	got[0] = odd_far(8);
+	lh__translate_end(translator);
+	ok(still && got[0] == 13 && !lh__translate_is_on(translator),
+	   "%s: a far return leaves the translator", name);
+	lh__translate_close(translator);
+}
+
 /* ---- clients */
 
 struct own {
@@ -486,8 +552,10 @@ static struct own counted(struct lh_translator *translator, uint64_t n)
 
 static void check_counts(void)
 {
-	struct lh_translator *translator = translator_with((struct lh_translate_options){
-	        .client = { .thread_bytes = sizeof(struct own), .block = count_block, .before = count_accesses } });
+	struct lh_translator *translator =
+		translator_with((struct lh_translate_options){ .client = { .thread_bytes = sizeof(struct own),
+	                                                                   .block = count_block,
+	                                                                   .before = count_accesses } });
 	struct own one, two;
 	uint64_t wanted = library_work(9), got;
 
@@ -551,10 +619,10 @@ static void check_filter(bool constant)
 {
 	static uint32_t words[300];
 	uint64_t range[2] = { (uint64_t)(uintptr_t)(words + 100), (uint64_t)(uintptr_t)(words + 150) };
-	struct lh_translator *translator = translator_with((struct lh_translate_options){
-	        .client = { .context = constant ? range : NULL,
-	                    .thread_bytes = sizeof(struct own),
-	                    .before = filter_writes } });
+	struct lh_translator *translator =
+		translator_with((struct lh_translate_options){ .client = { .context = constant ? range : NULL,
+	                                                                   .thread_bytes = sizeof(struct own),
+	                                                                   .before = filter_writes } });
 	uint64_t wanted = library_work(11), got;
 	struct own *own;
 
@@ -584,6 +652,8 @@ int main(void)
 	check_threads();
 	check_children();
 	check_traps();
+	check_odd("near", (struct lh_translate_options){ 0 });
+	check_odd("far", (struct lh_translate_options){ .near = FAR_AWAY });
 	check_counts();
 	check_filter(false);
 	check_filter(true);

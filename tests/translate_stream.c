@@ -70,9 +70,9 @@ static void count_after(void *context, struct lh_emitter *emitter,
 	count_accesses(emitter, instruction, offsetof(struct own, after), offsetof(struct own, after));
 }
 
-static const struct lh_translate_client counting = {
-	.thread_bytes = sizeof(struct own), .before = count_before, .after = count_after
-};
+static const struct lh_translate_client counting = { .thread_bytes = sizeof(struct own),
+	                                             .before = count_before,
+	                                             .after = count_after };
 
 /* Planted: flags that are live are taken for dead. */
 static void spoil_flags(void *context, struct lh_emitter *emitter,
@@ -122,11 +122,12 @@ static void show(const struct outcome *native, const struct outcome *translated,
 
 	while (a[at] == b[at])
 		at++;
-	printf("# seed %lu: differs at byte %zu (%s): %02x natively, %02x translated\n", (unsigned long)seed, at,
-	       at < 128                                ? "a general register" :
-	       at < 136                                ? "flags" :
-	       at < offsetof(struct outcome, memory)   ? "a vector register" :
-	                                                 "memory",
+	printf("# seed %lu: differs at byte %zu (%s): %02x natively, %02x translated\n", (unsigned long)seed,
+	       at,
+	       at < 128                                ? "a general register"
+	       : at < 136                              ? "flags"
+	       : at < offsetof(struct outcome, memory) ? "a vector register"
+	                                               : "memory",
 	       a[at], b[at]);
 }
 
@@ -180,10 +181,12 @@ static void on_step(int signal, siginfo_t *info, void *context)
 	}
 	steps.inside = true;
 	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, (void *)(uintptr_t)address, 15, &instruction, operands)))
+	if (!ZYAN_SUCCESS(
+		    ZydisDecoderDecodeFull(&decoder, (void *)(uintptr_t)address, 15, &instruction, operands)))
 		return;
 	/* One that repeats stops after each time. */
-	if ((again && instruction.raw.prefix_count > 0) || lh__accesses(&instruction, operands, &accesses) < 0)
+	if ((again && instruction.raw.prefix_count > 0) ||
+	    lh__accesses(&instruction, operands, &accesses) < 0)
 		return;
 	for (unsigned i = 0; i < accesses.count; i++) {
 		steps.counted.reads += (accesses.at[i].kind & LH_ACCESS_READ) != 0;
@@ -212,7 +215,8 @@ static struct own excess(struct stream *stream, struct lh_translator *translator
 
 static void check_counts(unsigned count)
 {
-	struct lh_translator *translator = translator_with((struct lh_translate_options){ .client = counting });
+	struct lh_translator *translator =
+		translator_with((struct lh_translate_options){ .client = counting });
 	struct sigaction action = { .sa_sigaction = on_step, .sa_flags = SA_SIGINFO | SA_ONSTACK };
 	static uint8_t stack[65536];
 	struct stream stream = { .counted = true };
@@ -260,10 +264,13 @@ int main(void)
 	check_same("near", (struct lh_translate_options){ 0 }, rounds(2000));
 	check_same("far", (struct lh_translate_options){ .near = FAR_AWAY }, rounds(1000));
 	check_same("counted", (struct lh_translate_options){ .client = counting }, rounds(1000));
-	check_same("counted, far", (struct lh_translate_options){ .near = FAR_AWAY, .client = counting }, rounds(500));
+	check_same("counted, far", (struct lh_translate_options){ .near = FAR_AWAY, .client = counting },
+	           rounds(500));
 	check_counts(100);
 	check_planted("flags that are not saved", (struct lh_translate_client){ .before = spoil_flags });
-	check_planted("a register that is not saved", (struct lh_translate_client){ .before = spoil_register });
-	check_planted("a displacement that is off by one", (struct lh_translate_client){ .after = spoil_displacement });
+	check_planted("a register that is not saved",
+	              (struct lh_translate_client){ .before = spoil_register });
+	check_planted("a displacement that is off by one",
+	              (struct lh_translate_client){ .after = spoil_displacement });
 	return done();
 }

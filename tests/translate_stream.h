@@ -62,7 +62,7 @@ struct stream {
 	int pushed;
 	bool stepped; /* by the trap flag */
 	bool counted; /* will be stepped */
-	bool called; /* a return address is at rsp */
+	bool called;  /* a return address is at rsp */
 };
 
 static inline uint64_t draw(struct stream *stream, uint64_t below)
@@ -87,9 +87,9 @@ static ZydisRegister general_register(unsigned number, unsigned width)
 
 	if (width == 1)
 		return low[number];
-	return (ZydisRegister)((width == 2   ? ZYDIS_REGISTER_AX :
-	                        width == 4 ? ZYDIS_REGISTER_EAX :
-	                                     ZYDIS_REGISTER_RAX) +
+	return (ZydisRegister)((width == 2   ? ZYDIS_REGISTER_AX
+	                        : width == 4 ? ZYDIS_REGISTER_EAX
+	                                     : ZYDIS_REGISTER_RAX) +
 	                       (int)number);
 }
 
@@ -106,17 +106,17 @@ static void make_operand(struct stream *stream, ZydisEncoderOperand *operand, ch
 	case 'i':
 	case 'b':
 		operand->type = ZYDIS_OPERAND_TYPE_IMMEDIATE;
-		operand->imm.s = kind == 'b' || width == 1 ? (int8_t)draw(stream, 128) :
-		                 width == 2                ? (int16_t)draw(stream, 65536) :
-		                                             (int32_t)draw(stream, 1ull << 32);
+		operand->imm.s = kind == 'b' || width == 1 ? (int8_t)draw(stream, 128)
+		                 : width == 2              ? (int16_t)draw(stream, 65536)
+		                                           : (int32_t)draw(stream, 1ull << 32);
 		break;
 	case 'x':
 	case 'y':
 	case 'z':
 		operand->type = ZYDIS_OPERAND_TYPE_REGISTER;
-		operand->reg.value = (ZydisRegister)((kind == 'x' ? ZYDIS_REGISTER_XMM0 :
-		                                      kind == 'y' ? ZYDIS_REGISTER_YMM0 :
-		                                                    ZYDIS_REGISTER_ZMM0) +
+		operand->reg.value = (ZydisRegister)((kind == 'x'   ? ZYDIS_REGISTER_XMM0
+		                                      : kind == 'y' ? ZYDIS_REGISTER_YMM0
+		                                                    : ZYDIS_REGISTER_ZMM0) +
 		                                     (int)draw(stream, kind == 'z' ? 32 : 16));
 		break;
 	default:
@@ -156,43 +156,149 @@ struct pattern {
 };
 
 #define M(name) ZYDIS_MNEMONIC_##name
-#define BOTH(name) { M(name), "rr", "1248", 0 }, { M(name), "rm", "1248", 0 }, { M(name), "mr", "1248", 0 }, \
-	{ M(name), "ri", "1248", 0 }, { M(name), "mi", "1248", 0 }
-#define LOCKED(name) { M(name), "mr", "1248", ZYDIS_ATTRIB_HAS_LOCK }
-#define ONE(name) { M(name), "r", "1248", 0 }, { M(name), "m", "1248", 0 }
-#define SSE(name) { M(name), "xx", "x", 0 }, { M(name), "xm", "x", 0 }
-#define AVX(name) { M(name), "yyy", "y", 0 }, { M(name), "yym", "y", 0 }, { M(name), "zzm", "z", 0 }
-#define MOVES(name, c, w) { M(name), c "m", w, 0 }, { M(name), "m" c, w, 0 }
+#define BOTH(name)                                                                                           \
+	{ M(name), "rr", "1248", 0 }, { M(name), "rm", "1248", 0 }, { M(name), "mr", "1248", 0 },            \
+		{ M(name), "ri", "1248", 0 },                                                                \
+	{                                                                                                    \
+		M(name), "mi", "1248", 0                                                                     \
+	}
+#define LOCKED(name)                                                                                         \
+	{                                                                                                    \
+		M(name), "mr", "1248", ZYDIS_ATTRIB_HAS_LOCK                                                 \
+	}
+#define ONE(name)                                                                                            \
+	{ M(name), "r", "1248", 0 },                                                                         \
+	{                                                                                                    \
+		M(name), "m", "1248", 0                                                                      \
+	}
+#define SSE(name)                                                                                            \
+	{ M(name), "xx", "x", 0 },                                                                           \
+	{                                                                                                    \
+		M(name), "xm", "x", 0                                                                        \
+	}
+#define AVX(name)                                                                                            \
+	{ M(name), "yyy", "y", 0 }, { M(name), "yym", "y", 0 },                                              \
+	{                                                                                                    \
+		M(name), "zzm", "z", 0                                                                       \
+	}
+#define MOVES(name, c, w)                                                                                    \
+	{ M(name), c "m", w, 0 },                                                                            \
+	{                                                                                                    \
+		M(name), "m" c, w, 0                                                                         \
+	}
 
 static const struct pattern patterns[] = {
-	BOTH(ADD), BOTH(ADC), BOTH(SUB), BOTH(SBB), BOTH(AND), BOTH(OR), BOTH(XOR), BOTH(CMP), BOTH(MOV),
-	BOTH(MOV), { M(TEST), "rr", "1248", 0 }, { M(TEST), "mi", "1248", 0 }, { M(XCHG), "rr", "1248", 0 },
-	{ M(XCHG), "mr", "1248", 0 }, { M(XADD), "mr", "1248", 0 }, { M(CMPXCHG), "mr", "1248", 0 },
-	LOCKED(ADD), LOCKED(XADD), LOCKED(CMPXCHG), LOCKED(XOR), ONE(INC), ONE(DEC), ONE(NEG), ONE(NOT),
-	ONE(MUL), ONE(IMUL), { M(IMUL), "rr", "248", 0 }, { M(IMUL), "rmi", "248", 0 },
-	{ M(SHL), "rb", "1248", 0 }, { M(SHR), "mb", "1248", 0 }, { M(SAR), "rb", "1248", 0 },
-	{ M(ROL), "rb", "1248", 0 }, { M(RCR), "mb", "1248", 0 }, { M(SHLD), "rrb", "248", 0 },
-	{ M(SHRD), "mrb", "248", 0 }, { M(BT), "rr", "248", 0 }, { M(BTS), "mb", "248", 0 },
-	{ M(BTR), "rr", "248", 0 }, { M(BTC), "mb", "248", 0 }, { M(BSF), "rm", "248", 0 },
-	{ M(BSR), "rr", "248", 0 }, { M(POPCNT), "rm", "248", 0 }, { M(TZCNT), "rr", "248", 0 },
-	{ M(LEA), "rm", "48", 0 }, { M(BSWAP), "r", "48", 0 }, { M(CMOVB), "rm", "248", 0 },
-	{ M(CMOVNZ), "rr", "248", 0 }, { M(CMOVLE), "rm", "248", 0 }, { M(SETO), "r", "1", 0 },
-	{ M(SETNB), "m", "1", 0 }, { M(SETP), "r", "1", 0 }, { M(CDQ), "", "4", 0 }, { M(CWDE), "", "4", 0 },
-	{ M(CLC), "", "4", 0 }, { M(STC), "", "4", 0 }, { M(CMC), "", "4", 0 }, { M(LAHF), "", "4", 0 },
-	{ M(SAHF), "", "4", 0 }, { M(MOVBE), "rm", "248", 0 }, { M(ANDN), "rrm", "48", 0 },
-	{ M(PEXT), "rrm", "48", 0 }, { M(SHLX), "rmr", "48", 0 }, { M(RORX), "rmb", "48", 0 },
-	{ M(MULX), "rrm", "48", 0 }, { M(ADCX), "rm", "48", 0 }, { M(CRC32), "rm", "4", 0 },
-	{ M(PUSHFQ), "", "p", 0 }, MOVES(MOVDQU, "x", "x"), MOVES(MOVUPS, "x", "x"), MOVES(MOVQ, "x", "8"),
-	MOVES(VMOVDQU, "y", "y"), MOVES(VMOVUPS, "y", "y"), MOVES(VMOVDQU64, "z", "z"), SSE(PADDD), SSE(PXOR),
-	SSE(PSHUFB), SSE(ADDPS), SSE(MULPD), SSE(PCMPEQB), SSE(UNPCKLPS), SSE(PMULLD), SSE(PCMPISTRI),
-	SSE(ANDPS), AVX(VPXORD), AVX(VPXOR), AVX(VPADDQ), AVX(VADDPD), AVX(VPSHUFB), AVX(VPMINUD),
-	{ M(PTEST), "xm", "x", 0 }, { M(PMOVMSKB), "rx", "4", 0 }, { M(CVTSI2SD), "xr", "8", 0 },
-	{ M(CVTTSD2SI), "rx", "8", 0 }, { M(UCOMISD), "xx", "x", 0 }, { M(MOVNTDQ), "mx", "x", 0 },
-	{ M(MOVNTI), "mr", "48", 0 }, { M(AESENC), "xm", "x", 0 }, { M(FLD), "m", "8", 0 },
-	{ M(FSTP), "m", "8", 0 }, { M(FADD), "m", "8", 0 }, { M(FLD1), "", "4", 0 }, { M(FCHS), "", "4", 0 },
-	{ M(FILD), "m", "8", 0 }, { M(FNSTSW), "m", "2", 0 }, { M(FNSTCW), "m", "2", 0 },
-	{ M(STMXCSR), "m", "4", 0 }, { M(CLFLUSH), "m", "1", 0 }, { M(PREFETCHT0), "m", "1", 0 },
-	{ M(ENDBR64), "", "4", 0 }, { M(CMPXCHG8B), "m", "8", 0 }, { M(MFENCE), "", "4", 0 },
+	BOTH(ADD),
+	BOTH(ADC),
+	BOTH(SUB),
+	BOTH(SBB),
+	BOTH(AND),
+	BOTH(OR),
+	BOTH(XOR),
+	BOTH(CMP),
+	BOTH(MOV),
+	BOTH(MOV),
+	{ M(TEST), "rr", "1248", 0 },
+	{ M(TEST), "mi", "1248", 0 },
+	{ M(XCHG), "rr", "1248", 0 },
+	{ M(XCHG), "mr", "1248", 0 },
+	{ M(XADD), "mr", "1248", 0 },
+	{ M(CMPXCHG), "mr", "1248", 0 },
+	LOCKED(ADD),
+	LOCKED(XADD),
+	LOCKED(CMPXCHG),
+	LOCKED(XOR),
+	ONE(INC),
+	ONE(DEC),
+	ONE(NEG),
+	ONE(NOT),
+	ONE(MUL),
+	ONE(IMUL),
+	{ M(IMUL), "rr", "248", 0 },
+	{ M(IMUL), "rmi", "248", 0 },
+	{ M(SHL), "rb", "1248", 0 },
+	{ M(SHR), "mb", "1248", 0 },
+	{ M(SAR), "rb", "1248", 0 },
+	{ M(ROL), "rb", "1248", 0 },
+	{ M(RCR), "mb", "1248", 0 },
+	{ M(SHLD), "rrb", "248", 0 },
+	{ M(SHRD), "mrb", "248", 0 },
+	{ M(BT), "rr", "248", 0 },
+	{ M(BTS), "mb", "248", 0 },
+	{ M(BTR), "rr", "248", 0 },
+	{ M(BTC), "mb", "248", 0 },
+	{ M(BSF), "rm", "248", 0 },
+	{ M(BSR), "rr", "248", 0 },
+	{ M(POPCNT), "rm", "248", 0 },
+	{ M(TZCNT), "rr", "248", 0 },
+	{ M(LEA), "rm", "48", 0 },
+	{ M(BSWAP), "r", "48", 0 },
+	{ M(CMOVB), "rm", "248", 0 },
+	{ M(CMOVNZ), "rr", "248", 0 },
+	{ M(CMOVLE), "rm", "248", 0 },
+	{ M(SETO), "r", "1", 0 },
+	{ M(SETNB), "m", "1", 0 },
+	{ M(SETP), "r", "1", 0 },
+	{ M(CDQ), "", "4", 0 },
+	{ M(CWDE), "", "4", 0 },
+	{ M(CLC), "", "4", 0 },
+	{ M(STC), "", "4", 0 },
+	{ M(CMC), "", "4", 0 },
+	{ M(LAHF), "", "4", 0 },
+	{ M(SAHF), "", "4", 0 },
+	{ M(MOVBE), "rm", "248", 0 },
+	{ M(ANDN), "rrm", "48", 0 },
+	{ M(PEXT), "rrm", "48", 0 },
+	{ M(SHLX), "rmr", "48", 0 },
+	{ M(RORX), "rmb", "48", 0 },
+	{ M(MULX), "rrm", "48", 0 },
+	{ M(ADCX), "rm", "48", 0 },
+	{ M(CRC32), "rm", "4", 0 },
+	{ M(PUSHFQ), "", "p", 0 },
+	MOVES(MOVDQU, "x", "x"),
+	MOVES(MOVUPS, "x", "x"),
+	MOVES(MOVQ, "x", "8"),
+	MOVES(VMOVDQU, "y", "y"),
+	MOVES(VMOVUPS, "y", "y"),
+	MOVES(VMOVDQU64, "z", "z"),
+	SSE(PADDD),
+	SSE(PXOR),
+	SSE(PSHUFB),
+	SSE(ADDPS),
+	SSE(MULPD),
+	SSE(PCMPEQB),
+	SSE(UNPCKLPS),
+	SSE(PMULLD),
+	SSE(PCMPISTRI),
+	SSE(ANDPS),
+	AVX(VPXORD),
+	AVX(VPXOR),
+	AVX(VPADDQ),
+	AVX(VADDPD),
+	AVX(VPSHUFB),
+	AVX(VPMINUD),
+	{ M(PTEST), "xm", "x", 0 },
+	{ M(PMOVMSKB), "rx", "4", 0 },
+	{ M(CVTSI2SD), "xr", "8", 0 },
+	{ M(CVTTSD2SI), "rx", "8", 0 },
+	{ M(UCOMISD), "xx", "x", 0 },
+	{ M(MOVNTDQ), "mx", "x", 0 },
+	{ M(MOVNTI), "mr", "48", 0 },
+	{ M(AESENC), "xm", "x", 0 },
+	{ M(FLD), "m", "8", 0 },
+	{ M(FSTP), "m", "8", 0 },
+	{ M(FADD), "m", "8", 0 },
+	{ M(FLD1), "", "4", 0 },
+	{ M(FCHS), "", "4", 0 },
+	{ M(FILD), "m", "8", 0 },
+	{ M(FNSTSW), "m", "2", 0 },
+	{ M(FNSTCW), "m", "2", 0 },
+	{ M(STMXCSR), "m", "4", 0 },
+	{ M(CLFLUSH), "m", "1", 0 },
+	{ M(PREFETCHT0), "m", "1", 0 },
+	{ M(ENDBR64), "", "4", 0 },
+	{ M(CMPXCHG8B), "m", "8", 0 },
+	{ M(MFENCE), "", "4", 0 },
 };
 
 static bool encode(struct stream *stream, ZydisEncoderRequest *request)
@@ -245,8 +351,9 @@ static void put_some(struct stream *stream, unsigned most)
 
 static void put_string(struct stream *stream)
 {
-	static const char *const operation[] = { "\xf3\xa4",     "\xf3\x48\xa5", "\xf3\xaa", "\xf3\xa6", "\xf2\xae",
-		                                 "\xf3\x48\xab", "\xa4",         "\xa6",     "\xad",     "\x66\xab" };
+	static const char *const operation[] = { "\xf3\xa4", "\xf3\x48\xa5", "\xf3\xaa", "\xf3\xa6",
+		                                 "\xf2\xae", "\xf3\x48\xab", "\xa4",     "\xa6",
+		                                 "\xad",     "\x66\xab" };
 	const char *chosen = operation[draw(stream, sizeof(operation) / sizeof(*operation))];
 	bool down = draw(stream, 4) == 0;
 
@@ -288,9 +395,9 @@ static void put_stack(struct stream *stream)
 	case 0: RAW(stream, "\x68\x11\x22\x33\x44"); break; /* push $0x44332211 */
 	case 1: RAW(stream, "\xff\x73\x28"); break;         /* push 40(%rbx) */
 	case 2:
-		if (!stream->counted) /* a stepped one would see that it is */
+		if (!stream->counted)            /* a stepped one would see that it is */
 			RAW(stream, "\x9c\x58"); /* pushfq; pop %rax */
-		RAW(stream, "\x50");          /* push %rax */
+		RAW(stream, "\x50");             /* push %rax */
 		break;
 	default: put_raw(stream, (const char[]){ (char)(0x50 + number) }, 1); break;
 	}
@@ -412,7 +519,8 @@ static void open_stream(struct stream *stream)
 	__get_cpuid_count(7, 0, &a, &b, &c, &d);
 	stream->avx = __builtin_cpu_supports("avx2");
 	stream->wide = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-	stream->area = mmap(NULL, AREA_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	stream->area = mmap(NULL, AREA_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS,
+	                    -1, 0);
 }
 
 static void start_state(struct stream *stream, struct stream_state *state, uint64_t seed)

@@ -71,18 +71,45 @@ static enum kind kind_of_one(const ZydisDecodedInstruction *instruction)
 	if (opcode >= 0x70 && opcode <= 0x7f)
 		return CONDITIONAL;
 	switch (opcode) {
-	case 0xe0: case 0xe1: case 0xe2: case 0xe3: return LOOP;
+	case 0xe0:
+	case 0xe1:
+	case 0xe2:
+	case 0xe3: return LOOP;
 	case 0xe8: return CALL;
-	case 0xe9: case 0xeb: return JUMP;
-	case 0xc2: case 0xc3: return RETURN;
-	case 0xca: case 0xcb: case 0xcf: case 0xea: case 0x9a: return NATIVE;
-	case 0xcc: case 0xcd: case 0xf1: case 0xf4: case 0xfa: case 0xfb: return ALONE;
-	case 0x6c: case 0x6d: case 0x6e: case 0x6f: return ALONE;
-	case 0xe4: case 0xe5: case 0xe6: case 0xe7: case 0xec: case 0xed: case 0xee: case 0xef: return ALONE;
+	case 0xe9:
+	case 0xeb: return JUMP;
+	case 0xc2:
+	case 0xc3: return RETURN;
+	case 0xca:
+	case 0xcb:
+	case 0xcf:
+	case 0xea:
+	case 0x9a: return NATIVE;
+	case 0xcc:
+	case 0xcd:
+	case 0xf1:
+	case 0xf4:
+	case 0xfa:
+	case 0xfb: return ALONE;
+	case 0x6c:
+	case 0x6d:
+	case 0x6e:
+	case 0x6f: return ALONE;
+	case 0xe4:
+	case 0xe5:
+	case 0xe6:
+	case 0xe7:
+	case 0xec:
+	case 0xed:
+	case 0xee:
+	case 0xef: return ALONE;
 	case 0x8e: return reg == 5 ? NATIVE : PLAIN;
 	case 0xc7: return reg == 7 && instruction->raw.modrm.mod == 3 ? TRANSACTION : PLAIN;
 	case 0xff:
-		return reg == 2 ? INDIRECT_CALL : reg == 4 ? INDIRECT_JUMP : reg == 3 || reg == 5 ? NATIVE : PLAIN;
+		return reg == 2               ? INDIRECT_CALL
+		       : reg == 4             ? INDIRECT_JUMP
+		       : reg == 3 || reg == 5 ? NATIVE
+		                              : PLAIN;
 	default: return PLAIN;
 	}
 }
@@ -95,8 +122,19 @@ static enum kind kind_of_two(const ZydisDecodedInstruction *instruction)
 		return CONDITIONAL;
 	switch (opcode) {
 	case 0x05: return SYSCALL;
-	case 0x07: case 0x34: case 0x35: case 0xa9: case 0xb5: return NATIVE;
-	case 0x06: case 0x08: case 0x09: case 0x0b: case 0xb9: case 0xff: case 0x30: case 0x32: return ALONE;
+	case 0x07:
+	case 0x34:
+	case 0x35:
+	case 0xa9:
+	case 0xb5: return NATIVE;
+	case 0x06:
+	case 0x08:
+	case 0x09:
+	case 0x0b:
+	case 0xb9:
+	case 0xff:
+	case 0x30:
+	case 0x32: return ALONE;
 	case 0xae:
 		if (instruction->raw.modrm.mod != 3 || !(instruction->attributes & ZYDIS_ATTRIB_HAS_MODRM))
 			return PLAIN;
@@ -143,15 +181,17 @@ static bool decode_minimal(struct decoded *decoded, size_t size)
 	ZydisDecoder decoder;
 
 	decoder_for(&decoder, true);
-	return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
-	        &decoder, NULL, (const void *)(uintptr_t)decoded->address, size, &decoded->instruction));
+	return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL,
+	                                                  (const void *)(uintptr_t)decoded->address, size,
+	                                                  &decoded->instruction));
 }
 
 /* One instruction: false where it is none, or goes on in a page that is not there. */
 static bool decode_one(struct block *block, struct decoded *decoded)
 {
 	size_t left = PAGE - decoded->address % PAGE;
-	bool (*decode)(struct decoded *, size_t) = has_client(block->translator) ? decode_full : decode_minimal;
+	bool (*decode)(struct decoded *, size_t) =
+		has_client(block->translator) ? decode_full : decode_minimal;
 	int error;
 
 	if (left < ZYDIS_MAX_INSTRUCTION_LENGTH && !decode(decoded, left)) {
@@ -545,7 +585,8 @@ static void put_native(struct lh_emitter *emitter, uint64_t address)
 
 static void put_read_gs(struct lh_emitter *emitter, const struct decoded *decoded)
 {
-	lh__put_constant(emitter, decoded->instruction.raw.modrm.rm | (decoded->instruction.raw.rex.B ? 8 : 0), 0);
+	lh__put_constant(emitter,
+	                 decoded->instruction.raw.modrm.rm | (decoded->instruction.raw.rex.B ? 8 : 0), 0);
 }
 
 static unsigned condition_of(const struct decoded *decoded)
@@ -629,7 +670,8 @@ static void put_block(struct lh_emitter *emitter, struct block *block)
 		if (client->after && decoded->kind == PLAIN)
 			see(emitter, block, i, true);
 	}
-	if (block->decoded[block->count - 1].kind == PLAIN || block->decoded[block->count - 1].kind == READ_GS)
+	if (block->decoded[block->count - 1].kind == PLAIN ||
+	    block->decoded[block->count - 1].kind == READ_GS)
 		put_jump(emitter, 0, block->address + block->length);
 }
 

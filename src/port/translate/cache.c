@@ -135,8 +135,8 @@ static int make_tables(struct cache *cache)
 	if (!cache->hash || !cache->pages || !cache->entries)
 		return -ENOMEM;
 	/* jmp *%gs:LH_T_LEAVE_INDIRECT */
-	__builtin_memcpy(cache->write, (const uint8_t[]){ 0x65, 0xff, 0x24, 0x25, LH_T_LEAVE_INDIRECT, 0, 0, 0 },
-	                 8);
+	__builtin_memcpy(cache->write,
+	                 (const uint8_t[]){ 0x65, 0xff, 0x24, 0x25, LH_T_LEAVE_INDIRECT, 0, 0, 0 }, 8);
 	for (size_t i = 0; i < TABLE_ENTRIES; i++)
 		cache->table[i] = (uint64_t)(uintptr_t)cache->execute;
 	cache->used = FIRST;
@@ -146,8 +146,9 @@ static int make_tables(struct cache *cache)
 struct cache *lh__cache_make(struct lh_translator *translator)
 {
 	const struct lh_sys *sys = translator->sys;
-	struct cache *cache = (struct cache *)(uintptr_t)lh__map(
-	        sys, 0, sizeof(*cache), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	struct cache *cache =
+		(struct cache *)(uintptr_t)lh__map(sys, 0, sizeof(*cache), PROT_READ | PROT_WRITE,
+	                                           MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
 	if (!cache)
 		return NULL;
@@ -273,7 +274,8 @@ void lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *
 /* One aligned word, by which a jump that threads may be executing leads elsewhere. */
 static void patch(struct cache *cache, uint32_t site, uint32_t to)
 {
-	__atomic_store_n((int32_t *)(void *)(cache->write + site), (int32_t)(to - (site + 4)), __ATOMIC_RELEASE);
+	__atomic_store_n((int32_t *)(void *)(cache->write + site), (int32_t)(to - (site + 4)),
+	                 __ATOMIC_RELEASE);
 }
 
 void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to)

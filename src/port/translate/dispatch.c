@@ -25,15 +25,17 @@ static uint64_t resume_clone(struct lh_translated_thread *thread, const struct j
 	return (uint64_t)(uintptr_t)(thread->cache->execute + to);
 }
 
-/* Makes the block, with a new cache if it does not fit in this one; NULL: it has to run natively. */
-static struct fragment *build(struct lh_translated_thread *thread, uint64_t target, bool entered)
+/* Makes the block, or a way into it; with a new cache if it does not fit. NULL: it has to run natively. */
+static struct fragment *make(struct lh_translated_thread *thread, uint64_t target, struct fragment *known)
 {
 	struct lh_translator *translator = thread->translator;
-	struct fragment *fragment = NULL;
+	struct fragment *fragment = known;
+	bool entered = thread->exit == 0;
 	int result;
 
 	lh__vectors_save(thread);
-	result = lh__build(translator, target, entered, &fragment);
+	result = known ? lh__build_entry(translator, known)
+	               : lh__build(translator, target, entered, &fragment);
 	if (result == -ENOSPC && lh__cache_flush(translator) == 0) {
 		lh__cache_enter(translator, thread);
 		result = lh__build(translator, target, entered, &fragment);
@@ -45,21 +47,11 @@ static struct fragment *build(struct lh_translated_thread *thread, uint64_t targ
 	return NULL;
 }
 
-static void need_entry(struct lh_translated_thread *thread, struct fragment *fragment)
-{
-	if (fragment->entry)
-		return;
-	lh__vectors_save(thread);
-	/* Without room there is none, and the next miss makes a new cache. */
-	if (lh__build_entry(thread->translator, fragment) < 0)
-		thread->translator->counts.slow++;
-	lh__vectors_restore(thread);
-}
-
 static uint64_t go(struct lh_translated_thread *thread, struct jump *jump, uint64_t target)
 {
 	struct lh_translator *translator = thread->translator;
 	struct fragment *fragment;
+	uint64_t epoch;
 
 	if (!translator->current)
 		return target;
@@ -67,18 +59,14 @@ static uint64_t go(struct lh_translated_thread *thread, struct jump *jump, uint6
 		lh__cache_enter(translator, thread);
 		jump = NULL;
 	}
+	epoch = thread->epoch;
 	fragment = lh__cache_find(translator->current, target);
-	if (!fragment) {
-		uint64_t epoch = thread->epoch;
-
-		fragment = build(thread, target, !jump);
-		if (epoch != thread->epoch)
-			jump = NULL;
-	} else if (thread->exit == 0) {
-		need_entry(thread, fragment);
-	}
+	if (!fragment || (thread->exit == 0 && !fragment->entry))
+		fragment = make(thread, target, fragment);
 	if (!fragment)
 		return target;
+	if (epoch != thread->epoch)
+		jump = NULL;
 	if (jump)
 		lh__cache_link(translator, jump, fragment);
 	return (uint64_t)(uintptr_t)(thread->cache->execute + fragment->code);
@@ -108,7 +96,7 @@ void lh__translate_dispatch(struct lh_translated_thread *thread)
 void lh__translate_call_out(struct lh_translated_thread *thread)
 {
 	void (*function)(void *own, uint64_t a, uint64_t b) =
-	        (void (*)(void *, uint64_t, uint64_t))(uintptr_t)thread->call[0];
+		(void (*)(void *, uint64_t, uint64_t))(uintptr_t)thread->call[0];
 
 	lh__vectors_save(thread);
 	function(thread->own, thread->a, thread->b);

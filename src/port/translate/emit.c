@@ -181,7 +181,7 @@ static void add_segment(struct lh_emitter *emitter, int scratch)
 
 	if (emitter->translator->fsgsbase) /* rdfsbase */
 		lh__put_bytes(emitter, 0xf3, 1), lh__put_bytes(emitter, 0x48u | (fs >= 8 ? 1u : 0), 1),
-		        lh__put_bytes(emitter, 0xae0f | (0xc0u | (unsigned)(fs & 7)) << 16, 3);
+			lh__put_bytes(emitter, 0xae0f | (0xc0u | (unsigned)(fs & 7)) << 16, 3);
 	else
 		lh__put_gs(emitter, OP_LOAD, fs, LH_T_FS);
 	lh__put_memory(emitter, OP_LEA, scratch, scratch, fs, 1, 0);
@@ -211,7 +211,7 @@ int lh__emit_address(struct lh_emitter *emitter, const struct lh_translated_inst
 	}
 	if (access->address_size == 4) /* mov: the upper half becomes zero */
 		lh__put_bytes(emitter, scratch >= 8 ? 0x45u : 0x40u, 1),
-		        lh__put_bytes(emitter, 0x89u | (0xc0u | (unsigned)(scratch & 7) * 9) << 8, 2);
+			lh__put_bytes(emitter, 0x89u | (0xc0u | (unsigned)(scratch & 7) * 9) << 8, 2);
 	if (access->segment == ZYDIS_REGISTER_FS)
 		add_segment(emitter, scratch);
 	return scratch;

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { MOD_WIDE = 0x80, MOD_REGISTERS = 0xc0, RM_SIB = 4, SIB_NO_INDEX = 4, SIB_ABSOLUTE = 0x25 };
+enum { MOD_WIDE = 0x80, MOD_REGISTERS = 0xc0, RM_SIB = 4, SIB_NO_INDEX = 4, SIB_NO_BASE = 5 };
 
 void lh__put(struct lh_emitter *emitter, const void *bytes, size_t size)
 {
@@ -17,12 +17,17 @@ void lh__put(struct lh_emitter *emitter, const void *bytes, size_t size)
 
 void lh__put_bytes(struct lh_emitter *emitter, uint32_t bytes, unsigned count)
 {
-	lh__put(emitter, &bytes, count);
+	if (emitter->end - emitter->at < 4) {
+		emitter->full = true;
+		return;
+	}
+	memcpy(emitter->at, &bytes, 4);
+	emitter->at += count;
 }
 
 void lh__put_word(struct lh_emitter *emitter, uint32_t value)
 {
-	lh__put(emitter, &value, 4);
+	lh__put_bytes(emitter, value, 4);
 }
 
 void lh__put_nops(struct lh_emitter *emitter, unsigned ahead)
@@ -52,7 +57,7 @@ void lh__put_memory(struct lh_emitter *emitter, unsigned op, int reg, int base, 
 		unsigned sib = shift << 6 | (index < 0 ? SIB_NO_INDEX : (unsigned)(index & 7)) << 3;
 
 		lh__put_bytes(emitter, (base < 0 ? 0 : MOD_WIDE) | field | RM_SIB, 1);
-		lh__put_bytes(emitter, sib | (base < 0 ? 5 : (unsigned)(base & 7)), 1);
+		lh__put_bytes(emitter, sib | (base < 0 ? SIB_NO_BASE : (unsigned)(base & 7)), 1);
 	}
 	lh__put_word(emitter, (uint32_t)displacement);
 }

@@ -49,8 +49,8 @@ enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI }; /* as they are encoded */
 #define PAGE 4096u
 #define VECTOR_BYTES 2816u /* x87, SSE, AVX and AVX-512 as xsave writes them */
 #define STACK_BYTES 65536u
-#define THREADS 16384u         /* slots for contexts: address space only */
-#define TABLE_ENTRIES 65536u   /* 16 bits of a target */
+#define THREADS 16384u            /* slots for contexts: address space only */
+#define TABLE_ENTRIES 65536u      /* 16 bits of a target */
 #define LH_BLOCK_INSTRUCTIONS 96u /* a block has at most so many */
 
 struct cache;
@@ -84,8 +84,8 @@ struct lh_translated_thread {
 /* A jump out of a fragment to an address that is known. Its number is its offset in the arena. */
 struct jump {
 	uint64_t target;
-	uint32_t site;  /* offset in the cache of the distance that is patched; 0: never linked */
-	uint32_t stub;  /* where it leads while it is not linked */
+	uint32_t site; /* offset in the cache of the distance that is patched; 0: never linked */
+	uint32_t stub; /* where it leads while it is not linked */
 	uint32_t plain, thread, fork; /* where a clone goes on, by kind; 0: this is no clone */
 	struct fragment *to;
 	struct jump *next; /* of those that lead to the same fragment */
@@ -98,14 +98,14 @@ struct place {
 
 struct fragment {
 	uint64_t address;
-	uint32_t length;    /* bytes of the program */
-	uint32_t code;      /* offset in the cache */
-	uint32_t code_size; /* with what follows it */
+	uint32_t length;            /* bytes of the program */
+	uint32_t code;              /* offset in the cache */
+	uint32_t code_size;         /* with what follows it */
 	uint32_t entry, entry_next; /* offsets: the entry, 0 for none; the distance in it that leads on */
 	uint16_t instructions, place_count;
 	bool forgotten;
 	const struct place *places;
-	struct fragment *next;    /* of those with the same hash */
+	struct fragment *next; /* of those with the same hash */
 	struct fragment *next_in_page;
 	struct fragment *next_entry; /* of those with the same 16 bits that have an entry */
 	struct jump *incoming;

@@ -61,9 +61,10 @@ struct lh_translate_client {
 };
 
 struct lh_translate_options {
-	const struct lh_sys *sys;
-	size_t cache; /* bytes of code cache; 0: 64 MiB. When it is full all of it is forgotten */
-	uint64_t near; /* an address of the program's code that is hot: the cache lies within 2 GiB of it where
+	const struct lh_sys *sys; /* its call is made between a program's instructions: no vector registers */
+	size_t cache;             /* bytes of code cache; 0: 64 MiB. When it is full all of it is forgotten */
+	uint64_t
+		near; /* an address of the program's code that is hot: the cache lies within 2 GiB of it where
 	                  there is room; 0: of the translator's own code */
 	struct lh_translate_client client;
 };
