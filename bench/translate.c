@@ -112,8 +112,8 @@ static uint64_t run_qsort(void)
 }
 
 /* liblzma where there is one: it says how much of its input becomes how much. */
-static int (*lzma_encode)(uint32_t preset, int check, const void *allocator, const uint8_t *in, size_t in_size,
-                          uint8_t *out, size_t *out_at, size_t out_size);
+static int (*lzma_encode)(uint32_t preset, int check, const void *allocator, const uint8_t *in,
+                          size_t in_size, uint8_t *out, size_t *out_at, size_t out_size);
 
 static uint64_t run_lzma(void)
 {
@@ -123,7 +123,8 @@ static uint64_t run_lzma(void)
 
 	for (size_t i = 0; i < sizeof(in); i++) {
 		random = random * 6364136223846793005ull + 1;
-		in[i] = i > 5000 && (random >> 60) ? in[i - 1 - (random >> 33) % 5000] : (uint8_t)(random >> 40);
+		in[i] = i > 5000 && (random >> 60) ? in[i - 1 - (random >> 33) % 5000]
+		                                   : (uint8_t)(random >> 40);
 	}
 	if (lzma_encode)
 		lzma_encode(1, 0, NULL, in, sizeof(in), out, &size, sizeof(out));
@@ -223,8 +224,8 @@ static void bench_kernel(const struct kernel *kernel)
 	for (unsigned way = 0; way < WAYS; way++)
 		middle[way] = median(took[way], ROUNDS);
 	printf("%-26s %8.1f %7.2fx %7.2fx %7.2fx %7.2fx", kernel->name, middle[NATIVE],
-	       middle[TRANSLATED] / middle[NATIVE], middle[FAR] / middle[NATIVE], middle[COUNTED] / middle[NATIVE],
-	       middle[FILTERED] / middle[NATIVE]);
+	       middle[TRANSLATED] / middle[NATIVE], middle[FAR] / middle[NATIVE],
+	       middle[COUNTED] / middle[NATIVE], middle[FILTERED] / middle[NATIVE]);
 	if (accesses)
 		printf("   counting: %.2f ns an access",
 		       (middle[COUNTED] - middle[TRANSLATED]) * 1e6 / (double)accesses);
@@ -240,8 +241,8 @@ static void bench_kernel(const struct kernel *kernel)
 /* mov $i, %eax; add %eax, %ebx-like work; jmp to the next: 5 instructions a block. */
 static uint8_t *make_cold(void)
 {
-	static const uint8_t block[] = { 0x48, 0x8b, 0x07, 0x48, 0x83, 0xc0, 0x01, 0x48, 0x89,
-		                         0x07, 0x48, 0x85, 0xc0, 0x75, COLD_BYTES - 15 };
+	static const uint8_t block[] = { 0x48, 0x8b, 0x07, 0x48, 0x83, 0xc0, 0x01,           0x48,
+		                         0x89, 0x07, 0x48, 0x85, 0xc0, 0x75, COLD_BYTES - 15 };
 	uint8_t *code = mmap(NULL, (size_t)(COLD + 1) * COLD_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC,
 	                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 

@@ -20,6 +20,12 @@ struct own {
 };
 
 static uint64_t first_seed = 1;
+static uint64_t planted_in; /* the stream's code: nobody else's is to be spoiled */
+
+static bool is_stream(const struct lh_translated_instruction *instruction)
+{
+	return instruction->address - planted_in < CODE_BYTES;
+}
 
 static unsigned rounds(unsigned fewest)
 {
@@ -81,6 +87,8 @@ static void spoil_flags(void *context, struct lh_emitter *emitter,
 	int scratch;
 
 	(void)context;
+	if (!is_stream(instruction))
+		return;
 	emitter->live &= ~LH_LIVE_FLAGS;
 	scratch = lh__emit_scratch(emitter);
 	lh__emit_shift_right(emitter, scratch, scratch, 3);
@@ -92,6 +100,8 @@ static void spoil_register(void *context, struct lh_emitter *emitter,
                            const struct lh_translated_instruction *instruction)
 {
 	(void)context;
+	if (!is_stream(instruction))
+		return;
 	emitter->live &= ~(1u << R9);
 	lh__emit_constant(emitter, R9, instruction->address);
 }
@@ -103,8 +113,9 @@ static void spoil_displacement(void *context, struct lh_emitter *emitter,
 	const ZydisDecodedInstruction *decoded = instruction->decoded;
 
 	(void)context;
-	if (decoded->mnemonic == ZYDIS_MNEMONIC_MOV && decoded->raw.disp.size == 32 &&
-	    decoded->raw.imm[0].size == 0 && instruction->accesses->at[0].base == ZYDIS_REGISTER_RBX)
+	if (is_stream(instruction) && decoded->mnemonic == ZYDIS_MNEMONIC_MOV &&
+	    decoded->raw.disp.size == 32 && decoded->raw.imm[0].size == 0 &&
+	    instruction->accesses->at[0].base == ZYDIS_REGISTER_RBX)
 		emitter->at[-4]++;
 }
 
@@ -140,6 +151,7 @@ static unsigned differing(struct lh_translate_options options, unsigned count, u
 	unsigned wrong = 0;
 
 	open_stream(&stream);
+	planted_in = (uint64_t)(uintptr_t)stream.area;
 	for (uint64_t seed = first_seed; seed < first_seed + count && wrong < enough; seed++) {
 		uint64_t start = (uint64_t)(uintptr_t)stream.area;
 

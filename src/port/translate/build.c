@@ -54,7 +54,7 @@ struct block {
 	uint8_t *start;
 };
 
-#define ROOM ((size_t)256 << 10) /* for one block, a client's code included */
+#define ROOM ((size_t)60 << 10) /* for one block, a client's code included: struct place counts in 16 bits */
 
 void lh__build_rooms(size_t *decoded, size_t *emitter)
 {
