@@ -55,10 +55,10 @@ __asm__(".text\n.globl stream_enter, stream_exit\n.type stream_enter, @function\
 
 struct stream {
 	uint64_t seed;
-	uint8_t *area; /* code, data, stack: within reach of each other */
-	size_t used;   /* of the code */
-	bool wide;     /* AVX-512 */
-	bool avx;
+	uint8_t *area;   /* code, data, stack: within reach of each other */
+	size_t used;     /* of the code */
+	bool wide;       /* AVX-512 */
+	bool avx, moves; /* AVX2; movdir64b */
 	int pushed;
 	bool stepped; /* by the trap flag */
 	bool counted; /* will be stepped */
@@ -381,6 +381,37 @@ static void put_gather(struct stream *stream)
 	RAW(stream, "\xc4\xe2\x6d\x90\x04\x8b");         /* vpgatherdd %ymm2, (%rbx,%ymm1,4), %ymm0 */
 }
 
+/* Rarer ones. rdi is given a place first, where it is one's operand. */
+static void put_rare(struct stream *stream)
+{
+	static const struct {
+		const char *bytes;
+		unsigned size, wide, moves;
+	} rare[] = {
+		{ "\xf0\x48\x0f\xc7\x4b\x40", 6, 0, 0 }, /* lock cmpxchg16b 64(%rbx) */
+		{ "\xc8\x10\x00\x00\xc9", 5, 0, 0 },     /* enter $16, $0; leave */
+		{ "\xd7", 1, 0, 0 },                     /* xlat */
+		{ "\x66\x0f\xf7\xc1", 4, 0, 0 },         /* maskmovdqu %xmm1, %xmm0 */
+		{ "\x31\xc9\x0f\x01\xd0", 5, 0, 0 },     /* xgetbv */
+		{ "\x66\x0f\x38\xf8\x3b", 5, 0, 1 },     /* movdir64b (%rbx), %rdi */
+		{ "\xc5\xf8\x92\xc9\x62\xf1\x7e\x49\x7f\x4b\x01", 11, 1,
+		  0 }, /* vmovdqu32 %zmm1, 64(%rbx){%k1} */
+		{ "\xc5\xf8\x92\xd0\x62\xf1\x7e\xca\x6f\x53\x02", 11, 1,
+		  0 },                                   /* vmovdqu32 128(%rbx), %zmm2{%k2}{z} */
+		{ "\x62\xf2\x7d\x48\x8b\x07", 6, 1, 0 }, /* vpcompressd %zmm0, (%rdi) */
+		{ "\x0f\xae\xf8", 3, 0, 0 },             /* sfence */
+		{ "\x48\x0f\xc3\x47\x08", 5, 0, 0 },     /* movnti %rax, 8(%rdi) */
+		{ "\x64\x48\x8b\x04\x25\x00\x00\x00\x00\x48\x31\xc0", 12, 0,
+		  0 }, /* mov %fs:0, %rax; xor %rax, %rax */
+	};
+	unsigned i = (unsigned)draw(stream, sizeof(rare) / sizeof(*rare));
+
+	if ((rare[i].wide && !stream->wide) || (rare[i].moves && !stream->moves))
+		return;
+	RAW(stream, "\x48\x8d\xbb\x00\x06\x00\x00"); /* lea 0x600(%rbx), %rdi */
+	put_raw(stream, rare[i].bytes, rare[i].size);
+}
+
 static void put_stack(struct stream *stream)
 {
 	unsigned number = free_registers[draw(stream, 6)];
@@ -487,6 +518,8 @@ static void put_anything(struct stream *stream)
 	case 7: put_backward(stream); break;
 	case 8: put_call(stream); break;
 	case 9: put_gather(stream); break;
+	case 10:
+	case 11: put_rare(stream); break;
 	default: put_some(stream, 2); break;
 	}
 }
@@ -514,9 +547,10 @@ static void make_stream(struct stream *stream, uint64_t seed)
 
 static void open_stream(struct stream *stream)
 {
-	unsigned a, b = 0, c, d;
+	unsigned a, b, c = 0, d;
 
 	__get_cpuid_count(7, 0, &a, &b, &c, &d);
+	stream->moves = c >> 28 & 1;
 	stream->avx = __builtin_cpu_supports("avx2");
 	stream->wide = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
 	stream->area = mmap(NULL, AREA_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS,
