@@ -99,8 +99,8 @@ void *lh__translate_thread_bytes(const struct lh_translator *translator);
 /* Code in [start, end) has changed, or is gone: its fragments are forgotten before this returns. */
 void lh__translate_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
 /*
- * Which of the program's instructions an address in the code cache belongs to: for signals that an instruction
- * has raised. 0: none. Not for code that leads from one fragment to the next.
+ * Which of the program's instructions an address in the code cache belongs to: for signals that an
+ * instruction has raised. 0: none. Not for code that leads from one fragment to the next.
  */
 uint64_t lh__translate_address(struct lh_translator *translator, uint64_t code);
 void lh__translate_counts(const struct lh_translator *translator, struct lh_translate_counts *out);
