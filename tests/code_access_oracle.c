@@ -1,0 +1,773 @@
+/*
+ * The processor as judge of lh__accesses: instructions of all opcodes that this one has are executed with
+ * their operands beside a page that cannot be accessed, or only be read. They must fault if, and only if, one
+ * of the bytes that they are said to access lies there: with the last byte before the page, with it on the
+ * page's first, with the first byte behind the page, and with it on the page's last. What is said to be
+ * written must be what is different afterwards.
+ */
+/* timeout: 120 */
+#include "code_processor.h"
+#include "tap.h"
+
+#include <Zydis/Zydis.h>
+#include <errno.h>
+
+static ZydisDecoder decoder;
+static uint64_t seed = 88172645463325252ull;
+
+static uint64_t draw(void)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return seed;
+}
+
+static uint64_t below(uint64_t n)
+{
+	return draw() % n;
+}
+
+/* ---- memory: [can be written | GUARD | can be written | can be read | can be written] ---- */
+
+enum { PAGE = 4096, WIDE = 4, PAGES = 3 * WIDE + 2, ARENA = PAGES * PAGE };
+#define LOW_AT 0x20000000ul
+#define HIGH_AT 0x132000000000ul
+
+static uint8_t *shadow; /* the same memory, always writable */
+static uint64_t arena;  /* LOW_AT or HIGH_AT */
+
+static uint64_t guard_start(bool readable)
+{
+	return arena + (readable ? 2 * WIDE + 1 : WIDE) * (uint64_t)PAGE;
+}
+
+static void open_arena(void)
+{
+	int fd = memfd_create("arena", 0);
+	static const uint64_t at[] = { LOW_AT, HIGH_AT };
+
+	if (fd < 0 || ftruncate(fd, ARENA) < 0)
+		exit(1);
+	shadow = mmap(NULL, ARENA, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	for (int i = 0; i < 2; i++) {
+		arena = at[i];
+		if (mmap((void *)arena, ARENA, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd,
+		         0) != (void *)arena)
+			exit(1);
+		mprotect((void *)guard_start(false), PAGE, PROT_NONE);
+		mprotect((void *)guard_start(true), PAGE, PROT_READ);
+	}
+}
+
+/* ---- an instruction and what is known of it ---- */
+
+struct run {
+	uint64_t address, size;
+	unsigned kind;
+};
+
+struct trial {
+	uint8_t code[16];
+	ZydisDecodedInstruction is;
+	ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
+	struct lh_accesses accesses;
+	struct lh_access_state state;
+	struct machine_vectors vectors;
+	struct run run[512];
+	unsigned runs, kind, number; /* kind, number: of the access whose runs are being listed */
+	unsigned first_of[LH_ACCESSES + 1];
+	uint64_t whole; /* where the first access would begin without a mask */
+};
+
+static unsigned planted; /* which lie is told, to show that it is found out */
+
+static bool decode(struct trial *trial)
+{
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, trial->code, sizeof trial->code, &trial->is,
+	                                           trial->operand));
+}
+
+static int listed(void *context, uint64_t address, uint64_t size)
+{
+	struct trial *trial = context;
+
+	if (trial->runs == sizeof trial->run / sizeof trial->run[0])
+		return 1;
+	trial->run[trial->runs++] = (struct run){ address, size, trial->kind };
+	return 0;
+}
+
+static int first_address(void *context, uint64_t address, uint64_t size)
+{
+	*(uint64_t *)context = address;
+	return 1;
+}
+
+static bool list_runs(struct trial *trial)
+{
+	struct lh_access first = trial->accesses.at[0];
+
+	first.mask = ZYDIS_REGISTER_NONE;
+	if (trial->accesses.count &&
+	    lh__access_bytes(&first, &trial->state, first_address, &trial->whole) < 0)
+		return false;
+	trial->runs = 0;
+	for (unsigned i = 0; i < trial->accesses.count; i++) {
+		trial->first_of[i] = trial->runs;
+		trial->kind = trial->accesses.at[i].kind;
+		if (lh__access_bytes(&trial->accesses.at[i], &trial->state, listed, trial) != 0)
+			return false;
+	}
+	trial->first_of[trial->accesses.count] = trial->runs;
+	return true;
+}
+
+/*
+ * What the right to access is asked for, which may be more than is accessed. A cache line that is flushed is
+ * looked up like a byte that is read, by all but cldemote; fxsave and its like ask for 512 bytes; stores of the
+ * classes that end in NF for what their masks leave out too.
+ */
+static struct run asked_for(const struct trial *trial, unsigned number)
+{
+	struct run run = trial->run[number];
+	const ZydisDecodedOperand *first = &trial->operand[0];
+
+	if (trial->is.mnemonic == ZYDIS_MNEMONIC_CLDEMOTE)
+		run.size = 0;
+	if (run.size == 416 && trial->is.meta.category == ZYDIS_CATEGORY_SSE)
+		run.size = 512;
+	if (trial->is.meta.exception_class == ZYDIS_EXCEPTION_CLASS_E6NF && run.kind & LH_ACCESS_WRITE &&
+	    first->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		run.address = trial->whole;
+		run.size = first->size / 8u;
+	}
+	return run;
+}
+
+static bool touches(const struct run *run, uint64_t page)
+{
+	return run->size && run->address < page + PAGE && run->address + run->size > page;
+}
+
+static bool forbidden(const struct run *run)
+{
+	return touches(run, guard_start(false)) ||
+	       (run->kind & LH_ACCESS_WRITE && touches(run, guard_start(true)));
+}
+
+static bool inside_arena(const struct trial *trial)
+{
+	for (unsigned i = 0; i < trial->runs; i++)
+		if (trial->run[i].address - arena > ARENA ||
+		    trial->run[i].size > ARENA - (trial->run[i].address - arena))
+			return false;
+	return true;
+}
+
+static bool must_fault(const struct trial *trial)
+{
+	for (unsigned i = 0; i < trial->runs; i++) {
+		struct run run = asked_for(trial, i);
+
+		if (forbidden(&run))
+			return true;
+	}
+	return false;
+}
+
+/* Bounds of what access number n touches. */
+static bool bounds(const struct trial *trial, unsigned n, uint64_t *start, uint64_t *end)
+{
+	*start = UINT64_MAX;
+	*end = 0;
+	for (unsigned i = trial->first_of[n]; i < trial->first_of[n + 1]; i++) {
+		const struct run *run = &trial->run[i];
+
+		*start = run->address < *start ? run->address : *start;
+		*end = run->address + run->size > *end ? run->address + run->size : *end;
+	}
+	return *end != 0;
+}
+
+/* ---- registers ---- */
+
+static bool is_general(ZydisRegister name)
+{
+	return (name >= ZYDIS_REGISTER_RAX && name <= ZYDIS_REGISTER_R15) ||
+	       (name >= ZYDIS_REGISTER_EAX && name <= ZYDIS_REGISTER_R15D);
+}
+
+static unsigned number_of(ZydisRegister name)
+{
+	return name >= ZYDIS_REGISTER_RAX ? name - ZYDIS_REGISTER_RAX : name - ZYDIS_REGISTER_EAX;
+}
+
+static uint64_t some_mask(void)
+{
+	switch (below(6)) {
+	case 0: return 0;
+	case 1: return ~0ull;
+	case 2: return 1ull << below(64);
+	case 3: return 1ull << below(8);
+	case 4: return draw() & draw() & draw();
+	default: return draw();
+	}
+}
+
+static void draw_vectors(struct trial *trial)
+{
+	struct machine_vectors *vectors = &trial->vectors;
+
+	for (unsigned i = 0; i < sizeof *vectors / 8; i++)
+		((uint64_t *)vectors)[i] = draw();
+	for (int i = 0; i < 8; i++)
+		vectors->mask[i] = some_mask();
+	for (unsigned i = 0; i < trial->accesses.count; i++) {
+		const struct lh_access *access = &trial->accesses.at[i];
+		unsigned index;
+
+		if (access->index_size == 0)
+			continue;
+		index = access->index >= ZYDIS_REGISTER_ZMM0   ? access->index - ZYDIS_REGISTER_ZMM0
+		        : access->index >= ZYDIS_REGISTER_YMM0 ? access->index - ZYDIS_REGISTER_YMM0
+		                                               : access->index - ZYDIS_REGISTER_XMM0;
+		for (unsigned at = 0; at < 64; at += access->index_size) {
+			int64_t value = (int64_t)below(128) - 64;
+
+			memcpy(&vectors->vector[index][at], &value, access->index_size);
+		}
+	}
+}
+
+static void draw_registers(struct trial *trial)
+{
+	struct lh_access_state *state = &trial->state;
+
+	for (int i = 0; i < 16; i++)
+		state->general[i] = draw();
+	draw_vectors(trial);
+	state->general[4] = arena + (WIDE - 2) * PAGE; /* what calls and pushes are told first */
+	for (int i = 0; i < trial->is.operand_count; i++) {
+		const ZydisDecodedOperand *operand = &trial->operand[i];
+
+		if (operand->type != ZYDIS_OPERAND_TYPE_MEMORY)
+			continue;
+		if (is_general(operand->mem.index))
+			state->general[number_of(operand->mem.index)] = below(64) - 32;
+	}
+	for (int i = 0; i < trial->is.operand_count; i++) {
+		const ZydisDecodedOperand *operand = &trial->operand[i];
+
+		if (operand->type == ZYDIS_OPERAND_TYPE_MEMORY && is_general(operand->mem.base))
+			state->general[number_of(operand->mem.base)] =
+				arena + (2 * WIDE - 2) * PAGE + below(64);
+	}
+	for (unsigned i = 0; i < trial->accesses.count; i++) {
+		const struct lh_access *access = &trial->accesses.at[i];
+
+		if (access->repeated)
+			state->general[1] =
+				(state->general[1] & ~0xffffffffull) * (access->address_size == 4) |
+				below(20);
+		if (access->bit)
+			for (int n = 0; n < 16; n++)
+				if (state->general[n] - arena > ARENA)
+					state->general[n] = below(1024) - 512;
+	}
+	state->next = machine_next(trial->is.length);
+	state->flags = 0x202 | (draw() & 0x8d5) | (below(2) ? 0x400 : 0);
+	state->vector = (const uint8_t(*)[64])trial->vectors.vector;
+	state->mask = trial->vectors.mask;
+	state->mmx = trial->vectors.mmx;
+	state->layout = &machine_layout;
+	state->gs = MACHINE_GS;
+	syscall(SYS_arch_prctl, ARCH_GET_FS, &state->fs);
+}
+
+/* Adds to an address: by its base, by a displacement of 32 bits, or by its index. */
+static bool move_access(struct trial *trial, unsigned n, int64_t by)
+{
+	const struct lh_access *access = &trial->accesses.at[n];
+	unsigned at = trial->is.raw.disp.offset;
+	int32_t displacement;
+
+	if (is_general(access->base)) {
+		trial->state.general[number_of(access->base)] += (uint64_t)by;
+	} else if (trial->is.raw.disp.size == 32) {
+		memcpy(&displacement, trial->code + at, 4);
+		displacement += (int32_t)by;
+		memcpy(trial->code + at, &displacement, 4);
+		if (!decode(trial) || lh__accesses(&trial->is, trial->operand, &trial->accesses) < 0)
+			return false;
+	} else if (is_general(access->index) && by % access->scale == 0) {
+		trial->state.general[number_of(access->index)] += (uint64_t)(by / access->scale);
+	} else {
+		return false;
+	}
+	return list_runs(trial);
+}
+
+/* ---- execution ---- */
+
+enum outcome { RAN, FAULTED, ABSENT, OTHER };
+
+static bool has_branch(const struct trial *trial)
+{
+	return trial->is.meta.category == ZYDIS_CATEGORY_CALL ||
+	       trial->is.meta.category == ZYDIS_CATEGORY_RET ||
+	       trial->is.meta.category == ZYDIS_CATEGORY_UNCOND_BR;
+}
+
+/* Bytes of 0x55 or, the second time, of 0xaa; for branches the address to which they are to go. */
+static void fill(const struct trial *trial, bool second)
+{
+	uint64_t leave = (uint64_t)(uintptr_t)processor_leave, at;
+
+	memset(shadow, second ? 0xaa : 0x55, ARENA);
+	if (!has_branch(trial))
+		return;
+	for (unsigned i = 0; i < trial->runs; i++)
+		for (at = trial->run[i].address; at + 8 <= trial->run[i].address + trial->run[i].size;
+		     at += 8)
+			memcpy(shadow + (at - arena), &leave, 8);
+}
+
+static enum outcome execute(struct trial *trial, bool second)
+{
+	fill(trial, second);
+	memcpy(machine->in.general, trial->state.general, sizeof machine->in.general);
+	machine->in.flags = trial->state.flags;
+	machine_set_vectors(&trial->vectors);
+	machine_execute(trial->code, trial->is.length);
+	switch (machine->signal) {
+	case 0:
+	case SIGFPE:
+	case SIGTRAP: return RAN;
+	case SIGSEGV:
+		return machine->signal_code == SEGV_MAPERR || machine->signal_code == SEGV_ACCERR ? FAULTED
+		                                                                                  : OTHER;
+	case SIGILL: return ABSENT;
+	default: return OTHER;
+	}
+}
+
+static char *show(const struct trial *trial)
+{
+	static char text[1024];
+	ZydisFormatter formatter;
+	size_t used;
+
+	ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+	ZydisFormatterFormatInstruction(&formatter, &trial->is, trial->operand,
+	                                trial->is.operand_count_visible, text, 200,
+	                                trial->state.next - trial->is.length, NULL);
+	used = strlen(text);
+	used += (size_t)sprintf(text + used, "  [");
+	for (unsigned i = 0; i < trial->is.length; i++)
+		used += (size_t)sprintf(text + used, "%02x", trial->code[i]);
+	used += (size_t)sprintf(text + used, "]");
+	for (unsigned i = 0; i < trial->runs && used < 900; i++)
+		used += (size_t)sprintf(text + used, " %s%s%lx+%lu", trial->run[i].kind & 1 ? "r" : "",
+		                        trial->run[i].kind & 2 ? "w" : "",
+		                        (long)(trial->run[i].address - arena), (long)trial->run[i].size);
+	return text;
+}
+
+struct tally {
+	unsigned instructions, executions, faults, exact, absent, wrong;
+};
+
+static unsigned complaints;
+
+static void complain(struct tally *tally, const struct trial *trial, const char *what)
+{
+	tally->wrong++;
+	if (planted || complaints++ > 60)
+		return;
+	printf("# %s: %s; signal %d code %d at %lx error %lx\n", what, show(trial), machine->signal,
+	       machine->signal_code, (long)(machine->signal_address - arena), (long)machine->signal_error);
+}
+
+/* One placement: whether it was judged. */
+static enum outcome judge(struct trial *trial, struct tally *tally)
+{
+	bool wanted = must_fault(trial), in_guard = false;
+	enum outcome outcome = execute(trial, false);
+
+	if (outcome == ABSENT || outcome == OTHER)
+		return outcome;
+	tally->executions++;
+	tally->faults += outcome == FAULTED;
+	if (wanted != (outcome == FAULTED)) {
+		complain(tally, trial, wanted ? "no fault" : "a fault");
+		return outcome;
+	}
+	for (unsigned i = 0; i < trial->runs; i++) {
+		struct run run = asked_for(trial, i);
+
+		in_guard |= forbidden(&run) && machine->signal_address - run.address < run.size;
+	}
+	if (wanted && !in_guard)
+		complain(tally, trial, "a fault elsewhere");
+	return outcome;
+}
+
+static bool said_to_be_written(const struct trial *trial, uint64_t address)
+{
+	for (unsigned i = 0; i < trial->runs; i++)
+		if (trial->run[i].kind & LH_ACCESS_WRITE &&
+		    address - trial->run[i].address < trial->run[i].size)
+			return true;
+	return false;
+}
+
+static bool only_writes(const struct trial *trial)
+{
+	for (unsigned i = 0; i < trial->accesses.count; i++)
+		if (trial->accesses.at[i].kind != LH_ACCESS_WRITE &&
+		    trial->accesses.at[i].kind != (LH_ACCESS_WRITE | LH_ACCESS_STREAM))
+			return false;
+	return true;
+}
+
+/* With two fillings: what has not kept either was written; what has become the same in both was stored. */
+static void judge_written(struct trial *trial, struct tally *tally)
+{
+	static uint8_t first[ARENA];
+	bool exact = only_writes(trial);
+
+	if (must_fault(trial) || has_branch(trial) || execute(trial, false) != RAN)
+		return;
+	memcpy(first, shadow, ARENA);
+	if (execute(trial, true) != RAN)
+		return;
+	tally->exact += exact;
+	for (uint64_t at = 0; at < ARENA; at++) {
+		bool written = said_to_be_written(trial, arena + at);
+
+		if ((!written && (first[at] != 0x55 || shadow[at] != 0xaa)) ||
+		    (exact && written && first[at] != shadow[at])) {
+			machine->signal_address = arena + at;
+			complain(tally, trial, written ? "not written" : "written");
+			return;
+		}
+	}
+}
+
+/* ---- placements ---- */
+
+/* Over the end of a page locked: some virtual machines never get done with that. */
+static unsigned first_step(const struct lh_access *access)
+{
+	if (access->line)
+		return 6;
+	return access->kind & LH_ACCESS_ATOMIC ? (unsigned)__builtin_ctz(access->size) : 0;
+}
+
+/* Where the operand must be aligned, only multiples can be told apart. */
+static void judge_edges(struct trial *trial, unsigned n, bool readable, struct tally *tally)
+{
+	static const unsigned steps[] = { 1, 2, 4, 8, 16, 32, 64 };
+	uint64_t start, end, guard = guard_start(readable);
+	unsigned step = first_step(&trial->accesses.at[n]);
+
+	for (unsigned edge = 0; edge < 4;) {
+		uint64_t by = edge % 2 ? steps[step] : 0, wanted;
+		struct trial moved = *trial;
+
+		if (!bounds(&moved, n, &start, &end))
+			return;
+		/* Up to the guard from below, then down to it from above. */
+		wanted = edge < 2 ? guard + by - end : guard + PAGE - by - start;
+		if (!move_access(&moved, n, (int64_t)wanted) || !bounds(&moved, n, &start, &end) ||
+		    (edge < 2 ? end != guard + by : start != guard + PAGE - by) || !inside_arena(&moved)) {
+			edge++;
+			continue;
+		}
+		switch (judge(&moved, tally)) {
+		case OTHER:
+			if (step + 1 < sizeof steps / sizeof steps[0])
+				step++;
+			else
+				edge++;
+			break;
+		case ABSENT: return;
+		default: edge++;
+		}
+	}
+}
+
+/* What is said to access nothing is given the address of a page that nothing can access. */
+static void judge_none(struct trial *trial, struct tally *tally)
+{
+	struct lh_access_state *state = &trial->state;
+
+	for (int i = 0; i < trial->is.operand_count; i++)
+		if (trial->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+			for (int n = 0; n < 16; n++)
+				state->general[n] = guard_start(false);
+			judge(trial, tally);
+			return;
+		}
+}
+
+static bool excluded(const struct trial *trial)
+{
+	if (trial->is.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED)
+		return true;
+	switch (trial->is.meta.category) {
+	case ZYDIS_CATEGORY_SYSCALL:
+	case ZYDIS_CATEGORY_SYSRET:
+	case ZYDIS_CATEGORY_INTERRUPT:
+	case ZYDIS_CATEGORY_COND_BR:
+	case ZYDIS_CATEGORY_SEGOP:
+	case ZYDIS_CATEGORY_PKU:
+	case ZYDIS_CATEGORY_RDWRFSGS:
+	case ZYDIS_CATEGORY_SGX:
+	case ZYDIS_CATEGORY_VTX:
+	case ZYDIS_CATEGORY_IO:
+	case ZYDIS_CATEGORY_IOSTRINGOP: return true;
+	default: break;
+	}
+	switch (trial->is.mnemonic) {
+	case ZYDIS_MNEMONIC_IRET:
+	case ZYDIS_MNEMONIC_IRETD:
+	case ZYDIS_MNEMONIC_IRETQ:
+	case ZYDIS_MNEMONIC_POPF:
+	case ZYDIS_MNEMONIC_POPFQ:
+	case ZYDIS_MNEMONIC_XSAVE: /* and its like: below */
+	case ZYDIS_MNEMONIC_XSAVE64:
+	case ZYDIS_MNEMONIC_XSAVEC:
+	case ZYDIS_MNEMONIC_XSAVEC64:
+	case ZYDIS_MNEMONIC_XSAVEOPT:
+	case ZYDIS_MNEMONIC_XSAVEOPT64:
+	case ZYDIS_MNEMONIC_XRSTOR:
+	case ZYDIS_MNEMONIC_XRSTOR64:
+	case ZYDIS_MNEMONIC_SGDT:
+	case ZYDIS_MNEMONIC_SIDT:
+	case ZYDIS_MNEMONIC_SLDT:
+	case ZYDIS_MNEMONIC_SMSW:
+	case ZYDIS_MNEMONIC_STR: return true; /* the kernel may make up for these */
+	default: break;
+	}
+	if (trial->is.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+		return true;
+	for (int i = 0; i < trial->is.operand_count; i++) {
+		const ZydisDecodedOperand *operand = &trial->operand[i];
+
+		if (operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE &&
+		    operand->reg.value >= ZYDIS_REGISTER_ES && operand->reg.value <= ZYDIS_REGISTER_GS)
+			return true;
+		if (operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && operand->imm.is_relative)
+			return true;
+		if (operand->type == ZYDIS_OPERAND_TYPE_REGISTER && operand->visibility < 3 &&
+		    has_branch(trial))
+			return true;
+	}
+	return false;
+}
+
+static void lie(struct lh_accesses *accesses)
+{
+	struct lh_access *access = &accesses->at[0];
+
+	switch (planted) {
+	case 1: access->size++; break;
+	case 2:
+		access->displacement--;
+		access->size++;
+		break;
+	case 3:
+		if (access->size > 1)
+			access->size--;
+		break;
+	case 4: access->kind &= ~LH_ACCESS_WRITE; break;
+	case 5: access->kind |= LH_ACCESS_WRITE; break;
+	case 6: access->packed = false; break;
+	case 7: access->mask = ZYDIS_REGISTER_NONE; break;
+	case 8: access->bit = ZYDIS_REGISTER_NONE; break;
+	case 9: access->repeated = LH_REPEAT_NOT; break;
+	default: break;
+	}
+}
+
+/* enter must be able to write where it leaves rsp, but does not: the room for variables is to be none. */
+static void spare_enter(struct trial *trial)
+{
+	if (trial->is.mnemonic == ZYDIS_MNEMONIC_ENTER)
+		memset(trial->code + trial->is.raw.imm[0].offset, 0, 2);
+}
+
+static void try_instruction(struct trial *trial, struct tally *tally)
+{
+	if (!decode(trial))
+		return;
+	spare_enter(trial);
+	if (!decode(trial) || excluded(trial) ||
+	    lh__accesses(&trial->is, trial->operand, &trial->accesses) < 0)
+		return;
+	arena = trial->is.address_width == 32 || trial->is.raw.disp.size == 32 || below(4) == 0 ? LOW_AT
+	                                                                                        : HIGH_AT;
+	draw_registers(trial);
+	if (planted)
+		lie(&trial->accesses);
+	if (!list_runs(trial))
+		return;
+	tally->instructions++;
+	if (trial->accesses.count == 0) {
+		judge_none(trial, tally);
+		return;
+	}
+	for (unsigned n = 0; n < trial->accesses.count; n++) {
+		uint64_t start, end;
+		struct trial placed = *trial;
+
+		if (bounds(&placed, n, &start, &end) &&
+		    !move_access(&placed, n, (int64_t)(arena + (2 * WIDE - 1) * PAGE + 512 - start)))
+			continue;
+		if (trial->is.meta.category == ZYDIS_CATEGORY_STRINGOP && inside_arena(&placed) &&
+		    execute(&placed, false) == RAN) {
+			placed.state.left = machine->out.general[1];
+			if (placed.accesses.at[0].address_size == 4)
+				placed.state.left = (uint32_t)placed.state.left;
+		}
+		list_runs(&placed);
+		if (!inside_arena(&placed))
+			continue;
+		if (n == 0) {
+			enum outcome outcome = judge(&placed, tally);
+
+			tally->absent += outcome == ABSENT;
+			if (outcome == ABSENT)
+				return;
+			judge_written(&placed, tally);
+		}
+		judge_edges(&placed, n, false, tally);
+		judge_edges(&placed, n, true, tally);
+	}
+}
+
+/* ---- all opcodes ---- */
+
+static unsigned put_operand(uint8_t *at, unsigned reg)
+{
+	unsigned mod = (unsigned)below(3), rm = below(2) ? 4 : (unsigned)below(8), used = 0;
+	unsigned sib = (unsigned)below(256), size;
+
+	at[used++] = (uint8_t)(mod << 6 | reg << 3 | rm);
+	if (rm == 4)
+		at[used++] = (uint8_t)sib;
+	size = mod == 1 ? 1 : mod == 2 || (mod == 0 && (rm == 5 || (rm == 4 && (sib & 7) == 5))) ? 4 : 0;
+	if (size == 4)
+		memcpy(at + used, &(int32_t){ (int32_t)below(512) - 256 }, 4);
+	else if (size == 1)
+		at[used] = (uint8_t)draw();
+	used += size;
+	for (int i = 0; i < 4; i++)
+		at[used + (unsigned)i] = (uint8_t)draw(); /* immediates */
+	return used;
+}
+
+static unsigned put_prefixes(uint8_t *at)
+{
+	unsigned used = 0;
+
+	if (below(8) == 0)
+		at[used++] = 0x67;
+	if (below(12) == 0)
+		at[used++] = below(2) ? 0x64 : 0x65;
+	return used;
+}
+
+static void try_legacy(unsigned map, unsigned opcode, unsigned prefix, bool wide, struct tally *tally)
+{
+	static const uint8_t prefixes[] = { 0, 0x66, 0xf2, 0xf3 };
+	struct trial trial = { 0 };
+	unsigned used = put_prefixes(trial.code);
+
+	if (below(24) == 0)
+		trial.code[used++] = 0xf0;
+	if (prefixes[prefix])
+		trial.code[used++] = prefixes[prefix];
+	if (wide || below(2))
+		trial.code[used++] = (uint8_t)(0x40 | (wide ? 8u : 0) | below(8));
+	if (map > 0)
+		trial.code[used++] = 0x0f;
+	if (map > 1)
+		trial.code[used++] = map == 2 ? 0x38 : 0x3a;
+	trial.code[used++] = (uint8_t)opcode;
+	if (used < 7)
+		put_operand(trial.code + used, (unsigned)below(8));
+	try_instruction(&trial, tally);
+}
+
+static void try_vex(unsigned map, unsigned opcode, unsigned pp, unsigned w, struct tally *tally)
+{
+	struct trial trial = { 0 };
+	unsigned used = put_prefixes(trial.code);
+	unsigned vvvv = below(2) ? 15 : (unsigned)below(16);
+
+	trial.code[used++] = 0xc4;
+	trial.code[used++] = (uint8_t)(below(8) << 5 | map);
+	trial.code[used++] = (uint8_t)(w << 7 | vvvv << 3 | below(2) << 2 | pp);
+	trial.code[used++] = (uint8_t)opcode;
+	put_operand(trial.code + used, (unsigned)below(8));
+	try_instruction(&trial, tally);
+}
+
+static void try_evex(unsigned map, unsigned opcode, unsigned pp, unsigned w, struct tally *tally)
+{
+	struct trial trial = { 0 };
+	unsigned used = put_prefixes(trial.code);
+	unsigned vvvv = below(2) ? 15 : (unsigned)below(16);
+	unsigned mask = below(4) ? (unsigned)below(7) + 1 : 0;
+
+	trial.code[used++] = 0x62;
+	trial.code[used++] = (uint8_t)(below(16) << 4 | map);
+	trial.code[used++] = (uint8_t)(w << 7 | vvvv << 3 | 4 | pp);
+	trial.code[used++] =
+		(uint8_t)((mask && below(3) == 0) << 7 | below(3) << 5 | (below(3) == 0) << 4 | 8 | mask);
+	if (below(4) == 0)
+		trial.code[used - 1] ^= 8;
+	trial.code[used++] = (uint8_t)opcode;
+	put_operand(trial.code + used, (unsigned)below(8));
+	try_instruction(&trial, tally);
+}
+
+static void try_all(struct tally *tally, unsigned rounds)
+{
+	while (rounds--)
+		for (unsigned opcode = 0; opcode < 256; opcode++)
+			for (unsigned pp = 0; pp < 4; pp++)
+				for (unsigned w = 0; w < 2; w++) {
+					for (unsigned map = 0; map < 4; map++) {
+						try_legacy(map, opcode, pp, w, tally);
+						try_legacy(map, opcode, pp, w, tally);
+					}
+					for (unsigned map = 1; map < 4; map++)
+						try_vex(map, opcode, pp, w, tally);
+					for (unsigned map = 1; map < 7; map++)
+						if (map != 4)
+							try_evex(map, opcode, pp, w, tally);
+				}
+}
+
+int main(int count, char **words)
+{
+	struct tally tally = { 0 };
+	unsigned rounds = count > 1 ? (unsigned)atoi(words[1]) : 1;
+
+	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	machine_open();
+	open_arena();
+	if (count > 2)
+		seed ^= (uint64_t)atoll(words[2]) * 0x9e3779b97f4a7c15ull;
+	try_all(&tally, rounds);
+	printf("# %u instructions, %u executions, %u faults, %u compared after stores, %u are not on this "
+	       "processor\n",
+	       tally.instructions, tally.executions, tally.faults, tally.exact, tally.absent);
+	ok(tally.wrong == 0, "%u instructions access what they are said to", tally.instructions);
+	return done();
+}
