@@ -754,6 +754,112 @@ static void try_all(struct tally *tally, unsigned rounds)
 				}
 }
 
+/* ---- areas of state ---- */
+
+static bool area_trial(struct trial *trial, unsigned variant, uint64_t components)
+{
+	/* xsave64, xsaveopt64, xsavec64, xrstor64 (%rbx) */
+	static const uint8_t codes[][5] = { "\x48\x0f\xae\x23", "\x48\x0f\xae\x33", "\x48\x0f\xc7\x23",
+		                            "\x48\x0f\xae\x2b" };
+
+	memset(trial, 0, sizeof *trial);
+	memcpy(trial->code, codes[variant], 4);
+	arena = below(2) ? LOW_AT : HIGH_AT;
+	if (!decode(trial) || lh__accesses(&trial->is, trial->operand, &trial->accesses) < 0)
+		return false;
+	draw_registers(trial);
+	trial->state.general[0] = components & 0xffffffff;
+	trial->state.general[2] = components >> 32;
+	trial->state.general[3] = arena + (WIDE + 2) * PAGE;
+	if (planted == 10)
+		trial->accesses.at[0].area = LH_AREA_XSAVE + LH_AREA_XSAVEC - trial->accesses.at[0].area;
+	return list_runs(trial);
+}
+
+/* Nothing but what is said is changed; all of it, but the header and what xsaveopt finds unchanged, is stored. */
+static void judge_area(unsigned variant, struct tally *tally)
+{
+	static uint8_t first[ARENA];
+	struct trial trial;
+	uint64_t components = draw() & 0x2e7 & machine_layout.enabled, start;
+
+	if (!area_trial(&trial, variant, components) || execute(&trial, false) != RAN)
+		return;
+	start = trial.state.general[3] - arena;
+	memcpy(first, shadow, ARENA);
+	execute(&trial, true);
+	tally->exact++;
+	for (uint64_t at = 0; at < ARENA; at++) {
+		bool written = said_to_be_written(&trial, arena + at), header = at - start - 512 < 16;
+
+		if ((!written && (first[at] != 0x55 || shadow[at] != 0xaa)) ||
+		    (written && !header && variant != 1 && first[at] != shadow[at])) {
+			machine->signal_address = arena + at - start;
+			complain(tally, &trial, written ? "not written" : "written");
+			return;
+		}
+	}
+}
+
+/*
+ * What xrstor is not said to read may be anything. Twice from areas that differ there; what the registers are
+ * then must not differ.
+ */
+static void judge_restored(bool compacted, struct tally *tally)
+{
+	static uint8_t seen[2][sizeof machine->area_out], image[4096];
+	uint64_t components = draw() & 0xe7 & machine_layout.enabled, present = draw() & 0xe7;
+	uint64_t header[8] = { 0 }, start;
+	struct trial trial;
+
+	present &= machine_layout.enabled;
+	if (compacted)
+		header[1] = 1ull << 63 | present;
+	header[0] = present & draw();
+	if (!area_trial(&trial, 3, components))
+		return;
+	trial.state.header = header;
+	if (!list_runs(&trial))
+		return;
+	start = trial.state.general[3] - arena;
+	for (unsigned i = 0; i < sizeof image; i++)
+		image[i] = (uint8_t)draw();
+	memcpy(image + 24, (uint32_t[]){ 0x1f80, 0xffff }, 8);
+	memcpy(image, (uint16_t[]){ 0x37f }, 2);
+	memcpy(image + 512, header, 64);
+	for (int time = 0; time < 2; time++) {
+		memcpy(machine->in.general, trial.state.general, sizeof machine->in.general);
+		machine_set_vectors(&trial.vectors);
+		for (unsigned i = 0; i < sizeof image; i++) {
+			bool read = false;
+
+			for (unsigned n = 0; n < trial.runs; n++)
+				read |= arena + start + i - trial.run[n].address < trial.run[n].size;
+			shadow[start + i] = read ? image[i] : (uint8_t)draw();
+		}
+		memset(machine->area_out, 0, sizeof machine->area_out);
+		machine_execute(trial.code, trial.is.length);
+		memcpy(seen[time], machine->area_out, sizeof seen[0]);
+		if (machine->signal) {
+			complain(tally, &trial, "a restored area");
+			return;
+		}
+	}
+	tally->executions++;
+	if (memcmp(seen[0], seen[1], sizeof seen[0]) != 0)
+		complain(tally, &trial, "read");
+}
+
+static void try_areas(struct tally *tally, unsigned rounds)
+{
+	while (rounds--) {
+		for (unsigned variant = 0; variant < 3; variant++)
+			judge_area(variant, tally);
+		judge_restored(false, tally);
+		judge_restored(true, tally);
+	}
+}
+
 int main(int count, char **words)
 {
 	struct tally tally = { 0 };
@@ -764,6 +870,7 @@ int main(int count, char **words)
 	open_arena();
 	if (count > 2)
 		seed ^= (uint64_t)atoll(words[2]) * 0x9e3779b97f4a7c15ull;
+	try_areas(&tally, 200);
 	try_all(&tally, rounds);
 	printf("# %u instructions, %u executions, %u faults, %u compared after stores, %u are not on this "
 	       "processor\n",
