@@ -346,7 +346,10 @@ static void refine(struct lh_accesses *out, const ZydisDecodedInstruction *instr
 	case ZYDIS_MNEMONIC_VMOVNTPD:
 	case ZYDIS_MNEMONIC_VMOVNTPS:
 	case ZYDIS_MNEMONIC_MOVDIRI: first->kind |= LH_ACCESS_STREAM; break;
-	case ZYDIS_MNEMONIC_MOVDIR64B: out->at[1].kind |= LH_ACCESS_STREAM; break;
+	case ZYDIS_MNEMONIC_MOVDIR64B:
+		out->at[1].kind |= LH_ACCESS_STREAM;
+		out->at[1].segment = ZYDIS_REGISTER_NONE; /* es, whatever the prefix */
+		break;
 	case ZYDIS_MNEMONIC_XSAVE:
 	case ZYDIS_MNEMONIC_XSAVE64: set_area(first, LH_AREA_XSAVE); break;
 	case ZYDIS_MNEMONIC_XSAVEOPT:
