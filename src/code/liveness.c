@@ -198,7 +198,16 @@ static void correct(struct lh_effect *effect, const ZydisDecodedInstruction *ins
 	case ZYDIS_MNEMONIC_LAR:
 	case ZYDIS_MNEMONIC_LSL:
 	case ZYDIS_MNEMONIC_RDSSPD:
-	case ZYDIS_MNEMONIC_RDSSPQ: doubt(effect, LH_LIVE_GENERAL); break;
+	case ZYDIS_MNEMONIC_RDSSPQ:
+	case ZYDIS_MNEMONIC_SLDT: /* the kernel makes up for these, and writes less than they do */
+	case ZYDIS_MNEMONIC_STR:
+	case ZYDIS_MNEMONIC_SMSW: doubt(effect, LH_LIVE_GENERAL); break;
+	case ZYDIS_MNEMONIC_VPTEST: /* the others become zero, which Zydis does not say */
+	case ZYDIS_MNEMONIC_VTESTPS:
+	case ZYDIS_MNEMONIC_VTESTPD:
+		effect->writes |= LH_LIVE_FLAGS;
+		effect->changes |= LH_LIVE_FLAGS;
+		break;
 	case ZYDIS_MNEMONIC_XLAT: effect->reads |= 1u << LH_RAX; break;
 	default: break;
 	}
