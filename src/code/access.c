@@ -269,10 +269,21 @@ static void enter(struct lh_accesses *out, const ZydisDecodedInstruction *instru
 	out->at[out->count - 1].displacement = -(int64_t)(level + 1) * size;
 }
 
-static void set_area(struct lh_access *access, unsigned area)
+/* The header's first word has a bit for each component; xsave and xsaveopt keep those they are not asked for. */
+static void set_area(struct lh_accesses *out, unsigned area)
 {
+	struct lh_access *access = &out->at[0];
 	unsigned eax, ebx, ecx, edx;
 
+	if (area == LH_AREA_XSAVE || area == LH_AREA_XSAVEOPT) {
+		out->at[1] = out->at[0];
+		out->count = 2;
+		access->kind = LH_ACCESS_READ;
+		access->displacement += 512;
+		access->size = 8;
+		access++;
+		access->kind = LH_ACCESS_WRITE;
+	}
 	access->state = true;
 	access->area = (uint8_t)area;
 	if (area == LH_AREA_XSAVEOPT || area == LH_AREA_XSAVEC)
@@ -351,17 +362,17 @@ static void refine(struct lh_accesses *out, const ZydisDecodedInstruction *instr
 		out->at[1].segment = ZYDIS_REGISTER_NONE; /* es, whatever the prefix */
 		break;
 	case ZYDIS_MNEMONIC_XSAVE:
-	case ZYDIS_MNEMONIC_XSAVE64: set_area(first, LH_AREA_XSAVE); break;
+	case ZYDIS_MNEMONIC_XSAVE64: set_area(out, LH_AREA_XSAVE); break;
 	case ZYDIS_MNEMONIC_XSAVEOPT:
-	case ZYDIS_MNEMONIC_XSAVEOPT64: set_area(first, LH_AREA_XSAVEOPT); break;
+	case ZYDIS_MNEMONIC_XSAVEOPT64: set_area(out, LH_AREA_XSAVEOPT); break;
 	case ZYDIS_MNEMONIC_XSAVEC:
 	case ZYDIS_MNEMONIC_XSAVEC64:
 	case ZYDIS_MNEMONIC_XSAVES:
-	case ZYDIS_MNEMONIC_XSAVES64: set_area(first, LH_AREA_XSAVEC); break;
+	case ZYDIS_MNEMONIC_XSAVES64: set_area(out, LH_AREA_XSAVEC); break;
 	case ZYDIS_MNEMONIC_XRSTOR:
 	case ZYDIS_MNEMONIC_XRSTOR64:
 	case ZYDIS_MNEMONIC_XRSTORS:
-	case ZYDIS_MNEMONIC_XRSTORS64: set_area(first, LH_AREA_XRSTOR); break;
+	case ZYDIS_MNEMONIC_XRSTORS64: set_area(out, LH_AREA_XRSTOR); break;
 	case ZYDIS_MNEMONIC_TILELOADD:
 	case ZYDIS_MNEMONIC_TILELOADDT1: first->rows = operands[0].reg.value; break;
 	case ZYDIS_MNEMONIC_TILESTORED: first->rows = operands[1].reg.value; break;

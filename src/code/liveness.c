@@ -112,6 +112,7 @@ static void correct_string(struct lh_effect *effect, const ZydisDecodedInstructi
 	for (unsigned i = 0; i < instruction->operand_count; i++)
 		if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
 			effect->changes |= bit_of(operands[i].mem.base);
+	effect->reads &= ~LH_LIVE_FLAGS; /* ZF ends a repetition, but it is that of a comparison */
 	if (lh__is_repeated(instruction)) {
 		effect->reads |= 1u << LH_RCX;
 		effect->changes |= 1u << LH_RCX;
@@ -190,9 +191,10 @@ static void correct(struct lh_effect *effect, const ZydisDecodedInstruction *ins
 	case ZYDIS_MNEMONIC_ROR:
 	case ZYDIS_MNEMONIC_RCL:
 	case ZYDIS_MNEMONIC_RCR: correct_shift(effect, instruction, operands); break;
+	case ZYDIS_MNEMONIC_SBB:
+		effect->writes |= LH_LIVE_AF; /* which Zydis has undefined */ /* fall through */
 	case ZYDIS_MNEMONIC_XOR:
-	case ZYDIS_MNEMONIC_SUB:
-	case ZYDIS_MNEMONIC_SBB: correct_idiom(effect, operands); break;
+	case ZYDIS_MNEMONIC_SUB: correct_idiom(effect, operands); break;
 	case ZYDIS_MNEMONIC_BSF:
 	case ZYDIS_MNEMONIC_BSR:
 	case ZYDIS_MNEMONIC_LAR:
