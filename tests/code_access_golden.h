@@ -1,4 +1,4 @@
-/* code_access_golden.h - rows of code_access.c: an instruction as an assembler reads it, its bytes, its accesses. */
+/* code_access_golden.h - rows of code_access.c: what an assembler reads, its bytes, its accesses. */
 { "mov ecx,[rax]", "8b08", "r100012+4" },
 { "mov [rax+rbx*8+0x10],cl", "884cd810", "w100222+1" },
 { "add qword ptr [rax],1", "48830001", "rw100012+8" },

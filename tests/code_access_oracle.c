@@ -111,8 +111,8 @@ static bool list_runs(struct trial *trial)
 
 /*
  * What the right to access is asked for, which may be more than is accessed. A cache line that is flushed is
- * looked up like a byte that is read, by all but cldemote; fxsave and its like ask for 512 bytes; stores of the
- * classes that end in NF for what their masks leave out too.
+ * looked up like a byte that is read, by all but cldemote; fxsave and its like ask for 512 bytes; stores of
+ * the classes that end in NF for what their masks leave out too.
  */
 static struct run asked_for(const struct trial *trial, unsigned number)
 {
@@ -282,7 +282,7 @@ static bool move_access(struct trial *trial, unsigned n, int64_t by)
 		trial->state.general[number_of(access->base)] += (uint64_t)by;
 	} else if (trial->is.raw.disp.size == 32) {
 		memcpy(&displacement, trial->code + at, 4);
-		displacement += (int32_t)by;
+		displacement = (int32_t)(displacement + by);
 		memcpy(trial->code + at, &displacement, 4);
 		if (!decode(trial) || lh__accesses(&trial->is, trial->operand, &trial->accesses) < 0)
 			return false;
@@ -663,7 +663,7 @@ static bool area_trial(struct trial *trial, unsigned variant, uint64_t component
 	return list_runs(trial);
 }
 
-/* Nothing but what is said is changed; all of it, but the header and what xsaveopt finds unchanged, is stored. */
+/* Nothing but what is said is changed; all of it is, but the header and what xsaveopt finds unchanged. */
 static void judge_area(unsigned variant, struct tally *tally)
 {
 	static uint8_t first[ARENA];

@@ -121,8 +121,8 @@ static void machine_open(void)
 	static const int numbers[] = { SIGSEGV, SIGILL, SIGBUS, SIGFPE, SIGTRAP };
 	struct sigaction action = { .sa_sigaction = machine_faulted,
 		                    .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
-	size_t stack_size = 128 << 10;
-	stack_t stack = { .ss_sp = malloc(stack_size), .ss_size = stack_size };
+	static uint8_t room[128 << 10];
+	stack_t stack = { .ss_sp = room, .ss_size = sizeof room };
 
 	machine_map(MACHINE_AT, sizeof *machine, PROT_READ | PROT_WRITE);
 	machine_map(MACHINE_CODE_AT, 8192, PROT_READ | PROT_WRITE | PROT_EXEC);

@@ -78,7 +78,7 @@ static enum what what_of(const ZydisDecodedInstruction *instruction)
 	}
 }
 
-/* What a push, a pop or leave names. The place that movdir64b writes to is implicit too, and may be at rsp. */
+/* What a push, a pop or leave names. Where movdir64b writes to is implicit too, and may be at rsp. */
 static bool is_stack(const ZydisDecodedInstruction *instruction, const ZydisDecodedOperand *operand)
 {
 	return operand->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
@@ -87,8 +87,8 @@ static bool is_stack(const ZydisDecodedInstruction *instruction, const ZydisDeco
 }
 
 /*
- * Without a base, for what would name it says so (mod 0, base 5). With addresses of 32 bits and REX.B Zydis 4.0
- * takes it for r13d, and forgets the displacement.
+ * Without a base, for what would name it says so (mod 0, base 5). With addresses of 32 bits and REX.B Zydis
+ * 4.0 takes it for r13d, and forgets the displacement.
  */
 static bool is_without_base(const ZydisDecodedInstruction *instruction, const ZydisDecodedOperand *operand)
 {
@@ -269,7 +269,7 @@ static void enter(struct lh_accesses *out, const ZydisDecodedInstruction *instru
 	out->at[out->count - 1].displacement = -(int64_t)(level + 1) * size;
 }
 
-/* The header's first word has a bit for each component; xsave and xsaveopt keep those they are not asked for. */
+/* Of the header's first word, a bit for each component, xsave keeps those that it is not asked for. */
 static void set_area(struct lh_accesses *out, unsigned area)
 {
 	struct lh_access *access = &out->at[0];
@@ -290,6 +290,48 @@ static void set_area(struct lh_accesses *out, unsigned area)
 		access->kind |= LH_ACCESS_MAYBE;
 	if (__get_cpuid_count(0xd, 0, &eax, &ebx, &ecx, &edx) && ecx > access->size)
 		access->size = ecx;
+}
+
+static unsigned area_of(ZydisMnemonic mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_XSAVE:
+	case ZYDIS_MNEMONIC_XSAVE64: return LH_AREA_XSAVE;
+	case ZYDIS_MNEMONIC_XSAVEOPT:
+	case ZYDIS_MNEMONIC_XSAVEOPT64: return LH_AREA_XSAVEOPT;
+	case ZYDIS_MNEMONIC_XSAVEC:
+	case ZYDIS_MNEMONIC_XSAVEC64:
+	case ZYDIS_MNEMONIC_XSAVES:
+	case ZYDIS_MNEMONIC_XSAVES64: return LH_AREA_XSAVEC;
+	case ZYDIS_MNEMONIC_XRSTOR:
+	case ZYDIS_MNEMONIC_XRSTOR64:
+	case ZYDIS_MNEMONIC_XRSTORS:
+	case ZYDIS_MNEMONIC_XRSTORS64: return LH_AREA_XRSTOR;
+	default: return LH_AREA_NOT;
+	}
+}
+
+static bool is_stream(ZydisMnemonic mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_MOVNTDQ:
+	case ZYDIS_MNEMONIC_MOVNTDQA:
+	case ZYDIS_MNEMONIC_MOVNTI:
+	case ZYDIS_MNEMONIC_MOVNTPD:
+	case ZYDIS_MNEMONIC_MOVNTPS:
+	case ZYDIS_MNEMONIC_MOVNTQ:
+	case ZYDIS_MNEMONIC_MOVNTSD:
+	case ZYDIS_MNEMONIC_MOVNTSS:
+	case ZYDIS_MNEMONIC_VMOVNTDQ:
+	case ZYDIS_MNEMONIC_VMOVNTDQA:
+	case ZYDIS_MNEMONIC_VMOVNTPD:
+	case ZYDIS_MNEMONIC_VMOVNTPS:
+	case ZYDIS_MNEMONIC_MASKMOVQ:
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVDQU:
+	case ZYDIS_MNEMONIC_MOVDIRI: return true;
+	default: return false;
+	}
 }
 
 /* What follows for the accesses that the operands gave. */
@@ -332,10 +374,7 @@ static void refine(struct lh_accesses *out, const ZydisDecodedInstruction *instr
 		break;
 	case ZYDIS_MNEMONIC_MASKMOVQ:
 	case ZYDIS_MNEMONIC_MASKMOVDQU:
-	case ZYDIS_MNEMONIC_VMASKMOVDQU:
-		first->kind |= LH_ACCESS_STREAM;
-		set_vector_mask(first, operands[1].reg.value, 1);
-		break;
+	case ZYDIS_MNEMONIC_VMASKMOVDQU: set_vector_mask(first, operands[1].reg.value, 1); break;
 	case ZYDIS_MNEMONIC_VMASKMOVPS:
 	case ZYDIS_MNEMONIC_VPMASKMOVD: set_vector_mask(first, operands[1].reg.value, 4); break;
 	case ZYDIS_MNEMONIC_VMASKMOVPD:
@@ -344,40 +383,19 @@ static void refine(struct lh_accesses *out, const ZydisDecodedInstruction *instr
 	case ZYDIS_MNEMONIC_CLFLUSHOPT:
 	case ZYDIS_MNEMONIC_CLWB:
 	case ZYDIS_MNEMONIC_CLDEMOTE: set_line(first, LH_ACCESS_FLUSH); break;
-	case ZYDIS_MNEMONIC_MOVNTDQ:
-	case ZYDIS_MNEMONIC_MOVNTDQA:
-	case ZYDIS_MNEMONIC_MOVNTI:
-	case ZYDIS_MNEMONIC_MOVNTPD:
-	case ZYDIS_MNEMONIC_MOVNTPS:
-	case ZYDIS_MNEMONIC_MOVNTQ:
-	case ZYDIS_MNEMONIC_MOVNTSD:
-	case ZYDIS_MNEMONIC_MOVNTSS:
-	case ZYDIS_MNEMONIC_VMOVNTDQ:
-	case ZYDIS_MNEMONIC_VMOVNTDQA:
-	case ZYDIS_MNEMONIC_VMOVNTPD:
-	case ZYDIS_MNEMONIC_VMOVNTPS:
-	case ZYDIS_MNEMONIC_MOVDIRI: first->kind |= LH_ACCESS_STREAM; break;
 	case ZYDIS_MNEMONIC_MOVDIR64B:
 		out->at[1].kind |= LH_ACCESS_STREAM;
 		out->at[1].segment = ZYDIS_REGISTER_NONE; /* es, whatever the prefix */
 		break;
-	case ZYDIS_MNEMONIC_XSAVE:
-	case ZYDIS_MNEMONIC_XSAVE64: set_area(out, LH_AREA_XSAVE); break;
-	case ZYDIS_MNEMONIC_XSAVEOPT:
-	case ZYDIS_MNEMONIC_XSAVEOPT64: set_area(out, LH_AREA_XSAVEOPT); break;
-	case ZYDIS_MNEMONIC_XSAVEC:
-	case ZYDIS_MNEMONIC_XSAVEC64:
-	case ZYDIS_MNEMONIC_XSAVES:
-	case ZYDIS_MNEMONIC_XSAVES64: set_area(out, LH_AREA_XSAVEC); break;
-	case ZYDIS_MNEMONIC_XRSTOR:
-	case ZYDIS_MNEMONIC_XRSTOR64:
-	case ZYDIS_MNEMONIC_XRSTORS:
-	case ZYDIS_MNEMONIC_XRSTORS64: set_area(out, LH_AREA_XRSTOR); break;
 	case ZYDIS_MNEMONIC_TILELOADD:
 	case ZYDIS_MNEMONIC_TILELOADDT1: first->rows = operands[0].reg.value; break;
 	case ZYDIS_MNEMONIC_TILESTORED: first->rows = operands[1].reg.value; break;
 	default: break;
 	}
+	if (is_stream(instruction->mnemonic))
+		first->kind |= LH_ACCESS_STREAM;
+	if (area_of(instruction->mnemonic) != LH_AREA_NOT)
+		set_area(out, area_of(instruction->mnemonic));
 	if (first->rows != ZYDIS_REGISTER_NONE) {
 		first->size = 64;
 		first->elements = 16;

@@ -210,6 +210,7 @@ static void correct(struct lh_effect *effect, const ZydisDecodedInstruction *ins
 		effect->writes |= LH_LIVE_FLAGS;
 		effect->changes |= LH_LIVE_FLAGS;
 		break;
+	case ZYDIS_MNEMONIC_BEXTR: effect->writes |= LH_LIVE_CF | LH_LIVE_OF; break; /* become zero */
 	case ZYDIS_MNEMONIC_XLAT: effect->reads |= 1u << LH_RAX; break;
 	default: break;
 	}
