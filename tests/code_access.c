@@ -12,7 +12,7 @@
 
 struct golden {
 	const char *text, *code;
-	/* r, w: reads, writes; ? perhaps; f flushes; n non-temporal; l locked. Address + size in hexadecimal */
+	/* r, w: reads, writes; ? perhaps; f flushes; n non-temporal; l locked. Address + size, hexadecimal */
 	const char *wanted;
 };
 

@@ -1,8 +1,8 @@
 /*
- * What a plugin of qemu has seen (tests/qemu/accesses.c), compared with lh__accesses: for each execution of an
- * instruction the bytes that were read and written. qemu tells no registers, so what depends on a mask is let
- * be; it tells each element of a repeated string, and only the store of what is locked. Of fused multiplications
- * of one number qemu 7.2 reads 16 bytes; processors do not.
+ * What a plugin of qemu has seen (tests/qemu/accesses.c), compared with lh__accesses: for each execution of
+ * an instruction the bytes that were read and written. qemu tells no registers, so what depends on a mask is
+ * let be; it tells each element of a repeated string, and only the store of what is locked. Of fused
+ * multiplications of one number qemu 7.2 reads 16 bytes; processors do not.
  *
  *     access_compare FILE [LIE]      LIE: every load is said to be a byte longer
  */
