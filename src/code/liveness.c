@@ -192,7 +192,9 @@ static void correct(struct lh_effect *effect, const ZydisDecodedInstruction *ins
 	case ZYDIS_MNEMONIC_RCL:
 	case ZYDIS_MNEMONIC_RCR: correct_shift(effect, instruction, operands); break;
 	case ZYDIS_MNEMONIC_SBB:
-		effect->writes |= LH_LIVE_AF; /* which Zydis has undefined */ /* fall through */
+		effect->writes |= LH_LIVE_AF; /* which Zydis has undefined */
+		correct_idiom(effect, operands);
+		break;
 	case ZYDIS_MNEMONIC_XOR:
 	case ZYDIS_MNEMONIC_SUB: correct_idiom(effect, operands); break;
 	case ZYDIS_MNEMONIC_BSF:
