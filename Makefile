@@ -191,6 +191,9 @@ $(B)/mutants/obj/%.o: %.c $(B)/flags
 	$(Q)$(CC) $(CPPFLAGS) -DLH_MUTANTS $(CFLAGS) $(SAN_FLAGS) -MMD -MP -c -o $@ $<
 $(B)/tests/crash_mutants: $(MUTANT_OBJ) $(B)/liblinehome.a
 	$(link) $(LIB_LIBS)
+# The part of the inside agent that is not bound to it.
+$(filter $(B)/tests/code_ahead,$(TEST_BIN)): \
+	$(call obj,$(B),$(wildcard src/port/code/inside/ahead_*.c))
 $(filter $(B)/tests/agent_engine,$(TEST_BIN)): $(call obj,$(B),src/service/run/agent/engine.c)
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
@@ -233,6 +236,10 @@ $(B)/examples/%: examples/%.c $(wildcard examples/*.h) include/linehome.h $(B)/l
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c11 -g -O2 $(WARN) $(EXTRA_CFLAGS) $(SAN_FLAGS) -Iinclude -o $@ $< -L$(B) -llinehome \
 		-Wl,-rpath,$(abspath $(B))
+# But what an example runs is a program like any other; a compiler that optimises makes one comparison of two.
+$(B)/examples/fuzz_target: examples/fuzz_target.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c11 -g $(WARN) $(EXTRA_CFLAGS) -o $@ $<
 # A program that knows nothing of Linehome, and what is put into it while it runs.
 $(B)/examples/patch/server: examples/patch/server.c examples/patch/rates.c
 	@mkdir -p $(@D)
@@ -278,7 +285,7 @@ fuzz: $(FUZZ_BIN)
 
 soak: all tests
 	$(Q)end=$$(($$(date +%s) + $(SOAK_TIME))); while [ $$(date +%s) -lt $$end ]; do \
-		LH_TEST_STATES=$(SOAK_STATES) prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; done
+		LH_TEST_STATES=$(SOAK_STATES) LH_TEST_ROUNDS=100 prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; done
 
 CLANG_FORMAT ?= clang-format-14
 FORMATTED = $(shell git ls-files '*.c' '*.h')

@@ -270,6 +270,98 @@ LH_API void *lh_pool_root(struct lh_pool *pool, size_t size, struct lh_error *er
 LH_API int lh_pool_objects(const struct lh_pool *pool,
                            int (*visit)(void *context, void *object, size_t usable), void *context);
 
+/* ---- coverage for fuzzers: which code of a program an input has reached that none has before ---- */
+
+/*
+ * A program, as it is: not recompiled, with or without debug information. It is started once and runs up to a
+ * place from which each run then goes on: there it waits as a fork server. All its code is absent; a run that
+ * comes to a block for the first time traps once, and the block is told as news and is there in all later
+ * runs. So a run without news costs what it costs without any of this.
+ *
+ * A handle is used by the thread that opened it, in which SIGCHLD stays blocked until it is closed; when that
+ * thread ends, so does the program. Nothing that a run starts outlives the run.
+ *
+ * x86-64; not programs that have several threads at the place where runs begin.
+ */
+struct lh_cover;
+
+/* Zeroed memory, but for argv, is the default. What it points to must hold until the handle is closed. */
+struct lh_cover_options {
+	char *const *argv; /* of the program, ending with NULL; argv[0] is looked for in PATH */
+	/*
+	 * The function, of the program's own or of a watched library, from whose first instruction runs go
+	 * on. What is done before it is done once and is no news. NULL: main, or where it has no such
+	 * symbol its entry.
+	 */
+	const char *at;
+	unsigned timeout_ms; /* after which a run is killed; 0: 1000. At most LH_COVER_TIMEOUT_MAX */
+	bool libraries;      /* watch code of libraries, too */
+	/*
+	 * Each run's blocks are told, not only new ones: nothing stays there from one run to the next, so
+	 * that each costs a trap for each block.
+	 */
+	bool each;
+	bool output; /* runs write to our standard output and error; else to /dev/null */
+	/* NULL, or is told, in a line for a person, of something that could not be watched. */
+	void (*say)(void *context, const char *text);
+	void *context;
+};
+#define LH_COVER_TIMEOUT_MAX (60u * 60 * 1000)
+
+/*
+ * Starts the program and lets it run up to `at`. -EINVAL: an option is out of its range; -ENOENT: there is
+ * no such program or function; -EACCES, -ENOEXEC: no program that can be watched; -ECHILD: it ended before
+ * it came to `at`; -ETIMEDOUT: it did not come there within ten times timeout_ms, at least ten seconds;
+ * -EBUSY: it has several threads there; -ENOMEM, -EMFILE and so on.
+ */
+LH_API int lh_cover_open(const struct lh_cover_options *options, struct lh_cover **out,
+                         struct lh_error *error) LH_MUST_CHECK;
+/* Ends the program. NULL is no error. */
+LH_API void lh_cover_close(struct lh_cover *cover);
+
+/*
+ * A file that is the standard input of every run; empty at first. Write what you like there between runs, and
+ * cut it to its size: each run reads it from its beginning. It belongs to the handle.
+ */
+LH_API int lh_cover_input(const struct lh_cover *cover);
+/* The file becomes these bytes. -ENOSPC, -ENOMEM. */
+LH_API int lh_cover_feed(struct lh_cover *cover, const void *bytes, size_t size,
+                         struct lh_error *error) LH_MUST_CHECK;
+
+struct lh_cover_result {
+	int status;     /* how it ended, as of waitpid(2) */
+	bool timed_out; /* it was killed when its time was over */
+	size_t news;    /* blocks that ran for the first time (`each`: all that ran) */
+	size_t blocks;  /* that have run so far, in all runs (`each`: in this one) */
+	uint64_t traps; /* that this run has cost */
+};
+
+/*
+ * One run. How the program ends is no error, whatever it is. -ECHILD: the fork server has ended (somebody
+ * killed it), and so will all later runs fail. -EAGAIN, -ENOMEM: there was no room for a process; try
+ * again.
+ */
+LH_API int lh_cover_run(struct lh_cover *cover, struct lh_cover_result *result,
+                        struct lh_error *error) LH_MUST_CHECK;
+
+/* A block of code: from the instruction that was come to, to the next one that may lead elsewhere. */
+struct lh_cover_place {
+	const char *module;     /* the path of its file; holds until the handle is closed */
+	uint64_t address, last; /* of its first and last instruction, as the file has them */
+};
+
+/* The news of the last run: puts at most room of them to places, and returns how many there are. */
+LH_API size_t lh_cover_news(const struct lh_cover *cover, struct lh_cover_place *places, size_t room);
+
+/* Where a block begins, in a person's words. What is not known is NULL or 0. */
+struct lh_cover_where {
+	const char *function, *file; /* hold until the handle is closed */
+	uint64_t offset;             /* from the function's first instruction */
+	unsigned line;
+};
+LH_API void lh_cover_locate(struct lh_cover *cover, const struct lh_cover_place *place,
+                            struct lh_cover_where *where);
+
 #ifdef __cplusplus
 }
 #endif

@@ -165,7 +165,7 @@ static int stop(void)
 	MUST(sign(1) == 1 && mean_is_right());
 	MUST(sigaction(SIGUSR2, &mine, NULL) == 0);
 	MUST(sigaction(SIGTRAP, &mine, NULL) == 0);
-	MUST(agent.stop() == 0);
+	MUST(agent.stop(0) == 0);
 	for (i = 0; i < 3; i++) {
 		MUST(take_picture(places[i], &after[i]));
 		MUST(before[i].size == after[i].size);
@@ -184,7 +184,7 @@ static int stop(void)
 static int again(void)
 {
 	MUST(begin() == 0);
-	MUST(sign(-1) == -1 && agent.stop() == 0);
+	MUST(sign(-1) == -1 && agent.stop(0) == 0);
 	MUST(agent_load(&agent) && agent_start(&agent, launched, granularity) == 0);
 	MUST(*(uint8_t *)sign != LH_INT3 && *(uint8_t *)mean == LH_INT3);
 	MUST(sign(-1) == -1 && mean_is_right());
@@ -475,7 +475,7 @@ static int threads(void)
 		MUST(pthread_create(&thread[i], NULL, run_steps, NULL) == 0);
 	for (i = 0; i < 4; i++)
 		MUST(pthread_join(thread[i], &sum[i]) == 0 && sum[i] == sum[0]);
-	MUST(agent.stop() == 0);
+	MUST(agent.stop(0) == 0);
 	MUST(run_steps(NULL) == sum[0]);
 	return 0;
 }
@@ -588,7 +588,7 @@ static int modules(void)
 		MUST(dlclose(object) == 0);
 	}
 	MUST(load_object());
-	MUST(sign(2) == 1 && agent.stop() == 0 && sign(-2) == -1);
+	MUST(sign(2) == 1 && agent.stop(0) == 0 && sign(-2) == -1);
 	return 0;
 }
 
@@ -603,7 +603,7 @@ static int writes_code(void)
 	MUST(mprotect(page, 4096, PROT_READ | PROT_WRITE) == 0 && *(uint8_t *)sign != LH_INT3);
 	memcpy((void *)sign, "\xb8\x2a\0\0\0\xc3", 6);
 	MUST(mprotect(page, 4096, PROT_READ | PROT_EXEC) == 0);
-	MUST(sign(1) == 42 && agent.stop() == 0 && sign(1) == 42);
+	MUST(sign(1) == 42 && agent.stop(0) == 0 && sign(1) == 42);
 	return 0;
 }
 

@@ -61,7 +61,7 @@ struct agent {
 	uint8_t *base;
 	size_t size;
 	long (*start)(struct lh_inside_start *);
-	long (*stop)(void);
+	long (*stop)(long keep);
 };
 
 static bool agent_load(struct agent *agent)

@@ -3,8 +3,10 @@
  * Sessions: attaching and letting go again and again, children, windows, a program and a watcher that are
  * killed, and processes that cannot be attached to. LH_TEST_ATTACH: how often (20).
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <sys/prctl.h>
@@ -162,6 +164,47 @@ static bool attach_once(pid_t process, unsigned milliseconds, uint64_t *hits, ui
 	return result == 0 && verified;
 }
 
+/* How many mappings of code that are of no file a process has. */
+static int count_made_code(void *context, const struct lh_mapping *mapping)
+{
+	*(unsigned *)context += mapping->rights[2] == 'x' && mapping->path[0] == '\0';
+	return 0;
+}
+
+/* Whether all its threads are scheduled as they were when they were started. */
+static bool scheduled_as_before(pid_t process)
+{
+	char path[64];
+	struct dirent *entry;
+	bool same = true;
+	DIR *folder;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", process);
+	folder = opendir(path);
+	while (folder && (entry = readdir(folder))) {
+		pid_t thread = atoi(entry->d_name);
+
+		same &= thread <= 0 || sched_getscheduler(thread) == sched_getscheduler(0);
+	}
+	if (folder)
+		closedir(folder);
+	return folder && same;
+}
+
+/* What is seen of us when we are gone: memory, how threads and we are scheduled. */
+static void test_traces(pid_t process, int policy, const cpu_set_t *processors)
+{
+	unsigned code = 0;
+	cpu_set_t now;
+
+	is(lh__mappings(process, count_made_code, &code), 0, "its mappings are read");
+	is(code, 0, "nothing of the agent's is left in its memory");
+	ok(scheduled_as_before(process), "its threads are scheduled as before");
+	ok(sched_getscheduler(0) == policy && sched_getaffinity(0, sizeof(now), &now) == 0 &&
+	           CPU_EQUAL(&now, processors),
+	   "and so are we");
+}
+
 static void test_attach(bool forks)
 {
 	const char *word = getenv("LH_TEST_ATTACH");
@@ -170,7 +213,10 @@ static void test_attach(bool forks)
 	pid_t child = start_busy(forks, &output);
 	uint32_t before = text_sum(child);
 	uint64_t hits, stopped, most = 0;
+	int policy = sched_getscheduler(0);
+	cpu_set_t processors;
 
+	sched_getaffinity(0, sizeof(processors), &processors);
 	for (unsigned i = 0; i < n; i++) {
 		good += attach_once(child, 20, &hits, &stopped);
 		same += text_sum(child) == before;
@@ -181,6 +227,7 @@ static void test_attach(bool forks)
 	is(good, n, "attached to and let go of %u times%s", n, forks ? ", after a fork" : "");
 	is(same, n, "its text is the same each time");
 	is(seen, n, "each time something was seen");
+	test_traces(child, policy, &processors);
 	end_busy(child, output, "a busy program");
 }
 

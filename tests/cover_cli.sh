@@ -115,6 +115,12 @@ report $? 'what is excluded and not there is named'
 "$linehome" cover -o "$files/x.txt" --fail-under 100 "$marked" >/dev/null 2>"$files/err"
 [ $? = 1 ] && grep -q 'less than --fail-under 100.0' "$files/err"
 report $? '--fail-under: 1'
+"$linehome" cover --collect-only --record "$files/only.cover" "$marked" >/dev/null 2>"$files/err" &&
+	[ ! -s "$files/err" ] && [ -s "$files/only.cover" ]
+report $? '--collect-only: a record, and no report'
+"$linehome" cover --collect-only "$marked" >/dev/null 2>"$files/err"
+[ $? = 2 ] && grep -q 'say where to keep' "$files/err"
+report $? '--collect-only without --record: one line says what is missing'
 "$linehome" cover -o "$files/x.txt" --fail-under 1.5 "$marked" >/dev/null
 report $? '--fail-under that is reached: 0'
 "$linehome" cover -o "$files/x.txt" --fail-under 100 "$marked" a b >/dev/null 2>&1

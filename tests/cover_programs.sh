@@ -122,4 +122,46 @@ if [ -n "$redis" ]; then
 else
 	skip 'redis-server under load' 'no redis-server'
 fi
+
+# nginx with two workers on a Unix socket is out of wrk's reach, so on loopback; started under watch.
+PATH=$PATH:/usr/sbin
+if command -v nginx >/dev/null && command -v wrk >/dev/null && command -v curl >/dev/null; then
+	chmod 755 "$work"
+	mkdir "$work/files"
+	head -c 20000 "$work/data" >"$work/files/page"
+	port=$((20000 + RANDOM % 10000))
+	cat >"$work/nginx.conf" <<-END
+		daemon off; worker_processes 2; pid $work/nginx.pid; error_log $work/errors;
+		events { worker_connections 256; }
+		http {
+			access_log off; gzip on; gzip_types *;
+			client_body_temp_path $work/1; proxy_temp_path $work/2; fastcgi_temp_path $work/3;
+			uwsgi_temp_path $work/4; scgi_temp_path $work/5;
+			server { listen 127.0.0.1:$port; root $work/files; }
+		}
+	END
+	for engine in inside outside; do
+		"$linehome" cover --engine "$engine" --format json -o "$work/report" -- nginx -p "$work" -c "$work/nginx.conf" \
+			>"$work/out" 2>"$work/err" &
+		nginx=$!
+		children+=("$nginx")
+		for _ in $(seq 100); do
+			curl -s -o "$work/got" "http://127.0.0.1:$port/page" && break
+			sleep 0.1
+		done
+		cmp -s "$work/got" "$work/files/page"
+		ok $? "nginx, $engine: the file is served right"
+		wrk -t 2 -c 20 -d 2 -H 'Accept-Encoding: gzip' "http://127.0.0.1:$port/page" >"$work/wrk" 2>&1
+		! grep -qE 'Socket errors|Non-2xx' "$work/wrk" && grep -qE '^ *[1-9][0-9]* requests in' "$work/wrk"
+		ok $? "nginx, $engine: no request of wrk fails" || note_file "$work/wrk"
+		kill -QUIT "$(cat "$work/nginx.pid")"
+		wait "$nginx"
+		is $? 0 "nginx, $engine: ends well"
+		grep -q '"hit": true' "$work/report"
+		ok $? "nginx, $engine: functions were seen"
+		rm -f "$work/report"
+	done
+else
+	skip 'nginx under wrk' 'nginx, wrk or curl is not there; write scripts/deps --bench'
+fi
 finish

@@ -65,7 +65,7 @@ literal() { # literal PAGE N: the Nth display of its EXAMPLES
 		sed 's/\\e/\\/g'
 }
 for display in lh_pool.3:1:pool.c lh_tx.3:1:pool.c lh_tx.3:2:pool_declared.c lh_tx.3:3:pool_group.c \
-	lh_tx.3:4:pool_io.c lh_pool_alloc.3:1:pool_objects.c; do
+	lh_tx.3:4:pool_io.c lh_pool_alloc.3:1:pool_objects.c lh_cover.3:1:fuzz_parser.c; do
 	IFS=: read -r page n file <<<"$display"
 	shown "$file" "$(literal "$page" "$n")"
 	report $? "display $n of $page is a part of examples/$file"
@@ -75,6 +75,22 @@ shown counter.c "$(readme)"
 report $? 'the example of README.md is a part of examples/counter.c'
 ! shown counter.c 'nothing of the kind'
 report $? 'caught: an example that is not in the file'
+
+# ---- the fuzzer
+
+fuzzer=$build/examples/fuzz_parser target=$build/examples/fuzz_target runs=8000
+output=$(timeout 100 "$fuzzer" -s 1 -n $runs "$target" 2>&1) && [[ $output =~ ^'run '[0-9]+': it dies of signal 11, by CFG1\x0a'.*'lat '[0-9]+: ]]
+report $? "fuzz_parser: finds the mistake of a parser ($output)" "$output"
+input=${output#*, by }
+printf '%b' "$input" >"$dir/input"
+{ "$target" <"$dir/input" >"$dir/died"; } 2>/dev/null
+[ $? = 139 ]
+report $? 'fuzz_parser: the parser dies of that input by itself too'
+output=$(timeout 100 "$fuzzer" -b -s 1 -n $runs "$target" 2>&1)
+[ $? = 1 ] && [[ $output == "$runs runs,"*'nothing found' ]]
+report $? 'fuzz_parser: in as many runs without coverage it does not' "$output"
+printf 'CFG1\na=yes\n[group\nb="text"\nc=12\n]\n' | "$target" | grep -q '^3 settings$' && [ "$(echo x | "$target")" = 'byte 1: not a setting' ]
+report $? 'fuzz_target: reads what is right, and says where something is not'
 
 # ---- the key-value shell
 

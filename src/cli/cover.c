@@ -16,6 +16,7 @@ struct covering {
 	pid_t process; /* 0: a program is launched */
 	const char *record, *from, *until;
 	unsigned granularity, engine;
+	bool no_look_ahead, collect_only;
 	struct cli_list exclude;
 	struct cover_report report;
 };
@@ -145,6 +146,7 @@ static int begin(const struct covering *covering, const sigset_t *mask, struct l
                  struct lh_session **session)
 {
 	struct lh_session_options options = { .engine = (enum lh_session_choice)covering->engine,
+		                              .look_ahead = !covering->no_look_ahead,
 		                              .libraries = covering->report.libraries,
 		                              .exclude = covering->exclude.n ? covering->exclude.at : NULL,
 		                              .from = covering->from,
@@ -180,7 +182,7 @@ static int cover(const struct covering *covering, const sigset_t *mask, struct l
 		status = cli_fail(COMMAND, CLI_FAILED, "%s", error.text);
 	else if (!verified)
 		status = CLI_FAILED;
-	reported = cover_write(&covering->report, record, true);
+	reported = covering->collect_only ? CLI_GO_ON : cover_write(&covering->report, record, true);
 	if (status != CLI_GO_ON)
 		return status;
 	if (reported != CLI_GO_ON && (reported != COVER_TOO_LITTLE || program == 0))
@@ -198,6 +200,10 @@ static int start(struct covering *covering, int argc, char **argv)
 
 	if (status != CLI_GO_ON)
 		return status;
+	if (covering->collect_only && !covering->record)
+		return cli_fail(
+			COMMAND, CLI_BAD_USAGE,
+			"--collect-only writes no report; say where to keep what was seen: --record FILE");
 	if (covering->process && argc > 0)
 		return cli_fail(COMMAND, CLI_BAD_USAGE,
 		                "%s: --pid watches a process that runs already; leave one out", argv[0]);
@@ -245,6 +251,10 @@ int cli_cover(int argc, char **argv)
 		  false },
 		{ "engine", CLI_CHOICE, "auto|inside|outside", "how traps are answered (auto)",
 		  &covering.engine, false },
+		{ "no-look-ahead", CLI_FLAG, NULL, "bring back nothing before it runs",
+		  &covering.no_look_ahead, false },
+		{ "collect-only", CLI_FLAG, NULL, "write no report; with --record", &covering.collect_only,
+		  false },
 		{ .name = NULL },
 	};
 	struct cli_usage usage = { COMMAND, "[--] PROGRAM [ARG...]",

@@ -1,7 +1,6 @@
 /* patch.c - linehome patch: functions of a running program answered by others; listed; taken back. */
 #include <errno.h>
 #include <jansson.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,18 +41,6 @@ static int tell(const char *what, const struct lh_patch_outcome *outcome)
 	       outcome->threads == 1 ? "" : "s", (double)outcome->stopped_ns / 1e6, outcome->attempts,
 	       outcome->attempts == 1 ? "" : "s");
 	return 0;
-}
-
-/*
- * While threads are stopped nobody should be preferred to us. Where this is not allowed (one has to be root)
- * a stop on a busy machine takes longer.
- */
-static void hurry(void)
-{
-	const struct sched_param first = { .sched_priority = 1 };
-	int result = sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &first);
-
-	(void)result;
 }
 
 /* ---- apply ---- */
@@ -297,7 +284,6 @@ static int dispatch(const struct given *given, int argc, char **argv)
 	if (argc > 2 || (what && strcmp(word, "list") == 0))
 		return cli_fail(NAME, CLI_BAD_USAGE, "%s: one word too many; see linehome patch --help",
 		                argv[argc - 1]);
-	hurry();
 	if (strcmp(word, "apply") == 0)
 		return apply(given, what);
 	if (strcmp(word, "list") == 0)

@@ -9,7 +9,8 @@
  *
  * Masks. An element of memory that no bit of the mask asks for is not accessed: it may lie on a page that is
  * not there. Not so of instructions of the exception classes that end in NF, which shuffle elements: they
- * read all. Where fewer elements are in memory than in the register (embedded broadcast), each is read if any
+ * read all. (Those of them that store ask for the right to write all, and write what the mask lets through.)
+ * Where fewer elements are in memory than in the register (embedded broadcast), each is read if any
  * of its copies is asked for.
  */
 #include "code/access.h"
@@ -29,8 +30,6 @@ static enum what what_mnemonic(ZydisMnemonic mnemonic)
 	case ZYDIS_MNEMONIC_UD0:
 	case ZYDIS_MNEMONIC_UD1:
 	case ZYDIS_MNEMONIC_UD2: return NONE;
-	case ZYDIS_MNEMONIC_BNDLDX:
-	case ZYDIS_MNEMONIC_BNDSTX:
 	case ZYDIS_MNEMONIC_LLWPCB:
 	case ZYDIS_MNEMONIC_SLWPCB:
 	case ZYDIS_MNEMONIC_LWPINS:
@@ -57,7 +56,8 @@ static enum what what_of(const ZydisDecodedInstruction *instruction)
 	case ZYDIS_CATEGORY_NOP:
 	case ZYDIS_CATEGORY_WIDENOP:
 	case ZYDIS_CATEGORY_PREFETCH:
-	case ZYDIS_CATEGORY_PREFETCHWT1: return NONE;
+	case ZYDIS_CATEGORY_PREFETCHWT1:
+	case ZYDIS_CATEGORY_MPX: return NONE; /* no kernel of today lets it be more than a nop */
 	case ZYDIS_CATEGORY_GATHER:
 	case ZYDIS_CATEGORY_SCATTER: /* prefetches among them */
 		return instruction->opcode == 0xc6 || instruction->opcode == 0xc7 ? NONE : USUAL;
@@ -78,17 +78,30 @@ static enum what what_of(const ZydisDecodedInstruction *instruction)
 	}
 }
 
-static bool is_stack(const ZydisDecodedOperand *operand)
+/* What a push, a pop or leave names. Where movdir64b writes to is implicit too, and may be at rsp. */
+static bool is_stack(const ZydisDecodedInstruction *instruction, const ZydisDecodedOperand *operand)
 {
 	return operand->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
-	       (operand->mem.base == ZYDIS_REGISTER_RSP || operand->mem.base == ZYDIS_REGISTER_RBP);
+	       operand->mem.segment == ZYDIS_REGISTER_SS &&
+	       instruction->meta.category != ZYDIS_CATEGORY_MOVDIR;
+}
+
+/*
+ * Without a base, for what would name it says so (mod 0, base 5). With addresses of 32 bits and REX.B Zydis
+ * 4.0 takes it for r13d, and forgets the displacement.
+ */
+static bool is_without_base(const ZydisDecodedInstruction *instruction, const ZydisDecodedOperand *operand)
+{
+	return instruction->address_width == 32 && instruction->attributes & ZYDIS_ATTRIB_HAS_SIB &&
+	       operand->visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN && instruction->raw.modrm.mod == 0 &&
+	       instruction->raw.sib.base == 5;
 }
 
 static void from_operand(struct lh_access *access, const ZydisDecodedInstruction *instruction,
                          const ZydisDecodedOperand *operand)
 {
 	const ZydisDecodedOperandMem *memory = &operand->mem;
-	bool stack = is_stack(operand);
+	bool stack = is_stack(instruction, operand);
 
 	*access = (struct lh_access){
 		.scale = memory->scale,
@@ -99,6 +112,10 @@ static void from_operand(struct lh_access *access, const ZydisDecodedInstruction
 		.displacement = memory->disp.value,
 		.elements = 1,
 	};
+	if (is_without_base(instruction, operand)) {
+		access->base = ZYDIS_REGISTER_NONE;
+		access->displacement = instruction->raw.disp.value;
+	}
 	if (operand->actions & ZYDIS_OPERAND_ACTION_MASK_READ)
 		access->kind = LH_ACCESS_READ;
 	if (operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
@@ -130,9 +147,10 @@ static unsigned broadcast_to(ZydisBroadcastMode mode)
 	}
 }
 
-static bool reads_despite_mask(ZydisExceptionClass class)
+/* By their class, or though Zydis has another for them. */
+static bool reads_despite_mask(const ZydisDecodedInstruction *instruction)
 {
-	switch (class) {
+	switch (instruction->meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_E1NF:
 	case ZYDIS_EXCEPTION_CLASS_E2NF:
 	case ZYDIS_EXCEPTION_CLASS_E3NF:
@@ -141,6 +159,13 @@ static bool reads_despite_mask(ZydisExceptionClass class)
 	case ZYDIS_EXCEPTION_CLASS_E6NF:
 	case ZYDIS_EXCEPTION_CLASS_E9NF:
 	case ZYDIS_EXCEPTION_CLASS_E10NF: return true;
+	default: break;
+	}
+	switch (instruction->mnemonic) {
+	case ZYDIS_MNEMONIC_VDBPSADBW:
+	case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB: return true;
 	default: return false;
 	}
 }
@@ -152,7 +177,7 @@ static void set_mask(struct lh_access *access, const ZydisDecodedInstruction *in
 	unsigned copies = broadcast_to(avx->broadcast.mode);
 
 	if (avx->mask.mode <= ZYDIS_MASK_MODE_DISABLED || avx->mask.reg == ZYDIS_REGISTER_K0 ||
-	    reads_despite_mask(instruction->meta.exception_class))
+	    (!(access->kind & LH_ACCESS_WRITE) && reads_despite_mask(instruction)))
 		return;
 	access->mask = avx->mask.reg;
 	access->elements = operand->element_count;
@@ -244,16 +269,69 @@ static void enter(struct lh_accesses *out, const ZydisDecodedInstruction *instru
 	out->at[out->count - 1].displacement = -(int64_t)(level + 1) * size;
 }
 
-static void set_area(struct lh_access *access, unsigned area)
+/* Of the header's first word, a bit for each component, xsave keeps those that it is not asked for. */
+static void set_area(struct lh_accesses *out, unsigned area)
 {
+	struct lh_access *access = &out->at[0];
 	unsigned eax, ebx, ecx, edx;
 
+	if (area == LH_AREA_XSAVE || area == LH_AREA_XSAVEOPT) {
+		out->at[1] = out->at[0];
+		out->count = 2;
+		access->kind = LH_ACCESS_READ;
+		access->displacement += 512;
+		access->size = 8;
+		access++;
+		access->kind = LH_ACCESS_WRITE;
+	}
 	access->state = true;
 	access->area = (uint8_t)area;
 	if (area == LH_AREA_XSAVEOPT || area == LH_AREA_XSAVEC)
 		access->kind |= LH_ACCESS_MAYBE;
 	if (__get_cpuid_count(0xd, 0, &eax, &ebx, &ecx, &edx) && ecx > access->size)
 		access->size = ecx;
+}
+
+static unsigned area_of(ZydisMnemonic mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_XSAVE:
+	case ZYDIS_MNEMONIC_XSAVE64: return LH_AREA_XSAVE;
+	case ZYDIS_MNEMONIC_XSAVEOPT:
+	case ZYDIS_MNEMONIC_XSAVEOPT64: return LH_AREA_XSAVEOPT;
+	case ZYDIS_MNEMONIC_XSAVEC:
+	case ZYDIS_MNEMONIC_XSAVEC64:
+	case ZYDIS_MNEMONIC_XSAVES:
+	case ZYDIS_MNEMONIC_XSAVES64: return LH_AREA_XSAVEC;
+	case ZYDIS_MNEMONIC_XRSTOR:
+	case ZYDIS_MNEMONIC_XRSTOR64:
+	case ZYDIS_MNEMONIC_XRSTORS:
+	case ZYDIS_MNEMONIC_XRSTORS64: return LH_AREA_XRSTOR;
+	default: return LH_AREA_NOT;
+	}
+}
+
+static bool is_stream(ZydisMnemonic mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_MOVNTDQ:
+	case ZYDIS_MNEMONIC_MOVNTDQA:
+	case ZYDIS_MNEMONIC_MOVNTI:
+	case ZYDIS_MNEMONIC_MOVNTPD:
+	case ZYDIS_MNEMONIC_MOVNTPS:
+	case ZYDIS_MNEMONIC_MOVNTQ:
+	case ZYDIS_MNEMONIC_MOVNTSD:
+	case ZYDIS_MNEMONIC_MOVNTSS:
+	case ZYDIS_MNEMONIC_VMOVNTDQ:
+	case ZYDIS_MNEMONIC_VMOVNTDQA:
+	case ZYDIS_MNEMONIC_VMOVNTPD:
+	case ZYDIS_MNEMONIC_VMOVNTPS:
+	case ZYDIS_MNEMONIC_MASKMOVQ:
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVDQU:
+	case ZYDIS_MNEMONIC_MOVDIRI: return true;
+	default: return false;
+	}
 }
 
 /* What follows for the accesses that the operands gave. */
@@ -274,6 +352,16 @@ static void refine(struct lh_accesses *out, const ZydisDecodedInstruction *instr
 	case ZYDIS_MNEMONIC_CMPXCHG8B:
 	case ZYDIS_MNEMONIC_CMPXCHG16B: first->kind |= LH_ACCESS_MAYBE; break;
 	case ZYDIS_MNEMONIC_XCHG: first->kind |= LH_ACCESS_ATOMIC; break;
+	case ZYDIS_MNEMONIC_MOVSXD:
+		if (instruction->operand_width == 16)
+			first->size = 2; /* Zydis has 4 */
+		break;
+	case ZYDIS_MNEMONIC_FXSAVE:
+	case ZYDIS_MNEMONIC_FXSAVE64:
+	case ZYDIS_MNEMONIC_FXRSTOR:
+	case ZYDIS_MNEMONIC_FXRSTOR64:
+		first->size = 416; /* of 512; but processors ask for the right to all of them */
+		break;
 	case ZYDIS_MNEMONIC_POP:
 		/* The address of an operand counts from rsp as it is after the pop. */
 		if (out->count == 2 &&
@@ -286,10 +374,7 @@ static void refine(struct lh_accesses *out, const ZydisDecodedInstruction *instr
 		break;
 	case ZYDIS_MNEMONIC_MASKMOVQ:
 	case ZYDIS_MNEMONIC_MASKMOVDQU:
-	case ZYDIS_MNEMONIC_VMASKMOVDQU:
-		first->kind |= LH_ACCESS_STREAM;
-		set_vector_mask(first, operands[1].reg.value, 1);
-		break;
+	case ZYDIS_MNEMONIC_VMASKMOVDQU: set_vector_mask(first, operands[1].reg.value, 1); break;
 	case ZYDIS_MNEMONIC_VMASKMOVPS:
 	case ZYDIS_MNEMONIC_VPMASKMOVD: set_vector_mask(first, operands[1].reg.value, 4); break;
 	case ZYDIS_MNEMONIC_VMASKMOVPD:
@@ -298,37 +383,19 @@ static void refine(struct lh_accesses *out, const ZydisDecodedInstruction *instr
 	case ZYDIS_MNEMONIC_CLFLUSHOPT:
 	case ZYDIS_MNEMONIC_CLWB:
 	case ZYDIS_MNEMONIC_CLDEMOTE: set_line(first, LH_ACCESS_FLUSH); break;
-	case ZYDIS_MNEMONIC_MOVNTDQ:
-	case ZYDIS_MNEMONIC_MOVNTDQA:
-	case ZYDIS_MNEMONIC_MOVNTI:
-	case ZYDIS_MNEMONIC_MOVNTPD:
-	case ZYDIS_MNEMONIC_MOVNTPS:
-	case ZYDIS_MNEMONIC_MOVNTQ:
-	case ZYDIS_MNEMONIC_MOVNTSD:
-	case ZYDIS_MNEMONIC_MOVNTSS:
-	case ZYDIS_MNEMONIC_VMOVNTDQ:
-	case ZYDIS_MNEMONIC_VMOVNTDQA:
-	case ZYDIS_MNEMONIC_VMOVNTPD:
-	case ZYDIS_MNEMONIC_VMOVNTPS:
-	case ZYDIS_MNEMONIC_MOVDIRI: first->kind |= LH_ACCESS_STREAM; break;
-	case ZYDIS_MNEMONIC_MOVDIR64B: out->at[1].kind |= LH_ACCESS_STREAM; break;
-	case ZYDIS_MNEMONIC_XSAVE:
-	case ZYDIS_MNEMONIC_XSAVE64: set_area(first, LH_AREA_XSAVE); break;
-	case ZYDIS_MNEMONIC_XSAVEOPT:
-	case ZYDIS_MNEMONIC_XSAVEOPT64: set_area(first, LH_AREA_XSAVEOPT); break;
-	case ZYDIS_MNEMONIC_XSAVEC:
-	case ZYDIS_MNEMONIC_XSAVEC64:
-	case ZYDIS_MNEMONIC_XSAVES:
-	case ZYDIS_MNEMONIC_XSAVES64: set_area(first, LH_AREA_XSAVEC); break;
-	case ZYDIS_MNEMONIC_XRSTOR:
-	case ZYDIS_MNEMONIC_XRSTOR64:
-	case ZYDIS_MNEMONIC_XRSTORS:
-	case ZYDIS_MNEMONIC_XRSTORS64: set_area(first, LH_AREA_XRSTOR); break;
+	case ZYDIS_MNEMONIC_MOVDIR64B:
+		out->at[1].kind |= LH_ACCESS_STREAM;
+		out->at[1].segment = ZYDIS_REGISTER_NONE; /* es, whatever the prefix */
+		break;
 	case ZYDIS_MNEMONIC_TILELOADD:
 	case ZYDIS_MNEMONIC_TILELOADDT1: first->rows = operands[0].reg.value; break;
 	case ZYDIS_MNEMONIC_TILESTORED: first->rows = operands[1].reg.value; break;
 	default: break;
 	}
+	if (is_stream(instruction->mnemonic))
+		first->kind |= LH_ACCESS_STREAM;
+	if (area_of(instruction->mnemonic) != LH_AREA_NOT)
+		set_area(out, area_of(instruction->mnemonic));
 	if (first->rows != ZYDIS_REGISTER_NONE) {
 		first->size = 64;
 		first->elements = 16;

@@ -240,7 +240,7 @@ static int tile(const struct lh_access *access, const struct lh_access_state *st
 
 /* ---- areas ---- */
 
-enum { X87 = 1, SSE = 2, AVX = 4, LEGACY = 512, HEADER = 64 };
+enum { X87 = 1, SSE = 2, AVX = 4, PKRU = 9, LEGACY = 512, HEADER = 64 };
 #define COMPACTED (1ull << 63)
 
 void lh__access_layout(struct lh_access_layout *out)
@@ -278,6 +278,12 @@ static int legacy(uint64_t address, uint64_t components, bool control, struct ru
 	return result;
 }
 
+/* Of the rights of protection keys there are four bytes, in the room of eight. */
+static uint64_t size_of(const struct lh_access_layout *layout, unsigned component)
+{
+	return component == PKRU ? 4 : layout->size[component];
+}
+
 /* present: what there is room for in the compacted form. */
 static int extended(uint64_t address, uint64_t components, uint64_t present,
                     const struct lh_access_layout *layout, bool compacted, struct runs *runs)
@@ -289,7 +295,8 @@ static int extended(uint64_t address, uint64_t components, uint64_t present,
 		if (compacted && present >> i & 1 && layout->aligned >> i & 1)
 			at = (at + 63) & ~63ull;
 		if (components >> i & 1)
-			result = put(runs, address + (compacted ? at : layout->offset[i]), layout->size[i]);
+			result =
+				put(runs, address + (compacted ? at : layout->offset[i]), size_of(layout, i));
 		if (present >> i & 1)
 			at += layout->size[i];
 	}

@@ -112,6 +112,7 @@ static void correct_string(struct lh_effect *effect, const ZydisDecodedInstructi
 	for (unsigned i = 0; i < instruction->operand_count; i++)
 		if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
 			effect->changes |= bit_of(operands[i].mem.base);
+	effect->reads &= ~LH_LIVE_FLAGS; /* ZF ends a repetition, but it is that of a comparison */
 	if (lh__is_repeated(instruction)) {
 		effect->reads |= 1u << LH_RCX;
 		effect->changes |= 1u << LH_RCX;
@@ -190,15 +191,28 @@ static void correct(struct lh_effect *effect, const ZydisDecodedInstruction *ins
 	case ZYDIS_MNEMONIC_ROR:
 	case ZYDIS_MNEMONIC_RCL:
 	case ZYDIS_MNEMONIC_RCR: correct_shift(effect, instruction, operands); break;
+	case ZYDIS_MNEMONIC_SBB:
+		effect->writes |= LH_LIVE_AF; /* which Zydis has undefined */
+		correct_idiom(effect, operands);
+		break;
 	case ZYDIS_MNEMONIC_XOR:
-	case ZYDIS_MNEMONIC_SUB:
-	case ZYDIS_MNEMONIC_SBB: correct_idiom(effect, operands); break;
+	case ZYDIS_MNEMONIC_SUB: correct_idiom(effect, operands); break;
 	case ZYDIS_MNEMONIC_BSF:
 	case ZYDIS_MNEMONIC_BSR:
 	case ZYDIS_MNEMONIC_LAR:
 	case ZYDIS_MNEMONIC_LSL:
 	case ZYDIS_MNEMONIC_RDSSPD:
-	case ZYDIS_MNEMONIC_RDSSPQ: doubt(effect, LH_LIVE_GENERAL); break;
+	case ZYDIS_MNEMONIC_RDSSPQ:
+	case ZYDIS_MNEMONIC_SLDT: /* the kernel makes up for these, and writes less than they do */
+	case ZYDIS_MNEMONIC_STR:
+	case ZYDIS_MNEMONIC_SMSW: doubt(effect, LH_LIVE_GENERAL); break;
+	case ZYDIS_MNEMONIC_VPTEST: /* the others become zero, which Zydis does not say */
+	case ZYDIS_MNEMONIC_VTESTPS:
+	case ZYDIS_MNEMONIC_VTESTPD:
+		effect->writes |= LH_LIVE_FLAGS;
+		effect->changes |= LH_LIVE_FLAGS;
+		break;
+	case ZYDIS_MNEMONIC_BEXTR: effect->writes |= LH_LIVE_CF | LH_LIVE_OF; break; /* become zero */
 	case ZYDIS_MNEMONIC_XLAT: effect->reads |= 1u << LH_RAX; break;
 	default: break;
 	}

@@ -29,7 +29,12 @@ struct lh_effect {
 	uint32_t changes; /* what it may change in any way, undefined flags too */
 };
 
-/* What an instruction does, implicit operands included. An instruction that may trap reads all. */
+/*
+ * What an instruction does, implicit operands included. One that leads out of the program (system calls,
+ * traps, what is privileged, xbegin, which comes back to its registers) reads all; one that faults by
+ * accident, for its memory or a division, does not. Of a branch only what it does itself: who puts one
+ * elsewhere than last must say what is live where it leads.
+ */
 struct lh_effect lh__effect(const ZydisDecodedInstruction *instruction, const ZydisDecodedOperand *operands);
 
 /* live[i]: what is live before instruction i of count; after the last, `last`. */

@@ -12,6 +12,10 @@
  * `syscall` instructions stand (struct lh_plan_site): the sites of those calls stay absent for good in all
  * modules, those that are not watched too, and the handler makes the call.
  *
+ * In a process with one thread a trap is answered with what runs next, too, as far as that is sure (inside/
+ * ahead.h). A signal handler, or another process that writes to shared memory, can change what is foreseen in
+ * the microseconds between; lh_inside_start.look_ahead as 0 rules that out.
+ *
  * The program's SIGTRAP remains: one that is not of an armed start goes to the handler that the program set,
  * or does what the kernel would do.
  *
@@ -42,6 +46,8 @@ struct lh_inside_start {
 	uint32_t trap_ignored; /* 1: the program was given SIGTRAP ignored, */
 	uint32_t trap_blocked; /*    or blocked, and shall find it so */
 	uint32_t markers;      /* 1: of an INT3 in a text that is not armed is asked (LH_ASK_MARKER) */
+	uint32_t look_ahead;   /* 1: the process has one thread, and what it runs next may be foreseen */
+	uint32_t fs_known;     /* 1: the processor's rdfsbase may be used (AT_HWCAP2) */
 	uint32_t pad;
 	uint64_t self, self_size; /* where the agent itself is mapped */
 	uint64_t stack;        /* the top of the stack on which start and stop run; unused by the handler */
@@ -54,11 +60,12 @@ struct lh_inside_start {
  * that fails has changed nothing.
  *
  * stop: brings every byte back, the program's SIGTRAP action and the masks of its handlers, and closes
- * mappings of plans and record. Who calls it has seen to it that no thread stands in the agent. The threads'
- * own masks are the caller's business before and after.
+ * mappings of plans and record. Who calls it has seen to it that no thread stands in the agent, or has it
+ * keep the copies of system call instructions, in which such a thread may have to go on. The threads' own
+ * masks are the caller's business before and after.
  */
 long lh_inside_start(struct lh_inside_start *start);
-long lh_inside_stop(void);
+long lh_inside_stop(long keep);
 
 /* ---- what the agent asks ---- */
 
@@ -66,7 +73,7 @@ enum lh_ask_kind {
 	LH_ASK_HELLO = 1, /* -> record's descriptor */
 	LH_ASK_MODULE,    /* address: code is mapped here now. -> what to do, with the plan's descriptor */
 	LH_ASK_EXECUTE,   /* this thread is about to execute. -> when it is traced (or shall not be) */
-	LH_ASK_MARKER,    /* address: of an INT3. -> action 1: it was put there, and is gone now */
+	LH_ASK_MARKER,    /* address: of an INT3. -> enum lh_marker_action */
 };
 
 struct lh_ask {
@@ -82,7 +89,16 @@ enum lh_answer_action {
 	LH_ANSWER_WATCH       /* all armed starts, and sites */
 };
 
-/* Descriptors travel beside it (SCM_RIGHTS): HELLO: the record; MODULE: the plan, unless ignored. */
+enum lh_marker_action {
+	LH_MARKER_OTHER = 0, /* the program's own */
+	LH_MARKER_GONE,      /* it was put there, and is gone now */
+	LH_MARKER_SERVE      /* the same, and the thread stays there as a fork server */
+};
+
+/*
+ * Descriptors travel beside it (SCM_RIGHTS): HELLO: the record; MODULE: the plan, unless ignored; MARKER: the
+ * server's end of a socket (SOCK_SEQPACKET), where it is to serve.
+ */
 struct lh_answer {
 	int32_t error; /* 0 or a negative errno */
 	uint32_t action;
@@ -91,6 +107,30 @@ struct lh_answer {
 	uint32_t pad;
 	uint64_t plan_size;
 	uint64_t hits; /* the text's bitmap in the record */
+};
+
+/* ---- the fork server ---- */
+
+/*
+ * A thread that came to a marker stays in the handler, with all signals blocked, and is told what to do by
+ * struct lh_serve_command, each a message. SUPPLY has no answer. RUN forks: the child goes on from the
+ * marker, and when it has ended, and all that it has left behind was ended too, struct lh_serve_status is
+ * sent. One is also sent at the beginning. The server ends when the socket does, and with its parent; a
+ * child ends with it.
+ */
+enum lh_serve_kind { LH_SERVE_SUPPLY = 1, LH_SERVE_RUN };
+
+#define LH_SERVE_PLACES 32u
+
+struct lh_serve_command {
+	uint32_t kind;
+	uint32_t count;                  /* SUPPLY: of places */
+	uint64_t place[LH_SERVE_PLACES]; /* where spans begin that were recorded */
+};
+
+struct lh_serve_status {
+	int32_t error;  /* of the fork: a negative errno, or 0 */
+	int32_t status; /* as of waitpid */
 };
 
 #endif

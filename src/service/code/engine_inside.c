@@ -9,6 +9,7 @@
  */
 #include "service/code/session_inside.h"
 
+#include <asm/hwcap2.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -105,14 +107,53 @@ static int take_out_orphan(struct inside *inside, struct lh_remote *remote, cons
 	return lh__inject_leave(remote, true, &inside->broker, &left, error);
 }
 
+/* A number in /proc/PID/status; 0: there is none. */
+static unsigned long status_number(const char *status, const char *name)
+{
+	const char *at = strstr(status, name);
+
+	return at ? strtoul(at + strlen(name), NULL, 10) : 0;
+}
+
+static bool read_status(const char *process, char *status, size_t size)
+{
+	char path[64];
+	ssize_t got;
+	int file;
+
+	snprintf(path, sizeof(path), "/proc/%s/status", process);
+	file = open(path, O_RDONLY | O_CLOEXEC);
+	got = file < 0 ? -1 : read(file, status, size - 1);
+	if (file >= 0)
+		close(file);
+	status[got > 0 ? got : 0] = '\0';
+	return got > 0;
+}
+
+/* Whether it has one thread, and none but our own filters on its calls (port/code/inside/ahead.c). */
+static bool is_alone(pid_t process)
+{
+	char ours[4096], theirs[4096], name[16];
+
+	snprintf(name, sizeof(name), "%d", process);
+	if (!read_status("self", ours, sizeof(ours)) || !read_status(name, theirs, sizeof(theirs)))
+		return false;
+	return status_number(theirs, "\nThreads:") == 1 &&
+	       status_number(theirs, "\nSeccomp:") == status_number(ours, "\nSeccomp:") &&
+	       status_number(theirs, "\nSeccomp_filters:") == status_number(ours, "\nSeccomp_filters:");
+}
+
 static int inside_watch(void *state, struct lh_remote *remote, bool launched, struct lh_error *error)
 {
 	struct inside *inside = state;
 	pid_t process = lh__remote_process(remote), before = inside->entering;
-	struct lh_inside_start start = { .granularity = lh__session_granularity(inside->session),
-		                         .launched = launched,
-		                         .markers = inside->session->options.from ||
-		                                    inside->session->options.until };
+	struct lh_inside_start start = {
+		.granularity = lh__session_granularity(inside->session),
+		.launched = launched,
+		.look_ahead = inside->session->options.look_ahead && is_alone(process),
+		.fs_known = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0,
+		.markers = inside->session->options.from || inside->session->options.until
+	};
 	char name[104];
 	int result;
 
@@ -123,12 +164,15 @@ static int inside_watch(void *state, struct lh_remote *remote, bool launched, st
 	}
 	memcpy(start.name, inside->session->name, sizeof(start.name));
 	inside->entering = process;
+	if (!launched)
+		lh__session_hold_mappings(inside->session, process);
 	result = lh__inject(remote, &start, &inside->broker, error);
+	lh__session_drop_mappings(inside->session);
 	inside->entering = before;
 	if (result < 0)
 		return result;
 	lh__session_put_markers(inside->session, process);
-	lh__remote_release(remote);
+	lh__session_came(inside->session, lh__remote_release(remote));
 	return 0;
 }
 
@@ -192,6 +236,24 @@ static int await_stop(pid_t thread)
 	return result == 1 ? 0 : result < 0 ? result : -ETIMEDOUT;
 }
 
+static void forget(struct inside *inside, struct executing *executing)
+{
+	struct executing **at = &inside->executing;
+
+	while (*at != executing)
+		at = &(*at)->next;
+	*at = executing->next;
+	free(executing);
+}
+
+/* Lets go of a thread. One that was killed meanwhile is kept until it is buried. */
+static void let_go(struct inside *inside, struct executing *executing)
+{
+	executing->in_call = false;
+	if (ptrace(PTRACE_DETACH, executing->thread, NULL, NULL) == 0)
+		forget(inside, executing);
+}
+
 int lh__inside_executes(void *state, pid_t process, pid_t thread)
 {
 	struct inside *inside = state;
@@ -208,33 +270,26 @@ int lh__inside_executes(void *state, pid_t process, pid_t thread)
 		free(executing);
 		return result;
 	}
-	/* It waits for our answer, so it stops at once; a stop can be resumed up to the next system call. */
+	/*
+	 * It waits for our answer, so it stops at once; a stop can be resumed up to the next system call.
+	 * Where that takes too long, as on a machine that is too busy, its stop is one that comes later.
+	 */
 	ptrace(PTRACE_INTERRUPT, thread, NULL, NULL);
 	result = await_stop(thread);
-	if (result < 0) {
-		ptrace(PTRACE_DETACH, thread, NULL, NULL);
-		free(executing);
-		return result;
-	}
-	*executing = (struct executing){ .process = process, .thread = thread, .next = inside->executing };
+	executing->process = process;
+	executing->thread = thread;
+	executing->next = inside->executing;
 	inside->executing = executing;
-	return 0;
+	if (result == 0 || result == -ETIMEDOUT)
+		return 0;
+	let_go(inside, executing);
+	return result;
 }
 
 void lh__inside_resume(void *state, pid_t thread)
 {
 	(void)state;
 	ptrace(PTRACE_SYSCALL, thread, NULL, NULL);
-}
-
-static void forget(struct inside *inside, struct executing *executing)
-{
-	struct executing **at = &inside->executing;
-
-	while (*at != executing)
-		at = &(*at)->next;
-	*at = executing->next;
-	free(executing);
 }
 
 /* The path that an execve in a stopped thread names, as seen from here; false: it cannot be told. */
@@ -279,21 +334,28 @@ static bool has_more_rights(const struct executing *executing, const struct __pt
 }
 
 /* The new program, before its first instruction. */
-static void enter_executed(struct inside *inside, pid_t process)
+static void enter_executed(struct inside *inside, struct executing *executing)
 {
+	pid_t process = executing->process;
 	struct lh_error error = { 0 };
 	struct lh_remote *remote;
+	int result = lh__remote_adopt(process, &remote, &error);
 
-	if (lh__remote_adopt(process, &remote, &error) < 0) {
-		/* It is of another kind (32-bit), or has been killed. */
-		ptrace(PTRACE_DETACH, process, NULL, NULL);
-	} else if (inside_watch(inside, remote, true, &error) < 0) {
-		lh__remote_release(remote);
-	} else {
+	if (result == 0) {
+		result = inside_watch(inside, remote, true, &error);
+		if (result < 0)
+			lh__remote_release(remote);
+	}
+	executing->thread = process;
+	if (result == 0) {
+		forget(inside, executing);
 		return;
 	}
-	lh__session_say(inside->session, "process %d: what it has executed is not watched: %s", process,
-	                error.text);
+	/* It is of another kind (32-bit), or has been killed. */
+	let_go(inside, executing);
+	if (result != -ECHILD && result != -ESRCH)
+		lh__session_say(inside->session, "process %d: what it has executed is not watched: %s",
+		                process, error.text);
 }
 
 static bool is_execve(const struct __ptrace_syscall_info *info)
@@ -323,10 +385,7 @@ static void handle_stop(struct inside *inside, struct executing *executing, int 
 	bool stopped = signal == SIGSTOP || signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU;
 
 	if (event == PTRACE_EVENT_EXEC) {
-		pid_t process = executing->process;
-
-		forget(inside, executing);
-		enter_executed(inside, process);
+		enter_executed(inside, executing);
 	} else if (event == PTRACE_EVENT_STOP && stopped) {
 		ptrace(PTRACE_LISTEN, thread, NULL, NULL);
 	} else if (event != 0) {
@@ -334,20 +393,22 @@ static void handle_stop(struct inside *inside, struct executing *executing, int 
 	} else if (signal != (SIGTRAP | 0x80)) {
 		ptrace(PTRACE_SYSCALL, thread, NULL, (long)signal);
 	} else if (ends_at_call(executing)) {
-		ptrace(PTRACE_DETACH, thread, NULL, NULL);
-		forget(inside, executing);
+		let_go(inside, executing);
 	} else {
 		ptrace(PTRACE_SYSCALL, thread, NULL, NULL);
 	}
 }
 
-/* A thread of a process that is not our child ends for us as its tracer; our child's end is the session's. */
-static void bury(const struct executing *executing)
+/*
+ * A thread that is not our child ends for us as its tracer, and for its parent not before we have taken note
+ * of that. Our child's end is the session's.
+ */
+static void bury(const struct inside *inside, const struct executing *executing)
 {
 	siginfo_t info;
 
-	(void)!waitid(P_PID, (id_t)executing->thread, &info,
-	              WEXITED | WNOHANG | __WALL | (executing->process == executing->thread ? WNOWAIT : 0));
+	if (executing->thread != lh__session_process(inside->session))
+		(void)!waitid(P_PID, (id_t)executing->thread, &info, WEXITED | WNOHANG | __WALL);
 }
 
 /* Executing from another thread than the first, a thread takes the first one's number. */
@@ -372,12 +433,14 @@ static bool look_after(struct inside *inside, struct executing *executing)
 		handle_stop(inside, executing, status);
 		return true;
 	}
-	if (result == 0 && !has_ended(executing->thread))
-		return false;
-	/* Between its own number and the first one's it is nobody's child. */
-	if (result < 0 && executing->in_call && is_there(executing->process, executing->process))
-		return false;
-	bury(executing);
+	if (!has_ended(executing->thread)) {
+		/* Between its own number and the first one's it is nobody's child. */
+		bool changes = executing->in_call && is_there(executing->process, executing->process);
+
+		if (result == 0 || changes)
+			return false;
+	}
+	bury(inside, executing);
 	forget(inside, executing);
 	return true;
 }
@@ -395,9 +458,35 @@ static int inside_serve(void *state, struct lh_error *error)
 
 /* ---- which, and out of them ---- */
 
+/* When a process began, in ticks since the machine did; 0: it is gone. */
+static uint64_t born(const char *process)
+{
+	char path[64], text[1024];
+	const char *at;
+	ssize_t got;
+	int file;
+
+	snprintf(path, sizeof(path), "/proc/%.20s/stat", process);
+	file = open(path, O_RDONLY | O_CLOEXEC);
+	got = file < 0 ? -1 : read(file, text, sizeof(text) - 1);
+	if (file >= 0)
+		close(file);
+	text[got > 0 ? got : 0] = '\0';
+	at = strrchr(text, ')'); /* the 2nd of its fields ends; the 22nd is wanted */
+	for (unsigned field = 2; at && field < 22; field++)
+		at = strchr(at + 1, ' ');
+	return at ? strtoull(at, NULL, 10) : 0;
+}
+
+/*
+ * What is watched, but for a process that was attached to, was forked by what is watched, so it is younger
+ * than we are: all others need not be looked into.
+ */
 static int inside_processes(void *state, int (*found)(void *context, pid_t process), void *context)
 {
 	DIR *folder = opendir("/proc");
+	const struct inside *inside = state;
+	uint64_t ours = born("self");
 	struct dirent *entry;
 	int result = 0;
 
@@ -406,26 +495,39 @@ static int inside_processes(void *state, int (*found)(void *context, pid_t proce
 	while (result == 0 && (entry = readdir(folder))) {
 		pid_t process = (pid_t)strtol(entry->d_name, NULL, 10);
 
-		if (process > 0 && process != getpid() && lh__inside_is_ours(state, process))
+		if (process > 0 && process != getpid() &&
+		    (process == lh__session_process(inside->session) || born(entry->d_name) >= ours) &&
+		    lh__inside_is_ours(state, process))
 			result = found(context, process);
 	}
 	closedir(folder);
 	return result;
 }
 
-/* One attempt: -EAGAIN, a thread stands in the agent. */
+static bool is_executing(const struct inside *inside, pid_t process)
+{
+	for (const struct executing *at = inside->executing; at; at = at->next)
+		if (at->process == process)
+			return true;
+	return false;
+}
+
+/* One attempt: -EAGAIN, a thread stands in the agent, or is about to execute. */
 static int try_leave(struct inside *inside, pid_t process, bool force, struct lh_error *error)
 {
 	struct lh_remote *remote;
 	bool left = false;
-	int result = lh__remote_stop(process, STOP_MS, &remote, error);
+	int result;
 
+	if (is_executing(inside, process))
+		return lh__fail(error, -EAGAIN, "process %d is about to execute another program", process);
+	result = lh__remote_stop(process, STOP_MS, &remote, error);
 	if (result < 0)
 		return result;
 	result = lh__inject_leave(remote, force, &inside->broker, &left, error);
 	if (result == 0)
 		lh__session_verify(inside->session, remote);
-	lh__remote_release(remote);
+	lh__session_let_go(inside->session, lh__remote_release(remote));
 	if (result == 0 && left)
 		lh__session_say(
 			inside->session,
@@ -441,8 +543,9 @@ static int inside_leave(void *state, pid_t process, struct lh_error *error)
 	uint64_t until = now() + LEAVE_NS;
 	int result;
 
-	while ((result = try_leave(inside, process, now() > until, error)) == -EAGAIN &&
-	       now() < until + LEAVE_NS) {
+	/* One that waits for a vfork's child cannot be stopped, and the child may be asking us. */
+	while ((result = try_leave(inside, process, now() > until, error)) < 0 &&
+	       (result == -EAGAIN || result == -ETIMEDOUT) && now() < until + LEAVE_NS) {
 		nap();
 		lh__session_broker_serve(inside->session);
 		(void)inside_serve(inside, NULL);
@@ -460,7 +563,8 @@ static void inside_close(void *state)
 
 		ptrace(PTRACE_INTERRUPT, executing->thread, NULL, NULL);
 		(void)await_stop(executing->thread);
-		ptrace(PTRACE_DETACH, executing->thread, NULL, NULL);
+		if (ptrace(PTRACE_DETACH, executing->thread, NULL, NULL) < 0)
+			bury(inside, executing);
 		forget(inside, executing);
 	}
 	free(inside);

@@ -91,7 +91,7 @@ static uint8_t *lay_out(struct lh_agent *agent)
 		}
 	}
 	agent->size = agent->span + whole_pages(sizeof(struct lh_inside_start)) + LH_AGENT_STACK;
-	image = calloc(1, agent->span);
+	image = calloc(1, whole_pages(agent->filled));
 	if (!image)
 		return NULL;
 	for (unsigned i = 0; i < header()->e_phnum; i++)
@@ -123,7 +123,7 @@ static int relocate(const struct lh_agent *agent, uint8_t *image, uint64_t base)
 		uint64_t value = base + (uint64_t)entry[i].r_addend;
 
 		if (ELF64_R_TYPE(entry[i].r_info) != R_X86_64_RELATIVE ||
-		    entry[i].r_offset > agent->span - sizeof(value))
+		    entry[i].r_offset > agent->filled - sizeof(value))
 			return -ENOEXEC;
 		memcpy(image + entry[i].r_offset, &value, sizeof(value));
 	}

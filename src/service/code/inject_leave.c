@@ -30,6 +30,7 @@
 #define STUB 16u /* syscall; movabs $behind, %rcx; jmp *%rcx */
 #define STACK_MOST (8u << 20)
 #define RANGES 256u
+#define LOOKED_AT (1u << 20) /* of anonymous code: for stubs */
 
 /* What of the agent is in a process. */
 struct agency {
@@ -41,7 +42,11 @@ struct agency {
 	struct {
 		uint64_t start, end;
 	} stub[RANGES];
-	uint64_t stack, stack_end; /* where a word is looked for, and the end of its mapping */
+	bool whole; /* stubs and stacks are wanted, too */
+	size_t stacks, room;
+	struct {
+		uint64_t start, end;
+	} * stack; /* what may be one: all that can be written to, ascending */
 };
 
 /* ---- finding it ---- */
@@ -67,12 +72,16 @@ static bool same_code(const struct agency *agency, uint64_t address)
 	return true;
 }
 
+static bool is_stub(const uint8_t *code)
+{
+	return memcmp(code, "\x0f\x05\x48\xb9", 4) == 0 && memcmp(code + 12, "\xff\xe1", 2) == 0;
+}
+
 static bool read_stub(const struct agency *agency, uint64_t at, uint64_t *behind)
 {
 	uint8_t stub[STUB];
 
-	if (pread(agency->memory, stub, sizeof(stub), (off_t)at) != (ssize_t)sizeof(stub) ||
-	    memcmp(stub, "\x0f\x05\x48\xb9", 4) != 0 || memcmp(stub + 12, "\xff\xe1", 2) != 0)
+	if (pread(agency->memory, stub, sizeof(stub), (off_t)at) != (ssize_t)sizeof(stub) || !is_stub(stub))
 		return false;
 	memcpy(behind, stub + 4, sizeof(*behind));
 	return true;
@@ -80,18 +89,41 @@ static bool read_stub(const struct agency *agency, uint64_t at, uint64_t *behind
 
 static bool has_stub(const struct agency *agency, const struct lh_mapping *mapping)
 {
-	uint64_t behind;
+	uint64_t end = mapping->end - mapping->start < LOOKED_AT ? mapping->end : mapping->start + LOOKED_AT;
+	uint8_t page[PAGE];
 
-	for (uint64_t at = mapping->start; at < mapping->end && at < mapping->start + (1u << 20); at += STUB)
-		if (read_stub(agency, at, &behind))
-			return true;
+	for (uint64_t from = mapping->start; from < end; from += PAGE) {
+		if (pread(agency->memory, page, PAGE, (off_t)from) != (ssize_t)PAGE)
+			continue;
+		for (unsigned at = 0; at < PAGE; at += STUB)
+			if (is_stub(page + at))
+				return true;
+	}
 	return false;
+}
+
+static int note_stack(struct agency *agency, const struct lh_mapping *mapping)
+{
+	if (agency->stacks == agency->room) {
+		size_t room = agency->room ? agency->room * 2 : 64;
+		void *more = realloc(agency->stack, room * sizeof(*agency->stack));
+
+		if (!more)
+			return -ENOMEM;
+		agency->stack = more;
+		agency->room = room;
+	}
+	agency->stack[agency->stacks].start = mapping->start;
+	agency->stack[agency->stacks++].end = mapping->end;
+	return 0;
 }
 
 static int look_at(void *context, const struct lh_mapping *mapping)
 {
 	struct agency *agency = context;
 
+	if (agency->whole && mapping->rights[1] == 'w')
+		return note_stack(agency, mapping);
 	if (!is_anonymous_code(mapping))
 		return 0;
 	if (!agency->base && mapping->end - mapping->start >= agency->agent.text_bytes &&
@@ -99,20 +131,21 @@ static int look_at(void *context, const struct lh_mapping *mapping)
 		agency->base = mapping->start - agency->agent.text;
 		return 0;
 	}
-	if (agency->stubs < RANGES && has_stub(agency, mapping)) {
+	if (agency->whole && agency->stubs < RANGES && has_stub(agency, mapping)) {
 		agency->stub[agency->stubs].start = mapping->start;
 		agency->stub[agency->stubs++].end = mapping->end;
 	}
 	return 0;
 }
 
-static int find(struct agency *agency, pid_t process)
+static int find(struct agency *agency, pid_t process, bool whole)
 {
 	char path[64];
 	int result;
 
 	memset(agency, 0, sizeof(*agency));
 	agency->process = process;
+	agency->whole = whole;
 	snprintf(path, sizeof(path), "/proc/%d/mem", process);
 	agency->memory = open(path, O_RDONLY | O_CLOEXEC);
 	if (agency->memory < 0)
@@ -129,18 +162,19 @@ static void lose(struct agency *agency)
 {
 	if (agency->memory >= 0)
 		close(agency->memory);
+	free(agency->stack);
 }
 
 bool lh__inject_find(pid_t process, char name[104])
 {
 	struct agency *agency = malloc(sizeof(*agency));
-	bool found = agency && find(agency, process) >= 0;
+	bool found = agency && find(agency, process, false) >= 0;
 
 	if (found) {
 		off_t at =
 			(off_t)(agency->base + agency->agent.span + offsetof(struct lh_inside_start, name));
 
-		found = pread(agency->memory, name, 104, at) == 104;
+		found = pread(agency->memory, name, 104, at) == 104 && name[0] != '\0';
 		name[103] = '\0';
 	}
 	if (agency)
@@ -190,32 +224,33 @@ static bool trap_pending(pid_t process, pid_t thread)
 	return pending >> (SIGTRAP - 1) & 1;
 }
 
-static int find_stack(void *context, const struct lh_mapping *mapping)
+/* The end of the memory that a stack's top lies in; 0: it lies nowhere. */
+static uint64_t end_of_stack(const struct agency *agency, uint64_t top)
 {
-	struct agency *agency = context;
+	size_t low = 0, high = agency->stacks;
 
-	if (agency->stack < mapping->start || agency->stack >= mapping->end)
-		return 0;
-	agency->stack_end = mapping->end;
-	return 1;
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+
+		if (agency->stack[middle].end <= top)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < agency->stacks && agency->stack[low].start <= top ? agency->stack[low].end : 0;
 }
 
 /* Calls word for each word of a thread's stack that is in use, until it returns non-zero. */
 static int each_word(struct agency *agency, uint64_t stack,
                      int (*word)(struct agency *agency, uint64_t at, uint64_t value))
 {
-	uint64_t words[PAGE / 8];
-	int result;
+	uint64_t at = stack & ~UINT64_C(7), end = end_of_stack(agency, at), words[PAGE / 8];
+	int result = 0;
 
-	agency->stack = agency->stack_end = stack & ~UINT64_C(7);
-	result = lh__mappings(agency->process, find_stack, agency);
-	if (result <= 0)
-		return result;
-	if (agency->stack_end - agency->stack > STACK_MOST)
-		agency->stack_end = agency->stack + STACK_MOST;
-	result = 0;
-	for (uint64_t at = agency->stack; at < agency->stack_end && result == 0;) {
-		size_t size = agency->stack_end - at < sizeof(words) ? agency->stack_end - at : sizeof(words);
+	if (end > at && end - at > STACK_MOST)
+		end = at + STACK_MOST;
+	while (at < end && result == 0) {
+		size_t size = end - at < sizeof(words) ? end - at : sizeof(words);
 
 		if (pread(agency->memory, words, size, (off_t)at) != (ssize_t)size)
 			break;
@@ -302,11 +337,11 @@ static int clear_threads(struct agency *agency, struct lh_remote *remote, bool f
 	                  : 0;
 }
 
-static int stop_agent(const struct agency *agency, struct lh_remote *remote,
+static int stop_agent(const struct agency *agency, struct lh_remote *remote, bool keep,
                       const struct lh_inject_broker *broker, struct lh_error *error)
 {
 	long returned = 0;
-	int result = lh__remote_call(remote, agency->base + agency->agent.stop, (const long[3]){ 0 },
+	int result = lh__remote_call(remote, agency->base + agency->agent.stop, (const long[3]){ keep },
 	                             agency->base + agency->agent.size, CALL_MS, broker->readable,
 	                             broker->serve, broker->context, &returned);
 
@@ -315,6 +350,16 @@ static int stop_agent(const struct agency *agency, struct lh_remote *remote,
 	return result < 0 ? lh__fail(error, result, "process %d: the agent did not stop: %s", agency->process,
 	                             strerror(-result))
 	                  : 0;
+}
+
+/* What is left of an agent is nobody's any more: it is not to be found, and stopped, again. */
+static int disown(const struct agency *agency, struct lh_remote *remote)
+{
+	const char none[1] = "";
+
+	return lh__remote_write(remote,
+	                        agency->base + agency->agent.span + offsetof(struct lh_inside_start, name),
+	                        none, sizeof(none));
 }
 
 int lh__inject_leave(struct lh_remote *remote, bool force, const struct lh_inject_broker *broker, bool *left,
@@ -326,17 +371,19 @@ int lh__inject_leave(struct lh_remote *remote, bool force, const struct lh_injec
 	*left = false;
 	if (!agency)
 		return lh__fail(error, -ENOMEM, "no memory");
-	result = find(agency, lh__remote_process(remote));
+	result = find(agency, lh__remote_process(remote), true);
 	if (result < 0)
 		result = lh__fail(error, result, "process %d: its agent is not found", agency->process);
 	if (result == 0)
 		result = clear_threads(agency, remote, force, left, error);
 	if (result == 0)
-		result = stop_agent(agency, remote, broker, error);
+		result = stop_agent(agency, remote, *left, broker, error);
 	if (result == 0 && !*left)
 		result = (int)lh__remote_syscall(remote, SYS_munmap,
 		                                 (const long[6]){ (long)agency->base,
 		                                                  (long)agency->agent.size });
+	else if (result == 0)
+		result = disown(agency, remote);
 	lose(agency);
 	free(agency);
 	return result;

@@ -4,7 +4,6 @@
 #include "service/code/remote.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,16 +14,41 @@
 #define STACK_ROOM (256ull << 20) /* a stack grows down into it */
 #define HEAP_ROOM (1ull << 30)    /* brk grows up into it */
 
+/* A number, and one character behind it. */
+static uint64_t number(char **at, int base)
+{
+	uint64_t value = strtoull(*at, at, base);
+
+	if (**at)
+		++*at;
+	return value;
+}
+
+/*
+ * start-end rights offset major:minor inode   path, by hand: sscanf takes several times as long, and a
+ * process is stopped meanwhile.
+ */
 static bool parse(char *line, struct lh_mapping *out)
 {
-	int path = 0;
+	char *at = line;
+	size_t length;
 
 	line[strcspn(line, "\n")] = '\0';
-	if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64 " %n", &out->start,
-	           &out->end, out->rights, &out->offset, &out->device_major, &out->device_minor, &out->inode,
-	           &path) != 7)
+	out->start = number(&at, 16);
+	out->end = number(&at, 16);
+	if (strlen(at) < sizeof(out->rights))
 		return false;
-	snprintf(out->path, sizeof(out->path), "%s", path ? line + path : "");
+	memcpy(out->rights, at, sizeof(out->rights) - 1);
+	out->rights[sizeof(out->rights) - 1] = '\0';
+	at += sizeof(out->rights);
+	out->offset = number(&at, 16);
+	out->device_major = (unsigned)number(&at, 16);
+	out->device_minor = (unsigned)number(&at, 16);
+	out->inode = number(&at, 10);
+	at += strspn(at, " ");
+	length = strnlen(at, sizeof(out->path) - 1);
+	memcpy(out->path, at, length);
+	out->path[length] = '\0';
 	return true;
 }
 

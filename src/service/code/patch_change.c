@@ -57,9 +57,8 @@ void lh__patch_release(struct lh_patch_job *job, struct lh_remote *remote)
 	uint64_t stopped;
 
 	outcome->threads = (unsigned)lh__remote_threads(remote, &thread);
-	stopped = lh__remote_stopped_for(remote);
+	stopped = lh__remote_release(remote);
 	outcome->stopped_ns = stopped > outcome->stopped_ns ? stopped : outcome->stopped_ns;
-	lh__remote_release(remote);
 }
 
 long lh__patch_call(struct lh_patch_job *job, struct lh_remote *remote, const char *step, long nr,

@@ -110,46 +110,62 @@ static void reap(struct lh_remote *remote, struct lh_remote_kept *thread)
 		(void)!waitid(P_PID, (id_t)thread->id, &info, WEXITED | WNOHANG | __WALL);
 }
 
+bool lh__remote_yield(unsigned turn, struct timespec *nap)
+{
+	*nap = (struct timespec){ 0, turn < SPINS + 20 ? 20000 : 500000 };
+	if (turn >= SPINS)
+		return false;
+	sched_yield();
+	return true;
+}
+
 static bool rest(unsigned turn, uint64_t deadline)
 {
-	struct timespec nap = { 0, turn < SPINS + 20 ? 20000 : 500000 };
+	struct timespec nap;
 
-	if (turn < SPINS) {
-		sched_yield();
+	if (lh__remote_yield(turn, &nap))
 		return true;
-	}
 	if (deadline && lh__remote_now() > deadline)
 		return false;
 	nanosleep(&nap, NULL);
 	return true;
 }
 
+int lh__remote_look(struct lh_remote *remote, struct lh_remote_kept *thread, unsigned turn, int *status)
+{
+	siginfo_t info = { 0 };
+
+	if (waitid(P_PID, (id_t)thread->id, &info, WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL)) {
+		if (errno == EINTR)
+			return -EAGAIN;
+		thread->gone = true;
+		return -ECHILD;
+	}
+	if (info.si_pid && is_end(info.si_code)) {
+		reap(remote, thread);
+		return -ECHILD;
+	}
+	if (info.si_pid) {
+		*status = info.si_status;
+		(void)!waitid(P_PID, (id_t)thread->id, &info, WSTOPPED | WNOHANG | __WALL);
+		return 0;
+	}
+	/* Of the first thread that is told only when all others have been waited for: by bury. */
+	if (turn > SPINS && thread->id == remote->process && thread_dead(thread->id, thread->id)) {
+		thread->gone = true;
+		remote->leader_ended = !remote->own;
+		return -ECHILD;
+	}
+	return -EAGAIN;
+}
+
 int lh__remote_wait(struct lh_remote *remote, struct lh_remote_kept *thread, uint64_t deadline, int *status)
 {
 	for (unsigned turn = 0;; turn++) {
-		siginfo_t info = { 0 };
+		int rc = lh__remote_look(remote, thread, turn, status);
 
-		if (waitid(P_PID, (id_t)thread->id, &info, WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL)) {
-			if (errno == EINTR)
-				continue;
-			thread->gone = true;
-			return -ECHILD;
-		}
-		if (info.si_pid && is_end(info.si_code)) {
-			reap(remote, thread);
-			return -ECHILD;
-		}
-		if (info.si_pid) {
-			*status = info.si_status;
-			(void)!waitid(P_PID, (id_t)thread->id, &info, WSTOPPED | WNOHANG | __WALL);
-			return 0;
-		}
-		/* Of the first thread that is told only when all others have been waited for: by bury. */
-		if (turn > SPINS && thread->id == remote->process && thread_dead(thread->id, thread->id)) {
-			thread->gone = true;
-			remote->leader_ended = !remote->own;
-			return -ECHILD;
-		}
+		if (rc != -EAGAIN)
+			return rc;
 		if (!rest(turn, deadline))
 			return -ETIMEDOUT;
 	}
@@ -371,6 +387,8 @@ static int seize_listed(struct lh_remote *remote, size_t from, struct lh_error *
 		}
 	}
 	remote->count = kept;
+	if (from == 0)
+		remote->since = lh__remote_now();
 	for (size_t i = from; i < kept; i++)
 		ptrace(PTRACE_INTERRUPT, remote->kept[i].id, NULL, NULL);
 	return rc < 0 ? rc : seized;
@@ -389,18 +407,56 @@ static int seize_new(struct lh_remote *remote, struct lh_error *error)
 	return seized < 0 ? seized : listed;
 }
 
+/*
+ * Both of us at one priority and on one processor: who yields hands over to the other, and nobody else comes
+ * between. Allowed to root alone; else a stop on a busy machine takes longer.
+ */
+bool lh__remote_prefer(pid_t thread, int flags, int *before)
+{
+	const struct sched_param first = { .sched_priority = 1 };
+
+	*before = sched_getscheduler(thread);
+	if (*before < 0 || (*before & ~SCHED_RESET_ON_FORK) != SCHED_OTHER)
+		return false;
+	return sched_setscheduler(thread, SCHED_FIFO | flags | (*before & SCHED_RESET_ON_FORK), &first) == 0;
+}
+
+static void as_before(pid_t thread, int before)
+{
+	const struct sched_param none = { .sched_priority = 0 };
+
+	(void)!sched_setscheduler(thread, before, &none);
+}
+
+static void prefer_no_more(struct lh_remote *remote)
+{
+	if (remote->preferred)
+		as_before(remote->preferred, remote->policy);
+	remote->preferred = 0;
+}
+
 /* Brings a seized thread to its stop; signals that are being delivered go on their way. */
 static int await_stop(struct lh_remote *remote, struct lh_remote_kept *thread, uint64_t deadline)
 {
-	int status, rc;
+	int status, before, rc;
+	bool preferred = false;
 
-	while (!(rc = lh__remote_wait(remote, thread, deadline, &status))) {
+	rc = lh__remote_wait(remote, thread, 1, &status);
+	if (rc == -ETIMEDOUT) {
+		/* It waits for a processor, or in the kernel. */
+		preferred = remote->hurried && lh__remote_prefer(thread->id, 0, &before);
+		rc = lh__remote_wait(remote, thread, deadline, &status);
+	}
+	while (!rc) {
 		if (status >> 8 == PTRACE_EVENT_STOP)
 			break;
 		/* Any stop ends what an interruption had asked for. */
 		ptrace(PTRACE_INTERRUPT, thread->id, NULL, NULL);
 		ptrace(PTRACE_CONT, thread->id, NULL, (long)(status >> 8 ? 0 : status));
+		rc = lh__remote_wait(remote, thread, deadline, &status);
 	}
+	if (preferred)
+		as_before(thread->id, before);
 	if (rc == -ECHILD) {
 		thread->gone = true;
 		return 0;
@@ -476,17 +532,36 @@ static int note_all(struct lh_remote *remote, struct lh_error *error)
 
 static int open_memory(struct lh_remote *remote, struct lh_error *error)
 {
-	char path[64], word[64];
+	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/%d/mem", remote->process);
 	remote->memory = open(path, O_RDWR | O_CLOEXEC);
 	if (remote->memory < 0)
 		return lh__fail(error, errno == ENOENT ? -ESRCH : -errno, "the memory of process %d: %s",
 		                remote->process, lh__errno_name(errno));
-	snprintf(path, sizeof(path), "/proc/%d/status", remote->process);
-	if (status_line(path, "SigIgn", word, sizeof(word)))
-		remote->ignores_segv = strtoull(word, NULL, 16) >> (SIGSEGV - 1) & 1;
 	return 0;
+}
+
+bool lh__remote_ignores_segv(const struct lh_remote *remote)
+{
+	char path[64], word[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/status", remote->process);
+	return status_line(path, "SigIgn", word, sizeof(word)) &&
+	       strtoull(word, NULL, 16) >> (SIGSEGV - 1) & 1;
+}
+
+/*
+ * What takes time and may be done while the process runs. The memory is opened anew when it is stopped: it
+ * may execute something else until then.
+ */
+static void look_ahead(struct lh_remote *remote)
+{
+	if (open_memory(remote, NULL))
+		return;
+	lh__remote_look_for_site(remote);
+	close(remote->memory);
+	remote->memory = -1;
 }
 
 static int stop_all(struct lh_remote *remote, uint64_t deadline, struct lh_error *error)
@@ -495,6 +570,8 @@ static int stop_all(struct lh_remote *remote, uint64_t deadline, struct lh_error
 	int rc;
 
 	while (quiet < ROUNDS_QUIET) {
+		size_t before = remote->count;
+
 		rc = seize_new(remote, error);
 		if (rc < 0)
 			return rc;
@@ -506,7 +583,7 @@ static int stop_all(struct lh_remote *remote, uint64_t deadline, struct lh_error
 			return lh__fail(error, -ETIMEDOUT,
 			                "threads of process %d could not be stopped in time",
 			                remote->process);
-		if (!quiet)
+		if (!quiet && remote->count == before) /* one that is there could not be seized yet */
 			rest(SPINS, 0);
 	}
 	rc = note_all(remote, error);
@@ -548,6 +625,9 @@ int lh__remote_stop(pid_t process, unsigned milliseconds, struct lh_remote **out
 	if (!remote)
 		return lh__fail(error, -ENOMEM, "no memory");
 	rc = look_first(remote, error);
+	if (!rc)
+		look_ahead(remote);
+	remote->hurried = !rc && lh__remote_prefer(0, SCHED_RESET_ON_FORK, &remote->before);
 	if (!rc)
 		rc = stop_all(remote, remote->since + milliseconds * 1000000ull, error);
 	if (rc) {
@@ -604,6 +684,8 @@ static void end(struct lh_remote *remote)
 		close(remote->memory);
 	if (remote->pinned)
 		sched_setaffinity(0, sizeof(remote->processors), &remote->processors);
+	if (remote->hurried)
+		as_before(0, remote->before);
 	free(remote->kept);
 	free(remote->threads);
 	free(remote);
@@ -641,6 +723,7 @@ void lh__remote_let_go(struct lh_remote *remote)
 
 	for (size_t i = 0; i < remote->count; i++)
 		remote->kept[i].stopped = make_ready(remote, &remote->kept[i]);
+	prefer_no_more(remote);
 	for (int risk = 0; risk < 2; risk++)
 		for (size_t i = 0; i < remote->count; i++) {
 			struct lh_remote_kept *thread = &remote->kept[i];
@@ -653,10 +736,14 @@ void lh__remote_let_go(struct lh_remote *remote)
 	remote->count = 0;
 }
 
-void lh__remote_release(struct lh_remote *remote)
+uint64_t lh__remote_release(struct lh_remote *remote)
 {
+	uint64_t stopped;
+
 	lh__remote_let_go(remote);
+	stopped = lh__remote_stopped_for(remote);
 	end(remote);
+	return stopped;
 }
 
 void lh__remote_abandon(struct lh_remote *remote)
@@ -664,6 +751,7 @@ void lh__remote_abandon(struct lh_remote *remote)
 	for (size_t i = 0; i < remote->count; i++)
 		if (!remote->kept[i].gone && !lh__remote_settle(remote, &remote->kept[i]))
 			send_held(remote, &remote->kept[i]);
+	prefer_no_more(remote);
 	end(remote);
 }
 

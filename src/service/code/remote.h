@@ -38,8 +38,11 @@ int lh__remote_stop(pid_t process, unsigned milliseconds, struct lh_remote **out
  * after an execve.
  */
 int lh__remote_adopt(pid_t process, struct lh_remote **out, struct lh_error *error) LH_MUST_CHECK;
-/* Lets all threads go on, untraced, with the signals that arrived meanwhile. Ends the handle. */
-void lh__remote_release(struct lh_remote *remote);
+/*
+ * Lets all threads go on, untraced, with the signals that arrived meanwhile. Ends the handle. Returns for how
+ * many nanoseconds the thread that goes on last was stopped.
+ */
+uint64_t lh__remote_release(struct lh_remote *remote);
 /* The same, but threads stay traced and stopped: for who resumes them by itself (adopt's opposite). */
 void lh__remote_abandon(struct lh_remote *remote);
 

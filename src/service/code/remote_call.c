@@ -70,6 +70,8 @@ static void go_beside(struct lh_remote *remote, const struct lh_remote_kept *thr
 	CPU_ZERO(&one);
 	CPU_SET((size_t)atoi(at), &one);
 	remote->pinned = !sched_setaffinity(0, sizeof(one), &one);
+	if (remote->hurried && remote->pinned && lh__remote_prefer(thread->id, 0, &remote->policy))
+		remote->preferred = thread->id;
 }
 
 /* ---- where a `syscall` instruction is ---- */
@@ -110,15 +112,29 @@ static int site_anywhere(void *context, const struct lh_mapping *mapping)
 	return remote->site != 0;
 }
 
+int lh__remote_look_for_site(struct lh_remote *remote)
+{
+	int rc;
+
+	remote->site = 0;
+	rc = lh__mappings(remote->process, site_of_vdso, remote);
+	if (!remote->site && rc >= 0)
+		rc = lh__mappings(remote->process, site_anywhere, remote);
+	return rc < 0 ? rc : 0;
+}
+
 static int find_site(struct lh_remote *remote, const struct lh_remote_kept *thread)
 {
 	struct user_regs_struct registers;
+	uint8_t bytes[2];
 	int rc = 0;
 
-	if (!remote->site)
-		rc = lh__mappings(remote->process, site_of_vdso, remote);
-	if (!remote->site && rc >= 0)
-		rc = lh__mappings(remote->process, site_anywhere, remote);
+	if (remote->site_known)
+		return 0;
+	if (!remote->site || lh__remote_read(remote, remote->site, bytes, sizeof(bytes)) ||
+	    memcmp(bytes, "\x0f\x05", sizeof(bytes)) != 0)
+		rc = lh__remote_look_for_site(remote);
+	remote->site_known = remote->site != 0;
 	if (remote->site)
 		return 0;
 	if (ptrace(PTRACE_GETREGS, thread->id, NULL, &registers))
@@ -297,17 +313,26 @@ static int await_call(struct lh_remote *remote, struct lh_remote_kept *thread, c
                       int *status)
 {
 	struct pollfd wait = { .fd = call->readable, .events = POLLIN };
-	const uint64_t now_and_then = 200000; /* ns */
+	struct timespec nap = { 0 };
 	int rc;
 
-	do {
-		uint64_t until = lh__remote_now() + now_and_then;
-
-		if (call->readable >= 0 && poll(&wait, 1, 0) > 0 && wait.revents & POLLIN)
+	for (unsigned turn = 0;; turn++) {
+		if (call->readable >= 0 && ppoll(&wait, 1, &nap, NULL) > 0 && wait.revents & POLLIN) {
 			call->serve(call->context);
-		rc = lh__remote_wait(remote, thread, until, status);
-	} while (rc == -ETIMEDOUT && lh__remote_now() < call->deadline);
-	return rc;
+			turn = 0;
+		}
+		rc = lh__remote_look(remote, thread, turn, status);
+		if (rc != -EAGAIN)
+			return rc;
+		if (lh__remote_yield(turn, &nap)) {
+			nap = (struct timespec){ 0 };
+			continue;
+		}
+		if (lh__remote_now() > call->deadline)
+			return -ETIMEDOUT;
+		if (call->readable < 0)
+			nanosleep(&nap, NULL);
+	}
 }
 
 /* Runs until the function has returned to address 0, or cannot go on. */
@@ -400,6 +425,7 @@ int lh__remote_call(struct lh_remote *remote, uint64_t function, const long argu
 		                      context };
 	struct lh_remote_kept *thread = lh__remote_worker(remote);
 	struct iovec state = { NULL, STATE_SIZE };
+	bool ignores_segv;
 	int rc, back;
 
 	if (!thread)
@@ -408,6 +434,7 @@ int lh__remote_call(struct lh_remote *remote, uint64_t function, const long argu
 	if (!state.iov_base)
 		return -ENOMEM;
 	go_beside(remote, thread);
+	ignores_segv = lh__remote_ignores_segv(remote);
 	rc = lh__remote_settle(remote, thread);
 	if (!rc && ptrace(PTRACE_GETREGSET, thread->id, NT_X86_XSTATE, &state))
 		rc = -ECHILD;
@@ -421,7 +448,7 @@ int lh__remote_call(struct lh_remote *remote, uint64_t function, const long argu
 		rc = back ? back : rc;
 	}
 	free(state.iov_base);
-	if (rc != -ECHILD && remote->ignores_segv) {
+	if (rc != -ECHILD && ignores_segv) {
 		back = ignore_again(remote, stack);
 		rc = back ? back : rc;
 	}

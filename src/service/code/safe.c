@@ -198,9 +198,8 @@ int lh__safe_stop(pid_t process, const struct lh_safe_range *range, size_t n, un
 			*out = remote;
 			return 0;
 		}
-		stopped = lh__remote_stopped_for(remote);
+		stopped = lh__remote_release(remote);
 		tally->stopped_ns = stopped > tally->stopped_ns ? stopped : tally->stopped_ns;
-		lh__remote_release(remote);
 		if (result < 0)
 			return lh__fail(error, result, "process %d: its stacks cannot be read (%s)", process,
 			                lh__errno_name(result));

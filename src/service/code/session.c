@@ -55,6 +55,20 @@ void lh__session_say(const struct lh_session *session, const char *format, ...)
 	session->options.say(session->options.context, text);
 }
 
+void lh__session_came(struct lh_session *session, uint64_t stopped_ns)
+{
+	if (session->stopped_for == 0)
+		session->stopped_for = stopped_ns;
+}
+
+void lh__session_let_go(struct lh_session *session, uint64_t stopped_ns)
+{
+	uint64_t *longest = session->options.let_go_ns;
+
+	if (longest && stopped_ns > *longest)
+		*longest = stopped_ns;
+}
+
 void lh__session_ended(struct lh_session *session, pid_t process, int status)
 {
 	if (process != session->process || !session->launched)
@@ -72,11 +86,23 @@ static int look_at(struct lh_session *session, int descriptor)
 	return epoll_ctl(session->events, EPOLL_CTL_ADD, descriptor, &event) < 0 ? -errno : 0;
 }
 
+/* Where SIGCHLD is ignored, nobody would tell us that a traced thread has stopped, and ends are lost. */
+static void take_child_signal(struct lh_session *session)
+{
+	struct sigaction action;
+
+	if (sigaction(SIGCHLD, NULL, &action) < 0 || action.sa_handler != SIG_IGN)
+		return;
+	session->ignores_child = true;
+	signal(SIGCHLD, SIG_DFL);
+}
+
 /* SIGCHLD stays blocked in this thread while the session lasts: it is read from a descriptor. */
 static int take_signals(struct lh_session *session)
 {
 	sigset_t child;
 
+	take_child_signal(session);
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
 	session->signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -99,6 +125,8 @@ static void close_session(struct lh_session *session)
 		close(session->signals);
 		pthread_sigmask(SIG_SETMASK, &session->before, NULL);
 	}
+	if (session->ignores_child)
+		signal(SIGCHLD, SIG_IGN);
 	if (session->gone >= 0)
 		close(session->gone);
 	if (session->events >= 0)
@@ -250,6 +278,7 @@ static int attach(struct lh_session *session, struct lh_error *error)
 	result = look_at(session, session->gone);
 	if (result < 0)
 		return lh__fail(error, result, "no descriptors: %s", strerror(-result));
+	lh__session_prepare(session, session->process);
 	since = now();
 	result = lh__remote_stop(session->process, STOP_MS, &remote, error);
 	if (result < 0)
@@ -257,7 +286,7 @@ static int attach(struct lh_session *session, struct lh_error *error)
 	result = watch(session, remote, error);
 	if (result < 0)
 		lh__remote_release(remote);
-	session->stopped_for = now() - since;
+	lh__session_came(session, now() - since);
 	return result;
 }
 

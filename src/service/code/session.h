@@ -19,6 +19,7 @@ enum lh_session_choice { LH_ENGINE_AUTO, LH_ENGINE_INSIDE, LH_ENGINE_OUTSIDE };
 
 struct lh_session_options {
 	enum lh_session_choice engine;
+	bool look_ahead;            /* supply what a lone thread runs next, too (port/code/inside.h) */
 	bool libraries;             /* watch code of libraries, too */
 	const char *const *exclude; /* NULL, or symbols ("NAME", "MODULE!NAME") and ranges "0xFROM-0xTO", as
 	                               the program's file has its addresses, that are never armed: programs
@@ -26,6 +27,13 @@ struct lh_session_options {
 	const char *from, *until;   /* NULL, or functions between which hits are recorded: each call of from
 	                               begins it, each call of until ends it */
 	struct lh_record *record;
+	const int *standard; /* NULL, or three descriptors that a launched program gets as its 0, 1 and 2 */
+	/*
+	 * NULL, or a descriptor that a launched program is sent when it comes to `from`, where it stays as
+	 * a fork server (port/code/inside.h). from NULL is then main, or where there is none the program's
+	 * entry.
+	 */
+	const int *server;
 	/*
 	 * The signals that a wait and a launched program's first instruction have blocked; NULL: those of the
 	 * calling thread. Who wants a wait to end on a signal blocks it, and leaves it out here.
@@ -34,6 +42,7 @@ struct lh_session_options {
 	/* One line for a person, about something that could not be watched; from the session's thread. */
 	void (*say)(void *context, const char *text);
 	void *context;
+	uint64_t *let_go_ns; /* NULL, or out: the longest for which a process was stopped to be let go */
 };
 
 struct lh_session;

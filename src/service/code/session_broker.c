@@ -115,6 +115,19 @@ static int answer_module(struct lh_session *session, pid_t process, const struct
 	return module.plan->descriptor;
 }
 
+/* Only the launched program serves, none of its children. */
+static int answer_marker(struct lh_session *session, pid_t process, const struct lh_ask *ask,
+                         struct lh_answer *answer)
+{
+	if (!lh__session_marker(session, process, ask->address))
+		return -1;
+	answer->action = LH_MARKER_GONE;
+	if (!session->options.server || process != session->process)
+		return -1;
+	answer->action = LH_MARKER_SERVE;
+	return *session->options.server;
+}
+
 static bool may_ask(struct lh_session *session, pid_t process)
 {
 	return process > 0 && (lh__inside_entering(session->state) == process ||
@@ -136,7 +149,7 @@ static void answer_ask(struct lh_session *session, int connection, pid_t process
 	else if (ask->kind == LH_ASK_MODULE)
 		descriptor = answer_module(session, process, ask, &answer);
 	else if (ask->kind == LH_ASK_MARKER)
-		answer.action = lh__session_marker(session, process, ask->address);
+		descriptor = answer_marker(session, process, ask, &answer);
 	else if (ask->kind == LH_ASK_EXECUTE)
 		answer.error = lh__inside_executes(session->state, process, ask->thread);
 	else

@@ -45,6 +45,9 @@ void lh__session_put_markers(struct lh_session *session, pid_t process);
  * compares the texts of all known modules with their files. What lh__session_end reports.
  */
 void lh__session_verify(struct lh_session *session, struct lh_remote *remote);
+/* To be called when it goes on: for how long it was stopped to be watched, and to be let go. */
+void lh__session_came(struct lh_session *session, uint64_t stopped_ns);
+void lh__session_let_go(struct lh_session *session, uint64_t stopped_ns);
 
 enum lh_granularity lh__session_granularity(const struct lh_session *session);
 struct lh_record *lh__session_record(const struct lh_session *session);

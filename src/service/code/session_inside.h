@@ -38,22 +38,27 @@ struct lh_session {
 	const struct lh_session_engine *engine;
 	void *state; /* the engine's */
 	struct lh_session_file *files;
+	pid_t held_of; /* whose mappings of code are held; 0: nobody's */
+	struct lh_mapping *held;
+	size_t held_count, held_room;
 	bool marks;     /* exclude, from or until are given */
 	bool recording; /* neither before from nor behind until */
 	bool unopened;  /* it was said that a file could not be opened */
 	/* Of those that are given, the names that were found: a bit for each exclude, then from, until. */
 	uint64_t found_excludes;
 	bool found_from, found_until;
+	bool from_entry; /* where there is no function `from`, it is the program's entry */
 
 	int events;  /* epoll: all that a wait looks at */
 	int sockets; /* epoll: the broker's part of it */
 	int signals; /* signalfd of SIGCHLD */
 	int listener;
-	int gone;         /* pidfd of the process that was attached to */
-	char name[104];   /* of the broker's socket */
-	sigset_t mask;    /* of what is launched */
-	sigset_t waiting; /* in a wait */
-	sigset_t before;  /* this thread's */
+	int gone;           /* pidfd of the process that was attached to */
+	char name[104];     /* of the broker's socket */
+	sigset_t mask;      /* of what is launched */
+	sigset_t waiting;   /* in a wait */
+	sigset_t before;    /* this thread's */
+	bool ignores_child; /* SIGCHLD, before */
 
 	pid_t process;
 	bool launched, ended;
@@ -79,11 +84,23 @@ void lh__session_say_unfound(const struct lh_session *session);
 
 /* ---- session_module.c ---- */
 void lh__session_forget_files(struct lh_session *session);
+/*
+ * Makes or finds the plans of all code that a process has mapped, while it still runs: nothing of that is
+ * left to be done when it is stopped.
+ */
+void lh__session_prepare(struct lh_session *session, pid_t process);
+/*
+ * Reads the mappings of code of a stopped process once, for all questions about it until they are let go of.
+ * What an agent does meanwhile changes only those that were asked about.
+ */
+void lh__session_hold_mappings(struct lh_session *session, pid_t process);
+void lh__session_drop_mappings(struct lh_session *session);
 /* Calls found for each text of known files that a process has mapped. */
 struct lh_session_place {
 	const struct lh_session_file *file;
 	unsigned text;
 	uint64_t start, end;
+	bool of_plan; /* what is mapped there is the plan's copy, and not the file */
 };
 int lh__session_places(struct lh_session *session, pid_t process,
                        int (*found)(void *context, const struct lh_session_place *place),

@@ -22,19 +22,25 @@
 struct start {
 	int go[2];     /* a byte: it is traced */
 	int failed[2]; /* an errno: it could not be executed */
-	bool ignores_child;
 };
 
 static void run_child(struct lh_session *session, const struct start *start, char *const *argv)
 {
+	ssize_t got;
 	int code;
 	char byte;
 
-	if (start->ignores_child)
+	if (session->ignores_child)
 		signal(SIGCHLD, SIG_IGN);
+	for (int i = 0; session->options.standard && i < 3; i++)
+		if (dup2(session->options.standard[i], i) < 0)
+			syscall(SYS_exit_group, 127);
 	sigprocmask(SIG_SETMASK, &session->mask, NULL);
-	while (read(start->go[0], &byte, 1) < 0 && errno == EINTR)
+	close(start->go[1]);
+	while ((got = read(start->go[0], &byte, 1)) < 0 && errno == EINTR)
 		;
+	if (got != 1) /* who started this has been killed */
+		syscall(SYS_exit_group, 127);
 	execvp(argv[0], argv);
 	code = errno;
 	(void)!write(start->failed[1], &code, sizeof(code));
@@ -141,20 +147,9 @@ static void close_all(struct start *start)
 	}
 }
 
-/* Where ends of children are ignored we could not wait for ours. */
-static bool take_child_signal(void)
-{
-	struct sigaction action;
-
-	if (sigaction(SIGCHLD, NULL, &action) < 0 || action.sa_handler != SIG_IGN)
-		return false;
-	signal(SIGCHLD, SIG_DFL);
-	return true;
-}
-
 int lh__session_start(struct lh_session *session, char *const *argv, pid_t *child, struct lh_error *error)
 {
-	struct start start = { { -1, -1 }, { -1, -1 }, false };
+	struct start start = { { -1, -1 }, { -1, -1 } };
 	int result = check_rights(argv[0], error);
 
 	if (result < 0)
@@ -164,7 +159,6 @@ int lh__session_start(struct lh_session *session, char *const *argv, pid_t *chil
 		close_all(&start);
 		return result;
 	}
-	start.ignores_child = take_child_signal();
 	*child = fork();
 	if (*child == 0)
 		run_child(session, &start, argv);

@@ -13,6 +13,7 @@
  */
 #include "service/code/session_inside.h"
 
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
@@ -121,15 +122,11 @@ static int exclude_symbol(void *context, const struct lh_symbol *symbol)
 	return edit->result;
 }
 
-static int mark_symbol(void *context, const struct lh_symbol *symbol)
+static int mark_address(struct edit *edit, uint64_t address)
 {
-	struct edit *edit = context;
-	uint64_t address = symbol->address - symbol->bias;
+	int result = leave_out(edit, address, address + 1);
 
-	if (symbol->bias != edit->bias || !symbol->is_function)
-		return 0;
-	edit->result = leave_out(edit, address, address + 1);
-	for (unsigned i = 0; edit->result == 0 && i < head_of(edit)->texts; i++) {
+	for (unsigned i = 0; result == 0 && i < head_of(edit)->texts; i++) {
 		const struct lh_plan_text *text = &head_of(edit)->text[i];
 
 		if (address < text->address || address >= text->address + text->size)
@@ -138,6 +135,17 @@ static int mark_symbol(void *context, const struct lh_symbol *symbol)
 		edit->marker[i] = (uint32_t)(address - text->address);
 		return 1;
 	}
+	return result;
+}
+
+static int mark_symbol(void *context, const struct lh_symbol *symbol)
+{
+	struct edit *edit = context;
+	uint64_t address = symbol->address - symbol->bias;
+
+	if (symbol->bias != edit->bias || !symbol->is_function)
+		return 0;
+	edit->result = mark_address(edit, address);
 	return edit->result;
 }
 
@@ -188,6 +196,25 @@ static int mark(struct edit *edit, struct lh_symbols *symbols, const char *name,
 	return result < 0 ? result : 0;
 }
 
+/* The address that the kernel leaves in the auxiliary vector. */
+static int mark_entry(struct edit *edit, pid_t process)
+{
+	uint64_t pair[2];
+	char path[64];
+	FILE *file;
+	int result = -ENOENT;
+
+	snprintf(path, sizeof(path), "/proc/%d/auxv", process);
+	file = fopen(path, "re");
+	if (!file)
+		return -errno;
+	while (result == -ENOENT && fread(pair, sizeof(pair), 1, file) == 1)
+		if (pair[0] == AT_ENTRY)
+			result = mark_address(edit, pair[1] - edit->bias);
+	fclose(file);
+	return result;
+}
+
 /* Where recording begins, or ends, at the start of the session. */
 static void arm_markers(struct edit *edit)
 {
@@ -212,6 +239,11 @@ int lh__session_mark(struct lh_session *session, struct lh_session_file *file, p
 		leave_out_sites(&edit);
 	if (result >= 0)
 		result = mark(&edit, symbols, session->options.from, file->from, &session->found_from);
+	if (result >= 0 && session->from_entry && is_program && !session->found_from) {
+		edit.marker = file->from;
+		result = mark_entry(&edit, process);
+		session->found_from = edit.found;
+	}
 	if (result >= 0)
 		result = mark(&edit, symbols, session->options.until, file->until, &session->found_until);
 	if (edit.plan) {
@@ -233,6 +265,9 @@ int lh__session_check_marks(struct lh_session *session, struct lh_error *error)
 		n++;
 	if (n > LH_EXCLUDES)
 		return lh__fail(error, -E2BIG, "more than %u names and ranges to exclude", LH_EXCLUDES);
+	session->from_entry = options->server && !options->from;
+	if (session->from_entry)
+		session->options.from = "main";
 	session->marks = n > 0 || options->from || options->until;
 	session->recording = !options->from;
 	lh__record_control(options->record)->off = !session->recording;

@@ -8,6 +8,7 @@
  */
 #include "service/code/session_inside.h"
 
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -18,7 +19,13 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#define CHUNK 65536u
+#define PAGE 4096u
+#define PAGES 512u /* looked at at once */
+
+/* What /proc/PID/pagemap says of a page. */
+#define PRESENT (UINT64_C(1) << 63)
+#define SWAPPED (UINT64_C(1) << 62)
+#define OF_FILE (UINT64_C(1) << 61)
 
 /* ---- mappings ---- */
 
@@ -55,6 +62,52 @@ static int look_for(void *context, const struct lh_mapping *mapping)
 		run->last = *mapping;
 	}
 	return 0;
+}
+
+static int hold(void *context, const struct lh_mapping *mapping)
+{
+	struct lh_session *session = context;
+
+	if (mapping->rights[2] != 'x' || mapping->inode == 0)
+		return 0;
+	if (session->held_count == session->held_room) {
+		size_t room = session->held_room ? session->held_room * 2 : 32;
+		struct lh_mapping *more = realloc(session->held, room * sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		session->held = more;
+		session->held_room = room;
+	}
+	session->held[session->held_count++] = *mapping;
+	return 0;
+}
+
+void lh__session_drop_mappings(struct lh_session *session)
+{
+	free(session->held);
+	session->held = NULL;
+	session->held_count = session->held_room = 0;
+	session->held_of = 0;
+}
+
+void lh__session_hold_mappings(struct lh_session *session, pid_t process)
+{
+	lh__session_drop_mappings(session);
+	if (lh__mappings(process, hold, session) == 0)
+		session->held_of = process;
+}
+
+/* As lh__mappings, or from what is held. */
+static int find_run(const struct lh_session *session, pid_t process, struct run *run)
+{
+	int result = 0;
+
+	if (session->held_of != process)
+		return lh__mappings(process, look_for, run);
+	for (size_t i = 0; i < session->held_count && result == 0; i++)
+		result = look_for(run, &session->held[i]);
+	return result;
 }
 
 /* ---- the file ---- */
@@ -181,37 +234,69 @@ static void add_to_record(struct lh_session *session, struct lh_session_file *fi
 
 /* ---- is it as the file has it ---- */
 
-static bool is_original(int memory, uint64_t start, const uint8_t *original, uint64_t size)
+/* The pages [first, first + n) of /proc/PID/pagemap: which of them are not the file's any more. */
+static void read_private(int pagemap, uint64_t first, size_t n, bool *private)
 {
-	uint8_t *chunk = malloc(CHUNK);
-	uint64_t done = 0;
+	uint64_t entry[PAGES];
+	ssize_t got = pread(pagemap, entry, n * sizeof(*entry), (off_t)(first * sizeof(*entry)));
 
-	while (chunk && done < size) {
-		size_t most = size - done < CHUNK ? size - done : CHUNK;
-		ssize_t got = pread(memory, chunk, most, (off_t)(start + done));
+	for (size_t i = 0; i < n; i++)
+	private[i] = got < (ssize_t)((i + 1) * sizeof(*entry)) || entry[i] & SWAPPED ||
+	             (entry[i] & PRESENT && !(entry[i] & OF_FILE));
+}
 
-		if (got <= 0 || memcmp(chunk, original + done, (size_t)got) != 0)
-			break;
-		done += (uint64_t)got;
+static bool page_is_original(int memory, uint64_t address, const uint8_t *original)
+{
+	uint8_t page[PAGE];
+
+	return pread(memory, page, PAGE, (off_t)address) == (ssize_t)PAGE &&
+	       memcmp(page, original, PAGE) == 0;
+}
+
+/*
+ * Where the file itself is mapped only pages that the process has made its own can be another, so only they
+ * are read: who asks has stopped the process.
+ */
+static bool pages_are_original(int memory, int pagemap, const struct lh_session_place *place,
+                               const uint8_t *original)
+{
+	uint64_t pages = (place->end - place->start) / PAGE;
+	bool private[PAGES];
+
+	for (uint64_t from = 0; from < pages; from += PAGES) {
+		size_t n = pages - from < PAGES ? pages - from : PAGES;
+
+		if (place->of_plan)
+			memset(private, true, sizeof(private));
+		else
+			read_private(pagemap, place->start / PAGE + from, n, private);
+		for (size_t i = 0; i < n; i++)
+			if (private[i] && !page_is_original(memory, place->start + (from + i) * PAGE,
+			                                    original + (from + i) * PAGE))
+				return false;
 	}
-	free(chunk);
-	return done == size;
+	return true;
+}
+
+static int open_of(pid_t process, const char *name)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", process, name);
+	return open(path, O_RDONLY | O_CLOEXEC);
 }
 
 static bool place_is_original(pid_t process, const struct lh_session_place *place)
 {
 	const struct lh_plan_head *head = place->file->plan.head;
-	const struct lh_plan_text *text = &head->text[place->text];
-	char path[64];
-	int memory;
-	bool same;
+	const uint8_t *original = (const uint8_t *)head + head->text[place->text].original;
+	int memory = open_of(process, "mem"), pagemap = open_of(process, "pagemap");
+	bool same = memory >= 0 && pages_are_original(memory, pagemap, place, original);
 
-	snprintf(path, sizeof(path), "/proc/%d/mem", process);
-	memory = open(path, O_RDONLY | O_CLOEXEC);
-	same = memory >= 0 &&
-	       is_original(memory, place->start, (const uint8_t *)head + text->original, text->size);
 	if (memory >= 0)
 		close(memory);
+	if (pagemap >= 0)
+		close(pagemap);
 	return same;
 }
 
@@ -230,7 +315,7 @@ static bool find_text(const struct lh_session_file *file, const struct lh_mappin
 		if (text->offset < all->offset || start + text->size > all->end || address < start ||
 		    address >= start + text->size)
 			continue;
-		*place = (struct lh_session_place){ file, i, start, start + text->size };
+		*place = (struct lh_session_place){ file, i, start, start + text->size, false };
 		return true;
 	}
 	return false;
@@ -252,12 +337,44 @@ static void fill(struct lh_session *session, const struct lh_session_place *plac
 	}
 }
 
+/* The file that is mapped there and its place in the record; false: it cannot be watched. */
+static bool know(struct lh_session *session, pid_t process, const struct run *run, int descriptor,
+                 const struct stat *status, struct lh_session_place *place)
+{
+	struct lh_session_file *file = find_file(session, status);
+	const char *path = run->last.path;
+
+	if (!file && (file = new_file(session, status)))
+		look_at(session, file, descriptor, path);
+	if (!file || !file->usable || !find_text(file, &run->all, run->address, place))
+		return false;
+	add_to_record(session, file, process, is_program_of(process, status),
+	              place->start - file->plan.head->text[place->text].address, path);
+	return true;
+}
+
+static void say_unopened(struct lh_session *session, const char *path)
+{
+	count_refused(session);
+	if (!session->unopened)
+		lh__session_say(session, "%s: its code is not watched: the file cannot be opened", path);
+	session->unopened = true;
+}
+
+/* Not of one that is ending, though it may still be listed. */
+static bool has_memory(pid_t process)
+{
+	char path[64], name[1];
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", process);
+	return readlink(path, name, sizeof(name)) >= 0;
+}
+
 void lh__session_module(struct lh_session *session, pid_t process, uint64_t address, bool attached,
                         struct lh_session_module *out)
 {
 	struct run *run = calloc(1, sizeof(*run));
 	struct lh_session_place place;
-	struct lh_session_file *file;
 	struct stat status;
 	int descriptor;
 
@@ -265,36 +382,73 @@ void lh__session_module(struct lh_session *session, pid_t process, uint64_t addr
 	if (!run)
 		return;
 	run->address = address;
-	descriptor = lh__mappings(process, look_for, run) >= 0 && run->found
+	descriptor = find_run(session, process, run) >= 0 && run->found
 	                     ? open_mapped(process, &run->last, &status)
 	                     : -1;
-	if (run->found && descriptor < 0) {
-		count_refused(session);
-		if (!session->unopened)
-			lh__session_say(session, "%s: its code is not watched: the file cannot be opened",
-			                run->last.path);
-		session->unopened = true;
-	}
+	if (run->found && descriptor < 0 && has_memory(process))
+		say_unopened(session, run->last.path);
 	if (descriptor >= 0) {
-		bool is_program = is_program_of(process, &status);
-
-		file = find_file(session, &status);
-		if (!file && (file = new_file(session, &status)))
-			look_at(session, file, descriptor, run->last.path);
-		if (file && file->usable && find_text(file, &run->all, address, &place)) {
-			add_to_record(session, file, process, is_program,
-			              place.start - file->plan.head->text[place.text].address,
-			              run->last.path);
-			if (attached && !place_is_original(process, &place))
-				lh__session_say(session,
-				                "%s: its code is not watched: it is not as its file has it",
-				                run->last.path);
-			else
-				fill(session, &place, out);
-		}
+		if (!know(session, process, run, descriptor, &status, &place))
+			;
+		else if (attached && !place_is_original(process, &place))
+			lh__session_say(session, "%s: its code is not watched: it is not as its file has it",
+			                run->last.path);
+		else
+			fill(session, &place, out);
 		close(descriptor);
 	}
 	free(run);
+}
+
+/* ---- before the stop ---- */
+
+struct preparing {
+	struct lh_session *session;
+	pid_t process;
+	struct run run;
+};
+
+/*
+ * Of neighbouring mappings of one file each is looked at with those before it: it is enough to know the file.
+ * What is no ELF file may be a plan, over which an agent whose watcher was killed still is.
+ */
+static int prepare(void *context, const struct lh_mapping *mapping)
+{
+	struct preparing *preparing = context;
+	struct run *run = &preparing->run;
+	struct lh_session_place place;
+	struct stat status;
+	char magic[SELFMAG];
+	int descriptor;
+
+	if (mapping->rights[2] != 'x' || mapping->inode == 0)
+		return 0;
+	if (continues(&run->all, mapping))
+		run->all.end = mapping->end;
+	else
+		run->all = *mapping;
+	run->last = *mapping;
+	run->address = mapping->start;
+	descriptor = open_mapped(preparing->process, mapping, &status);
+	if (descriptor < 0)
+		return 0;
+	if (pread(descriptor, magic, SELFMAG, 0) == SELFMAG && memcmp(magic, ELFMAG, SELFMAG) == 0)
+		(void)know(preparing->session, preparing->process, run, descriptor, &status, &place);
+	close(descriptor);
+	return 0;
+}
+
+void lh__session_prepare(struct lh_session *session, pid_t process)
+{
+	struct preparing *preparing = calloc(1, sizeof(*preparing));
+
+	if (!preparing)
+		return;
+	preparing->session = session;
+	preparing->process = process;
+	/* What could not be looked at now is when it is asked about. */
+	(void)!lh__mappings(process, prepare, preparing);
+	free(preparing);
 }
 
 /* ---- places ---- */
@@ -331,7 +485,7 @@ static int of_file(const struct lh_session_file *file, const struct lh_mapping *
 		else
 			continue;
 		*place = (struct lh_session_place){ file, i, all->start - shift,
-			                            all->start - shift + text->size };
+			                            all->start - shift + text->size, true };
 		return shift == 0;
 	}
 	return 0;

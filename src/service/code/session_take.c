@@ -57,6 +57,8 @@ static void take_page(int memory, const struct page *page)
 
 	if (pread(memory, now + page->from, size, (off_t)(page->address + page->from)) != (ssize_t)size)
 		return;
+	if (memcmp(now + page->from, page->image + page->from, size) == 0)
+		return;
 	if (is_ours(page, now)) {
 		(void)write_bytes(memory, page->image + page->from, size, page->address + page->from);
 		return;

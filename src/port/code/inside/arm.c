@@ -27,7 +27,9 @@ bool lh__inside_interesting(int nr)
 		-1,         SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigsuspend,
 		SYS_ppoll,  SYS_pselect6,     SYS_epoll_pwait,    SYS_epoll_pwait2,
 		SYS_mmap,   SYS_mprotect,     SYS_pkey_mprotect,  SYS_munmap,
-		SYS_mremap, SYS_execve,       SYS_execveat,       SYS_clone3
+		SYS_mremap, SYS_execve,       SYS_execveat,       SYS_clone3,
+		SYS_clone,  SYS_brk,          SYS_shmdt,          SYS_prctl,
+		SYS_seccomp
 	};
 	unsigned i;
 
@@ -43,23 +45,39 @@ bool lh__inside_interesting(int nr)
  * /proc/self/mem before mprotect: a mapping whose rights were changed and changed back is not merged with its
  * neighbours again.
  */
-void lh__inside_store(const struct lh_inside_text *text, uintptr_t address, uint8_t byte)
+static void store_by(long memory, const struct lh_inside_text *text, uintptr_t address, uint8_t byte)
 {
 	uintptr_t page = address & ~(uintptr_t)(PAGE - 1);
-	long file, written;
 
 	if (text->writable) {
 		__atomic_store_n((uint8_t *)address, byte, __ATOMIC_SEQ_CST);
 		return;
 	}
-	file = LH_CALL3(SYS_open, "/proc/self/mem", O_RDWR | O_CLOEXEC, 0);
-	written = LH_FAILED(file) ? file : LH_CALL4(SYS_pwrite64, file, &byte, 1, address);
-	if (!LH_FAILED(file))
-		LH_CALL1(SYS_close, file);
-	if (written == 1 || LH_FAILED(LH_CALL3(SYS_mprotect, page, PAGE, RWX)))
+	if ((!LH_FAILED(memory) && LH_CALL4(SYS_pwrite64, memory, &byte, 1, address) == 1) ||
+	    LH_FAILED(LH_CALL3(SYS_mprotect, page, PAGE, RWX)))
 		return;
 	__atomic_store_n((uint8_t *)address, byte, __ATOMIC_SEQ_CST);
 	LH_CALL3(SYS_mprotect, page, PAGE, PROT_READ | PROT_EXEC);
+}
+
+/* What store_by is given; an error where it needs none. */
+static long open_memory(const struct lh_inside_text *text)
+{
+	return text->writable ? -EBADF : LH_CALL3(SYS_open, "/proc/self/mem", O_RDWR | O_CLOEXEC, 0);
+}
+
+static void close_memory(long memory)
+{
+	if (!LH_FAILED(memory))
+		LH_CALL1(SYS_close, memory);
+}
+
+void lh__inside_store(const struct lh_inside_text *text, uintptr_t address, uint8_t byte)
+{
+	long memory = open_memory(text);
+
+	store_by(memory, text, address, byte);
+	close_memory(memory);
 }
 
 void lh__inside_supply(const struct lh_inside_text *text, struct lh_span span)
@@ -85,12 +103,13 @@ static const uint8_t *original(const struct lh_inside_text *text)
 static bool kept_absent(const struct lh_inside_text *text, const struct lh_plan_site *site)
 {
 	return lh__inside_interesting(site->nr) &&
-	       (text->stubs || (site->nr != -1 && site->nr != SYS_clone3));
+	       (text->stubs || (site->nr != -1 && site->nr != SYS_clone3 && site->nr != SYS_clone));
 }
 
 static void site_bytes(const struct lh_inside_text *text, uintptr_t start, uintptr_t end, bool absent)
 {
 	uint8_t wanted = absent ? 0x0f : LH_INT3, byte = absent ? LH_INT3 : 0x0f;
+	long memory = open_memory(text);
 	uint32_t i;
 
 	for (i = 0; i < text->site_count; i++) {
@@ -99,8 +118,9 @@ static void site_bytes(const struct lh_inside_text *text, uintptr_t start, uintp
 		if (at >= start && at < end && at + 2 <= text->text.end &&
 		    kept_absent(text, &text->sites[i]) && *(const uint8_t *)at == wanted &&
 		    ((const uint8_t *)at)[1] == 0x05)
-			lh__inside_store(text, at, byte);
+			store_by(memory, text, at, byte);
 	}
+	close_memory(memory);
 }
 
 void lh__inside_bring_back(const struct lh_inside_text *text, uintptr_t start, uintptr_t end)
@@ -397,17 +417,36 @@ static struct lh_plan_head *map_plan(int descriptor, uint64_t size)
 	return (struct lh_plan_head *)at;
 }
 
-/* The text's bitmap in the record, and the record's descriptor, which the caller closes. */
-static long map_hits(uint64_t hits, uint64_t size, uint64_t **out, int *record)
+/* The record's descriptor, which the caller closes by close_record. */
+static long open_record(int *record)
 {
 	struct lh_ask ask = { .kind = LH_ASK_HELLO,
 		              .process = (int32_t)LH_CALL0(SYS_getpid),
 		              .thread = (int32_t)LH_CALL0(SYS_gettid) };
 	struct lh_answer answer;
-	long result = lh__inside_ask(&ask, &answer, record);
+	long result;
 
-	if (result < 0 || *record < 0)
-		return result < 0 ? result : -EPROTO;
+	if (lh__inside.record >= 0) {
+		*record = (int)lh__inside.record;
+		return 0;
+	}
+	result = lh__inside_ask(&ask, &answer, record);
+	return result < 0 ? result : *record < 0 ? -EPROTO : 0;
+}
+
+static void close_record(int record)
+{
+	if (record >= 0 && record != lh__inside.record)
+		LH_CALL1(SYS_close, record);
+}
+
+/* The text's bitmap in the record. */
+static long map_hits(uint64_t hits, uint64_t size, uint64_t **out, int *record)
+{
+	long result = open_record(record);
+
+	if (result < 0)
+		return result;
 	result = LH_CALL6(SYS_mmap, 0, size / 8 + hits % PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, *record,
 	                  hits - hits % PAGE);
 	if (LH_FAILED(result))
@@ -492,8 +531,7 @@ static long arm(struct lh_inside_text *text, const struct lh_answer *answer, int
 	}
 	if (result == 0)
 		site_bytes(text, text->text.start, text->text.end, true);
-	if (record >= 0)
-		LH_CALL1(SYS_close, record);
+	close_record(record);
 	return result;
 }
 

@@ -9,7 +9,11 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-/* Out of the range of numbers in which a program may expect to find its own. */
+/*
+ * Out of the range of numbers in which a program may expect to find its own. Not while no other thread runs,
+ * where nobody can see the number: a larger table of descriptors takes the kernel 15 ms in a program with
+ * threads, and all of them are stopped meanwhile.
+ */
 #define HIGH_DESCRIPTOR 1000
 
 static long open_socket(void)
@@ -21,7 +25,7 @@ static long open_socket(void)
 
 	if (LH_FAILED(socket))
 		return socket;
-	high = LH_CALL3(SYS_fcntl, socket, F_DUPFD_CLOEXEC, HIGH_DESCRIPTOR);
+	high = lh__inside.alone ? -EMFILE : LH_CALL3(SYS_fcntl, socket, F_DUPFD_CLOEXEC, HIGH_DESCRIPTOR);
 	if (!LH_FAILED(high)) {
 		LH_CALL1(SYS_close, socket);
 		socket = high;
@@ -35,12 +39,17 @@ static long connect_to(long socket)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	size_t length = 0;
+	long result;
 
 	while (lh__inside.name[length]) {
 		address.sun_path[length + 1] = lh__inside.name[length];
 		length++;
 	}
-	return LH_CALL3(SYS_connect, socket, &address, offsetof(struct sockaddr_un, sun_path) + 1 + length);
+	do
+		result = LH_CALL3(SYS_connect, socket, &address,
+		                  offsetof(struct sockaddr_un, sun_path) + 1 + length);
+	while (result == -EINTR);
+	return result;
 }
 
 static long receive(long socket, struct lh_answer *answer, int *descriptor)
@@ -53,8 +62,12 @@ static long receive(long socket, struct lh_answer *answer, int *descriptor)
 	struct msghdr message = {
 		.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control
 	};
-	long got = LH_CALL3(SYS_recvmsg, socket, &message, MSG_CMSG_CLOEXEC);
+	long got;
 
+	/* A call with a time limit is not made again by the kernel when a stop has interrupted it. */
+	do
+		got = LH_CALL3(SYS_recvmsg, socket, &message, MSG_CMSG_CLOEXEC);
+	while (got == -EINTR);
 	if (got >= 0 && message.msg_controllen >= sizeof(struct cmsghdr) + sizeof(int) &&
 	    control.header.cmsg_level == SOL_SOCKET && control.header.cmsg_type == SCM_RIGHTS)
 		__builtin_memcpy(descriptor, CMSG_DATA(&control.header), sizeof *descriptor);

@@ -149,6 +149,7 @@ bool lh__inside_site(const struct lh_inside_text *text, uint32_t index, ucontext
 	uintptr_t behind = text->text.start + text->sites[index].at + 2;
 	long result;
 
+	lh__inside_ahead_call(nr, registers);
 	if (!made(nr, context, &result)) {
 		if (text->stubs) {
 			registers[REG_RIP] = (greg_t)(text->stubs + (size_t)index * LH_STUB_SIZE);

@@ -22,9 +22,11 @@ static long say_hello(struct lh_error *error)
 	if (result < 0 || record < 0)
 		return lh__fail(error, result < 0 ? (int)result : -EPROTO, "the watcher does not answer");
 	result = LH_CALL6(SYS_mmap, 0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, record, LH_RECORD_CONTROL);
-	LH_CALL1(SYS_close, record);
-	if (LH_FAILED(result))
+	if (LH_FAILED(result)) {
+		LH_CALL1(SYS_close, record);
 		return lh__fail(error, (int)result, "the record cannot be mapped");
+	}
+	lh__inside.record = record;
 	lh__inside.control = (struct lh_record_control *)result;
 	return 0;
 }
@@ -43,6 +45,12 @@ static long note_birth(struct lh_error *error)
 	return 0;
 }
 
+static void close_record(void)
+{
+	LH_CALL1(SYS_close, lh__inside.record);
+	lh__inside.record = -1;
+}
+
 static void unmap_all(void)
 {
 	uint32_t i;
@@ -58,26 +66,22 @@ static void unmap_all(void)
 	lh__inside.born = NULL;
 }
 
-LH_EXPORTED long lh_inside_start(struct lh_inside_start *start)
+/* All but the name and the like; a start that fails has changed nothing. */
+static long begin(struct lh_inside_start *start)
 {
-	long result;
+	long result = say_hello(&start->error);
 
-	__builtin_memcpy(lh__inside.name, start->name, sizeof lh__inside.name);
-	lh__inside.name[sizeof lh__inside.name - 1] = 0;
-	lh__inside.granularity = start->granularity;
-	lh__inside.markers = start->markers;
-	lh__inside.self = start->self;
-	lh__inside.self_end = start->self + start->self_size;
-	lh__inside.index = &lh__inside.indexes[0];
-	result = say_hello(&start->error);
-	if (result == 0)
-		result = note_birth(&start->error);
+	if (result != 0)
+		return result;
+	result = note_birth(&start->error);
 	if (result != 0) {
+		close_record();
 		unmap_all();
 		return result;
 	}
 	lh__inside_install(start);
 	result = lh__inside_maps(0, ~(uintptr_t)0, start->launched);
+	close_record();
 	if (result != 0) {
 		lh__inside_uninstall();
 		unmap_all();
@@ -87,12 +91,34 @@ LH_EXPORTED long lh_inside_start(struct lh_inside_start *start)
 	return 0;
 }
 
-LH_EXPORTED long lh_inside_stop(void)
+LH_EXPORTED long lh_inside_start(struct lh_inside_start *start)
+{
+	long result;
+
+	__builtin_memcpy(lh__inside.name, start->name, sizeof lh__inside.name);
+	lh__inside.name[sizeof lh__inside.name - 1] = 0;
+	lh__inside.granularity = start->granularity;
+	lh__inside.markers = start->markers;
+	lh__inside.ahead.wanted = start->look_ahead;
+	lh__inside.ahead.fs_known = start->fs_known;
+	lh__inside.self = start->self;
+	lh__inside.self_end = start->self + start->self_size;
+	lh__inside.index = &lh__inside.indexes[0];
+	lh__inside.alone = true;
+	result = begin(start);
+	lh__inside.alone = false;
+	return result;
+}
+
+LH_EXPORTED long lh_inside_stop(long keep)
 {
 	struct lh_inside_text *text;
 
-	while ((text = lh__inside_overlap(0, ~(uintptr_t)0, NULL)) != NULL)
+	while ((text = lh__inside_overlap(0, ~(uintptr_t)0, NULL)) != NULL) {
 		lh__inside_disarm(text);
+		if (!keep)
+			lh__inside_release_text(text);
+	}
 	lh__inside_uninstall();
 	unmap_all();
 	return 0;

@@ -6,10 +6,12 @@
  *     maps.c     which mappings of code there are
  *     table.c    which text an address belongs to: a table that is read without a lock
  *     trap.c     the handler: a miss is answered here; what is not the home's goes to own.c
+ *     ahead.c    what is supplied by the same trap, since it runs next (ahead.h)
  *     own.c      the program's own SIGTRAP
  *     calls.c    system calls whose instruction stays absent
  *     signals.c  what the program believes about SIGTRAP
  *     mapping.c  calls that map and unmap code
+ *     server.c   a thread that waits at a marker and forks again and again
  *     ask.c      questions to the watcher
  *     memory.c   what a compiler expects of a libc
  *     enter.S    where the kernel enters, and the two ways back
@@ -36,6 +38,7 @@
 #define LH_PATH_SIZE 256u
 #define LH_BLOCKERS 1024u
 #define LH_GUESTS 64u
+#define LH_AHEAD_PAGES 256u
 
 /* The kernel's struct sigaction. */
 struct lh_action {
@@ -86,12 +89,23 @@ struct lh_inside_blocker {
 	siginfo_t info; /* of the one that waits */
 };
 
+/* Whether it is looked ahead, and what is known for it. */
+struct lh_inside_ahead {
+	bool wanted;   /* and nothing has been seen yet that forbids it */
+	bool fs_known; /* rdfsbase works */
+	uint64_t fs;   /* of the one thread, once it has one */
+	/* Pages that may be accessed: an address, 1: read, 2: written to. By the address. */
+	uint64_t page[LH_AHEAD_PAGES];
+};
+
 struct lh_inside {
 	char name[104];
 	enum lh_granularity granularity;
 	bool markers; /* see struct lh_inside_start */
 	uintptr_t self, self_end;
 	struct lh_record_control *control;
+	bool alone;     /* the agent starts: no other thread runs */
+	int64_t record; /* its descriptor while the agent starts; -1: none, then it is asked for */
 	uint64_t lock;  /* process << 32 | thread */
 	uint32_t *born; /* the process that the agent knows as its own; a fork's child finds 0 here */
 	uint32_t plans; /* how many stand in plan[] */
@@ -103,6 +117,7 @@ struct lh_inside {
 	struct lh_inside_belief guest[LH_GUESTS];
 	uint32_t next_guest;
 	struct lh_inside_blocker blocker[LH_BLOCKERS];
+	struct lh_inside_ahead ahead;
 	struct lh_inside_text text[LH_INSIDE_TEXTS];
 };
 
@@ -182,10 +197,18 @@ long lh__inside_ask(const struct lh_ask *ask, struct lh_answer *answer, int *des
 /* From enter.S. 1: return without the kernel. */
 int lh__inside_trap(int signal, siginfo_t *info, ucontext_t *context);
 void lh__inside_own(siginfo_t *info, ucontext_t *context);
+/* Records and supplies one span. */
+void lh__inside_bring(const struct lh_inside_text *text, struct lh_span span, bool off);
 static inline uint64_t *lh__inside_mask(ucontext_t *context)
 {
 	return (uint64_t *)(void *)&context->uc_sigmask;
 }
+
+/* ---- ahead.c ---- */
+/* From the instruction that the context goes on with. Returns how many spans it has brought. */
+unsigned lh__inside_look_ahead(const ucontext_t *context, bool off);
+/* A call that is seen may change what may be accessed, or end that the thread is alone. */
+void lh__inside_ahead_call(int nr, const greg_t *registers);
 
 /* ---- calls.c, mapping.c ---- */
 /* The call at a site, context being the program's at its trap. Whether no mask was changed. */
@@ -193,6 +216,10 @@ bool lh__inside_site(const struct lh_inside_text *text, uint32_t index, ucontext
 /* Whether a call touches no code, so that it needs not be seen. */
 bool lh__inside_map_plain(int nr, const greg_t *registers);
 long lh__inside_map_call(int nr, const greg_t *registers);
+
+/* ---- server.c ---- */
+/* Returns in each child; its caller goes on in the program. */
+void lh__inside_serve(int socket);
 
 /* ---- signals.c ---- */
 long lh__inside_sigaction(const greg_t *registers);

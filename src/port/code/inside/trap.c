@@ -34,21 +34,28 @@ static void count(uint64_t *counter, uint64_t by)
 	__atomic_fetch_add(counter, by, __ATOMIC_RELAXED);
 }
 
-static void miss(const struct lh_inside_text *text, const struct lh_span *spans, unsigned spans_count)
+void lh__inside_bring(const struct lh_inside_text *text, struct lh_span span, bool off)
+{
+	if (!off)
+		(void)lh__text_record(&text->text, span.from);
+	lh__inside_supply(text, span);
+	if (!off)
+		(void)lh__text_record(&text->text, span.from);
+}
+
+static void miss(const struct lh_inside_text *text, const struct lh_span *spans, unsigned spans_count,
+                 const ucontext_t *ahead)
 {
 	struct lh_record_control *control = lh__inside.control;
 	bool off = __atomic_load_n(&control->off, __ATOMIC_ACQUIRE);
 	unsigned i;
 
 	count(&control->traps, 1);
+	for (i = 0; i < spans_count; i++)
+		lh__inside_bring(text, spans[i], off);
+	if (ahead)
+		spans_count += lh__inside_look_ahead(ahead, off);
 	count(&control->spans, spans_count);
-	for (i = 0; i < spans_count; i++) {
-		if (!off)
-			(void)lh__text_record(&text->text, spans[i].from);
-		lh__inside_supply(text, spans[i]);
-		if (!off)
-			(void)lh__text_record(&text->text, spans[i].from);
-	}
 }
 
 static int site_at(const struct lh_inside_text *text, uint32_t at)
@@ -79,8 +86,11 @@ static bool marked(uintptr_t pc, greg_t *rip)
 	struct lh_answer answer;
 	int descriptor;
 
-	if (!lh__inside.markers || lh__inside_ask(&ask, &answer, &descriptor) < 0 || answer.action != 1)
+	if (!lh__inside.markers || lh__inside_ask(&ask, &answer, &descriptor) < 0 ||
+	    answer.action == LH_MARKER_OTHER)
 		return false;
+	if (answer.action == LH_MARKER_SERVE && descriptor >= 0)
+		lh__inside_serve(descriptor);
 	*rip = (greg_t)pc;
 	return true;
 }
@@ -102,14 +112,14 @@ static bool answered(ucontext_t *context, int *way)
 	spans_count = text->watched ? lh__text_miss(&text->text, at, lh__inside.granularity, spans) : 0;
 	if (spans_count > 0) {
 		bool absent = *(volatile const uint8_t *)pc == LH_INT3;
+		bool own = text->text.original[at] == LH_INT3; /* the program's instruction */
 
+		*way = !own && direct(context);
+		if (!own)
+			*rip = (greg_t)pc;
 		if (absent)
-			miss(text, spans, spans_count);
-		if (absent && text->text.original[at] == LH_INT3)
-			return false; /* the program's own instruction */
-		*rip = (greg_t)pc;
-		*way = direct(context);
-		return true;
+			miss(text, spans, spans_count, *way ? context : NULL);
+		return !absent || !own;
 	}
 	site = site_at(text, at);
 	if (site < 0)
