@@ -5,8 +5,8 @@
  * displacements that are relative to the instruction pointer corrected, and a client's code between them. It
  * lies in the *code cache*, which is mapped twice, once to be written and once to be executed, and never both
  * at once. Control flow is what is rewritten: a direct jump leads to another fragment as soon as there is
- * one, before that to the translator; an indirect one, and a return, through a look-up in a table of the
- * thread's own that is part of the fragment. Calls push the program's own return addresses, so stacks look as
+ * one, before that to the translator; an indirect one, and a return, through a table of all targets that are
+ * known (inside.h), without the translator. Calls push the program's own return addresses, so stacks look as
  * they always did, to unwinders and debuggers too.
  *
  * The program's stack is never written below its stack pointer: red zones are its own. What is spilled goes
@@ -49,6 +49,7 @@ struct lh_translated_instruction {
 /*
  * A client. All may be NULL. They are called while a block is translated, by one thread at a time, and emit
  * code; what they emit may use registers and flags as emit.h lets them have.
+ * A block may be made twice, where it does not fit. `after` is not called for what transfers control.
  */
 struct lh_translate_client {
 	void *context;
@@ -86,8 +87,8 @@ void lh__translate_close(struct lh_translator *translator);
 
 /*
  * The calling thread's code is translated from the return of this function on, until it calls end. Nested
- * calls count. -EBUSY: the gs register is used by somebody else. -ENOMEM: no context; the thread stays
- * native.
+ * calls count. -EBUSY: the gs register is used by somebody else, be it another translator. -ENOMEM: no
+ * context; the thread stays native.
  */
 int lh__translate_begin(struct lh_translator *translator, struct lh_error *error) LH_MUST_CHECK;
 void lh__translate_end(struct lh_translator *translator);
