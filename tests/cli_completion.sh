@@ -74,7 +74,7 @@ is_program 2 run sort -
 is_program 4 run --local 3M sort -
 is_program 4 run --progress -- sort x
 is_program '' run --local sort
-is_program 7 trace --libraries -o x --calls f sort -
+is_program 7 trace --include-libraries -o x --calls f sort -
 is_program '' serve --listen x
 echo "1..$count"
 exit $failed

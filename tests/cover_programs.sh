@@ -56,6 +56,16 @@ program awkward-inherit "$programs/awkward" inherit "$programs/awkward"
 	covered exceptions outside -- "$programs/exceptions"
 }
 
+# One process cannot watch a library, since it has no room for its plan; another can, and its lines are taken away
+# again and again: not in the first.
+"$programs/awkward" digest >"$work/one"
+cat "$work/one" "$work/one" >"$work/two"
+timeout 60 "$linehome" trace --interval 0.02 --include-libraries -o "$work/report" -- \
+	bash -c "'$programs/awkward' limited >'$work/limited' & '$programs/awkward' digest >'$work/digest'; wait \$!" 2>"$work/err"
+is $? 0 'a library that cannot be watched in one of two processes: both end well' || note_file "$work/err"
+cat "$work/limited" "$work/digest" | cmp -s - "$work/two"
+ok $? 'and compute right'
+
 # ---- real ones
 cat >"$work/sum.c" <<'C'
 #include <stdio.h>

@@ -2,6 +2,9 @@
  * journal_sweep.c - every system call and allocation failing in turn, in formatting, opening (closed, and to
  * be recovered), appending, flushing, bringing home and closing a journal: each call works or fails, a failed
  * one has lost nothing, and all that was taken is given back.
+ *
+ * Most of its time it waits for the disk.
+ * timeout: 240
  */
 #include "inject.h"
 #include "journal_places.h"

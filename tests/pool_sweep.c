@@ -5,6 +5,9 @@
  *
  * Pages are declared whole, so that no store faults: what fails in the handler of a fault can be told to
  * nobody, and ends as SIGBUS.
+ *
+ * Most of its time it waits for the disk.
+ * timeout: 240
  */
 #include <dirent.h>
 #include <sys/uio.h>

@@ -34,7 +34,7 @@ enum { LH_PATCH_KIND_REPLACE = 1, LH_PATCH_KIND_AT = 2, LH_PATCH_KIND_ORIGINAL =
 struct lh_patch_registers {
 	uint64_t rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, flags;
 	uint64_t rip; /* where the thread goes on; 0 (as it is given): at the place itself */
-		      /* rsp may be made larger, and smaller by at most 256. */
+	/* rsp may be made larger, and smaller by at most 256. */
 };
 
 /* One record in the section linehome_patch; made by the macros below. */

@@ -12,7 +12,7 @@ _linehome_options() {
 	cover) echo 'merge --pid --output --format --granularity --include-libraries --filter --source --from --until --exclude --record --fail-under --drcov-version --engine --no-look-ahead --collect-only -p -o --help --version' ;;
 	'cover merge') echo '--record --output --format --include-libraries --filter --source --fail-under --drcov-version -o --help --version' ;;
 	patch) echo 'apply list revert --pid --wait --name --bytes --at --keep --audit --json -p --help --version' ;;
-	trace) echo '--pid --calls --interval --windows --duration --libraries --wait --format --output -p -o --help --version' ;;
+	trace) echo '--pid --calls --interval --windows --duration --include-libraries --wait --format --output -p -o --help --version' ;;
 	*) echo 'run serve pool cover patch trace --help --version' ;;
 	esac
 }

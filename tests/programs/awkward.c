@@ -2,7 +2,7 @@
  * awkward.c - what a program may do that somebody who watches its code has to survive. Each part checks
  * itself; the output is the same however it is run.
  *
- *     awkward threads|jumps|blocked|ignored|traps|suspend|spawn|load|inherit [PROGRAM]
+ *     awkward threads|jumps|blocked|ignored|traps|suspend|spawn|load|digest|limited|inherit [PROGRAM]
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -15,7 +15,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define THREADS 16
@@ -243,6 +245,42 @@ static void load(void)
 	printf("loaded 20 times\n");
 }
 
+/* For a second, code of a large library, again and again. */
+static void digest(void)
+{
+	void *library = dlopen("libcrypto.so.3", RTLD_NOW), *symbol;
+	unsigned char *(*sha256)(const unsigned char *, size_t, unsigned char *);
+	time_t end = time(NULL) + 2;
+	unsigned char out[32];
+
+	if (library == NULL) {
+		printf("no libcrypto\n");
+		return;
+	}
+	symbol = dlsym(library, "SHA256");
+	memcpy(&sha256, &symbol, sizeof(sha256));
+	while (time(NULL) < end)
+		for (int i = 0; i < 100; i++)
+			sha256((const unsigned char *)"linehome", 8, out);
+	printf("digest %02x%02x%02x%02x\n", out[0], out[1], out[2], out[3]);
+}
+
+/* The same with room for the library itself, but not for more: it cannot be watched. */
+static void limited(void)
+{
+	struct rlimit limit;
+	unsigned long pages = 0;
+	FILE *file = fopen("/proc/self/statm", "r");
+
+	if (file == NULL || fscanf(file, "%lu", &pages) != 1)
+		exit(1);
+	fclose(file);
+	limit.rlim_cur = limit.rlim_max = pages * 4096 + (7 << 20);
+	if (setrlimit(RLIMIT_AS, &limit) != 0)
+		exit(1);
+	digest();
+}
+
 /* What a program that is executed finds of SIGTRAP. */
 static void inherit(const char *self)
 {
@@ -268,9 +306,9 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		void (*function)(void);
-	} parts[] = { { "threads", threads }, { "jumps", jumps }, { "blocked", blocked },
-		      { "ignored", ignored }, { "traps", traps }, { "suspend", suspend },
-		      { "load", load } };
+	} parts[] = { { "threads", threads }, { "jumps", jumps },   { "blocked", blocked },
+		      { "ignored", ignored }, { "traps", traps },   { "suspend", suspend },
+		      { "load", load },       { "digest", digest }, { "limited", limited } };
 
 	for (size_t i = 0; argc > 1 && i < sizeof(parts) / sizeof(*parts); i++)
 		if (strcmp(argv[1], parts[i].name) == 0) {

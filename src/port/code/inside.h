@@ -74,6 +74,7 @@ enum lh_ask_kind {
 	LH_ASK_MODULE,    /* address: code is mapped here now. -> what to do, with the plan's descriptor */
 	LH_ASK_EXECUTE,   /* this thread is about to execute. -> when it is traced (or shall not be) */
 	LH_ASK_MARKER,    /* address: of an INT3. -> enum lh_marker_action */
+	LH_ASK_REFUSED,   /* address: of code that MODULE was asked about and that the agent could not arm */
 };
 
 struct lh_ask {

@@ -145,7 +145,7 @@ static size_t common_folder(const struct lh_coverage *coverage)
 			folder = n + 1;
 	if (coverage->files == 1)
 		folder = strrchr(first, '/') ? (size_t)(strrchr(first, '/') + 1 - first) : 0;
-	return folder;
+	return folder > 1 ? folder : 0;
 }
 
 /* A file or a folder. */
@@ -375,7 +375,7 @@ static void put_head(const struct page *page)
 			fprintf(page->out, "%s%s", n++ ? ", " : "", coverage->module[i].name);
 	if (coverage->files)
 		fprintf(page->out, ": %u file%s", coverage->files, coverage->files == 1 ? "" : "s");
-	if (page->folder > 1)
+	if (page->folder)
 		fprintf(page->out, " in %.*s", (int)page->folder - 1, coverage->file[0].path);
 	fputs("\n\n", page->out);
 }

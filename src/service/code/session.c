@@ -120,6 +120,7 @@ static void close_session(struct lh_session *session)
 	if (session->state)
 		session->engine->close(session->state);
 	lh__session_broker_close(session);
+	lh__session_forget_refusals(session);
 	lh__session_forget_files(session);
 	if (session->signals >= 0) {
 		close(session->signals);

@@ -148,6 +148,8 @@ static void answer_ask(struct lh_session *session, int connection, pid_t process
 		descriptor = lh__record_descriptor(session->options.record);
 	else if (ask->kind == LH_ASK_MODULE)
 		descriptor = answer_module(session, process, ask, &answer);
+	else if (ask->kind == LH_ASK_REFUSED)
+		lh__session_refused(session, process, ask->address);
 	else if (ask->kind == LH_ASK_MARKER)
 		descriptor = answer_marker(session, process, ask, &answer);
 	else if (ask->kind == LH_ASK_EXECUTE)

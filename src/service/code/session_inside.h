@@ -38,7 +38,8 @@ struct lh_session {
 	const struct lh_session_engine *engine;
 	void *state; /* the engine's */
 	struct lh_session_file *files;
-	pid_t held_of; /* whose mappings of code are held; 0: nobody's */
+	struct lh_session_refusal *refusals; /* session_take.c */
+	pid_t held_of;                       /* whose mappings of code are held; 0: nobody's */
 	struct lh_mapping *held;
 	size_t held_count, held_room;
 	bool marks;     /* exclude, from or until are given */
@@ -109,6 +110,12 @@ int lh__session_places(struct lh_session *session, pid_t process,
 /* ---- session_take.c ---- */
 /* Makes all watched code absent again in all processes, whether it was recorded or not. */
 void lh__session_take_all(struct lh_session *session);
+/*
+ * The agent of a process could not arm the code at an address: what was taken away there is brought back, and
+ * nothing is any more.
+ */
+void lh__session_refused(struct lh_session *session, pid_t process, uint64_t address);
+void lh__session_forget_refusals(struct lh_session *session);
 /* Calls change for each process that is watched, with a descriptor of its memory. */
 void lh__session_each_memory(struct lh_session *session,
                              void (*change)(struct lh_session *session, pid_t process, int memory,

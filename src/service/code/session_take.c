@@ -100,6 +100,94 @@ static bool page_range(const struct lh_text *text, const uint64_t *hits, enum lh
 	return true;
 }
 
+/* ---- code that an agent could not arm ---- */
+
+/* By file and address: a fork's child has it at the same place. */
+struct lh_session_refusal {
+	const struct lh_session_file *file;
+	uint64_t start;
+	struct lh_session_refusal *next;
+};
+
+static bool is_refused(const struct lh_session *session, const struct lh_session_place *place)
+{
+	const struct lh_session_refusal *one = session->refusals;
+
+	while (one && (one->file != place->file || one->start != place->start))
+		one = one->next;
+	return one != NULL;
+}
+
+/* One of them: of the place's text, a page. */
+static struct page page_of(const struct lh_session_place *place, uint64_t number)
+{
+	const uint8_t *plan = (const uint8_t *)place->file->plan.head;
+	const struct lh_plan_text *of = &place->file->plan.head->text[place->text];
+
+	return (struct page){ .original = plan + of->original + number * PAGE,
+		              .image = plan + of->image + number * PAGE,
+		              .armed = (const uint64_t *)(plan + of->armed) + number * PAGE_WORDS,
+		              .address = place->start + number * PAGE,
+		              .to = PAGE - 1 };
+}
+
+struct refusing {
+	struct lh_session *session;
+	uint64_t address;
+	int memory;
+};
+
+static int refuse_place(void *context, const struct lh_session_place *place)
+{
+	const struct refusing *refusing = context;
+	const struct lh_plan_text *of = &place->file->plan.head->text[place->text];
+	struct lh_session_refusal *one;
+
+	if (refusing->address < place->start || refusing->address >= place->end)
+		return 0;
+	for (uint64_t number = 0; number < of->size / PAGE; number++) {
+		struct page page = page_of(place, number);
+		const uint8_t *image = page.image;
+
+		page.image = page.original;
+		page.original = image;
+		take_page(refusing->memory, &page);
+	}
+	if (is_refused(refusing->session, place))
+		return 1;
+	one = calloc(1, sizeof(*one));
+	if (one) {
+		*one = (struct lh_session_refusal){ place->file, place->start, refusing->session->refusals };
+		refusing->session->refusals = one;
+	}
+	return 1;
+}
+
+void lh__session_refused(struct lh_session *session, pid_t process, uint64_t address)
+{
+	struct refusing refusing = { session, address, -1 };
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/mem", process);
+	refusing.memory = open(path, O_RDWR | O_CLOEXEC);
+	if (refusing.memory < 0)
+		return;
+	(void)!lh__session_places(session, process, refuse_place, &refusing);
+	close(refusing.memory);
+}
+
+void lh__session_forget_refusals(struct lh_session *session)
+{
+	while (session->refusals) {
+		struct lh_session_refusal *next = session->refusals->next;
+
+		free(session->refusals);
+		session->refusals = next;
+	}
+}
+
+/* ---- the places of a process ---- */
+
 struct taking {
 	struct lh_session *session;
 	const struct taken *taken; /* list; NULL: everything */
@@ -116,14 +204,12 @@ static const uint64_t *hits_of(const struct taken *taken, const struct lh_sessio
 static int take_place(void *context, const struct lh_session_place *place)
 {
 	const struct taking *taking = context;
-	const struct lh_plan_head *head = place->file->plan.head;
-	const uint8_t *plan = (const uint8_t *)head;
-	const struct lh_plan_text *of = &head->text[place->text];
+	const struct lh_plan_text *of = &place->file->plan.head->text[place->text];
 	const uint64_t *hits = NULL;
 	struct lh_text text;
 	uint32_t carry = 0;
 
-	if (!place->file->watched)
+	if (!place->file->watched || is_refused(taking->session, place))
 		return 0;
 	if (taking->taken) {
 		hits = hits_of(taking->taken, place);
@@ -132,11 +218,7 @@ static int take_place(void *context, const struct lh_session_place *place)
 	}
 	lh__plan_text(&place->file->plan, place->text, place->start - of->address, NULL, &text);
 	for (uint64_t number = 0; number < of->size / PAGE; number++) {
-		struct page page = { .original = plan + of->original + number * PAGE,
-			             .image = plan + of->image + number * PAGE,
-			             .armed = text.armed + number * PAGE_WORDS,
-			             .address = place->start + number * PAGE,
-			             .to = PAGE - 1 };
+		struct page page = page_of(place, number);
 
 		if (!hits ||
 		    page_range(&text, hits, lh__session_granularity(taking->session), number, &carry, &page))

@@ -165,11 +165,25 @@ static bool private_page(struct pages *pages, uint32_t page)
 	return entry >> 62 & 1 || (entry >> 63 & 1 && !(entry >> 61 & 1));
 }
 
+/*
+ * Whether a page is neither the file's nor the image's, nor a mixture: who takes lines away may come to a text
+ * before it is armed.
+ */
 static bool page_differs(struct pages *pages, uint32_t page)
 {
-	return private_page(pages, page) &&
-	       __builtin_memcmp((const uint8_t *)pages->text->text.start + (size_t)page * PAGE,
-	                        original(pages->text) + (size_t)page * PAGE, PAGE) != 0;
+	const struct lh_inside_text *text = pages->text;
+	const uint8_t *now = (const uint8_t *)text->text.start + (size_t)page * PAGE;
+	const uint8_t *was = original(text) + (size_t)page * PAGE;
+	const uint8_t *image =
+		(const uint8_t *)text->plan + text->plan->text[text->which].image + (size_t)page * PAGE;
+	uint32_t i;
+
+	if (!private_page(pages, page) || __builtin_memcmp(now, was, PAGE) == 0)
+		return false;
+	for (i = 0; i < PAGE; i++)
+		if (now[i] != was[i] && now[i] != image[i])
+			return true;
+	return false;
 }
 
 static void pages_open(struct pages *pages, const struct lh_inside_text *text)
@@ -580,8 +594,15 @@ void lh__inside_module(uint64_t address, uint64_t size, uint64_t offset, const c
 
 	ask.process = (int32_t)LH_CALL0(SYS_getpid);
 	ask.thread = (int32_t)LH_CALL0(SYS_gettid);
-	if (!lh__inside_overlap(address, address + size, NULL) && module(&ask, path, fresh) != 0)
+	if (!lh__inside_overlap(address, address + size, NULL) && module(&ask, path, fresh) != 0) {
+		struct lh_answer answer;
+		int none;
+
 		__atomic_fetch_add(&lh__inside.control->refused, 1, __ATOMIC_RELAXED);
+		/* So that the watcher takes no line away here, whose trap nobody would answer. */
+		ask.kind = LH_ASK_REFUSED;
+		(void)!lh__inside_ask(&ask, &answer, &none);
+	}
 	lh__inside_unlock(mask);
 }
 
