@@ -116,7 +116,7 @@ static void jumps(void)
 		if (rounds < 100)
 			raise(rounds % 2 ? SIGUSR1 : SIGUSR2);
 	}
-	printf("jumps %d caught %d\n", rounds, (int)caught);
+	printf("jumps %d caught %d values %d\n", rounds, (int)caught, sum);
 }
 
 /* With every signal blocked, SIGTRAP too. */

@@ -5,7 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#ifdef __clang__
+#define ALONE __attribute__((noinline))
+#else
 #define ALONE __attribute__((noinline, noclone))
+#endif
 
 static volatile int value;
 

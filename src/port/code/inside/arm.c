@@ -166,8 +166,8 @@ static bool private_page(struct pages *pages, uint32_t page)
 }
 
 /*
- * Whether a page is neither the file's nor the image's, nor a mixture: who takes lines away may come to a text
- * before it is armed.
+ * Whether a page is neither the file's nor the image's, nor a mixture: who takes lines away may come to a
+ * text before it is armed.
  */
 static bool page_differs(struct pages *pages, uint32_t page)
 {
