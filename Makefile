@@ -51,9 +51,10 @@ endif
 # CORE is what the agent is made of. It runs in other people's programs, on threads without libc's thread-local
 # storage: no stack protector, and none of the libraries below.
 CORE_DIRS := sys line code store net/data home port port/page
-LIB_DIRS := $(CORE_DIRS) port/code net service/client service/serve service/pool service/code
+LIB_DIRS := $(CORE_DIRS) port/code port/translate net service/client service/serve service/pool service/code
 CORE_SRC := $(foreach d,$(CORE_DIRS),$(wildcard src/$(d)/*.c))
-LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c)) src/service/code/blob.S
+LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c)) $(wildcard src/port/translate/*.S) \
+	src/service/code/blob.S
 # What is put into programs whose code is watched; the library carries it (src/service/code/blob.h).
 INSIDE_SRC := $(wildcard src/port/code/inside/*.[cS]) src/port/code/text.c src/sys/format.c
 # What sees the program's system calls is the agent's alone.
@@ -110,6 +111,10 @@ $(B)/obj/%.o: %.S $(B)/flags
 	$(Q)$(CC) $(CPPFLAGS) -g -MMD -MP -c -o $@ $<
 endif
 $(CORE_OBJ): CFLAGS += -fno-stack-protector
+# Between two instructions of a program, whose vector registers stay as they are; so no calls of memset either.
+NO_VECTORS := -mgeneral-regs-only $(if $(findstring clang,$(CC)),-fno-builtin,-fno-tree-loop-distribute-patterns)
+$(filter $(B)/obj/src/port/translate/%,$(LIB_OBJ)): CFLAGS += -fno-stack-protector $(NO_VECTORS)
+$(filter %/src/sys/lock.o %/src/sys/sys.o,$(CORE_OBJ)): CFLAGS += $(NO_VECTORS)
 # Freestanding, and without vector registers: it runs in handlers that leave those alone.
 INSIDE_CFLAGS := -ffreestanding -fno-stack-protector -mgeneral-regs-only
 $(P)/inside/obj/%.o: %.c $(P)/flags
@@ -209,12 +214,16 @@ $(filter $(B)/tests/intercept_% $(B)/bench/intercept,$(TEST_BIN) $(BENCH_BIN)): 
 $(P)/tests/objects/%.so: tests/objects/%.c $(P)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O2 -D_GNU_SOURCE $(WARN) $(EXTRA_CFLAGS) -fPIC -shared -o $@ $<
+$(P)/tests/objects/%.so: tests/objects/%.cc
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -std=c++17 -g -O2 -Wall -Wextra $(EXTRA_CFLAGS) -fPIC -shared -o $@ $<
 ifneq ($(B),$(P))
 $(B)/tests/objects/%.so: $(P)/tests/objects/%.so
 	@mkdir -p $(@D)
 	$(Q)cp $< $@
 endif
 $(filter $(B)/tests/code_inside $(B)/bench/code_trap,$(TEST_BIN) $(BENCH_BIN)): $(B)/tests/objects/watched.so
+$(filter $(B)/tests/translate_code,$(TEST_BIN)): $(B)/tests/objects/throws.so
 # Programs that tests, demo and benchmarks run under Linehome: plain ones, never sanitized, without the library.
 $(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/programs/ring.h
 	@mkdir -p $(@D)

@@ -91,13 +91,21 @@ check_calls() {
 		nm -u "$object" | awk -v object="${object#"$2/obj/"}" -v pure=" $pure " '
 			/ lh_/ || / _GLOBAL_OFFSET_TABLE_$/ || index(pure, " " $2 " ") { next }
 			object == "src/sys/sys.o" && ($2 == "posix_memalign" || $2 == "free") { next }
-			(index(object, "src/code/") == 1 || index(object, "src/port/page/intercept/") == 1) && $2 ~ /^Zydis/ { next }
+			(index(object, "src/code/") == 1 || index(object, "src/port/translate/") == 1 || index(object, "src/port/page/intercept/") == 1) && $2 ~ /^Zydis/ { next }
 			index(object, "src/port/page/intercept/") == 1 && $2 ~ /^(Zydis.*|__(start|stop)_lh_syscall|getauxval)$/ { next }
 			{ print object ": needs " $2 }'
 	done
 	for object in $(objects "$2" "net service/client service/serve service/pool service/code"); do
 		nm -u "$object" | awk -v object="${object#"$2/obj/"}" -v banned=" $banned " '
 			index(banned, " " $2 " ") { print object ": needs " $2 }'
+	done
+}
+
+# What the translator executes between two instructions of a program leaves vector registers alone.
+check_vectors() {
+	local object
+	for object in $(objects "$2" port/translate) "$2"/obj/src/sys/{lock,sys}.o; do
+		[ ! -e "$object" ] || ! objdump -d "$object" | grep -q -E '%([xyz]mm|st)' || echo "${object#"$2/obj/"}: uses vector registers"
 	done
 }
 
@@ -291,11 +299,14 @@ catches symbols 'an agent that exports' 'liblinehome-run.so: exports lh_known'
 
 if [ -n "${SAN:-}" ]; then
 	count=$((count + 1))
-	echo "ok $count - calls and global state # SKIP a sanitizer adds its own to every object"
+	echo "ok $count - calls, global state and vector registers # SKIP a sanitizer adds its own to every object"
 else
 	holds calls 'the core calls nothing but pure functions; the library never exits or prints'
 	holds state 'the library has no global mutable state'
+	holds vectors 'the translator uses no vector registers'
 fi
+echo 'double f(double x); double f(double x) { return x * 3; }' | compile src/port/translate/bad.o
+catches vectors 'a multiplication in the translator' 'translate/bad.o: uses vector'
 echo '#include <stdlib.h>
 void *f(void); void *f(void) { return malloc(3); }' | compile src/store/bad.o
 catches calls 'malloc in the core' 'src/store/bad.o: needs malloc'

@@ -1,4 +1,4 @@
-/* lock.c - see lock.h. */
+/* lock.c - see lock.h. The translator waits here with a program's vector registers: none is used. */
 #include "sys/lock.h"
 
 #include <limits.h>

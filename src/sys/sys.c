@@ -1,4 +1,4 @@
-/* sys.c - the default table: the kernel, and libc's allocator. See sys.h. */
+/* sys.c - the default table: the kernel, and libc's allocator. See sys.h. It uses no vector registers. */
 #include "sys/sys.h"
 
 #include <stdlib.h>

@@ -1,0 +1,896 @@
+/*
+ * build.c - a block of the program becomes a fragment (inside.h).
+ *
+ * A block ends at any branch and system call, at the end of a page, and after so many instructions. Its
+ * instructions are copied; what is written anew is how control leaves:
+ *
+ *     jmp, jcc, loop, jrcxz    jumps with distances that are patched, each with a stub behind the code
+ *     call                     push of a constant behind the code, jump
+ *     ret, indirect ones       the target to rax, then through the table
+ *     syscall                  executed in place; rcx becomes what it would have been. A clone leaves first:
+ *                              whoever it makes must not go on with this thread's context
+ *     far ones, gs             the program's own instruction: the thread is native from there on
+ *     int3, hlt and others     alone in a fragment, so that its map says where it traps
+ */
+#include "port/translate/inside.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum kind {
+	PLAIN,
+	JUMP,
+	CONDITIONAL,
+	LOOP,
+	CALL,
+	RETURN,
+	INDIRECT_JUMP,
+	INDIRECT_CALL,
+	SYSCALL,
+	TRANSACTION, /* xbegin: fails at once, as it may */
+	READ_GS,
+	ALONE,
+	NATIVE,
+};
+
+struct decoded {
+	ZydisDecodedInstruction instruction;
+	ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+	struct lh_accesses accesses;
+	uint64_t address;
+	uint32_t live;
+	enum kind kind;
+	uint8_t bytes[ZYDIS_MAX_INSTRUCTION_LENGTH];
+};
+
+struct block {
+	struct lh_translator *translator;
+	struct decoded *decoded;
+	struct page *page;
+	uint64_t address;
+	unsigned count, length;
+	unsigned places;
+	struct place place[LH_BLOCK_INSTRUCTIONS];
+	uint8_t *start;
+};
+
+#define ROOM ((size_t)60 << 10) /* for one block, a client's code included: struct place counts in 16 bits */
+
+void lh__build_rooms(size_t *decoded, size_t *emitter)
+{
+	*decoded = (LH_BLOCK_INSTRUCTIONS * sizeof(struct decoded) + PAGE - 1) & ~(size_t)(PAGE - 1);
+	*emitter = (sizeof(struct lh_emitter) + PAGE - 1) & ~(size_t)(PAGE - 1);
+}
+
+/* ---- decoding */
+
+static enum kind kind_of_one(const ZydisDecodedInstruction *instruction)
+{
+	unsigned opcode = instruction->opcode, reg = instruction->raw.modrm.reg;
+
+	if (opcode >= 0x70 && opcode <= 0x7f)
+		return CONDITIONAL;
+	switch (opcode) {
+	case 0xe0:
+	case 0xe1:
+	case 0xe2:
+	case 0xe3: return LOOP;
+	case 0xe8: return CALL;
+	case 0xe9:
+	case 0xeb: return JUMP;
+	case 0xc2:
+	case 0xc3: return RETURN;
+	case 0xca:
+	case 0xcb:
+	case 0xcf:
+	case 0xea:
+	case 0x9a: return NATIVE;
+	case 0xcc:
+	case 0xcd:
+	case 0xf1:
+	case 0xf4:
+	case 0xfa:
+	case 0xfb: return ALONE;
+	case 0x6c:
+	case 0x6d:
+	case 0x6e:
+	case 0x6f: return ALONE;
+	case 0xe4:
+	case 0xe5:
+	case 0xe6:
+	case 0xe7:
+	case 0xec:
+	case 0xed:
+	case 0xee:
+	case 0xef: return ALONE;
+	case 0x8e: return reg == 5 ? NATIVE : PLAIN;
+	case 0xc7: return reg == 7 && instruction->raw.modrm.mod == 3 ? TRANSACTION : PLAIN;
+	case 0xff:
+		return reg == 2               ? INDIRECT_CALL
+		       : reg == 4             ? INDIRECT_JUMP
+		       : reg == 3 || reg == 5 ? NATIVE
+		                              : PLAIN;
+	default: return PLAIN;
+	}
+}
+
+static enum kind kind_of_two(const ZydisDecodedInstruction *instruction)
+{
+	unsigned opcode = instruction->opcode, reg = instruction->raw.modrm.reg;
+
+	if (opcode >= 0x80 && opcode <= 0x8f)
+		return CONDITIONAL;
+	switch (opcode) {
+	case 0x05: return SYSCALL;
+	case 0x07:
+	case 0x34:
+	case 0x35:
+	case 0xa9:
+	case 0xb5: return NATIVE;
+	case 0x06:
+	case 0x08:
+	case 0x09:
+	case 0x0b:
+	case 0xb9:
+	case 0xff:
+	case 0x30:
+	case 0x32: return ALONE;
+	case 0xae:
+		if (instruction->raw.modrm.mod != 3 || !(instruction->attributes & ZYDIS_ATTRIB_HAS_MODRM))
+			return PLAIN;
+		for (unsigned i = 0; i < instruction->raw.prefix_count; i++)
+			if (instruction->raw.prefixes[i].value == 0xf3)
+				return reg == 1 ? READ_GS : reg == 3 ? NATIVE : PLAIN;
+		return PLAIN;
+	default: return PLAIN;
+	}
+}
+
+static enum kind kind_of(const ZydisDecodedInstruction *instruction)
+{
+	if (instruction->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+		return PLAIN;
+	if (instruction->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
+		return kind_of_one(instruction);
+	return instruction->opcode_map == ZYDIS_OPCODE_MAP_0F ? kind_of_two(instruction) : PLAIN;
+}
+
+static void decoder_for(ZydisDecoder *decoder, bool minimal)
+{
+	ZydisDecoderInit(decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_MINIMAL, minimal);
+	ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_TRUE);
+}
+
+static bool has_client(const struct lh_translator *translator)
+{
+	return translator->client.before || translator->client.after;
+}
+
+static bool decode_full(struct decoded *decoded, size_t size)
+{
+	ZydisDecoder decoder;
+
+	decoder_for(&decoder, false);
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, (const void *)(uintptr_t)decoded->address, size,
+	                                           &decoded->instruction, decoded->operands));
+}
+
+static bool decode_minimal(struct decoded *decoded, size_t size)
+{
+	ZydisDecoder decoder;
+
+	decoder_for(&decoder, true);
+	return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL,
+	                                                  (const void *)(uintptr_t)decoded->address, size,
+	                                                  &decoded->instruction));
+}
+
+/* One instruction: false where it is none, or goes on in a page that is not there. */
+static bool decode_one(struct block *block, struct decoded *decoded)
+{
+	size_t left = PAGE - decoded->address % PAGE;
+	bool (*decode)(struct decoded *, size_t) =
+		has_client(block->translator) ? decode_full : decode_minimal;
+	int error;
+
+	if (left < ZYDIS_MAX_INSTRUCTION_LENGTH && !decode(decoded, left)) {
+		if (!lh__cache_page(block->translator, decoded->address + left, &error))
+			return false;
+		left = ZYDIS_MAX_INSTRUCTION_LENGTH;
+	}
+	if (!decode(decoded, left < ZYDIS_MAX_INSTRUCTION_LENGTH ? left : ZYDIS_MAX_INSTRUCTION_LENGTH))
+		return false;
+	memcpy(decoded->bytes, (const void *)(uintptr_t)decoded->address, decoded->instruction.length);
+	decoded->kind = kind_of(&decoded->instruction);
+	return true;
+}
+
+/* At least one instruction; what cannot be decoded is a last one that runs natively. */
+static void decode_block(struct block *block, unsigned most)
+{
+	uint64_t address = block->address;
+
+	for (block->count = 0; block->count < most && address / PAGE == block->address / PAGE;) {
+		struct decoded *decoded = &block->decoded[block->count];
+
+		decoded->address = address;
+		if (!decode_one(block, decoded)) {
+			if (block->count > 0)
+				break;
+			decoded->kind = NATIVE;
+			decoded->instruction.length = 1;
+		}
+		if ((decoded->kind == ALONE || decoded->kind == NATIVE) && block->count > 0)
+			break;
+		block->count++;
+		address += decoded->instruction.length;
+		if (decoded->kind != PLAIN && decoded->kind != READ_GS)
+			break;
+	}
+	block->length = (unsigned)(address - block->address);
+}
+
+/* ---- plain instructions */
+
+static void here(struct lh_emitter *emitter, struct block *block, const struct decoded *decoded)
+{
+	block->place[block->places].code = (uint16_t)(emitter->at - block->start);
+	block->place[block->places].program = (uint16_t)(decoded->address - block->address);
+	block->places++;
+}
+
+/* gs is the translator's, and was 0 the program's own: the prefix becomes one that does nothing. */
+static void drop_gs(const ZydisDecodedInstruction *instruction, uint8_t *bytes)
+{
+	unsigned last = 0;
+
+	for (unsigned i = 0; i < instruction->raw.prefix_count; i++)
+		if (bytes[i] == 0x64 || bytes[i] == 0x65)
+			last = bytes[i];
+	for (unsigned i = 0; last == 0x65 && i < instruction->raw.prefix_count; i++)
+		if (bytes[i] == 0x64 || bytes[i] == 0x65)
+			bytes[i] = 0x3e;
+}
+
+static bool is_relative(const ZydisDecodedInstruction *instruction)
+{
+	return instruction->attributes & ZYDIS_ATTRIB_HAS_MODRM && instruction->raw.modrm.mod == 0 &&
+	       instruction->raw.modrm.rm == 5;
+}
+
+static bool has_prefix(const struct decoded *decoded, unsigned prefix)
+{
+	for (unsigned i = 0; i < decoded->instruction.raw.prefix_count; i++)
+		if (decoded->bytes[i] == prefix)
+			return true;
+	return false;
+}
+
+static uint64_t relative_target(const struct decoded *decoded)
+{
+	uint64_t target = decoded->address + decoded->instruction.length +
+	                  (uint64_t)decoded->instruction.raw.disp.value;
+
+	return has_prefix(decoded, 0x67) ? (uint32_t)target : target;
+}
+
+/* Registers that an instruction names or implies, as bits. */
+static uint32_t registers_of(const struct decoded *decoded)
+{
+	uint32_t used = 1u << RSP;
+
+	for (unsigned i = 0; i < decoded->instruction.operand_count; i++) {
+		const ZydisDecodedOperand *operand = &decoded->operands[i];
+		ZydisRegister whole;
+
+		if (operand->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+			int base = lh__general(operand->mem.base), index = lh__general(operand->mem.index);
+
+			used |= (base >= 0 ? 1u << base : 0) | (index >= 0 ? 1u << index : 0);
+		}
+		if (operand->type != ZYDIS_OPERAND_TYPE_REGISTER)
+			continue;
+		whole = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, operand->reg.value);
+		if (lh__general(whole) >= 0)
+			used |= 1u << lh__general(whole);
+	}
+	return used;
+}
+
+/* The same instruction with a register for its base, whose value is the address. */
+static void rebase(const ZydisDecodedInstruction *instruction, uint8_t *bytes, int base)
+{
+	uint8_t *modrm = bytes + instruction->raw.modrm.offset;
+
+	*modrm = (uint8_t)(0x80 | (*modrm & 0x38) | base);
+	memset(bytes + instruction->raw.disp.offset, 0, 4);
+	switch (instruction->encoding) {
+	case ZYDIS_INSTRUCTION_ENCODING_LEGACY:
+	case ZYDIS_INSTRUCTION_ENCODING_3DNOW:
+		if (instruction->attributes & ZYDIS_ATTRIB_HAS_REX)
+			bytes[instruction->raw.rex.offset] &= 0xfe;
+		break;
+	case ZYDIS_INSTRUCTION_ENCODING_VEX:
+		if (bytes[instruction->raw.vex.offset] == 0xc4)
+			bytes[instruction->raw.vex.offset + 1] |= 0x20;
+		break;
+	case ZYDIS_INSTRUCTION_ENCODING_XOP: bytes[instruction->raw.xop.offset + 1] |= 0x20; break;
+	default: bytes[instruction->raw.evex.offset + 1] |= 0x60; break;
+	}
+}
+
+/* lea and mov to a whole register need no other one. -1: not such a one. */
+static int relative_result(const struct decoded *decoded)
+{
+	const ZydisDecodedInstruction *instruction = &decoded->instruction;
+	int reg = instruction->raw.modrm.reg | (instruction->raw.rex.R ? 8 : 0);
+
+	if (instruction->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
+	    instruction->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT || has_prefix(decoded, 0x66) ||
+	    has_prefix(decoded, 0x64) || has_prefix(decoded, 0x65))
+		return -1;
+	return instruction->opcode == OP_LEA || instruction->opcode == OP_LOAD ? reg : -1;
+}
+
+/* An operand that counts from the instruction pointer, and cannot be reached from here. */
+static void put_far_relative(struct lh_emitter *emitter, struct block *block, struct decoded *decoded,
+                             uint8_t *bytes)
+{
+	const ZydisDecodedInstruction *instruction = &decoded->instruction;
+	uint64_t target = relative_target(decoded);
+	int base = relative_result(decoded);
+	uint32_t used;
+
+	if (base >= 0 && instruction->opcode == OP_LEA) {
+		here(emitter, block, decoded);
+		lh__put_constant(emitter, base, instruction->raw.rex.W ? target : (uint32_t)target);
+		return;
+	}
+	if (base >= 0 && base < 8 && base != RSP) {
+		lh__put_constant(emitter, base, target);
+		here(emitter, block, decoded);
+		rebase(instruction, bytes, base);
+		lh__put(emitter, bytes, instruction->length);
+		return;
+	}
+	if (!has_client(block->translator))
+		decode_full(decoded, instruction->length);
+	used = registers_of(decoded);
+	for (base = RDI; used & 1u << base; base--)
+		;
+	lh__put_gs(emitter, OP_STORE, base, LH_T_SPILL + 8 * (size_t)base);
+	lh__put_constant(emitter, base, target);
+	here(emitter, block, decoded);
+	rebase(instruction, bytes, base);
+	lh__put(emitter, bytes, instruction->length);
+	lh__put_gs(emitter, OP_LOAD, base, LH_T_SPILL + 8 * (size_t)base);
+}
+
+static void put_plain(struct lh_emitter *emitter, struct block *block, struct decoded *decoded)
+{
+	const ZydisDecodedInstruction *instruction = &decoded->instruction;
+	uint8_t bytes[ZYDIS_MAX_INSTRUCTION_LENGTH];
+	int64_t distance;
+
+	memcpy(bytes, decoded->bytes, instruction->length);
+	drop_gs(instruction, bytes);
+	if (is_relative(instruction)) {
+		distance = (int64_t)(relative_target(decoded) - lh__executes_at(emitter, emitter->at) -
+		                     instruction->length);
+		if (distance != (int32_t)distance || has_prefix(decoded, 0x67)) {
+			put_far_relative(emitter, block, decoded, bytes);
+			return;
+		}
+		memcpy(bytes + instruction->raw.disp.offset, &(int32_t){ (int32_t)distance }, 4);
+	}
+	here(emitter, block, decoded);
+	lh__put(emitter, bytes, instruction->length);
+}
+
+/* ---- leaving a block */
+
+/* A jump that will be patched; condition: 0x80 to 0x8f, or 0. */
+static unsigned put_jump(struct lh_emitter *emitter, unsigned condition, uint64_t target)
+{
+	unsigned number = emitter->jumps++;
+
+	lh__put_nops(emitter, condition ? 2 : 1);
+	if (condition)
+		lh__put_bytes(emitter, 0x0f | condition << 8, 2);
+	else
+		lh__put_bytes(emitter, 0xe9, 1);
+	memset(&emitter->jump[number], 0, sizeof(emitter->jump[number]));
+	emitter->jump[number].site = emitter->at;
+	emitter->jump[number].target = target;
+	lh__put_word(emitter, 0);
+	return number;
+}
+
+static uint64_t next_of(const struct decoded *decoded)
+{
+	return decoded->address + decoded->instruction.length;
+}
+
+static uint64_t branch_target(const struct decoded *decoded)
+{
+	return next_of(decoded) + (uint64_t)decoded->instruction.raw.imm[0].value.s;
+}
+
+static void put_push(struct lh_emitter *emitter, uint64_t value)
+{
+	lh__put_bytes(emitter, 0x35ff, 2); /* push literal(%rip) */
+	lh__put_literal(emitter, value, 0, 1);
+}
+
+static void put_spills(struct lh_emitter *emitter)
+{
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_SPILL);
+	lh__put_gs(emitter, OP_STORE, RCX, LH_T_SPILL + 8);
+}
+
+/* rax is the target. */
+static void put_table_jump(struct lh_emitter *emitter)
+{
+	lh__put_gs(emitter, OP_LOAD, RCX, LH_T_TABLE);
+	lh__put_bytes(emitter, 0xc18966, 3); /* mov %ax, %cx */
+	lh__put_bytes(emitter, 0xcd24ff, 3); /* jmp *(,%rcx,8) */
+	lh__put_word(emitter, 0);
+}
+
+static void put_return(struct lh_emitter *emitter, const struct decoded *decoded)
+{
+	put_spills(emitter);
+	lh__put_bytes(emitter, 0x58, 1); /* pop %rax */
+	if (decoded->instruction.opcode == 0xc2)
+		lh__put_memory(emitter, OP_LEA, RSP, RSP, -1, 1,
+		               (uint16_t)decoded->instruction.raw.imm[0].value.u);
+	put_table_jump(emitter);
+}
+
+/* The operand of an indirect jump or call to rax. */
+static void put_target(struct lh_emitter *emitter, const struct decoded *decoded)
+{
+	const ZydisDecodedInstruction *instruction = &decoded->instruction;
+	unsigned modrm = instruction->raw.modrm.offset, rest = instruction->length - modrm - 1u;
+	uint64_t target = relative_target(decoded);
+	int64_t distance;
+
+	if (is_relative(instruction) && !has_prefix(decoded, 0x64)) {
+		distance = (int64_t)(target - lh__executes_at(emitter, emitter->at) - 7);
+		if (distance == (int32_t)distance) {
+			lh__put_bytes(emitter, 0x058b48, 3); /* mov distance(%rip), %rax */
+			lh__put_word(emitter, (uint32_t)distance);
+		} else {
+			lh__put_bytes(emitter, 0xa148, 2); /* movabs target, %rax */
+			lh__put(emitter, &target, 8);
+		}
+		return;
+	}
+	if (has_prefix(decoded, 0x64))
+		lh__put_bytes(emitter, 0x64, 1);
+	if (has_prefix(decoded, 0x67))
+		lh__put_bytes(emitter, 0x67, 1);
+	lh__put_bytes(emitter,
+	              0x48u | (instruction->raw.rex.X ? 2u : 0) | (instruction->raw.rex.B ? 1u : 0) |
+	                      OP_LOAD << 8 | (unsigned)(decoded->bytes[modrm] & 0xc7) << 16,
+	              3);
+	lh__put(emitter, decoded->bytes + modrm + 1, rest);
+}
+
+static void put_indirect(struct lh_emitter *emitter, const struct decoded *decoded)
+{
+	put_spills(emitter);
+	put_target(emitter, decoded);
+	if (decoded->kind == INDIRECT_CALL)
+		put_push(emitter, next_of(decoded));
+	put_table_jump(emitter);
+}
+
+/* loop and jrcxz have no long form: they jump over a jump. */
+static void put_loop(struct lh_emitter *emitter, const struct decoded *decoded)
+{
+	uint8_t *over;
+
+	for (unsigned i = 0; i < decoded->instruction.raw.prefix_count; i++)
+		if (decoded->bytes[i] == 0x67)
+			lh__put_bytes(emitter, 0x67, 1);
+	lh__put_bytes(emitter, decoded->instruction.opcode, 2);
+	over = emitter->at;
+	put_jump(emitter, 0, next_of(decoded));
+	if (!emitter->full)
+		over[-1] = (uint8_t)(emitter->at - over);
+	put_jump(emitter, 0, branch_target(decoded));
+}
+
+/* jrcxz to a place that is not known yet: rcx is what rax differs by. */
+static uint8_t *put_unless_call(struct lh_emitter *emitter, int32_t number)
+{
+	lh__put_bytes(emitter, 0x888d, 2); /* lea -number(%rax), %ecx */
+	lh__put_word(emitter, (uint32_t)-number);
+	lh__put_bytes(emitter, 0x00e3, 2);
+	return emitter->at;
+}
+
+static void land(struct lh_emitter *emitter, uint8_t *from)
+{
+	if (!emitter->full)
+		from[-1] = (uint8_t)(emitter->at - from);
+}
+
+/* A jump within the fragment to the start of a jump that is patched. */
+static void put_back(struct lh_emitter *emitter, const uint8_t *to)
+{
+	lh__put_bytes(emitter, 0xe9, 1);
+	lh__put_word(emitter, 0);
+	if (!emitter->full)
+		lh__put_distance(emitter->at - 4, to);
+}
+
+/* syscall; where it returns 0, on behind what is put next but one: the place to land from. */
+static uint8_t *put_making_call(struct lh_emitter *emitter, uint64_t next, const uint8_t *parent)
+{
+	uint8_t *child;
+
+	lh__put_bytes(emitter, 0x8948050f, 4); /* syscall; mov %rax, %rcx; jrcxz */
+	lh__put_bytes(emitter, 0x00e3c1, 3);
+	child = emitter->at;
+	lh__put_constant(emitter, RCX, next);
+	put_back(emitter, parent);
+	land(emitter, child);
+	lh__put_constant(emitter, RCX, next);
+	return child;
+}
+
+/*
+ * In place, but for what makes a process or thread: fork, clone and clone3 leave, and go on as the
+ * translator says. A new thread is native. A child of fork must come to the translator before it executes
+ * another fragment, by a stub that its parent knew.
+ */
+static void put_syscall(struct lh_emitter *emitter, const struct decoded *decoded)
+{
+	static const int32_t makers[3] = { SYS_clone, SYS_fork, SYS_clone3 };
+	uint64_t next = next_of(decoded);
+	uint8_t *leave[3], *plain;
+	const uint8_t *parent;
+	unsigned on, clone;
+
+	for (int i = 0; i < 3; i++)
+		leave[i] = put_unless_call(emitter, makers[i]);
+	plain = emitter->at;
+	lh__put_bytes(emitter, 0x050f, 2);
+	lh__put_constant(emitter, RCX, next);
+	on = put_jump(emitter, 0, next);
+	parent = emitter->jump[on].site - 1;
+	for (int i = 0; i < 3; i++)
+		land(emitter, leave[i]);
+	clone = put_jump(emitter, 0, next);
+	emitter->jump[clone].plain = plain;
+	emitter->jump[clone].thread = emitter->at;
+	put_making_call(emitter, next, parent);
+	lh__put_bytes(emitter, 0xe1ff, 2); /* jmp *%rcx */
+	emitter->jump[clone].fork = emitter->at;
+	put_making_call(emitter, next, parent);
+	lh__put_bytes(emitter, 0xe9, 1);
+	emitter->jump[clone].child_site = emitter->at;
+	lh__put_word(emitter, 0);
+}
+
+/* The thread goes on natively, at an address of the program's, or at a function of the translator's own. */
+static void put_native(struct lh_emitter *emitter, uint64_t address)
+{
+	lh__put_bytes(emitter, 0x25ff, 2); /* jmp *literal(%rip) */
+	lh__put_literal(emitter, address, 0, 1);
+}
+
+static void put_read_gs(struct lh_emitter *emitter, const struct decoded *decoded)
+{
+	lh__put_constant(emitter,
+	                 decoded->instruction.raw.modrm.rm | (decoded->instruction.raw.rex.B ? 8 : 0), 0);
+}
+
+static unsigned condition_of(const struct decoded *decoded)
+{
+	return 0x80 | (decoded->instruction.opcode & 0xf);
+}
+
+static void put_instruction(struct lh_emitter *emitter, struct block *block, struct decoded *decoded)
+{
+	if (decoded->kind == PLAIN) {
+		put_plain(emitter, block, decoded);
+		return;
+	}
+	here(emitter, block, decoded);
+	switch (decoded->kind) {
+	case JUMP: put_jump(emitter, 0, branch_target(decoded)); break;
+	case CONDITIONAL:
+		put_jump(emitter, condition_of(decoded), branch_target(decoded));
+		put_jump(emitter, 0, next_of(decoded));
+		break;
+	case LOOP: put_loop(emitter, decoded); break;
+	case CALL:
+		put_push(emitter, next_of(decoded));
+		put_jump(emitter, 0, branch_target(decoded));
+		break;
+	case RETURN: put_return(emitter, decoded); break;
+	case INDIRECT_JUMP:
+	case INDIRECT_CALL: put_indirect(emitter, decoded); break;
+	case SYSCALL: put_syscall(emitter, decoded); break;
+	case TRANSACTION:
+		lh__put_constant(emitter, RAX, 0);
+		put_jump(emitter, 0, branch_target(decoded));
+		break;
+	case READ_GS: put_read_gs(emitter, decoded); break;
+	case ALONE:
+		lh__put(emitter, decoded->bytes, decoded->instruction.length);
+		put_jump(emitter, 0, next_of(decoded));
+		break;
+	default: put_native(emitter, decoded->address); break;
+	}
+}
+
+/* ---- blocks */
+
+static void see(struct lh_emitter *emitter, const struct block *block, unsigned i, bool after)
+{
+	const struct lh_translate_client *client = &block->translator->client;
+	const struct decoded *decoded = &block->decoded[i];
+	uint32_t live = !after ? decoded->live : i + 1 < block->count ? decoded[1].live : LH_LIVE_ALL;
+	struct lh_translated_instruction instruction = {
+		.address = decoded->address,
+		.bytes = decoded->bytes,
+		.length = decoded->instruction.length,
+		.decoded = &decoded->instruction,
+		.operands = decoded->operands,
+		.accesses = &decoded->accesses,
+		.live_before = decoded->live,
+	};
+
+	lh__emit_turn(emitter, live, &decoded->accesses);
+	if (after)
+		client->after(client->context, emitter, &instruction);
+	else
+		client->before(client->context, emitter, &instruction);
+}
+
+static void put_block(struct lh_emitter *emitter, struct block *block)
+{
+	const struct lh_translate_client *client = &block->translator->client;
+
+	if (client->block) {
+		lh__emit_turn(emitter, block->decoded[0].live, NULL);
+		client->block(client->context, emitter, block->address, block->count);
+	}
+	for (unsigned i = 0; i < block->count && !emitter->full; i++) {
+		struct decoded *decoded = &block->decoded[i];
+
+		if (client->before && decoded->kind != NATIVE)
+			see(emitter, block, i, false);
+		put_instruction(emitter, block, decoded);
+		if (client->after && decoded->kind == PLAIN)
+			see(emitter, block, i, true);
+	}
+	if (block->decoded[block->count - 1].kind == PLAIN ||
+	    block->decoded[block->count - 1].kind == READ_GS)
+		put_jump(emitter, 0, block->address + block->length);
+}
+
+/* Constants behind the code, to which it refers. */
+static void put_literals(struct lh_emitter *emitter)
+{
+	while ((uintptr_t)emitter->at & 7 && !emitter->full)
+		lh__put_bytes(emitter, 0xcc, 1);
+	for (unsigned i = 0; i < emitter->literals && !emitter->full; i++) {
+		lh__put_distance(emitter->literal[i].site, emitter->at);
+		lh__put(emitter, emitter->literal[i].value, 8 * emitter->literal[i].count);
+	}
+}
+
+static uint32_t offset_in(const struct lh_emitter *emitter, const uint8_t *at)
+{
+	return at ? (uint32_t)(at - emitter->cache->write) : 0;
+}
+
+/* Where a jump leads that is not linked: its number to the context, and to the translator. */
+static int put_stub(struct lh_emitter *emitter, unsigned i, struct jump **out)
+{
+	struct jump *jump = lh__cache_metadata(emitter->cache, sizeof(*jump));
+
+	if (!jump || emitter->full)
+		return -ENOSPC;
+	jump->target = emitter->jump[i].target;
+	jump->stub = offset_in(emitter, emitter->at);
+	jump->plain = offset_in(emitter, emitter->jump[i].plain);
+	jump->thread = offset_in(emitter, emitter->jump[i].thread);
+	jump->fork = offset_in(emitter, emitter->jump[i].fork);
+	jump->site = jump->plain ? 0 : offset_in(emitter, emitter->jump[i].site);
+	lh__put_distance(emitter->jump[i].site, emitter->at);
+	if (emitter->jump[i].child_site)
+		lh__put_distance(emitter->jump[i].child_site, emitter->cache->write + out[0]->stub);
+	lh__put_bytes(emitter, 0x2504c765, 4); /* movl $number, %gs:EXIT */
+	lh__put_word(emitter, LH_T_EXIT);
+	lh__put_word(emitter, lh__number(emitter->cache, jump));
+	lh__put_bytes(emitter, 0x2524ff65, 4); /* jmp *%gs:LEAVE */
+	lh__put_word(emitter, LH_T_LEAVE);
+	out[i] = jump;
+	return emitter->full ? -ENOSPC : 0;
+}
+
+/* Only rax, the target, and rcx are lost to who comes here, and both are spilled. */
+static uint32_t put_entry(struct lh_emitter *emitter, uint64_t address)
+{
+	uint64_t minus = (uint64_t)0 - address;
+	uint32_t next;
+
+	while (((uintptr_t)emitter->at + (minus == (uint64_t)(int32_t)minus ? 14 : 17)) & 3 && !emitter->full)
+		lh__put_bytes(emitter, 0x90, 1);
+	lh__put_constant(emitter, RCX, minus);
+	lh__put_bytes(emitter, 0x010c8d48, 4); /* lea (%rcx,%rax), %rcx */
+	lh__put_bytes(emitter, 0xe905e3, 3);   /* jrcxz over the jump */
+	next = offset_in(emitter, emitter->at);
+	lh__put_word(emitter, 0);
+	lh__put_gs(emitter, OP_LOAD, RCX, LH_T_SPILL + 8);
+	lh__put_gs(emitter, OP_LOAD, RAX, LH_T_SPILL);
+	return next;
+}
+
+static struct lh_emitter *emitter_for(struct lh_translator *translator)
+{
+	struct lh_emitter *emitter = translator->emitter;
+	struct cache *cache = translator->current;
+	size_t start = (cache->used + 15) & ~(size_t)15;
+	size_t room = start < cache->size ? cache->size - start : 0;
+
+	emitter->translator = translator;
+	emitter->cache = cache;
+	emitter->start = emitter->at = cache->write + start;
+	emitter->end = emitter->start + (room < ROOM ? room : ROOM);
+	emitter->full = false;
+	emitter->labels = emitter->literals = emitter->jumps = 0;
+	return emitter;
+}
+
+int lh__build_entry(struct lh_translator *translator, struct fragment *fragment)
+{
+	struct lh_emitter *emitter = emitter_for(translator);
+	uint32_t next;
+
+	next = put_entry(emitter, fragment->address);
+	lh__put_bytes(emitter, 0xe9, 1);
+	lh__put_word(emitter, 0);
+	if (emitter->full)
+		return -ENOSPC;
+	lh__put_distance(emitter->at - 4, emitter->cache->write + fragment->code);
+	translator->current->used = offset_in(emitter, emitter->at);
+	fragment->entry = offset_in(emitter, emitter->start);
+	fragment->entry_next = next;
+	lh__cache_publish(translator->current, fragment);
+	return 0;
+}
+
+/* What the translator itself does natively, for threads that are translated: it uses gs, and its lock. */
+static uint64_t own_function(uint64_t address)
+{
+	const struct {
+		uint64_t function;
+		const char *inside;
+	} own[] = {
+		{ (uint64_t)(uintptr_t)lh__translate_begin, lh__translate_begin_inside },
+		{ (uint64_t)(uintptr_t)lh__translate_end, lh__translate_end_inside },
+		{ (uint64_t)(uintptr_t)lh__translate_forget, lh__translate_forget_inside },
+		{ (uint64_t)(uintptr_t)lh__translate_is_on, lh__translate_is_on_inside },
+		{ (uint64_t)(uintptr_t)lh__translate_thread_bytes, lh__translate_bytes_inside },
+	};
+
+	for (unsigned i = 0; i < sizeof(own) / sizeof(*own); i++)
+		if (own[i].function == address)
+			return (uint64_t)(uintptr_t)own[i].inside;
+	return 0;
+}
+
+static void analyse(struct block *block)
+{
+	struct lh_effect effect[LH_BLOCK_INSTRUCTIONS];
+	uint32_t live[LH_BLOCK_INSTRUCTIONS];
+
+	for (unsigned i = 0; i < block->count; i++)
+		block->decoded[i].live = LH_LIVE_ALL;
+	if (!has_client(block->translator))
+		return;
+	for (unsigned i = 0; i < block->count; i++) {
+		struct decoded *decoded = &block->decoded[i];
+
+		effect[i] = lh__effect(&decoded->instruction, decoded->operands);
+		if (lh__accesses(&decoded->instruction, decoded->operands, &decoded->accesses) < 0)
+			decoded->accesses.count = 0;
+	}
+	lh__liveness(effect, block->count, LH_LIVE_ALL, live);
+	for (unsigned i = 0; i < block->count; i++)
+		block->decoded[i].live = live[i];
+}
+
+/* The fragment is written; now it is known, and what it jumps to that is there is linked. */
+static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entry_next, struct fragment **out)
+{
+	struct cache *cache = emitter->cache;
+	struct fragment *fragment = lh__cache_metadata(cache, sizeof(*fragment));
+	struct place *places = lh__cache_metadata(cache, block->places * sizeof(*places));
+	struct jump *jumps[JUMPS];
+	struct fragment *to;
+
+	put_literals(emitter);
+	for (unsigned i = 0; i < emitter->jumps; i++)
+		if (put_stub(emitter, i, jumps) < 0)
+			return -ENOSPC;
+	if (!fragment || !places || emitter->full)
+		return -ENOSPC;
+	memcpy(places, block->place, block->places * sizeof(*places));
+	fragment->address = block->address;
+	fragment->length = block->length;
+	fragment->code = offset_in(emitter, block->start);
+	fragment->code_size = (uint32_t)(emitter->at - block->start);
+	fragment->instructions = (uint16_t)block->count;
+	fragment->place_count = (uint16_t)block->places;
+	fragment->places = places;
+	block->translator->counts.bytes += (uint64_t)(emitter->at - (cache->write + cache->used));
+	cache->used = offset_in(emitter, emitter->at);
+	lh__cache_add(cache, fragment, block->page);
+	if (entry_next) {
+		fragment->entry = offset_in(emitter, emitter->start);
+		fragment->entry_next = entry_next;
+		lh__cache_publish(cache, fragment);
+	}
+	for (unsigned i = 0; i < emitter->jumps; i++)
+		if ((to = lh__cache_find(cache, jumps[i]->target)))
+			lh__cache_link(block->translator, jumps[i], to);
+	*out = fragment;
+	return 0;
+}
+
+static int build_block(struct block *block, bool entered, struct fragment **out)
+{
+	struct lh_emitter *emitter = emitter_for(block->translator);
+	uint64_t own = own_function(block->address);
+	uint32_t entry_next = 0;
+
+	if (entered)
+		entry_next = put_entry(emitter, block->address);
+	block->places = 0;
+	block->start = emitter->at;
+	if (own)
+		put_native(emitter, own);
+	else
+		put_block(emitter, block);
+	return emitter->full ? -ENOSPC : finish(emitter, block, entry_next, out);
+}
+
+static void count(struct block *block)
+{
+	struct lh_translate_counts *counts = &block->translator->counts;
+
+	counts->blocks++;
+	counts->instructions += block->count;
+	if (block->decoded[0].kind == ALONE || block->decoded[0].kind == NATIVE)
+		counts->slow++;
+}
+
+int lh__build(struct lh_translator *translator, uint64_t address, bool entered, struct fragment **out)
+{
+	struct block block = { .translator = translator, .decoded = translator->decoded, .address = address };
+	int error;
+
+	block.page = lh__cache_page(translator, address, &error);
+	if (!block.page)
+		return error;
+	/* A client may put so much into a block that it does not fit: then fewer instructions. */
+	for (unsigned most = LH_BLOCK_INSTRUCTIONS; most > 0; most /= 4) {
+		decode_block(&block, most);
+		analyse(&block);
+		error = build_block(&block, entered, out);
+		if (error != -ENOSPC)
+			break;
+	}
+	if (error == 0)
+		count(&block);
+	return error;
+}

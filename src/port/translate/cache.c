@@ -1,0 +1,429 @@
+/*
+ * cache.c - the code cache, and what is known of the fragments in it (inside.h).
+ *
+ * A cache is filled from its start and never tidied: what is forgotten stays as dead code, for a thread may
+ * be in it. When it is full there is a new one. A thread says in its context in which cache it may be, by its
+ * epoch, and moves to the newest when it comes to the translator; a cache that is no thread's is unmapped.
+ */
+#include "port/translate/inside.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8u
+#define MFD_EXEC 16u
+#endif
+#define ALIGN_TABLE (TABLE_ENTRIES * 8)
+#define REACH ((uint64_t)0x7ff00000)
+#define STEP ((uint64_t)16 << 20)
+#define FIRST 64u /* bytes before the first fragment: where all unknown targets lead */
+
+uint64_t lh__map(const struct lh_sys *sys, uint64_t hint, size_t size, int protection, int flags, int fd)
+{
+	long at = LH_SYS(sys, SYS_mmap, hint, size, protection, flags, fd, 0);
+
+	return at < 0 && at > -PAGE ? 0 : (uint64_t)at;
+}
+
+int lh__peek(const struct lh_sys *sys, uint64_t address, void *out, size_t size)
+{
+	struct iovec to = { out, size }, from = { (void *)(uintptr_t)address, size };
+	long got = LH_SYS(sys, SYS_process_vm_readv, LH_SYS(sys, SYS_getpid), &to, 1, &from, 1, 0);
+
+	return got == (long)size ? 0 : -EFAULT;
+}
+
+/* Executable memory from which `near` is reached, below it or above; else anywhere. */
+static uint64_t map_near(const struct lh_sys *sys, uint64_t near, size_t size, int fd)
+{
+	int protection = PROT_READ | PROT_EXEC;
+	uint64_t start = near & ~(STEP - 1);
+
+	for (uint64_t step = 0; step + size < REACH; step += STEP) {
+		uint64_t below = start - size - step, above = start + STEP + step;
+
+		for (int i = 0; i < 2; i++) {
+			uint64_t hint = i ? above : below, at;
+
+			if (hint < 0x10000 || hint >> 47)
+				continue;
+			at = lh__map(sys, hint, size, protection, MAP_SHARED | MAP_FIXED_NOREPLACE, fd);
+			if (at == hint)
+				return at;
+			if (at)
+				LH_SYS(sys, SYS_munmap, at, size);
+		}
+	}
+	return lh__map(sys, 0, size, protection, MAP_SHARED, fd);
+}
+
+static int map_code(struct lh_translator *translator, struct cache *cache)
+{
+	const struct lh_sys *sys = translator->sys;
+	long fd = LH_SYS(sys, SYS_memfd_create, "linehome-code", MFD_CLOEXEC | MFD_EXEC);
+	uint64_t write = 0, execute = 0;
+
+	if (fd == -EINVAL)
+		fd = LH_SYS(sys, SYS_memfd_create, "linehome-code", MFD_CLOEXEC);
+	if (fd < 0)
+		return (int)fd;
+	if (LH_SYS(sys, SYS_ftruncate, fd, cache->size) == 0) {
+		write = lh__map(sys, 0, cache->size, PROT_READ | PROT_WRITE, MAP_SHARED, (int)fd);
+		execute = map_near(sys, translator->near, cache->size, (int)fd);
+	}
+	LH_SYS(sys, SYS_close, fd);
+	cache->write = (uint8_t *)(uintptr_t)write;
+	cache->execute = (uint8_t *)(uintptr_t)execute;
+	return write && execute ? 0 : -ENOMEM;
+}
+
+void lh__cache_free(struct lh_translator *translator, struct cache *cache)
+{
+	const struct lh_sys *sys = translator->sys;
+
+	if (cache->write)
+		LH_SYS(sys, SYS_munmap, cache->write, cache->size);
+	if (cache->execute)
+		LH_SYS(sys, SYS_munmap, cache->execute, cache->size);
+	if (cache->arena)
+		LH_SYS(sys, SYS_munmap, cache->arena, cache->arena_size);
+	LH_SYS(sys, SYS_munmap, cache, sizeof(*cache));
+}
+
+/* Metadata: the table of targets, aligned as its look-up needs it, then tables of fragments and pages. */
+static int map_arena(const struct lh_sys *sys, struct cache *cache)
+{
+	size_t size = cache->size * 2 + ALIGN_TABLE * 2;
+	uint64_t at, aligned;
+
+	at = lh__map(sys, 0, size + ALIGN_TABLE, PROT_READ | PROT_WRITE,
+	             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+	if (!at)
+		return -ENOMEM;
+	aligned = (at + ALIGN_TABLE - 1) & ~(uint64_t)(ALIGN_TABLE - 1);
+	if (aligned > at)
+		LH_SYS(sys, SYS_munmap, at, aligned - at);
+	if (at + ALIGN_TABLE > aligned)
+		LH_SYS(sys, SYS_munmap, aligned + size, at + ALIGN_TABLE - aligned);
+	cache->arena = (uint8_t *)(uintptr_t)aligned;
+	cache->arena_size = size;
+	cache->arena_used = ALIGN_TABLE;
+	cache->table = (uint64_t *)(void *)cache->arena;
+	return 0;
+}
+
+static size_t power_of_two(size_t least)
+{
+	size_t size = 1024;
+
+	while (size < least)
+		size *= 2;
+	return size;
+}
+
+static int make_tables(struct cache *cache)
+{
+	size_t hash = power_of_two(cache->size / 512), pages = power_of_two(cache->size / 16384);
+
+	cache->hash = lh__cache_metadata(cache, hash * sizeof(*cache->hash));
+	cache->pages = lh__cache_metadata(cache, pages * sizeof(*cache->pages));
+	cache->entries = lh__cache_metadata(cache, pages * sizeof(*cache->entries));
+	cache->hash_mask = hash - 1;
+	cache->page_mask = cache->entry_mask = pages - 1;
+	if (!cache->hash || !cache->pages || !cache->entries)
+		return -ENOMEM;
+	/* jmp *%gs:LH_T_LEAVE_INDIRECT */
+	__builtin_memcpy(cache->write,
+	                 (const uint8_t[]){ 0x65, 0xff, 0x24, 0x25, LH_T_LEAVE_INDIRECT, 0, 0, 0 }, 8);
+	for (size_t i = 0; i < TABLE_ENTRIES; i++)
+		cache->table[i] = (uint64_t)(uintptr_t)cache->execute;
+	cache->used = FIRST;
+	return 0;
+}
+
+struct cache *lh__cache_make(struct lh_translator *translator)
+{
+	const struct lh_sys *sys = translator->sys;
+	struct cache *cache =
+		(struct cache *)(uintptr_t)lh__map(sys, 0, sizeof(*cache), PROT_READ | PROT_WRITE,
+	                                           MAP_PRIVATE | MAP_ANONYMOUS, -1);
+
+	if (!cache)
+		return NULL;
+	cache->size = translator->cache_size;
+	if (map_code(translator, cache) < 0 || map_arena(sys, cache) < 0 || make_tables(cache) < 0) {
+		lh__cache_free(translator, cache);
+		return NULL;
+	}
+	cache->epoch = translator->epoch + 1;
+	__atomic_store_n(&translator->epoch, cache->epoch, __ATOMIC_SEQ_CST);
+	return cache;
+}
+
+void lh__cache_sweep(struct lh_translator *translator)
+{
+	struct cache **at = &translator->retired;
+
+	while (*at) {
+		struct cache *cache = *at;
+
+		if (lh__thread_any_in(translator, cache)) {
+			at = &cache->next;
+			continue;
+		}
+		*at = cache->next;
+		lh__cache_free(translator, cache);
+	}
+}
+
+int lh__cache_flush(struct lh_translator *translator)
+{
+	struct cache *cache = lh__cache_make(translator);
+
+	if (!cache)
+		return -ENOMEM;
+	translator->current->next = translator->retired;
+	translator->retired = translator->current;
+	translator->current = cache;
+	translator->counts.flushes++;
+	return 0;
+}
+
+void lh__cache_enter(struct lh_translator *translator, struct lh_translated_thread *thread)
+{
+	struct cache *cache = translator->current;
+
+	thread->cache = cache;
+	thread->table = (uint64_t)(uintptr_t)cache->table / 8;
+	__atomic_store_n(&thread->epoch, cache->epoch, __ATOMIC_SEQ_CST);
+	if (translator->retired)
+		lh__cache_sweep(translator);
+}
+
+void *lh__cache_metadata(struct cache *cache, size_t size)
+{
+	void *out = cache->arena + cache->arena_used;
+
+	size = (size + 7) & ~(size_t)7;
+	if (size > cache->arena_size - cache->arena_used)
+		return NULL;
+	cache->arena_used += size;
+	return out;
+}
+
+/* ---- fragments */
+
+static size_t hash_of(uint64_t value)
+{
+	return (size_t)((value * 0x9e3779b97f4a7c15ull) >> 24);
+}
+
+struct fragment *lh__cache_find(const struct cache *cache, uint64_t address)
+{
+	struct fragment *fragment = cache->hash[hash_of(address) & cache->hash_mask];
+
+	while (fragment && fragment->address != address)
+		fragment = fragment->next;
+	return fragment;
+}
+
+static struct page *find_page(const struct cache *cache, uint64_t number)
+{
+	struct page *page = cache->pages[hash_of(number) & cache->page_mask];
+
+	while (page && page->number != number)
+		page = page->next;
+	return page;
+}
+
+struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, int *error)
+{
+	struct cache *cache = translator->current;
+	uint64_t number = address / PAGE;
+	struct page *page = find_page(cache, number), **head;
+	uint8_t byte;
+
+	if (page)
+		return page;
+	*error = lh__peek(translator->sys, number * PAGE, &byte, 1);
+	if (*error < 0)
+		return NULL;
+	page = lh__cache_metadata(cache, sizeof(*page));
+	*error = page ? 0 : -ENOSPC;
+	if (!page)
+		return NULL;
+	head = &cache->pages[hash_of(number) & cache->page_mask];
+	page->number = number;
+	page->next = *head;
+	*head = page;
+	return page;
+}
+
+void lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *page)
+{
+	struct fragment **head = &cache->hash[hash_of(fragment->address) & cache->hash_mask];
+
+	fragment->next = *head;
+	*head = fragment;
+	fragment->next_in_page = page->fragments;
+	page->fragments = fragment;
+}
+
+/* One aligned word, by which a jump that threads may be executing leads elsewhere. */
+static void patch(struct cache *cache, uint32_t site, uint32_t to)
+{
+	__atomic_store_n((int32_t *)(void *)(cache->write + site), (int32_t)(to - (site + 4)),
+	                 __ATOMIC_RELEASE);
+}
+
+void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to)
+{
+	if (jump->to || !jump->site)
+		return;
+	jump->to = to;
+	jump->next = to->incoming;
+	to->incoming = jump;
+	patch(translator->current, jump->site, to->code);
+	translator->counts.links++;
+}
+
+/* Of those with an entry, by their target's 16 bits. */
+static struct fragment **entries_of(struct cache *cache, uint64_t address)
+{
+	return &cache->entries[(address & (TABLE_ENTRIES - 1)) & cache->entry_mask];
+}
+
+void lh__cache_publish(struct cache *cache, struct fragment *fragment)
+{
+	struct fragment **head = entries_of(cache, fragment->address);
+	uint64_t *slot = &cache->table[fragment->address & (TABLE_ENTRIES - 1)];
+
+	/* What the table led to is where a miss of the new entry leads. */
+	patch(cache, fragment->entry_next, (uint32_t)(*slot - (uint64_t)(uintptr_t)cache->execute));
+	fragment->next_entry = *head;
+	*head = fragment;
+	__atomic_store_n(slot, (uint64_t)(uintptr_t)(cache->execute + fragment->entry), __ATOMIC_RELEASE);
+}
+
+/* Takes the entry out of the chain of its 16 bits. */
+static void withdraw(struct cache *cache, struct fragment *fragment)
+{
+	struct fragment **at = entries_of(cache, fragment->address), *before = NULL;
+	int32_t distance = *(int32_t *)(void *)(cache->write + fragment->entry_next);
+	uint32_t next = fragment->entry_next + 4 + (uint32_t)distance;
+
+	for (; *at != fragment; at = &(*at)->next_entry)
+		if (((*at)->address ^ fragment->address) % TABLE_ENTRIES == 0)
+			before = *at;
+	*at = fragment->next_entry;
+	if (before)
+		patch(cache, before->entry_next, next);
+	else
+		__atomic_store_n(&cache->table[fragment->address & (TABLE_ENTRIES - 1)],
+		                 (uint64_t)(uintptr_t)(cache->execute + next), __ATOMIC_RELEASE);
+	fragment->entry = 0;
+}
+
+static void forget_fragment(struct cache *cache, struct fragment *fragment)
+{
+	struct fragment **at = &cache->hash[hash_of(fragment->address) & cache->hash_mask];
+
+	while (*at != fragment)
+		at = &(*at)->next;
+	*at = fragment->next;
+	fragment->forgotten = true;
+	if (fragment->entry)
+		withdraw(cache, fragment);
+	for (struct jump *jump = fragment->incoming, *next; jump; jump = next) {
+		next = jump->next;
+		patch(cache, jump->site, jump->stub);
+		jump->to = NULL;
+		jump->next = NULL;
+	}
+	fragment->incoming = NULL;
+}
+
+static void forget_in_page(struct cache *cache, struct page *page, uint64_t start, uint64_t end)
+{
+	struct fragment **at = &page->fragments;
+
+	while (*at) {
+		struct fragment *fragment = *at;
+
+		if (fragment->address < end && fragment->address + fragment->length > start) {
+			*at = fragment->next_in_page;
+			forget_fragment(cache, fragment);
+		} else {
+			at = &fragment->next_in_page;
+		}
+	}
+}
+
+/* Pages are forgotten too where nothing is left of them: they may no longer be there to be read. */
+static void forget_bucket(struct cache *cache, size_t bucket, uint64_t start, uint64_t end)
+{
+	struct page **at = &cache->pages[bucket];
+
+	while (*at) {
+		struct page *page = *at;
+		uint64_t first = page->number * PAGE;
+
+		/* An instruction may begin in one page and end in the next. */
+		if (first < end && first + 2 * PAGE > start)
+			forget_in_page(cache, page, start, end);
+		if (first < end && first + PAGE > start && !page->fragments)
+			*at = page->next;
+		else
+			at = &page->next;
+	}
+}
+
+void lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end)
+{
+	struct cache *cache = translator->current;
+	uint64_t first = start / PAGE ? start / PAGE - 1 : 0, last = (end - 1) / PAGE;
+
+	if (end <= start)
+		return;
+	if (last - first >= cache->page_mask) {
+		for (size_t i = 0; i <= cache->page_mask; i++)
+			forget_bucket(cache, i, start, end);
+		return;
+	}
+	for (uint64_t number = first; number <= last; number++)
+		forget_bucket(cache, hash_of(number) & cache->page_mask, start, end);
+}
+
+/* Slow: it looks at all fragments. */
+static uint64_t address_in(const struct cache *cache, uint32_t code)
+{
+	for (size_t i = 0; i <= cache->hash_mask; i++) {
+		for (struct fragment *fragment = cache->hash[i]; fragment; fragment = fragment->next) {
+			uint32_t offset = code - fragment->code;
+			unsigned place = fragment->place_count;
+
+			if (offset >= fragment->code_size)
+				continue;
+			while (place > 0 && fragment->places[place - 1].code > offset)
+				place--;
+			return place ? fragment->address + fragment->places[place - 1].program : 0;
+		}
+	}
+	return 0;
+}
+
+uint64_t lh__cache_address(const struct lh_translator *translator, uint64_t code)
+{
+	const struct cache *next = translator->retired;
+
+	for (const struct cache *cache = translator->current; cache;
+	     cache = next, next = next ? next->next : NULL) {
+		uint64_t offset = code - (uint64_t)(uintptr_t)cache->execute;
+
+		if (offset < cache->size)
+			return address_in(cache, (uint32_t)offset);
+	}
+	return 0;
+}

@@ -1,0 +1,105 @@
+/*
+ * dispatch.c - a thread has come to an address that its fragment does not know (inside.h).
+ *
+ * Entered from enter.S with the program's registers saved, but for vector registers: those are saved only
+ * where a block is made, since what decodes it may use them.
+ */
+#include "port/translate/inside.h"
+
+#include <errno.h>
+#include <linux/sched.h>
+
+/* What a clone goes on as: a new thread natively, a child of fork to the translator at once. */
+static uint64_t resume_clone(struct lh_translated_thread *thread, const struct jump *jump)
+{
+	uint64_t number = thread->general[RAX], flags = thread->general[RDI];
+	uint32_t to = jump->plain;
+
+	if ((uint32_t)number == SYS_clone3 &&
+	    lh__peek(thread->translator->sys, thread->general[RDI], &flags, sizeof(flags)) < 0)
+		flags = CLONE_VM | CLONE_VFORK;
+	if ((uint32_t)number == SYS_fork || !(flags & CLONE_VM))
+		to = jump->fork;
+	else if (!(flags & CLONE_VFORK))
+		to = jump->thread;
+	return (uint64_t)(uintptr_t)(thread->cache->execute + to);
+}
+
+/* Makes the block, or a way into it; with a new cache if it does not fit. NULL: it has to run natively. */
+static struct fragment *make(struct lh_translated_thread *thread, uint64_t target, struct fragment *known)
+{
+	struct lh_translator *translator = thread->translator;
+	struct fragment *fragment = known;
+	bool entered = thread->exit == 0;
+	int result;
+
+	lh__vectors_save(thread);
+	result = known ? lh__build_entry(translator, known)
+	               : lh__build(translator, target, entered, &fragment);
+	if (result == -ENOSPC && lh__cache_flush(translator) == 0) {
+		lh__cache_enter(translator, thread);
+		result = lh__build(translator, target, entered, &fragment);
+	}
+	lh__vectors_restore(thread);
+	if (result == 0)
+		return fragment;
+	translator->counts.slow++;
+	return NULL;
+}
+
+static uint64_t go(struct lh_translated_thread *thread, struct jump *jump, uint64_t target)
+{
+	struct lh_translator *translator = thread->translator;
+	struct fragment *fragment;
+	uint64_t epoch;
+
+	if (!translator->current)
+		return target;
+	if (thread->epoch != translator->current->epoch) {
+		lh__cache_enter(translator, thread);
+		jump = NULL;
+	}
+	epoch = thread->epoch;
+	fragment = lh__cache_find(translator->current, target);
+	if (!fragment || (thread->exit == 0 && !fragment->entry))
+		fragment = make(thread, target, fragment);
+	if (!fragment)
+		return target;
+	if (epoch != thread->epoch)
+		jump = NULL;
+	if (jump)
+		lh__cache_link(translator, jump, fragment);
+	return (uint64_t)(uintptr_t)(thread->cache->execute + fragment->code);
+}
+
+static uint64_t where(struct lh_translated_thread *thread)
+{
+	struct lh_translator *translator = thread->translator;
+	struct jump *jump = thread->exit ? lh__jump(thread->cache, thread->exit) : NULL;
+	uint64_t target = jump ? jump->target : thread->target, to;
+
+	thread->dispatches++;
+	if (jump && jump->plain)
+		return resume_clone(thread, jump);
+	lh__after_fork(translator);
+	lh__lock(translator->sys, &translator->lock);
+	to = go(thread, jump, target);
+	lh__unlock(translator->sys, &translator->lock);
+	return to;
+}
+
+void lh__translate_dispatch(struct lh_translated_thread *thread)
+{
+	thread->resume = where(thread);
+}
+
+void lh__translate_call_out(struct lh_translated_thread *thread)
+{
+	void (*function)(void *own, uint64_t a, uint64_t b) =
+		(void (*)(void *, uint64_t, uint64_t))(uintptr_t)thread->call[0];
+
+	lh__vectors_save(thread);
+	function(thread->own, thread->a, thread->b);
+	lh__vectors_restore(thread);
+	thread->resume = thread->call[1];
+}

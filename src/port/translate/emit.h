@@ -1,0 +1,54 @@
+/*
+ * emit.h - what a client of the translator may put between a program's instructions.
+ *
+ * A client says what it wants in steps that any processor has in an instruction or two; the emitter finds
+ * registers that are dead, spills others to the thread's context, and keeps the flags that are live. What it
+ * hands out as a scratch register holds until lh__emit_done.
+ *
+ *     int address = lh__emit_address(emitter, instruction, access);    scratch = the address
+ *     int page = lh__emit_scratch(emitter);
+ *     lh__emit_shift_right(emitter, page, address, 12);
+ *     ...
+ *     lh__emit_done(emitter);
+ *
+ * A scratch is a small number, or negative where there are none left (three at once are always to be had).
+ */
+#ifndef LH_PORT_TRANSLATE_EMIT_H
+#define LH_PORT_TRANSLATE_EMIT_H
+
+#include "port/translate/translate.h"
+
+int lh__emit_scratch(struct lh_emitter *emitter);
+/* The address of an access, as it will be when the instruction is executed; not for vector indices or masks.
+ */
+int lh__emit_address(struct lh_emitter *emitter, const struct lh_translated_instruction *instruction,
+                     const struct lh_access *access);
+void lh__emit_constant(struct lh_emitter *emitter, int scratch, uint64_t value);
+void lh__emit_copy(struct lh_emitter *emitter, int to, int from);
+void lh__emit_add(struct lh_emitter *emitter, int scratch, int64_t value); /* no flags are touched: lea */
+void lh__emit_shift_right(struct lh_emitter *emitter, int to, int from, unsigned bits);
+/* 8 bytes of the client's part of the thread's context. */
+void lh__emit_load_own(struct lh_emitter *emitter, int to, size_t offset);
+void lh__emit_store_own(struct lh_emitter *emitter, size_t offset, int from);
+void lh__emit_count_own(struct lh_emitter *emitter, size_t offset, uint32_t by); /* adds */
+/* Memory at a scratch's value plus displacement: 8 bytes. */
+void lh__emit_load(struct lh_emitter *emitter, int to, int base, int32_t displacement);
+void lh__emit_store(struct lh_emitter *emitter, int base, int32_t displacement, int from);
+/*
+ * Skips what is emitted up to lh__emit_here unless start <= scratch < end, compared without a sign; one that
+ * is a constant range, and one that stands in the client's own part (two words).
+ */
+int lh__emit_unless_within(struct lh_emitter *emitter, int scratch, uint64_t start, uint64_t end);
+int lh__emit_unless_within_own(struct lh_emitter *emitter, int scratch, size_t offset);
+int lh__emit_unless_zero(struct lh_emitter *emitter, int scratch);
+void lh__emit_here(struct lh_emitter *emitter, int label);
+/*
+ * Calls a function with the client's part of the thread's context and two values, all registers, vector
+ * registers and flags saved and restored around it; it runs on a stack of the translator's own. Slow: some 15
+ * ns, 100 more where the function may use vector registers.
+ */
+void lh__emit_call(struct lh_emitter *emitter, void (*function)(void *own, uint64_t a, uint64_t b), int a,
+                   int b);
+void lh__emit_done(struct lh_emitter *emitter);
+
+#endif

@@ -1,0 +1,140 @@
+/*
+ * enter.S - between the code cache and the translator's own C, and how a thread switches over.
+ *
+ * A fragment leaves with all registers true, but for rsp, which nobody here writes through: everything is
+ * saved in the context that gs leads to, and C runs on a stack of the context's own. The way back restores
+ * all and jumps to what C said, which is code in the cache, or the program's own.
+ *
+ * The functions that switch a thread over have two forms. Called natively they are functions. Reached by
+ * translated code they are what the fragment for their address leads to, and go on translated.
+ */
+#include "port/translate/inside.h"
+
+#define GENERAL(n) %gs:(LH_T_GENERAL + 8 * n)
+#define SPILL(n) %gs:(LH_T_SPILL + 8 * n)
+
+	.macro	outside function
+	mov	%rax, GENERAL(0)
+	mov	%rcx, GENERAL(1)
+	mov	%rdx, GENERAL(2)
+	mov	%rbx, GENERAL(3)
+	mov	%rsp, GENERAL(4)
+	mov	%rbp, GENERAL(5)
+	mov	%rsi, GENERAL(6)
+	mov	%rdi, GENERAL(7)
+	mov	%r8, GENERAL(8)
+	mov	%r9, GENERAL(9)
+	mov	%r10, GENERAL(10)
+	mov	%r11, GENERAL(11)
+	mov	%r12, GENERAL(12)
+	mov	%r13, GENERAL(13)
+	mov	%r14, GENERAL(14)
+	mov	%r15, GENERAL(15)
+	mov	%gs:LH_T_STACK, %rsp
+	pushfq
+	push	$0				/* aligned; and the end of the frames */
+	cld
+	xor	%ebp, %ebp
+	mov	%gs:LH_T_SELF, %rdi
+	call	\function
+	pop	%rcx
+	popfq
+	mov	GENERAL(0), %rax
+	mov	GENERAL(1), %rcx
+	mov	GENERAL(2), %rdx
+	mov	GENERAL(3), %rbx
+	mov	GENERAL(4), %rsp
+	mov	GENERAL(5), %rbp
+	mov	GENERAL(6), %rsi
+	mov	GENERAL(7), %rdi
+	mov	GENERAL(8), %r8
+	mov	GENERAL(9), %r9
+	mov	GENERAL(10), %r10
+	mov	GENERAL(11), %r11
+	mov	GENERAL(12), %r12
+	mov	GENERAL(13), %r13
+	mov	GENERAL(14), %r14
+	mov	GENERAL(15), %r15
+	jmp	*%gs:LH_T_RESUME
+	.endm
+
+	/* The program's return address is on the stack: go on there, translated. */
+	.macro	return_translated
+	mov	%rax, SPILL(0)
+	mov	%rcx, SPILL(1)
+	pop	%rax
+	mov	%gs:LH_T_TABLE, %rcx
+	mov	%ax, %cx
+	jmp	*(,%rcx,8)
+	.endm
+
+	.macro	function name
+	.globl	\name
+	.hidden	\name
+	.type	\name, @function
+\name:
+	.endm
+
+	.text
+	.p2align 4
+
+	/* From a stub; the exit's number is in the context. */
+	function lh__translate_leave
+	outside	lh__translate_dispatch
+	.size	lh__translate_leave, . - lh__translate_leave
+
+	/* From the last entry of the table: rax is the target, rax and rcx are spilled. */
+	function lh__translate_leave_indirect
+	mov	%rax, %gs:LH_T_TARGET
+	mov	SPILL(0), %rax
+	mov	SPILL(1), %rcx
+	movq	$0, %gs:LH_T_EXIT
+	jmp	lh__translate_leave
+	.size	lh__translate_leave_indirect, . - lh__translate_leave_indirect
+
+	function lh__translate_leave_call
+	outside	lh__translate_call_out
+	.size	lh__translate_leave_call, . - lh__translate_leave_call
+
+	function lh__translate_begin
+	push	%rbx				/* only aligns */
+	call	lh__translate_on
+	pop	%rbx
+	test	%rdx, %rdx
+	jnz	1f
+	ret
+1:	return_translated
+	.size	lh__translate_begin, . - lh__translate_begin
+
+	/* What such a function does natively, for a thread that is translated. */
+	.macro	inside name native
+	function \name
+	push	%rbx
+	call	\native
+	pop	%rbx
+	return_translated
+	.size	\name, . - \name
+	.endm
+
+	inside	lh__translate_begin_inside lh__translate_again
+	inside	lh__translate_forget_inside lh__translate_forget_now
+	inside	lh__translate_is_on_inside lh__translate_is_on
+	inside	lh__translate_bytes_inside lh__translate_thread_bytes
+
+	function lh__translate_end
+	jmp	lh__translate_off
+	.size	lh__translate_end, . - lh__translate_end
+
+	function lh__translate_end_inside
+	decl	%gs:LH_T_DEPTH
+	jz	1f
+	return_translated
+1:	movl	$0, %gs:LH_T_ACTIVE
+	ret
+	.size	lh__translate_end_inside, . - lh__translate_end_inside
+
+	function lh__translate_forget
+	jmp	lh__translate_forget_now
+	.size	lh__translate_forget, . - lh__translate_forget
+
+	.section .note.GNU-stack, "", @progbits

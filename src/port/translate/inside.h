@@ -1,0 +1,282 @@
+/*
+ * inside.h - what the translator's own files share.
+ *
+ * How control passes. r is a register that holds the program's target, T the table, both reached through gs:
+ *
+ *     a direct jump        jmp rel32          to its stub (note the exit's number; jmp the translator), and,
+ *                                             once the target is translated, to that
+ *     an indirect one      target to rax, 16 bits of it into the low bits of the table's address in rcx,
+ *                          jmp *(,%rcx,8)     to an *entry* of a fragment
+ *     an entry             lea -target(rax) to rcx; jrcxz: reload rax and rcx and go on with the fragment;
+ *                          else to the next entry with the same 16 bits, the last one being the translator
+ *
+ * So the table is one array of pointers for the whole process, changed by one store, that never misses what
+ * it knows; and no flag is touched. A direct call pushes its return address from memory, in one instruction.
+ *
+ * Who may do what: everything in a cache and in the tables of a translator changes under its lock. Executing
+ * threads see two kinds of change, each of an aligned word: the distance of a jump, and a table's pointer.
+ */
+#ifndef LH_PORT_TRANSLATE_INSIDE_H
+#define LH_PORT_TRANSLATE_INSIDE_H
+
+/* The thread's context, as code in the cache and enter.S address it: bytes from gs. */
+#define LH_T_SELF 0
+#define LH_T_EXIT 8
+#define LH_T_TARGET 16
+#define LH_T_RESUME 24
+#define LH_T_TABLE 32
+#define LH_T_LEAVE 40
+#define LH_T_LEAVE_INDIRECT 48
+#define LH_T_LEAVE_CALL 56
+#define LH_T_STACK 64
+#define LH_T_CALL 72
+#define LH_T_A 80
+#define LH_T_B 88
+#define LH_T_FS 96
+#define LH_T_GENERAL 104
+#define LH_T_SPILL 232
+#define LH_T_DEPTH 360
+#define LH_T_ACTIVE 364
+
+#ifndef __ASSEMBLER__
+
+#include "port/translate/emit.h"
+#include "port/translate/translate.h"
+#include "sys/lock.h"
+
+enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI }; /* as they are encoded */
+
+#define PAGE 4096u
+#define VECTOR_BYTES 2816u /* x87, SSE, AVX and AVX-512 as xsave writes them */
+#define STACK_BYTES 65536u
+#define THREADS 16384u            /* slots for contexts: address space only */
+#define TABLE_ENTRIES 65536u      /* 16 bits of a target */
+#define LH_BLOCK_INSTRUCTIONS 96u /* a block has at most so many */
+
+struct cache;
+struct fragment;
+
+struct lh_translated_thread {
+	struct lh_translated_thread *self;
+	uint64_t exit; /* by which the fragment was left: its number, 0 for an indirect one */
+	uint64_t target;
+	uint64_t resume;
+	uint64_t table; /* eighth part of the address of the table */
+	const void *leave, *leave_indirect, *leave_call;
+	void *stack;
+	const uint64_t *call; /* the function that a client calls, and where it returns to */
+	uint64_t a, b;
+	uint64_t fs; /* base: who this is */
+	uint64_t general[16];
+	uint64_t spill[16];
+	uint32_t depth;  /* begins without their end */
+	uint32_t active; /* may be in a cache */
+	uint8_t vector[VECTOR_BYTES] __attribute__((aligned(64)));
+	struct lh_translator *translator;
+	struct cache *cache;
+	uint64_t epoch; /* of that cache */
+	int32_t tid;    /* 0: the slot is free */
+	uint64_t dispatches;
+	uint64_t own[] __attribute__((aligned(64)));
+};
+#define LH_T_OWN sizeof(struct lh_translated_thread)
+
+/* A jump out of a fragment to an address that is known. Its number is its offset in the arena. */
+struct jump {
+	uint64_t target;
+	uint32_t site; /* offset in the cache of the distance that is patched; 0: never linked */
+	uint32_t stub; /* where it leads while it is not linked */
+	uint32_t plain, thread, fork; /* where a clone goes on, by kind; 0: this is no clone */
+	struct fragment *to;
+	struct jump *next; /* of those that lead to the same fragment */
+};
+
+/* Where an instruction of the program lies in the fragment. */
+struct place {
+	uint16_t code, program; /* bytes from the start of either */
+};
+
+struct fragment {
+	uint64_t address;
+	uint32_t length;            /* bytes of the program */
+	uint32_t code;              /* offset in the cache */
+	uint32_t code_size;         /* with what follows it */
+	uint32_t entry, entry_next; /* offsets: the entry, 0 for none; the distance in it that leads on */
+	uint16_t instructions, place_count;
+	bool forgotten;
+	const struct place *places;
+	struct fragment *next; /* of those with the same hash */
+	struct fragment *next_in_page;
+	struct fragment *next_entry; /* of those with the same 16 bits that have an entry */
+	struct jump *incoming;
+};
+
+/* A page of the program that code was read from: it can be read. */
+struct page {
+	uint64_t number;
+	struct page *next;
+	struct fragment *fragments; /* that begin in it */
+};
+
+/* Everything that lives and dies together: code, and what is known of it. */
+struct cache {
+	struct cache *next; /* of those that are retired */
+	uint64_t epoch;
+	size_t size, used;
+	uint8_t *write, *execute; /* the two mappings */
+	uint8_t *arena;           /* metadata, bump allocated; starts with the table */
+	size_t arena_size, arena_used;
+	uint64_t *table;
+	struct fragment **hash, **entries;
+	struct page **pages;
+	size_t hash_mask, page_mask, entry_mask;
+};
+
+struct decoded; /* build.c */
+
+struct lh_translator {
+	const struct lh_sys *sys;
+	struct lh_translate_client client;
+	struct lh_lock lock;
+	size_t cache_size;
+	uint64_t near;
+	struct cache *current, *retired;
+	uint64_t epoch;
+	uint32_t *alive; /* wiped in a child of fork */
+	uint8_t *slots;
+	size_t slot_bytes;
+	uint32_t slot_count; /* that have ever been used */
+	bool fsgsbase, xsave;
+	struct decoded *decoded; /* room for a block */
+	size_t decoded_bytes;
+	struct lh_emitter *emitter;
+	size_t emitter_bytes;
+	struct lh_translate_counts counts;
+};
+
+/* ---- enter.S */
+
+extern const char lh__translate_leave[], lh__translate_leave_indirect[], lh__translate_leave_call[];
+extern const char lh__translate_begin_inside[], lh__translate_end_inside[], lh__translate_forget_inside[];
+extern const char lh__translate_is_on_inside[], lh__translate_bytes_inside[];
+
+/* ---- open.c */
+
+void lh__after_fork(struct lh_translator *translator);
+
+/* ---- thread.c */
+
+struct lh_translated_thread *lh__thread_here(const struct lh_translator *translator);
+void lh__thread_forget_others(struct lh_translator *translator, struct lh_translated_thread *self);
+bool lh__thread_any_in(const struct lh_translator *translator, const struct cache *cache);
+/* The calling thread's gs is its own again. */
+void lh__thread_leave(struct lh_translator *translator);
+void lh__vectors_save(struct lh_translated_thread *thread);
+void lh__vectors_restore(struct lh_translated_thread *thread);
+
+/* ---- cache.c: all under the lock, but for lh__cache_make */
+
+struct cache *lh__cache_make(struct lh_translator *translator) LH_MUST_CHECK;
+void lh__cache_free(struct lh_translator *translator, struct cache *cache);
+/* Forgets everything: a new cache; the old one goes when no thread is in it. */
+int lh__cache_flush(struct lh_translator *translator) LH_MUST_CHECK;
+void lh__cache_sweep(struct lh_translator *translator);
+void lh__cache_enter(struct lh_translator *translator, struct lh_translated_thread *thread);
+/* Bytes of the arena, zeroed, aligned to 8; NULL when it is full. */
+void *lh__cache_metadata(struct cache *cache, size_t size);
+struct fragment *lh__cache_find(const struct cache *cache, uint64_t address);
+void lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *page);
+/* The page of an address if it can be read; NULL with -EFAULT in *error where it cannot, or -ENOSPC. */
+struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, int *error);
+void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to);
+void lh__cache_publish(struct cache *cache, struct fragment *fragment);
+void lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
+uint64_t lh__cache_address(const struct lh_translator *translator, uint64_t code);
+int lh__peek(const struct lh_sys *sys, uint64_t address, void *out, size_t size) LH_MUST_CHECK;
+uint64_t lh__map(const struct lh_sys *sys, uint64_t hint, size_t size, int protection, int flags, int fd);
+
+static inline uint32_t lh__number(const struct cache *cache, const struct jump *jump)
+{
+	return (uint32_t)((const uint8_t *)jump - cache->arena);
+}
+static inline struct jump *lh__jump(const struct cache *cache, uint64_t number)
+{
+	return (struct jump *)(void *)(cache->arena + number);
+}
+
+/* ---- encode.c: instructions of the translator's own, written at the emitter's place */
+
+#define LITERALS 256u
+#define LABELS 64u
+#define JUMPS 3u
+
+struct lh_emitter {
+	struct lh_translator *translator;
+	struct cache *cache;
+	uint8_t *start, *at, *end; /* in the mapping that is written */
+	bool full;                 /* of the cache, or of what is here: the block is made anew */
+	/* emit.c: what may be used at this place */
+	uint32_t live, avoid;    /* liveness.h; registers that addresses are made of */
+	uint32_t taken, spilled; /* registers handed out, and those of them whose value is in the context */
+	bool flags_saved;        /* in rax */
+	unsigned labels, literals, jumps;
+	struct {
+		uint8_t *site[2]; /* distances that lead here */
+		uint32_t taken, spilled;
+	} label[LABELS];
+	struct {
+		uint8_t *site; /* a distance to a constant: one or two words behind the code */
+		uint64_t value[2];
+		unsigned count;
+	} literal[LITERALS];
+	struct {
+		uint8_t *site;
+		uint64_t target;
+		uint8_t *plain, *thread, *fork; /* of a clone: how it is made */
+		uint8_t *child_site;            /* the child's way, to the stub of the first */
+	} jump[JUMPS];
+};
+
+void lh__put(struct lh_emitter *emitter, const void *bytes, size_t size);
+/* Up to 4 bytes, the lowest first. */
+void lh__put_bytes(struct lh_emitter *emitter, uint32_t bytes, unsigned count);
+void lh__put_word(struct lh_emitter *emitter, uint32_t value);
+/* Until the place plus ahead is a multiple of 4. */
+void lh__put_nops(struct lh_emitter *emitter, unsigned ahead);
+/* An operation of 8 bytes on a register and memory: base and index may be -1; none of them touches flags. */
+enum { OP_LOAD = 0x8b, OP_STORE = 0x89, OP_LEA = 0x8d, OP_COMPARE = 0x3b };
+void lh__put_memory(struct lh_emitter *emitter, unsigned op, int reg, int base, int index, unsigned scale,
+                    int64_t displacement);
+void lh__put_gs(struct lh_emitter *emitter, unsigned op, int reg, size_t offset);
+void lh__put_constant(struct lh_emitter *emitter, int reg, uint64_t value);
+/* After an operation that ends with a distance: it leads to constants behind the code. */
+void lh__put_literal(struct lh_emitter *emitter, uint64_t first, uint64_t second, unsigned count);
+void lh__put_distance(uint8_t *site, const uint8_t *to);
+static inline uint64_t lh__executes_at(const struct lh_emitter *emitter, const uint8_t *at)
+{
+	return (uint64_t)(uintptr_t)(emitter->cache->execute + (at - emitter->cache->write));
+}
+
+/* ---- emit.c */
+
+/* A client's turn: what is live, and which registers addresses are made of. */
+void lh__emit_turn(struct lh_emitter *emitter, uint32_t live, const struct lh_accesses *accesses);
+int lh__general(ZydisRegister reg);
+
+/* ---- build.c, under the lock, vectors saved */
+
+/* -EFAULT: there is nothing at the address; -ENOSPC: the cache is full. entered: by its address. */
+int lh__build(struct lh_translator *translator, uint64_t address, bool entered,
+              struct fragment **out) LH_MUST_CHECK;
+/* A way into a fragment by its address; -ENOSPC. */
+int lh__build_entry(struct lh_translator *translator, struct fragment *fragment) LH_MUST_CHECK;
+void lh__build_rooms(size_t *decoded, size_t *emitter);
+
+/* ---- dispatch.c */
+
+/* Both say in the context where the thread goes on. */
+void lh__translate_dispatch(struct lh_translated_thread *thread);
+void lh__translate_call_out(struct lh_translated_thread *thread);
+
+#endif
+#endif

@@ -1,0 +1,301 @@
+/*
+ * thread.c - the contexts of threads, and how a thread switches over and back (translate.h).
+ *
+ * Contexts lie in slots of one reserved range, so that gs tells without a look-up whether a thread has one.
+ * A new thread inherits gs from the one that made it; the base of fs, which is a living thread's own, tells
+ * the two apart. Nobody says when a thread is gone: a slot is taken again when its thread no longer exists.
+ */
+#include "port/translate/inside.h"
+
+#include <asm/prctl.h>
+#include <errno.h>
+#include <signal.h>
+#include <sys/mman.h>
+
+#define VECTOR_COMPONENTS 0xe7u /* x87, SSE, AVX, AVX-512: what compiled code may use */
+
+/* What begin does in the end: rax, and in rdx the thread that goes on translated. */
+struct outcome {
+	long result;
+	struct lh_translated_thread *thread;
+};
+struct outcome lh__translate_on(struct lh_translator *translator, struct lh_error *error);
+long lh__translate_again(struct lh_translator *translator, struct lh_error *error);
+void lh__translate_off(struct lh_translator *translator);
+void lh__translate_forget_now(struct lh_translator *translator, uint64_t start, uint64_t end);
+
+static uint64_t segment_base(const struct lh_translator *translator, long which)
+{
+	uint64_t base = 0;
+
+	if (!translator->fsgsbase)
+		LH_SYS(translator->sys, SYS_arch_prctl, which, &base);
+	else if (which == ARCH_GET_FS)
+		__asm__ volatile("rdfsbase %0" : "=r"(base));
+	else
+		__asm__ volatile("rdgsbase %0" : "=r"(base));
+	return base;
+}
+
+static void set_gs(const struct lh_translator *translator, uint64_t base)
+{
+	if (translator->fsgsbase)
+		__asm__ volatile("wrgsbase %0" : : "r"(base) : "memory");
+	else
+		LH_SYS(translator->sys, SYS_arch_prctl, ARCH_SET_GS, base);
+}
+
+static struct lh_translated_thread *thread_at(const struct lh_translator *translator, uint32_t slot)
+{
+	return (struct lh_translated_thread *)(void *)(translator->slots + slot * translator->slot_bytes +
+	                                               PAGE + STACK_BYTES);
+}
+
+/* The context that gs leads to, be it this thread's or its maker's. */
+static struct lh_translated_thread *thread_of(const struct lh_translator *translator, uint64_t gs)
+{
+	uint64_t offset = gs - (uint64_t)(uintptr_t)translator->slots;
+
+	if (offset >= (uint64_t)translator->slot_count * translator->slot_bytes)
+		return NULL;
+	return thread_at(translator, (uint32_t)(offset / translator->slot_bytes));
+}
+
+struct lh_translated_thread *lh__thread_here(const struct lh_translator *translator)
+{
+	struct lh_translated_thread *thread = thread_of(translator, segment_base(translator, ARCH_GET_GS));
+
+	return thread && thread->fs == segment_base(translator, ARCH_GET_FS) ? thread : NULL;
+}
+
+void lh__thread_leave(struct lh_translator *translator)
+{
+	set_gs(translator, 0);
+}
+
+void lh__thread_forget_others(struct lh_translator *translator, struct lh_translated_thread *self)
+{
+	for (uint32_t i = 0; i < translator->slot_count; i++) {
+		struct lh_translated_thread *thread = thread_at(translator, i);
+
+		if (thread == self)
+			continue;
+		thread->active = 0;
+		thread->tid = 0;
+		thread->fs = 0;
+	}
+	if (self)
+		self->tid = (int32_t)LH_SYS(translator->sys, SYS_gettid);
+}
+
+bool lh__thread_any_in(const struct lh_translator *translator, const struct cache *cache)
+{
+	for (uint32_t i = 0; i < translator->slot_count; i++) {
+		struct lh_translated_thread *thread = thread_at(translator, i);
+
+		if (__atomic_load_n(&thread->active, __ATOMIC_SEQ_CST) && thread->epoch == cache->epoch &&
+		    !(thread->tid && LH_SYS(translator->sys, SYS_tgkill, LH_SYS(translator->sys, SYS_getpid),
+		                            thread->tid, 0) == -ESRCH))
+			return true;
+	}
+	return false;
+}
+
+/* A slot whose thread is gone, or one that has never been used; -1: none. */
+static int64_t free_slot(const struct lh_translator *translator)
+{
+	long process = LH_SYS(translator->sys, SYS_getpid);
+
+	for (uint32_t i = 0; i < translator->slot_count; i++) {
+		int32_t tid = thread_at(translator, i)->tid;
+
+		if (tid == 0 || LH_SYS(translator->sys, SYS_tgkill, process, tid, 0) == -ESRCH)
+			return i;
+	}
+	return translator->slot_count < THREADS ? (int64_t)translator->slot_count : -1;
+}
+
+static struct lh_translated_thread *take_slot(struct lh_translator *translator)
+{
+	int64_t slot = free_slot(translator);
+	struct lh_translated_thread *thread;
+	uint64_t bytes = LH_T_OWN + translator->client.thread_bytes;
+
+	if (slot < 0)
+		return NULL;
+	thread = thread_at(translator, (uint32_t)slot);
+	if (slot == translator->slot_count) {
+		if (LH_SYS(translator->sys, SYS_mprotect, (uintptr_t)thread - STACK_BYTES,
+		           translator->slot_bytes - PAGE, PROT_READ | PROT_WRITE) < 0)
+			return NULL;
+		__atomic_store_n(&translator->slot_count, translator->slot_count + 1, __ATOMIC_RELEASE);
+	} else {
+		translator->counts.dispatches += thread->dispatches;
+		__builtin_memset(thread, 0, bytes);
+	}
+	thread->self = thread;
+	thread->stack = thread;
+	thread->leave = lh__translate_leave;
+	thread->leave_indirect = lh__translate_leave_indirect;
+	thread->leave_call = lh__translate_leave_call;
+	thread->translator = translator;
+	thread->fs = segment_base(translator, ARCH_GET_FS);
+	thread->tid = (int32_t)LH_SYS(translator->sys, SYS_gettid);
+	return thread;
+}
+
+/* A handler of a signal must not meet the lock that its own thread holds. */
+static uint64_t lock_without_signals(struct lh_translator *translator)
+{
+	uint64_t all = ~0ull, before = 0;
+
+	LH_SYS(translator->sys, SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, 8);
+	lh__lock(translator->sys, &translator->lock);
+	return before;
+}
+
+static void unlock_with_signals(struct lh_translator *translator, uint64_t before)
+{
+	lh__unlock(translator->sys, &translator->lock);
+	LH_SYS(translator->sys, SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
+}
+
+/* A context for the calling thread, which has none: 0, or a negative errno. */
+static long adopt(struct lh_translator *translator, struct lh_translated_thread **out)
+{
+	uint64_t gs = segment_base(translator, ARCH_GET_GS), mask;
+	struct lh_translated_thread *thread = NULL;
+
+	if (gs != 0 && !thread_of(translator, gs))
+		return -EBUSY;
+	mask = lock_without_signals(translator);
+	thread = take_slot(translator);
+	unlock_with_signals(translator, mask);
+	if (!thread)
+		return -ENOMEM;
+	set_gs(translator, (uint64_t)(uintptr_t)thread);
+	*out = thread;
+	return 0;
+}
+
+/* In a cache from now on: in the newest. */
+static int activate(struct lh_translator *translator, struct lh_translated_thread *thread)
+{
+	uint64_t mask;
+
+	__atomic_store_n(&thread->active, 1, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&translator->epoch, __ATOMIC_SEQ_CST) == thread->epoch)
+		return 0;
+	mask = lock_without_signals(translator);
+	if (translator->current)
+		lh__cache_enter(translator, thread);
+	unlock_with_signals(translator, mask);
+	if (thread->epoch != 0)
+		return 0;
+	__atomic_store_n(&thread->active, 0, __ATOMIC_SEQ_CST);
+	return -ENOMEM;
+}
+
+struct outcome lh__translate_on(struct lh_translator *translator, struct lh_error *error)
+{
+	struct lh_translated_thread *thread;
+	long result = 0;
+
+	lh__after_fork(translator);
+	thread = lh__thread_here(translator);
+	if (!thread)
+		result = adopt(translator, &thread);
+	if (result == -EBUSY)
+		return (struct outcome){ lh__fail(error, -EBUSY, "the gs register is in use"), NULL };
+	if (result == 0 && thread->depth > 0) {
+		/* A handler of a signal, in a thread that was being translated: it stays as it is. */
+		thread->depth++;
+		return (struct outcome){ 0, NULL };
+	}
+	if (result == 0)
+		result = activate(translator, thread);
+	if (result < 0)
+		return (struct outcome){ lh__fail(error, -ENOMEM, "no memory to translate a thread"), NULL };
+	thread->depth = 1;
+	return (struct outcome){ 0, thread };
+}
+
+long lh__translate_again(struct lh_translator *translator, struct lh_error *error)
+{
+	struct lh_translated_thread *thread = lh__thread_here(translator);
+
+	if (!thread || thread->translator != translator)
+		return lh__fail(error, -EBUSY, "another translator has this thread");
+	thread->depth++;
+	return 0;
+}
+
+void lh__translate_off(struct lh_translator *translator)
+{
+	struct lh_translated_thread *thread = lh__thread_here(translator);
+
+	if (thread && thread->depth > 0 && --thread->depth == 0)
+		__atomic_store_n(&thread->active, 0, __ATOMIC_SEQ_CST);
+}
+
+bool lh__translate_is_on(const struct lh_translator *translator)
+{
+	const struct lh_translated_thread *thread = lh__thread_here(translator);
+
+	return thread && thread->depth > 0;
+}
+
+void *lh__translate_thread_bytes(const struct lh_translator *translator)
+{
+	struct lh_translated_thread *thread = lh__thread_here(translator);
+
+	return thread ? thread->own : NULL;
+}
+
+void lh__translate_forget_now(struct lh_translator *translator, uint64_t start, uint64_t end)
+{
+	uint64_t mask;
+
+	lh__after_fork(translator);
+	mask = lock_without_signals(translator);
+	if (translator->current)
+		lh__cache_forget(translator, start, end);
+	unlock_with_signals(translator, mask);
+}
+
+uint64_t lh__translate_address(struct lh_translator *translator, uint64_t code)
+{
+	uint64_t mask = lock_without_signals(translator), address = lh__cache_address(translator, code);
+
+	unlock_with_signals(translator, mask);
+	return address;
+}
+
+void lh__translate_counts(const struct lh_translator *translator, struct lh_translate_counts *out)
+{
+	*out = translator->counts;
+	for (uint32_t i = 0; i < translator->slot_count; i++)
+		out->dispatches += thread_at(translator, i)->dispatches;
+}
+
+void lh__vectors_save(struct lh_translated_thread *thread)
+{
+	if (thread->translator->xsave)
+		__asm__ volatile("xsave64 (%0)"
+		                 :
+		                 : "r"(thread->vector), "a"(VECTOR_COMPONENTS), "d"(0)
+		                 : "memory");
+	else
+		__asm__ volatile("fxsave64 (%0)" : : "r"(thread->vector) : "memory");
+}
+
+void lh__vectors_restore(struct lh_translated_thread *thread)
+{
+	if (thread->translator->xsave)
+		__asm__ volatile("xrstor64 (%0)"
+		                 :
+		                 : "r"(thread->vector), "a"(VECTOR_COMPONENTS), "d"(0)
+		                 : "memory");
+	else
+		__asm__ volatile("fxrstor64 (%0)" : : "r"(thread->vector) : "memory");
+}
