@@ -247,10 +247,18 @@ $(B)/examples/patch/server: examples/patch/server.c examples/patch/rates.c
 $(B)/examples/patch/%.so: examples/patch/%.c include/linehome/patch.h
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O2 $(WARN) $(EXTRA_CFLAGS) -Iinclude -shared -fPIC -o $@ $<
-$(BUILD)/fuzz/%: fuzz/%.c $(LIB_SRC) $(INSIDE) $(PAGE_PARTS)
+# What is fuzzed is compiled once, for all targets.
+FUZZ_FLAGS = $(CPPFLAGS) $(BLOB_FLAGS) $(filter-out -O0 -O2,$(CFLAGS)) -O1 -fno-sanitize-recover=undefined
+FUZZ_OBJ := $(call obj,$(BUILD)/fuzz,$(LIB_SRC))
+$(BUILD)/fuzz/obj/%.o: %.c $(P)/flags
 	@mkdir -p $(@D)
-	$(Q)clang $(CPPFLAGS) $(BLOB_FLAGS) $(filter-out -O0 -O2,$(CFLAGS)) -O1 -fsanitize=fuzzer,address,undefined \
-		-fno-sanitize-recover=undefined -o $@ $< $(LIB_SRC) $(LIB_LIBS)
+	$(Q)clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,address,undefined -MMD -MP -c -o $@ $<
+$(BUILD)/fuzz/obj/%.o: %.S $(P)/flags $(INSIDE) $(PAGE_PARTS)
+	@mkdir -p $(@D)
+	$(Q)clang $(CPPFLAGS) $(BLOB_FLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/fuzz/%: fuzz/%.c $(FUZZ_OBJ)
+	@mkdir -p $(@D)
+	$(Q)clang $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< $(FUZZ_OBJ) $(LIB_LIBS)
 
 # ---- what is run
 
