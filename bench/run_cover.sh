@@ -34,7 +34,7 @@ build_sqlite() {
 			-o "../speedtest1${way:+.$way}" "$source/test/speedtest1.c" sqlite3.c) >"$work/log" 2>&1 || return 1
 	done
 }
-command_sqlite() { command=("$built/speedtest1$1" --memdb --size 30 --testset main); }
+command_sqlite() { command=("$built/speedtest1$1" --memdb --size 60 --testset main); }
 
 build_bzip2() {
 	[ -s "$work/input" ] || openssl enc -aes-128-ctr -nosalt -K 00112233445566778899aabbccddeeff -iv 0 </dev/zero \
