@@ -17,7 +17,7 @@ struct golden {
 };
 
 static const struct golden golden[] = {
-#include "code_access_golden.h"
+#include "code_access_golden.def"
 };
 
 static ZydisDecoder decoder;
