@@ -2,25 +2,9 @@
 # timeout: 200
 # Debug information: where it is found, and that what is missing, of another build or damaged is told and is
 # never a crash.
-set -u
-cd "$(dirname "$0")/.." || exit 1
-root=$PWD
-tools=$(realpath "${LINEHOME_BUILD:-build}/tests/tools")
-cover() { python3 "$root/tests/lib/cover.py" "$@"; }
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export XDG_CACHE_HOME=$work/cache
+# shellcheck source=tests/lib/cover.sh
+. "$(dirname "$0")/lib/cover.sh"
 
-count=0 failed=0
-report() { # report PASSED TEXT
-	count=$((count + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $count - $2"
-	else
-		echo "not ok $count - $2"
-		failed=1
-	fi
-}
 lines() { # lines RECORD: what a report says of lines, all and hit
 	"$tools/record_report" "$1" json | python3 -c '
 import json, sys

@@ -3,26 +3,9 @@
 # Which lines of source ran: those of gcov, line for line, in programs that are not optimised; and those of the
 # line table, as readelf shows it, in programs that are. The same for a record that is made of the instructions
 # of which valgrind says that they ran, and for one of a run under watch.
-set -u
-cd "$(dirname "$0")/.." || exit 1
-root=$PWD
-tools=${LINEHOME_BUILD:-build}/tests/tools
-tools=$(realpath "$tools")
-cover() { python3 "$root/tests/lib/cover.py" "$@"; }
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export XDG_CACHE_HOME=$work/cache
+# shellcheck source=tests/lib/cover.sh
+. "$(dirname "$0")/lib/cover.sh"
 
-count=0 failed=0
-report() { # report PASSED TEXT
-	count=$((count + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $count - $2"
-	else
-		echo "not ok $count - $2"
-		failed=1
-	fi
-}
 same() { # same TEXT: the files wanted and got have lines, and the same ones
 	[ -s "$work/wanted" ] && diff "$work/wanted" "$work/got" >"$work/diff"
 	report $? "$1"

@@ -1,29 +1,9 @@
 #!/bin/bash
 # timeout: 120
 # The formats of reports: what the programs that read them say, and that all formats tell the same.
-set -u
-cd "$(dirname "$0")/.." || exit 1
-root=$PWD
-tools=$(realpath "${LINEHOME_BUILD:-build}/tests/tools")
-cover() { python3 "$root/tests/lib/cover.py" "$@"; }
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export XDG_CACHE_HOME=$work/cache
+# shellcheck source=tests/lib/cover.sh
+. "$(dirname "$0")/lib/cover.sh"
 
-count=0 failed=0
-report() { # report PASSED TEXT
-	count=$((count + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $count - $2"
-	else
-		echo "not ok $count - $2"
-		failed=1
-	fi
-}
-skip() {
-	count=$((count + 1))
-	echo "ok $count - $1 # SKIP $2"
-}
 write() { "$tools/record_report" "$work/record" "$@"; }
 cd "$work" || exit 1
 

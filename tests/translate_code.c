@@ -609,6 +609,35 @@ static void filter_writes(void *context, struct lh_emitter *emitter,
 	}
 }
 
+/* Each write's address is appended where a pointer of the thread's own says, and read back from there. */
+static void append_writes(void *context, struct lh_emitter *emitter,
+                          const struct lh_translated_instruction *instruction)
+{
+	(void)context;
+	for (unsigned i = 0; i < instruction->accesses->count; i++) {
+		const struct lh_access *access = &instruction->accesses->at[i];
+		int address, label, cursor, value;
+
+		if (!(access->kind & LH_ACCESS_WRITE))
+			continue;
+		address = lh__emit_address(emitter, instruction, access);
+		if (address < 0)
+			continue;
+		label = lh__emit_unless_within_own(emitter, address, offsetof(struct own, start));
+		cursor = lh__emit_scratch(emitter);
+		lh__emit_load_own(emitter, cursor, offsetof(struct own, called));
+		lh__emit_store(emitter, cursor, 0, address);
+		lh__emit_add(emitter, cursor, 8);
+		lh__emit_store_own(emitter, offsetof(struct own, called), cursor);
+		value = lh__emit_scratch(emitter);
+		lh__emit_copy(emitter, value, cursor);
+		lh__emit_load(emitter, value, value, -8);
+		lh__emit_store_own(emitter, offsetof(struct own, sum), value);
+		lh__emit_here(emitter, label);
+		lh__emit_done(emitter);
+	}
+}
+
 __attribute__((noinline)) static void write_words(volatile uint32_t *at, size_t count)
 {
 	for (size_t i = 0; i < count; i++)
@@ -640,6 +669,30 @@ static void check_filter(bool constant)
 	lh__translate_close(translator);
 }
 
+static void check_append(void)
+{
+	static uint32_t words[300];
+	static uint64_t log[300];
+	struct lh_translator *translator = translator_with((struct lh_translate_options){
+		.client = { .thread_bytes = sizeof(struct own), .before = append_writes } });
+	unsigned wrong = 0;
+	struct own *own;
+
+	begin(translator);
+	own = lh__translate_thread_bytes(translator);
+	own->start = (uint64_t)(uintptr_t)(words + 100);
+	own->end = (uint64_t)(uintptr_t)(words + 150);
+	own->called = (uint64_t)(uintptr_t)log;
+	write_words(words, 300);
+	lh__translate_end(translator);
+	for (unsigned i = 0; i < 50; i++)
+		wrong += log[i] != (uint64_t)(uintptr_t)(words + 100 + i);
+	ok(own->called == (uint64_t)(uintptr_t)(log + 50) && wrong == 0 && log[50] == 0,
+	   "addresses are appended to memory, in order: %u wrong", wrong);
+	ok(own->sum == log[49], "and read back");
+	lh__translate_close(translator);
+}
+
 int main(void)
 {
 	check_library("near", (struct lh_translate_options){ 0 });
@@ -657,5 +710,6 @@ int main(void)
 	check_counts();
 	check_filter(false);
 	check_filter(true);
+	check_append();
 	return done();
 }

@@ -4,7 +4,7 @@
  *
  * An *absent* instruction is INT3 in its first byte. Only first bytes are ever written, each by a store of
  * one byte, so a processor that executes the code meanwhile sees the one instruction or the other and never a
- * mixture; the tail of an instruction is never touched. That is why a line of code is a set of *starts*, and
+ * mixture; the tail of an instruction is never changed. That is why a line of code is a set of *starts*, and
  * an instruction that straddles two lines belongs to the one in which it starts.
  *
  * A trap at an armed start is the miss. What is supplied then is the *granularity*: the line (all armed
