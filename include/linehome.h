@@ -91,6 +91,13 @@ enum lh_see {
 	 * system call may write only to pages that have been declared whole.
 	 */
 	LH_SEE_CHECKED = 2,
+	/*
+	 * Nothing is declared and nothing faults: from lh_tx_begin to the commit the calling thread's code, with
+	 * all that it calls, is translated, so that every store to the pool is seen before it happens. Stores
+	 * outside transactions are not seen, and neither are those of other threads and of handlers of
+	 * signals, which run as they are.
+	 */
+	LH_SEE_TRANSLATED = 3,
 };
 
 /* How the log works. Both kinds can be opened with either. */

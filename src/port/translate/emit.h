@@ -49,6 +49,20 @@ void lh__emit_here(struct lh_emitter *emitter, int label);
  */
 void lh__emit_call(struct lh_emitter *emitter, void (*function)(void *own, uint64_t a, uint64_t b), int a,
                    int b);
+/*
+ * The same for a function that touches no vector register: it and all that it calls is compiled with
+ * -mgeneral-regs-only. Some 5 ns.
+ */
+void lh__emit_call_plain(struct lh_emitter *emitter, void (*function)(void *own, uint64_t a, uint64_t b),
+                         int a, int b);
+/*
+ * The same for one that looks at the program's registers, all of them as they are before the instruction (for
+ * accesses that are not plain: lh__access_bytes). No scratch may have been taken. state is complete; constant
+ * is handed on. Slow.
+ */
+void lh__emit_call_state(struct lh_emitter *emitter,
+                         void (*function)(void *own, const struct lh_access_state *state, uint64_t constant),
+                         const struct lh_translated_instruction *instruction, uint64_t constant);
 void lh__emit_done(struct lh_emitter *emitter);
 
 #endif

@@ -46,19 +46,44 @@ struct lh_translated_instruction {
 	uint32_t live_before; /* liveness.h */
 };
 
+/* A system call, as the program is about to make it. */
+struct lh_translate_call {
+	long number;
+	long argument[6];
+	uint64_t address;       /* of its instruction */
+	uint64_t stack_pointer; /* the program's */
+	long result;            /* for a hook that answers it */
+};
+
 /*
- * A client. All may be NULL. They are called while a block is translated, by one thread at a time, and emit
- * code; what they emit may use registers and flags as emit.h lets them have.
+ * A client. All may be NULL. block, before and after are called while a block is translated, by one thread at
+ * a time, and emit code; what they emit may use registers and flags as emit.h lets them have.
  * A block may be made twice, where it does not fit. `after` is not called for what transfers control.
  */
 struct lh_translate_client {
 	void *context;
 	size_t thread_bytes; /* of the client's own in each thread's context, zeroed; emit.h reaches it */
+	/*
+	 * Where a basic block begins: it is entered here only, and left at its end only, but for `cut`. A
+	 * fragment may hold several, one after the other.
+	 */
 	void (*block)(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions);
 	void (*before)(void *context, struct lh_emitter *emitter,
 	               const struct lh_translated_instruction *instruction);
 	void (*after)(void *context, struct lh_emitter *emitter,
 	              const struct lh_translated_instruction *instruction);
+	/*
+	 * The calling thread leaves the basic block at address, of so many instructions, after the first
+	 * `executed` of them: the next one has raised a signal. Whoever counts at a block's entry corrects it.
+	 */
+	void (*cut)(void *context, void *own, uint64_t address, unsigned instructions, unsigned executed);
+	/*
+	 * Before each system call of a translated thread, in that thread, on a stack of the translator's, with
+	 * no lock held and signals held back: may change number and arguments, and return false: it is made
+	 * as they are then. Or make it itself, or not, and return true: its result is `result`. A call that
+	 * may wait must not be made here.
+	 */
+	bool (*call)(void *context, void *own, struct lh_translate_call *call);
 };
 
 struct lh_translate_options {
@@ -96,6 +121,13 @@ void lh__translate_end(struct lh_translator *translator);
 bool lh__translate_is_on(const struct lh_translator *translator);
 /* The client's bytes of the calling thread; NULL where it has never been translated. */
 void *lh__translate_thread_bytes(const struct lh_translator *translator);
+
+/*
+ * The function at this address, of at most six arguments in registers, is called natively by threads that are
+ * translated, which go on translated when it returns, unless it has ended that (lh__translate_end). For what
+ * a client is itself made of. -ENOSPC: there are too many.
+ */
+int lh__translate_native(struct lh_translator *translator, uint64_t function) LH_MUST_CHECK;
 
 /* Code in [start, end) has changed, or is gone: its fragments are forgotten before this returns. */
 void lh__translate_forget(struct lh_translator *translator, uint64_t start, uint64_t end);

@@ -1,0 +1,34 @@
+/*
+ * translated.h - transactions whose stores are seen because their code is translated (LH_SEE_TRANSLATED).
+ *
+ * One translator serves all pools of a process. While a thread is inside, each of its stores is compared with
+ * the ranges of the pools that are open so; one that hits has its lines saved (lh__tx_save's work) before it
+ * is executed. Stores through rsp are not looked at: a stack does not lie in a pool.
+ */
+#ifndef LH_POOL_TRANSLATED_H
+#define LH_POOL_TRANSLATED_H
+
+#include "service/pool/pool.h"
+
+/* What happens when a transaction makes a system call that cannot be undone. */
+enum lh_call_policy { LH_CALLS_ALLOW, LH_CALLS_WARN, LH_CALLS_ABORT };
+
+/* Of the process; before the first pool is opened. */
+struct lh_translated_options {
+	enum lh_log log; /* of pools that are opened with LH_LOG_AUTO; LH_LOG_AUTO: as ever */
+	enum lh_call_policy calls;
+	void (*say)(const char *line); /* warnings; NULL: nowhere */
+};
+void lh__translated_configure(const struct lh_translated_options *options);
+
+/*
+ * The calling thread is translated from the return of enter on, until it has left as often as it entered. Of
+ * a transaction that has begun.
+ */
+int lh__translated_enter(struct lh_error *error) LH_MUST_CHECK;
+void lh__translated_leave(void);
+bool lh__translated_is_on(void);
+/* A function that transactions call natively: lh__translate_native of the process's translator. */
+int lh__translated_native(uint64_t function) LH_MUST_CHECK;
+
+#endif
