@@ -103,3 +103,16 @@ void lh__translate_call_out(struct lh_translated_thread *thread)
 	lh__vectors_restore(thread);
 	thread->resume = thread->call[1];
 }
+
+void lh__translate_ask_out(struct lh_translated_thread *thread)
+{
+	const uint64_t *call = thread->call;
+	void (*function)(void *own, uint64_t a, uint64_t b) =
+		(void (*)(void *, uint64_t, uint64_t))(uintptr_t)call[0];
+	uint64_t stay = call[1], next = thread->b;
+
+	lh__vectors_save(thread);
+	function(thread->own, thread->a, next);
+	lh__vectors_restore(thread);
+	thread->resume = thread->depth > 0 ? stay : next;
+}

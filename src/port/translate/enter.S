@@ -96,6 +96,15 @@
 	outside	lh__translate_call_out
 	.size	lh__translate_leave_call, . - lh__translate_leave_call
 
+	/* Its literal says who is asked, and where the thread goes on if it stays translated. */
+	function lh__translate_leave_ask
+	outside	lh__translate_ask_out
+	.size	lh__translate_leave_ask, . - lh__translate_leave_ask
+
+	function lh__translate_return
+	return_translated
+	.size	lh__translate_return, . - lh__translate_return
+
 	function lh__translate_begin
 	push	%rbx				/* only aligns */
 	call	lh__translate_on

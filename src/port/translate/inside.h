@@ -157,6 +157,7 @@ struct lh_translator {
 /* ---- enter.S */
 
 extern const char lh__translate_leave[], lh__translate_leave_indirect[], lh__translate_leave_call[];
+extern const char lh__translate_leave_ask[];
 extern const char lh__translate_begin_inside[], lh__translate_end_inside[], lh__translate_forget_inside[];
 extern const char lh__translate_is_on_inside[], lh__translate_bytes_inside[];
 
@@ -277,6 +278,7 @@ void lh__build_rooms(size_t *decoded, size_t *emitter);
 /* Both say in the context where the thread goes on. */
 void lh__translate_dispatch(struct lh_translated_thread *thread);
 void lh__translate_call_out(struct lh_translated_thread *thread);
+void lh__translate_ask_out(struct lh_translated_thread *thread);
 
 #endif
 #endif
