@@ -129,6 +129,8 @@ void lh__translate_end(struct lh_translator *translator);
 extern const char lh__translate_return[];
 /* Whether the calling thread is being translated. */
 bool lh__translate_is_on(const struct lh_translator *translator);
+/* Whether the very call is made by translated code: not so in a handler of a signal, which runs natively. */
+bool lh__translate_is_here(void);
 /* The client's bytes of the calling thread; NULL where it has never been translated. */
 void *lh__translate_thread_bytes(const struct lh_translator *translator);
 
