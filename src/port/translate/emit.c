@@ -127,6 +127,25 @@ void lh__emit_shift_right(struct lh_emitter *emitter, int to, int from, unsigned
 	lh__put_bytes(emitter, bits, 1);
 }
 
+void lh__emit_offset(struct lh_emitter *emitter, int to, int from, int32_t value)
+{
+	lh__put_memory(emitter, OP_LEA, to, from, -1, 1, value);
+}
+
+void lh__emit_mask(struct lh_emitter *emitter, int scratch, uint32_t mask)
+{
+	spoil_flags(emitter);
+	lh__put_bytes(emitter,
+	              0x48u | (scratch >= 8 ? 1u : 0) | 0x8100 | (0xe0u | (unsigned)(scratch & 7)) << 16, 3);
+	lh__put_word(emitter, mask);
+}
+
+void lh__emit_add_own(struct lh_emitter *emitter, int scratch, size_t offset)
+{
+	spoil_flags(emitter);
+	lh__put_gs(emitter, OP_ADD, scratch, LH_T_OWN + offset);
+}
+
 void lh__emit_load_own(struct lh_emitter *emitter, int to, size_t offset)
 {
 	lh__put_gs(emitter, OP_LOAD, to, LH_T_OWN + offset);
@@ -219,7 +238,7 @@ int lh__emit_address(struct lh_emitter *emitter, const struct lh_translated_inst
 
 /* ---- conditions */
 
-enum { BELOW = 0x820f, NOT_BELOW = 0x830f, NOT_ZERO = 0x850f };
+enum { BELOW = 0x820f, NOT_BELOW = 0x830f, ZERO = 0x840f, NOT_ZERO = 0x850f };
 
 static void skip_if(struct lh_emitter *emitter, int label, unsigned which, unsigned condition)
 {
@@ -270,10 +289,23 @@ int lh__emit_unless_within_own(struct lh_emitter *emitter, int scratch, size_t o
 
 	spoil_flags(emitter);
 	label = new_label(emitter);
-	lh__put_gs(emitter, OP_COMPARE, scratch, LH_T_OWN + offset);
-	skip_if(emitter, label, 0, BELOW);
+	/* Stacks, and what is loaded or allocated, mostly lie above what is looked for. */
 	lh__put_gs(emitter, OP_COMPARE, scratch, LH_T_OWN + offset + 8);
-	skip_if(emitter, label, 1, NOT_BELOW);
+	skip_if(emitter, label, 0, NOT_BELOW);
+	lh__put_gs(emitter, OP_COMPARE, scratch, LH_T_OWN + offset);
+	skip_if(emitter, label, 1, BELOW);
+	return label;
+}
+
+int lh__emit_unless_equal_own(struct lh_emitter *emitter, int scratch, int index, size_t offset)
+{
+	int label;
+
+	spoil_flags(emitter);
+	label = new_label(emitter);
+	lh__put_bytes(emitter, 0x65, 1);
+	lh__put_memory(emitter, OP_COMPARE, scratch, -1, index, 8, (int64_t)(LH_T_OWN + offset));
+	skip_if(emitter, label, 0, ZERO);
 	return label;
 }
 

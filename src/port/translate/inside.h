@@ -257,8 +257,8 @@ void lh__put_bytes(struct lh_emitter *emitter, uint32_t bytes, unsigned count);
 void lh__put_word(struct lh_emitter *emitter, uint32_t value);
 /* Until the place plus ahead is a multiple of 4. */
 void lh__put_nops(struct lh_emitter *emitter, unsigned ahead);
-/* An operation of 8 bytes on a register and memory: base and index may be -1; none of them touches flags. */
-enum { OP_LOAD = 0x8b, OP_STORE = 0x89, OP_LEA = 0x8d, OP_COMPARE = 0x3b };
+/* An operation of 8 bytes on a register and memory: base and index may be -1. */
+enum { OP_LOAD = 0x8b, OP_STORE = 0x89, OP_LEA = 0x8d, OP_ADD = 0x03, OP_COMPARE = 0x3b };
 void lh__put_memory(struct lh_emitter *emitter, unsigned op, int reg, int base, int index, unsigned scale,
                     int64_t displacement);
 void lh__put_gs(struct lh_emitter *emitter, unsigned op, int reg, size_t offset);
