@@ -568,6 +568,22 @@ static uint8_t *put_making_call(struct lh_emitter *emitter, uint64_t next, const
 	return child;
 }
 
+/* The client is asked first: with all registers true, and the address and the way back in a literal. */
+static void put_see_call(struct lh_emitter *emitter, const struct decoded *decoded)
+{
+	uint8_t *literal;
+
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_SPILL);
+	lh__put_bytes(emitter, 0x058d48, 3); /* lea literal(%rip), %rax */
+	literal = emitter->at;
+	lh__put_literal(emitter, decoded->address, 0, 2);
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_CALL);
+	lh__put_gs(emitter, OP_LOAD, RAX, LH_T_SPILL);
+	put_native(emitter, (uint64_t)(uintptr_t)lh__translate_leave_syscall);
+	if (!emitter->full && emitter->literals >= 2 && emitter->literal[emitter->literals - 2].site == literal)
+		emitter->literal[emitter->literals - 2].value[1] = lh__executes_at(emitter, emitter->at);
+}
+
 /*
  * In place, but for what makes a process or thread: fork, clone and clone3 leave, and go on as the
  * translator says. A new thread is native. A child of fork must come to the translator before it executes
@@ -581,6 +597,8 @@ static void put_syscall(struct lh_emitter *emitter, const struct decoded *decode
 	const uint8_t *parent;
 	unsigned on, clone;
 
+	if (emitter->translator->client.call)
+		put_see_call(emitter, decoded);
 	for (int i = 0; i < 3; i++)
 		leave[i] = put_unless_call(emitter, makers[i]);
 	plain = emitter->at;

@@ -101,6 +101,11 @@
 	outside	lh__translate_ask_out
 	.size	lh__translate_leave_ask, . - lh__translate_leave_ask
 
+	/* Before a system call that a client sees. */
+	function lh__translate_leave_syscall
+	outside	lh__translate_syscall_out
+	.size	lh__translate_leave_syscall, . - lh__translate_leave_syscall
+
 	function lh__translate_return
 	return_translated
 	.size	lh__translate_return, . - lh__translate_return
