@@ -63,7 +63,7 @@ static struct lh_translated_thread *thread_of(const struct lh_translator *transl
 
 	if (offset >= (uint64_t)translator->slot_count * translator->slot_bytes)
 		return NULL;
-	return thread_at(translator, (uint32_t)(offset / translator->slot_bytes));
+	return (struct lh_translated_thread *)(uintptr_t)gs; /* nobody else makes it lead there */
 }
 
 struct lh_translated_thread *lh__thread_here(const struct lh_translator *translator)

@@ -78,12 +78,30 @@ static int put_in(struct lh_translated_own *own, struct lh_pool *pool)
 		renew(own);
 	own->pool[own->pools++] = pool;
 	set_range(own);
-	return pthread_setspecific(process.ends, own) == 0 ? 0 : -ENOMEM;
+	return 0;
+}
+
+/* Of a thread that has been inside before; else NULL. */
+static struct lh_translated_own *own_here(void)
+{
+	return pthread_getspecific(process.ends);
+}
+
+/* A thread that is inside for the first time, and so translated by now. */
+static int put_in_first(struct lh_translated_own *own, struct lh_pool *pool)
+{
+	int result = -pthread_setspecific(process.ends, own);
+
+	if (result == 0)
+		result = put_in(own, pool);
+	if (result < 0)
+		lh__translate_end(process.translator);
+	return result;
 }
 
 int lh__translated_enter(struct lh_pool *pool, struct lh_error *error)
 {
-	struct lh_translated_own *own = lh__translate_thread_bytes(process.translator);
+	struct lh_translated_own *own = own_here();
 	bool known = own != NULL;
 	int result = 0;
 
@@ -99,9 +117,7 @@ int lh__translated_enter(struct lh_pool *pool, struct lh_error *error)
 		lh__fail(error, result, "there is no room to note that a thread is inside");
 	if (result == 0 && !known) {
 		own = lh__translate_thread_bytes(process.translator);
-		result = put_in(own, pool);
-		if (result < 0)
-			lh__translate_end(process.translator);
+		result = put_in_first(own, pool);
 	}
 	if (result < 0 && own)
 		take_out(own, pool);
@@ -110,7 +126,7 @@ int lh__translated_enter(struct lh_pool *pool, struct lh_error *error)
 
 void lh__translated_leave(struct lh_pool *pool)
 {
-	struct lh_translated_own *own = lh__translate_thread_bytes(process.translator);
+	struct lh_translated_own *own = own_here();
 
 	if (own && take_out(own, pool))
 		lh__translate_end(process.translator);
@@ -118,7 +134,7 @@ void lh__translated_leave(struct lh_pool *pool)
 
 void lh__translated_renew(void)
 {
-	struct lh_translated_own *own = lh__translate_thread_bytes(process.translator);
+	struct lh_translated_own *own = process.translator ? own_here() : NULL;
 
 	if (own)
 		renew(own);
@@ -160,7 +176,7 @@ static void thread_ends(void *context)
 /* In a child of fork, which has no pool: it goes on natively. */
 static void forked(void)
 {
-	struct lh_translated_own *own = lh__translate_thread_bytes(process.translator);
+	struct lh_translated_own *own = own_here();
 
 	if (!own)
 		return;
@@ -175,22 +191,36 @@ static void forked(void)
 static int note_natives(struct lh_translator *translator)
 {
 	const uint64_t functions[] = {
-#define NATIVE(name) (uint64_t)(uintptr_t)name
-		NATIVE(lh_pool_create),   NATIVE(lh_pool_open),
-		NATIVE(lh_pool_close),    NATIVE(lh_pool_grow),
-		NATIVE(lh_pool_info),     NATIVE(lh_ptr_off),
-		NATIVE(lh_off_ptr),       NATIVE(lh_pool_load),
-		NATIVE(lh_tx_begin),      NATIVE(lh_tx_commit),
-		NATIVE(lh_tx_wait),       NATIVE(lh_tx_commit_async),
-		NATIVE(lh_tx_abort),      NATIVE(lh_tx_add),
-		NATIVE(lh_pool_alloc),    NATIVE(lh_pool_alloc_zero),
-		NATIVE(lh_pool_realloc),  NATIVE(lh_pool_alloc_aligned),
-		NATIVE(lh_pool_free),     NATIVE(lh_pool_usable_size),
-		NATIVE(lh_pool_root),     NATIVE(lh__pool_on_store),
-		NATIVE(lh__pool_create),  NATIVE(lh__pool_open),
-		NATIVE(lh__pool_abandon), NATIVE(lh__pool_checkpoint),
+#define NATIVE(name) (uint64_t)(uintptr_t) name
+		NATIVE(lh_pool_create),
+		NATIVE(lh_pool_open),
+		NATIVE(lh_pool_close),
+		NATIVE(lh_pool_grow),
+		NATIVE(lh_pool_info),
+		NATIVE(lh_ptr_off),
+		NATIVE(lh_off_ptr),
+		NATIVE(lh_pool_load),
+		NATIVE(lh_tx_begin),
+		NATIVE(lh_tx_commit),
+		NATIVE(lh_tx_wait),
+		NATIVE(lh_tx_commit_async),
+		NATIVE(lh_tx_abort),
+		NATIVE(lh_tx_add),
+		NATIVE(lh_pool_alloc),
+		NATIVE(lh_pool_alloc_zero),
+		NATIVE(lh_pool_realloc),
+		NATIVE(lh_pool_alloc_aligned),
+		NATIVE(lh_pool_free),
+		NATIVE(lh_pool_usable_size),
+		NATIVE(lh_pool_root),
+		NATIVE(lh__pool_on_store),
+		NATIVE(lh__pool_create),
+		NATIVE(lh__pool_open),
+		NATIVE(lh__pool_abandon),
+		NATIVE(lh__pool_checkpoint),
 		NATIVE(lh__translated_forget),
-		NATIVE(thread_ends),      NATIVE(forked),
+		NATIVE(thread_ends),
+		NATIVE(forked),
 #undef NATIVE
 	};
 	int result = 0;
@@ -204,7 +234,8 @@ static int make(struct lh_error *error)
 {
 	struct lh_translate_options options = {
 		.sys = &lh__sys_default,
-		.client = { .thread_bytes = sizeof(struct lh_translated_own), .before = lh__translated_before },
+		.client = { .thread_bytes = sizeof(struct lh_translated_own),
+		            .before = lh__translated_before },
 	};
 	struct lh_translated_seen *seen;
 	struct lh_translator *translator;

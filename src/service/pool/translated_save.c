@@ -111,8 +111,7 @@ void lh__translated_lost(void *context, const struct lh_access_state *state, uin
 
 void lh__translated_save_all(void *own, const struct lh_access_state *state, uint64_t access)
 {
-	int result =
-		lh__access_bytes((const struct lh_access *)(uintptr_t)access, state, found, own);
+	int result = lh__access_bytes((const struct lh_access *)(uintptr_t)access, state, found, own);
 
 	if (result < 0)
 		lh__translated_lost(own, state, (uint64_t)-result);
