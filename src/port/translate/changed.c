@@ -25,8 +25,10 @@
 #include <sys/mman.h>
 #include <sys/shm.h>
 
-#define MOST_OPENED 16u    /* stores that a guard meets until its page is checked instead */
-#define MOST_GUARDS 16384u /* each splits a mapping: processes may have some 65,000 */
+#define MOST_OPENED 16u           /* stores that a guard meets until its page is checked instead */
+#define MORE_OPENED 2u            /* when that was so before */
+#define WHILE ((uint64_t)1 << 30) /* ticks: some third of a second */
+#define MOST_GUARDS 16384u        /* each splits a mapping: processes may have some 65,000 */
 #define PROBES 32u
 #define EVERYWHERE (~(uint64_t)0)
 #define ERROR_WRITE 2 /* in the error code of a page fault */
@@ -73,23 +75,61 @@ static void set_guard(struct lh_translator *translator, struct guard *guard, uin
 
 	if (is)
 		protect(translator, guard->number, 0);
-	guard->state = state;
+	translator->checked_count +=
+		(uint32_t)(state == GUARD_CHECKED) - (uint32_t)(guard->state == GUARD_CHECKED);
+	guard->state = (uint8_t)state;
 	if (was && !is)
 		protect(translator, guard->number, PROT_WRITE);
 	translator->guard_count += (uint32_t)is - (uint32_t)was;
 }
 
-/* The page is written to, or will be: it can be, and what was made of it is gone. */
-static void open_guard(struct lh_translator *translator, struct guard *guard, bool for_good)
+static void forget_page(struct lh_translator *translator, const struct guard *guard)
 {
-	uint64_t start = guard->number * PAGE;
-
-	if (guard->state != GUARD_PROTECTED && (!for_good || guard->state == GUARD_CHECKED))
-		return;
 	if (translator->current)
-		lh__cache_forget(translator, start, start + PAGE);
-	guard->opened++;
-	set_guard(translator, guard, for_good || guard->opened > MOST_OPENED ? GUARD_CHECKED : GUARD_OPEN);
+		lh__cache_forget(translator, guard->number * PAGE, (guard->number + 1) * PAGE);
+}
+
+/* The page is written to, or will be: it can be, and what was made of it is gone. */
+static void open_guard(struct lh_translator *translator, struct guard *guard, uint32_t state)
+{
+	if (guard->state != GUARD_PROTECTED && guard->state >= state)
+		return;
+	forget_page(translator, guard);
+	if (state == GUARD_OPEN && ++guard->opened > MOST_OPENED)
+		state = GUARD_CHECKED;
+	guard->busy = true;
+	set_guard(translator, guard, state);
+}
+
+/* Pages that were checked for a while and have not changed are guarded again: that is several times faster. */
+static void look_again(struct lh_translator *translator)
+{
+	uint64_t now = __builtin_ia32_rdtsc();
+
+	if (translator->checked_count == 0 || now - translator->looked < WHILE)
+		return;
+	translator->looked = now;
+	for (unsigned i = 0; i < GUARDS; i++) {
+		struct guard *guard = &translator->guard[i];
+
+		if (guard->state != GUARD_CHECKED)
+			continue;
+		if (!guard->busy) {
+			forget_page(translator, guard);
+			guard->opened = MOST_OPENED - MORE_OPENED;
+			set_guard(translator, guard, GUARD_OPEN);
+		}
+		guard->busy = false;
+	}
+}
+
+void lh__changed_stale(struct lh_translator *translator, uint64_t address)
+{
+	struct guard *guard = guard_of(translator, address / PAGE, false);
+
+	lh__cache_forget(translator, address, address + 1);
+	if (guard)
+		guard->busy = true;
 }
 
 /* Guards are taken away: the program's call is to meet what it made itself. */
@@ -141,7 +181,7 @@ static int region_of(struct lh_translator *translator, uint64_t address, struct 
 	result = lh__region_at(translator->sys, address, out);
 	if (result < 0)
 		return result;
-	if (!(out->kind & REGION_EXECUTE) || !(out->kind & REGION_READ))
+	if (!(out->kind & REGION_EXECUTE) || !(out->kind & (REGION_READ | REGION_WRITE)))
 		return -EFAULT;
 	if (translator->guards)
 		translator->region[translator->next_region++ % REGIONS] = *out;
@@ -168,10 +208,10 @@ int lh__changed_page(struct lh_translator *translator, uint64_t number)
 	uint8_t byte;
 	int result;
 
-	if (guard && guard->state != GUARD_CHECKED)
+	if (guard && guard->state < GUARD_CHECKED)
 		set_guard(translator, guard, GUARD_PROTECTED);
 	if (guard)
-		return guard->state == GUARD_CHECKED;
+		return guard->state >= GUARD_CHECKED;
 	result = region_of(translator, number * PAGE, &region);
 	if (result == -ENOSYS)
 		return lh__peek(translator->sys, number * PAGE, &byte, 1);
@@ -195,9 +235,11 @@ void lh__changed_forked(struct lh_translator *translator)
 
 	for (unsigned i = 0; i < REGIONS; i++)
 		translator->region[i].start = translator->region[i].end = 0;
-	translator->guard_count = 0;
-	for (unsigned i = 0; translator->guard && i < GUARDS; i++)
+	translator->guard_count = translator->checked_count = 0;
+	for (unsigned i = 0; translator->guard && i < GUARDS; i++) {
 		translator->guard_count += translator->guard[i].state == GUARD_PROTECTED;
+		translator->checked_count += translator->guard[i].state == GUARD_CHECKED;
+	}
 	if (thread)
 		thread->holds = 0;
 }
@@ -227,9 +269,13 @@ static void forget_waiting(struct lh_translated_thread *thread)
 
 void lh__changed_hold(struct lh_translated_thread *thread)
 {
+	struct lh_translator *translator = thread->translator;
+
 	__atomic_store_n(&thread->holds, 1, __ATOMIC_SEQ_CST);
-	lh__lock(thread->translator->sys, &thread->translator->lock);
+	lh__lock(translator->sys, &translator->lock);
 	forget_waiting(thread);
+	if (translator->checked_count)
+		look_again(translator);
 }
 
 void lh__changed_release(struct lh_translated_thread *thread)
@@ -348,6 +394,15 @@ static void tell(const struct lh_translator *translator, const struct lh_transla
 		translator->mapped(translator->client.context, change->range[0].start, change->range[0].end);
 }
 
+static void release(struct lh_translated_thread *thread)
+{
+	lh__changed_release(thread);
+	while (__atomic_load_n(&thread->waiting, __ATOMIC_SEQ_CST)) {
+		lh__changed_hold(thread);
+		lh__changed_release(thread);
+	}
+}
+
 bool lh__changed_call(struct lh_translated_thread *thread, struct lh_translate_call *call)
 {
 	struct lh_translator *translator = thread->translator;
@@ -356,6 +411,10 @@ bool lh__changed_call(struct lh_translated_thread *thread, struct lh_translate_c
 	if (!changes(translator, call, &change)) {
 		if (translator->guard_count)
 			lh__changed_buffers(translator, call);
+		if (translator->checked_count && __builtin_ia32_rdtsc() - translator->looked >= WHILE) {
+			lh__changed_hold(thread);
+			release(thread);
+		}
 		return false;
 	}
 	lh__changed_hold(thread);
@@ -363,11 +422,7 @@ bool lh__changed_call(struct lh_translated_thread *thread, struct lh_translate_c
 		forget_before(translator, &change.range[i]);
 	call->result = LH_SYS(translator->sys, call->number, call->argument[0], call->argument[1],
 	                      call->argument[2], call->argument[3], call->argument[4], call->argument[5]);
-	lh__changed_release(thread);
-	while (__atomic_load_n(&thread->waiting, __ATOMIC_SEQ_CST)) {
-		lh__changed_hold(thread);
-		lh__changed_release(thread);
-	}
+	release(thread);
 	tell(translator, call, &change);
 	return true;
 }
@@ -384,12 +439,12 @@ void lh__changed_written(struct lh_translator *translator, uint64_t start, uint6
 			struct guard *guard = guard_of(translator, number, false);
 
 			if (guard)
-				open_guard(translator, guard, true);
+				open_guard(translator, guard, GUARD_KERNEL);
 		}
 	} else {
 		for (unsigned i = 0; i < GUARDS; i++)
 			if (translator->guard[i].state && translator->guard[i].number - first <= last - first)
-				open_guard(translator, &translator->guard[i], true);
+				open_guard(translator, &translator->guard[i], GUARD_KERNEL);
 	}
 	lh__unlock(translator->sys, &translator->lock);
 }
@@ -438,7 +493,7 @@ static bool fault_in(struct lh_translator *translator, struct guard *guard,
 	bool own = fragment && instruction >= 0 && fragment->address < start + PAGE &&
 	           fragment->address + fragment->length > start;
 
-	open_guard(translator, guard, own);
+	open_guard(translator, guard, own ? GUARD_CHECKED : GUARD_OPEN);
 	if (own && instruction + 1 < fragment->instructions)
 		leave_old(thread, fragment, instruction, context);
 	return true;

@@ -88,7 +88,7 @@ static uint64_t where(struct lh_translated_thread *thread)
 	do {
 		lh__changed_hold(thread);
 		if (stale)
-			lh__changed_forget(translator, target, target + 1);
+			lh__changed_stale(translator, target);
 		to = go(thread, jump, target);
 		lh__changed_release(thread);
 		jump = NULL;

@@ -163,10 +163,17 @@ enum { REGION_READ = 1, REGION_WRITE = 2, REGION_EXECUTE = 4, REGION_SHARED = 8 
 
 struct guard {
 	uint64_t number;
-	uint32_t state;  /* GUARD_ */
-	uint32_t opened; /* times that a store has met it */
+	uint8_t state;   /* GUARD_ */
+	bool busy;       /* checked, and its code did change of late */
+	uint16_t opened; /* times that a store has met it */
 };
-enum { GUARD_NONE, GUARD_PROTECTED, GUARD_OPEN, GUARD_CHECKED };
+enum {
+	GUARD_NONE,
+	GUARD_PROTECTED,
+	GUARD_OPEN,    /* nothing is made of it */
+	GUARD_CHECKED, /* for a while */
+	GUARD_KERNEL,  /* checked for good: a call may be writing to it */
+};
 
 struct decoded; /* build.c */
 
@@ -192,6 +199,9 @@ struct lh_translator {
 	bool guards;          /* whoever owns the translator hands SIGSEGV to lh__changed_fault first */
 	struct guard *guard;  /* of pages that the program may both write and execute */
 	uint32_t guard_count; /* that are write-protected, so that stores are seen */
+	uint32_t
+		checked_count; /* that are checked for a while, and the processor's clock when last looked at */
+	uint64_t looked;
 	struct region region[REGIONS];
 	unsigned next_region;
 	/* A file's code has come or gone; may be NULL. Called by lh__changed_call, no lock held. */
@@ -340,6 +350,8 @@ void lh__build_rooms(size_t *decoded, size_t *emitter);
 int lh__changed_page(struct lh_translator *translator, uint64_t number) LH_MUST_CHECK;
 /* Under the lock: what is known of [start, end), fragments and all, is forgotten. */
 void lh__changed_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
+/* Under the lock: a fragment of the program's code there has found it changed. */
+void lh__changed_stale(struct lh_translator *translator, uint64_t address);
 /* In a child of fork. */
 void lh__changed_forked(struct lh_translator *translator);
 /* For a handler of a signal that may have interrupted the dispatcher: true: it will forget it. */
