@@ -35,7 +35,7 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 	siglongjmp(dead_end, 1);
 }
 
-static void start(bool guards)
+static void start(bool guards, uint64_t near, struct lh_translate_client client)
 {
 	static uint8_t stack[65536] __attribute__((aligned(64)));
 	struct sigaction action = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK };
@@ -43,12 +43,13 @@ static void start(bool guards)
 
 	guarded = guards;
 	deaf = false;
-	translator = translator_with((struct lh_translate_options){ 0 });
+	translator = translator_with((struct lh_translate_options){ .near = near, .client = client });
 	if (guards && lh__changed_guard(translator) < 0)
 		abort();
 	sigfillset(&action.sa_mask);
 	sigaltstack(&alternate, NULL);
 	sigaction(SIGSEGV, &action, NULL);
+	sigaction(SIGBUS, &action, NULL);
 }
 
 static void stop(void)
@@ -161,6 +162,115 @@ static void check_handler(const char *how)
 	gone(forgotten, PAGE_BYTES);
 }
 
+/* Code that changes often is checked; when it has stopped to, its page is guarded again, and yet right. */
+static void check_calm(void)
+{
+	uint8_t *made = memory_with(PAGE_BYTES, RWX);
+	unsigned wrong = 0, checked;
+	uint64_t before;
+	double start;
+
+	on();
+	for (uint32_t i = 0; i < 100; i++) {
+		make_constant(made, i);
+		wrong += run(made) != i;
+	}
+	checked = translator->checked_count;
+	for (start = seconds(); translator->checked_count > 0 && seconds() - start < 20.0;) {
+		wrong += run(made) != 99;
+		CALL(SYS_getppid, 0, 0, 0, 0, 0, 0);
+	}
+	before = faults;
+	wrong += run(made) != 99;
+	make_constant(made, 5);
+	wrong += run(made) != 5;
+	off();
+	ok(wrong == 0 && checked > 0 && translator->checked_count == 0 && faults == before + 1,
+	   "a page that has stopped changing: %u wrong, %u pages checked, then %u", wrong, checked,
+	   translator->checked_count);
+	gone(made, PAGE_BYTES);
+}
+
+/* The program dies of what it would die of. */
+static void check_beyond(void)
+{
+	int fd = memfd_create("short", 0);
+	uint8_t *made;
+	char code[6];
+
+	make_constant((uint8_t *)code, 1);
+	if (fd < 0 || write(fd, code, sizeof(code)) != (ssize_t)sizeof(code))
+		abort();
+	made = mmap(NULL, 2 * PAGE_BYTES, RX, MAP_PRIVATE, fd, 0);
+	close(fd);
+	dies("guarded", "code behind the end of its file", made + PAGE_BYTES,
+	     (uint64_t)(uintptr_t)made + PAGE_BYTES, (uint64_t)(uintptr_t)made + PAGE_BYTES);
+	gone(made, 2 * PAGE_BYTES);
+}
+
+/* ---- a client that counts */
+
+static uint64_t counted_from, counted_to;
+
+static void count_block(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions)
+{
+	(void)context;
+	if (address >= counted_from && address < counted_to) {
+		lh__emit_count_own(emitter, 0, instructions);
+		lh__emit_done(emitter);
+	}
+}
+
+static void count_store(void *context, struct lh_emitter *emitter,
+                        const struct lh_translated_instruction *instruction)
+{
+	(void)context;
+	if (instruction->address < counted_from || instruction->address >= counted_to)
+		return;
+	for (unsigned i = 0; i < instruction->accesses->count; i++)
+		if (instruction->accesses->at[i].kind & LH_ACCESS_WRITE)
+			lh__emit_count_own(emitter, 8, 1);
+	lh__emit_done(emitter);
+}
+
+static void count_cut(void *context, void *own, uint64_t address, unsigned instructions, unsigned executed)
+{
+	(void)context;
+	if (address >= counted_from && address < counted_to)
+		*(uint64_t *)own -= instructions - executed;
+}
+
+/* Whoever counts blocks counts what was executed of those that changed themselves. */
+static void check_counted(const char *how, bool guards, uint64_t near)
+{
+	const struct lh_translate_client client = {
+		.thread_bytes = 16, .block = count_block, .before = count_store, .cut = count_cut
+	};
+	uint8_t *made = memory_with(PAGE_BYTES, RWX);
+	unsigned wrong = 0;
+	uint64_t *count;
+
+	memcpy(made, changes_next, sizeof(changes_next));
+	memcpy(made + 64, changes_loop, sizeof(changes_loop));
+	counted_from = (uint64_t)(uintptr_t)made;
+	counted_to = counted_from + PAGE_BYTES;
+	start(guards, near, client);
+	on();
+	for (unsigned i = 0; i < 20; i++) {
+		wrong += run_with(made, i, 3 * i) != 4 * i;
+		made[64 + 19] = 0;
+		wrong += run(made + 64) != 55;
+	}
+	count = lh__translate_thread_bytes(translator);
+	off();
+	/* 6 instructions, 2 stores; 4 and 10 turns of 4, of which one stores. */
+	ok(wrong == 0 && count[0] == 20 * (6 + 4 + 10 * 4) && count[1] == 20 * (2 + 10),
+	   "%s: counted: %lu instructions, %lu stores, %u wrong", how, (unsigned long)count[0],
+	   (unsigned long)count[1], wrong);
+	gone(made, PAGE_BYTES);
+	stop();
+}
+
 /* The planted fault: stores are let through, and calls made, without anybody hearing of it. */
 static void check_deaf(void)
 {
@@ -184,15 +294,22 @@ static void check_deaf(void)
 
 int main(void)
 {
-	start(false);
+	const struct lh_translate_client nobody = { 0 };
+
+	start(false, 0, nobody);
 	check_all("checked");
 	check_handler("checked");
 	stop();
-	start(true);
+	start(true, 0, nobody);
 	check_all("guarded");
 	check_handler("guarded");
 	ok(faults > 0, "%lu faults", (unsigned long)faults);
+	check_calm();
+	check_beyond();
 	check_deaf();
 	stop();
+	check_counted("checked", false, 0);
+	check_counted("guarded", true, 0);
+	check_counted("guarded, far away", true, FAR_AWAY);
 	return done();
 }

@@ -374,9 +374,10 @@ static void forget_in_page(struct cache *cache, struct page *page, uint64_t star
 }
 
 /* Pages are forgotten too where nothing is left of them: they may no longer be there to be read. */
-static void forget_bucket(struct cache *cache, size_t bucket, uint64_t start, uint64_t end)
+static bool forget_bucket(struct cache *cache, size_t bucket, uint64_t start, uint64_t end)
 {
 	struct page **at = &cache->pages[bucket];
+	bool any = false;
 
 	while (*at) {
 		struct page *page = *at;
@@ -385,27 +386,31 @@ static void forget_bucket(struct cache *cache, size_t bucket, uint64_t start, ui
 		/* An instruction may begin in one page and end in the next. */
 		if (first < end && first + 2 * PAGE > start)
 			forget_in_page(cache, page, start, end);
+		any |= first < end && first + PAGE > start;
 		if (first < end && first + PAGE > start && !page->fragments)
 			*at = page->next;
 		else
 			at = &page->next;
 	}
+	return any;
 }
 
-void lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end)
+bool lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end)
 {
 	struct cache *cache = translator->current;
 	uint64_t first = start / PAGE ? start / PAGE - 1 : 0, last = (end - 1) / PAGE;
+	bool any = false;
 
 	if (end <= start)
-		return;
+		return false;
 	if (last - first >= cache->page_mask) {
 		for (size_t i = 0; i <= cache->page_mask; i++)
-			forget_bucket(cache, i, start, end);
-		return;
+			any |= forget_bucket(cache, i, start, end);
+		return any;
 	}
 	for (uint64_t number = first; number <= last; number++)
-		forget_bucket(cache, hash_of(number) & cache->page_mask, start, end);
+		any |= forget_bucket(cache, hash_of(number) & cache->page_mask, start, end);
+	return any;
 }
 
 /* The last fragment that begins at or before the offset, if it reaches there. */

@@ -69,12 +69,15 @@ static bool protect(const struct lh_translator *translator, uint64_t number, int
 	return LH_SYS(translator->sys, SYS_mprotect, number * PAGE, PAGE, PROT_READ | PROT_EXEC | write) == 0;
 }
 
+/* Where a page cannot be protected (it is gone; it is part of a huge one) it is checked. */
 static void set_guard(struct lh_translator *translator, struct guard *guard, uint32_t state)
 {
 	bool was = guard->state == GUARD_PROTECTED, is = state == GUARD_PROTECTED;
 
-	if (is)
-		protect(translator, guard->number, 0);
+	if (is && !protect(translator, guard->number, 0)) {
+		state = GUARD_KERNEL;
+		is = false;
+	}
 	translator->checked_count +=
 		(uint32_t)(state == GUARD_CHECKED) - (uint32_t)(guard->state == GUARD_CHECKED);
 	guard->state = (uint8_t)state;
@@ -178,6 +181,7 @@ static int region_of(struct lh_translator *translator, uint64_t address, struct 
 		if (address - out->start < out->end - out->start)
 			return 0;
 	}
+	*out = (struct region){ .kind = REGION_READ };
 	result = lh__region_at(translator->sys, address, out);
 	if (result < 0)
 		return result;
@@ -198,35 +202,44 @@ static int guard_page(struct lh_translator *translator, uint64_t number, const s
 	if (!guard)
 		return 1;
 	set_guard(translator, guard, GUARD_PROTECTED);
-	return 0;
+	return guard->state != GUARD_PROTECTED;
+}
+
+/* By the kernel: the end of a file may lie before that of its mapping. */
+static bool is_there(const struct lh_translator *translator, uint64_t number)
+{
+	uint8_t byte;
+
+	return lh__peek(translator->sys, number * PAGE, &byte, 1) == 0;
 }
 
 int lh__changed_page(struct lh_translator *translator, uint64_t number)
 {
 	struct guard *guard = guard_of(translator, number, false);
-	struct region region;
-	uint8_t byte;
-	int result;
+	struct region region = { .kind = REGION_READ };
+	int result = 0;
 
 	if (guard && guard->state < GUARD_CHECKED)
 		set_guard(translator, guard, GUARD_PROTECTED);
+	if (!guard)
+		result = region_of(translator, number * PAGE, &region);
+	if (result == -EFAULT || (region.kind & REGION_READ && !is_there(translator, number)))
+		return -EFAULT;
 	if (guard)
 		return guard->state >= GUARD_CHECKED;
-	result = region_of(translator, number * PAGE, &region);
-	if (result == -ENOSYS)
-		return lh__peek(translator->sys, number * PAGE, &byte, 1);
-	if (result < 0 || region.kind & REGION_SHARED)
-		return result < 0 ? result : 1;
+	if (region.kind & REGION_SHARED)
+		return 1;
 	return region.kind & REGION_WRITE ? guard_page(translator, number, &region) : 0;
 }
 
-void lh__changed_forget(struct lh_translator *translator, uint64_t start, uint64_t end)
+bool lh__changed_forget(struct lh_translator *translator, uint64_t start, uint64_t end)
 {
-	if (translator->current)
-		lh__cache_forget(translator, start, end);
+	bool any = translator->current && lh__cache_forget(translator, start, end);
+
 	for (unsigned i = 0; i < REGIONS; i++)
 		if (translator->region[i].start < end && translator->region[i].end > start)
 			translator->region[i].start = translator->region[i].end = 0;
+	return any;
 }
 
 void lh__changed_forked(struct lh_translator *translator)
@@ -288,7 +301,7 @@ void lh__changed_release(struct lh_translated_thread *thread)
 
 struct change {
 	struct range range[2]; /* what is concerned */
-	bool code;             /* a file's code comes */
+	bool came, went;       /* code of a file; code that has been executed */
 };
 
 static uint64_t page_up(uint64_t size)
@@ -307,10 +320,10 @@ static bool maps(const uint64_t *argument, struct change *change)
 {
 	bool fixed = argument[3] & MAP_FIXED;
 
-	change->code = argument[2] & PROT_EXEC && !(argument[3] & MAP_ANONYMOUS);
+	change->came = argument[2] & PROT_EXEC && !(argument[3] & MAP_ANONYMOUS);
 	if (fixed)
 		change->range[0] = range_of(argument[0], argument[1]);
-	return fixed || change->code;
+	return fixed || change->came;
 }
 
 static bool protects(const uint64_t *argument, struct change *change)
@@ -372,26 +385,30 @@ static bool changes(const struct lh_translator *translator, const struct lh_tran
 	}
 }
 
-static void forget_before(struct lh_translator *translator, const struct range *range)
+/* Whether there was code. */
+static bool forget_before(struct lh_translator *translator, const struct range *range)
 {
+	bool any;
+
 	if (range->end <= range->start)
-		return;
-	lh__changed_forget(translator, range->start, range->end);
+		return false;
+	any = lh__changed_forget(translator, range->start, range->end);
 	drop_guards(translator, range->start, range->end);
+	return any;
 }
 
 static void tell(const struct lh_translator *translator, const struct lh_translate_call *call,
                  const struct change *change)
 {
 	uint64_t result = (uint64_t)call->result;
+	void (*mapped)(void *, uint64_t, uint64_t) = translator->mapped;
 
-	if (!translator->mapped || failed(result))
+	if (!mapped || failed(result))
 		return;
-	if (change->code)
-		translator->mapped(translator->client.context, result,
-		                   result + page_up((uint64_t)call->argument[1]));
-	else if (call->number == SYS_munmap)
-		translator->mapped(translator->client.context, change->range[0].start, change->range[0].end);
+	if (change->came)
+		mapped(translator->client.context, result, result + page_up((uint64_t)call->argument[1]));
+	else if (change->went && (call->number == SYS_munmap || call->number == SYS_mmap))
+		mapped(translator->client.context, change->range[0].start, change->range[0].end);
 }
 
 static void release(struct lh_translated_thread *thread)
@@ -419,7 +436,7 @@ bool lh__changed_call(struct lh_translated_thread *thread, struct lh_translate_c
 	}
 	lh__changed_hold(thread);
 	for (int i = 0; i < 2; i++)
-		forget_before(translator, &change.range[i]);
+		change.went |= forget_before(translator, &change.range[i]);
 	call->result = LH_SYS(translator->sys, call->number, call->argument[0], call->argument[1],
 	                      call->argument[2], call->argument[3], call->argument[4], call->argument[5]);
 	release(thread);
@@ -462,22 +479,18 @@ static void leave_old(struct lh_translated_thread *thread, const struct fragment
 	struct lh_translator *translator = thread->translator;
 	const struct lh_translate_client *client = &translator->client;
 	uint64_t address = old->address + old->places[instruction].program;
-	struct fragment *rest;
-	int result;
+	struct fragment *rest = NULL;
+	int result = translator->current ? lh__build_rest(translator, address, &rest) : -ENOMEM;
 
-	if (!translator->current)
-		return;
-	lh__cache_enter(translator, thread);
-	result = lh__build_rest(translator, address, &rest);
-	if (result == -ENOSPC && lh__cache_flush(translator) == 0) {
-		lh__cache_enter(translator, thread);
+	if (result == -ENOSPC && lh__cache_flush(translator) == 0)
 		result = lh__build_rest(translator, address, &rest);
-	}
 	if (result < 0)
 		return;
 	if (client->cut)
 		client->cut(client->context, thread->own, old->address, old->instructions,
 		            (unsigned)instruction + 1);
+	/* The old cache may be gone after this. */
+	lh__cache_enter(translator, thread);
 	context->uc_mcontext.gregs[REG_RIP] =
 		(greg_t)(uintptr_t)(thread->cache->execute + rest->code + rest->places[0].code);
 }
@@ -493,6 +506,8 @@ static bool fault_in(struct lh_translator *translator, struct guard *guard,
 	bool own = fragment && instruction >= 0 && fragment->address < start + PAGE &&
 	           fragment->address + fragment->length > start;
 
+	if (guard->state != GUARD_PROTECTED) /* another thread has been here first */
+		return protect(translator, guard->number, PROT_WRITE);
 	open_guard(translator, guard, own ? GUARD_CHECKED : GUARD_OPEN);
 	if (own && instruction + 1 < fragment->instructions)
 		leave_old(thread, fragment, instruction, context);
@@ -515,7 +530,6 @@ bool lh__changed_fault(struct lh_translator *translator, const siginfo_t *info, 
 		return guard_of(translator, number, false) && protect(translator, number, PROT_WRITE);
 	mask = lh__hold(translator);
 	guard = guard_of(translator, number, false);
-	/* Where another thread has been here first the store has only to be made again. */
 	ours = guard && fault_in(translator, guard, thread, context);
 	lh__release(translator, mask);
 	return ours;

@@ -250,7 +250,8 @@ int lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *p
 struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, int *error);
 void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to);
 void lh__cache_publish(struct cache *cache, struct fragment *fragment);
-void lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
+/* Whether there was anything. */
+bool lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
 uint64_t lh__cache_address(const struct lh_translator *translator, uint64_t code);
 /*
  * The fragment that an address in a code cache lies in, be it forgotten, and the last of its instructions
@@ -348,8 +349,8 @@ void lh__build_rooms(size_t *decoded, size_t *emitter);
  * there, or not to be executed. From now on stores to it are seen, unless 1 is returned.
  */
 int lh__changed_page(struct lh_translator *translator, uint64_t number) LH_MUST_CHECK;
-/* Under the lock: what is known of [start, end), fragments and all, is forgotten. */
-void lh__changed_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
+/* Under the lock: what is known of [start, end), fragments and all, is forgotten; whether there was code. */
+bool lh__changed_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
 /* Under the lock: a fragment of the program's code there has found it changed. */
 void lh__changed_stale(struct lh_translator *translator, uint64_t address);
 /* In a child of fork. */
