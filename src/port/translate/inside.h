@@ -220,10 +220,11 @@ struct lh_translator {
 /* ---- enter.S */
 
 extern const char lh__translate_leave[], lh__translate_leave_indirect[], lh__translate_leave_call[];
+extern const char lh__translate_leave_ask[], lh__translate_leave_syscall[];
 extern const char lh__translate_leave_state[], lh__translate_plain[];
 extern const char lh__translate_native_call[], lh__translate_native_back[];
 extern const char lh__translate_begin_inside[], lh__translate_end_inside[], lh__translate_forget_inside[];
-extern const char lh__translate_is_on_inside[], lh__translate_bytes_inside[];
+extern const char lh__translate_is_on_inside[], lh__translate_is_here_inside[], lh__translate_bytes_inside[];
 
 /* ---- open.c */
 
@@ -409,6 +410,8 @@ int lh__region_at(const struct lh_sys *sys, uint64_t address, struct region *out
 /* Both say in the context where the thread goes on. */
 void lh__translate_dispatch(struct lh_translated_thread *thread);
 void lh__translate_call_out(struct lh_translated_thread *thread);
+void lh__translate_ask_out(struct lh_translated_thread *thread);
+void lh__translate_syscall_out(struct lh_translated_thread *thread);
 
 /* ---- state.c */
 
