@@ -1031,7 +1031,7 @@ static int build_block(struct block *block, bool entered, struct fragment **out)
 		entry_next = put_entry(emitter, block->address);
 	block->places = 0;
 	block->start = emitter->at;
-	if (block->checked && !own)
+	if (block->checked && !own && !is_native(block->translator, block->address))
 		put_check(emitter, block);
 	if (own) {
 		put_native(emitter, own);
