@@ -122,11 +122,12 @@ struct lh_translated_thread {
 	uint8_t vector[VECTOR_BYTES] __attribute__((aligned(64)));
 	struct lh_translator *translator;
 	struct cache *cache;
-	uint64_t epoch; /* of that cache */
-	uint64_t next;  /* behind the system call at target */
-	bool boundary;  /* what is resumed is a boundary: all is true, the program is at target */
-	bool vforked;   /* a child of vfork, or a thread of one */
-	bool nested;    /* a signal has come before another one's handler had blocked it */
+	uint64_t epoch;      /* of that cache */
+	uint64_t next;       /* behind the system call at target */
+	bool boundary;       /* what is resumed is a boundary: all is true, the program is at target */
+	bool faults_blocked; /* the program blocks SIGSEGV, which the kernel does not */
+	bool vforked;        /* a child of vfork, or a thread of one */
+	bool nested;         /* a signal has come before another one's handler had blocked it */
 	uint64_t nested_mask;
 	struct fragment *held_in; /* whose exits lead here since a signal waits for its end */
 	struct lh_stack alternate;
@@ -513,6 +514,7 @@ void lh__clone_tell(struct lh_translated_thread *thread);
 /* ---- signal.c */
 
 bool lh__signal_action(struct lh_translated_thread *thread, struct lh_translate_call *call);
+bool lh__signal_mask(struct lh_translated_thread *thread, struct lh_translate_call *call);
 bool lh__signal_stack(struct lh_translated_thread *thread, struct lh_translate_call *call);
 uint64_t lh__signal_return(struct lh_translated_thread *thread);
 /* All that the kernel has now becomes the program's. */
