@@ -40,7 +40,7 @@ struct decoded {
 	uint64_t address;
 	uint32_t live;
 	enum kind kind;
-	uint8_t bytes[ZYDIS_MAX_INSTRUCTION_LENGTH];
+	uint8_t bytes[LH_INSTRUCTION_ROOM];
 };
 
 struct block {
@@ -167,19 +167,21 @@ static bool has_client(const struct lh_translator *translator)
 	return translator->client.before || translator->client.after;
 }
 
-static bool decode_full(struct decoded *decoded, size_t size)
+static bool decode_full(struct block *block, struct decoded *decoded, size_t size)
 {
 	ZydisDecoder decoder;
 
+	lh__vectors_needed(block->translator);
 	decoder_for(&decoder, false);
 	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, (const void *)(uintptr_t)decoded->address, size,
 	                                           &decoded->instruction, decoded->operands));
 }
 
-static bool decode_minimal(struct decoded *decoded, size_t size)
+static bool decode_minimal(struct block *block, struct decoded *decoded, size_t size)
 {
 	ZydisDecoder decoder;
 
+	lh__vectors_needed(block->translator);
 	decoder_for(&decoder, true);
 	return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL,
 	                                                  (const void *)(uintptr_t)decoded->address, size,
@@ -190,18 +192,26 @@ static bool decode_minimal(struct decoded *decoded, size_t size)
 static bool decode_one(struct block *block, struct decoded *decoded)
 {
 	size_t left = PAGE - decoded->address % PAGE;
-	bool (*decode)(struct decoded *, size_t) =
-		has_client(block->translator) ? decode_full : decode_minimal;
+	const void *code = (const void *)(uintptr_t)decoded->address;
+	bool client = has_client(block->translator);
+	bool (*decode)(struct block *, struct decoded *, size_t) = client ? decode_full : decode_minimal;
 	int error;
 
-	if (left < ZYDIS_MAX_INSTRUCTION_LENGTH && !decode(decoded, left)) {
+	if (!client && left >= LH_INSTRUCTION_ROOM && lh__decode_quickly(code, &decoded->instruction)) {
+		memcpy(decoded->bytes, code, LH_INSTRUCTION_ROOM);
+		decoded->kind = kind_of(&decoded->instruction);
+		return true;
+	}
+	if (left < ZYDIS_MAX_INSTRUCTION_LENGTH && !decode(block, decoded, left)) {
 		if (!lh__cache_page(block->translator, decoded->address + left, &error))
 			return false;
 		left = ZYDIS_MAX_INSTRUCTION_LENGTH;
 	}
-	if (!decode(decoded, left < ZYDIS_MAX_INSTRUCTION_LENGTH ? left : ZYDIS_MAX_INSTRUCTION_LENGTH))
+	if (!decode(block, decoded,
+	            left < ZYDIS_MAX_INSTRUCTION_LENGTH ? left : ZYDIS_MAX_INSTRUCTION_LENGTH))
 		return false;
-	memcpy(decoded->bytes, (const void *)(uintptr_t)decoded->address, decoded->instruction.length);
+	for (unsigned i = 0; i < decoded->instruction.length; i++)
+		decoded->bytes[i] = ((const uint8_t *)code)[i];
 	decoded->kind = kind_of(&decoded->instruction);
 	return true;
 }
@@ -351,11 +361,11 @@ static void put_far_relative(struct lh_emitter *emitter, struct block *block, st
 		lh__put_constant(emitter, base, target);
 		here(emitter, block, decoded);
 		rebase(instruction, bytes, base);
-		lh__put(emitter, bytes, instruction->length);
+		lh__put_instruction(emitter, bytes, instruction->length);
 		return;
 	}
 	if (!has_client(block->translator))
-		decode_full(decoded, instruction->length);
+		decode_full(block, decoded, instruction->length);
 	used = registers_of(decoded);
 	for (base = RDI; used & 1u << base; base--)
 		;
@@ -363,17 +373,17 @@ static void put_far_relative(struct lh_emitter *emitter, struct block *block, st
 	lh__put_constant(emitter, base, target);
 	here(emitter, block, decoded);
 	rebase(instruction, bytes, base);
-	lh__put(emitter, bytes, instruction->length);
+	lh__put_instruction(emitter, bytes, instruction->length);
 	lh__put_gs(emitter, OP_LOAD, base, LH_T_SPILL + 8 * (size_t)base);
 }
 
 static void put_plain(struct lh_emitter *emitter, struct block *block, struct decoded *decoded)
 {
 	const ZydisDecodedInstruction *instruction = &decoded->instruction;
-	uint8_t bytes[ZYDIS_MAX_INSTRUCTION_LENGTH];
+	uint8_t bytes[LH_INSTRUCTION_ROOM];
 	int64_t distance;
 
-	memcpy(bytes, decoded->bytes, instruction->length);
+	memcpy(bytes, decoded->bytes, sizeof(bytes));
 	drop_gs(instruction, bytes);
 	if (is_relative(instruction)) {
 		distance = (int64_t)(relative_target(decoded) - lh__executes_at(emitter, emitter->at) -
@@ -385,7 +395,7 @@ static void put_plain(struct lh_emitter *emitter, struct block *block, struct de
 		memcpy(bytes + instruction->raw.disp.offset, &(int32_t){ (int32_t)distance }, 4);
 	}
 	here(emitter, block, decoded);
-	lh__put(emitter, bytes, instruction->length);
+	lh__put_instruction(emitter, bytes, instruction->length);
 }
 
 /* ---- leaving a block */
@@ -622,7 +632,7 @@ static void put_instruction(struct lh_emitter *emitter, struct block *block, str
 		break;
 	case READ_GS: put_read_gs(emitter, decoded); break;
 	case ALONE:
-		lh__put(emitter, decoded->bytes, decoded->instruction.length);
+		lh__put_instruction(emitter, decoded->bytes, decoded->instruction.length);
 		put_jump(emitter, 0, next_of(decoded));
 		break;
 	default: put_native(emitter, decoded->address); break;
@@ -824,7 +834,8 @@ static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entr
 			return -ENOSPC;
 	if (!fragment || !places || emitter->full)
 		return -ENOSPC;
-	memcpy(places, block->place, block->places * sizeof(*places));
+	for (unsigned i = 0; i < block->places; i++)
+		places[i] = block->place[i];
 	fragment->address = block->address;
 	fragment->length = block->length;
 	fragment->code = offset_in(emitter, block->start);

@@ -11,8 +11,20 @@ void lh__put(struct lh_emitter *emitter, const void *bytes, size_t size)
 		emitter->full = true;
 		return;
 	}
-	memcpy(emitter->at, bytes, size);
+	for (size_t i = 0; i < size; i++)
+		emitter->at[i] = ((const uint8_t *)bytes)[i];
 	emitter->at += size;
+}
+
+void lh__put_instruction(struct lh_emitter *emitter, const uint8_t bytes[LH_INSTRUCTION_ROOM],
+                         unsigned length)
+{
+	if (emitter->end - emitter->at < (ptrdiff_t)LH_INSTRUCTION_ROOM) {
+		emitter->full = true;
+		return;
+	}
+	memcpy(emitter->at, bytes, LH_INSTRUCTION_ROOM);
+	emitter->at += length;
 }
 
 void lh__put_bytes(struct lh_emitter *emitter, uint32_t bytes, unsigned count)

@@ -51,6 +51,7 @@ enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI }; /* as they are encoded */
 #define STACK_BYTES 65536u
 #define THREADS 16384u            /* slots for contexts: address space only */
 #define TABLE_ENTRIES 65536u      /* 16 bits of a target */
+#define LH_INSTRUCTION_ROOM 16u   /* bytes that are copied of each, at once */
 #define LH_BLOCK_INSTRUCTIONS 96u /* a block has at most so many */
 
 struct cache;
@@ -151,6 +152,7 @@ struct lh_translator {
 	size_t decoded_bytes;
 	struct lh_emitter *emitter;
 	size_t emitter_bytes;
+	struct lh_translated_thread *unsaved; /* for whom a block is made, while its vectors are not saved */
 	struct lh_translate_counts counts;
 };
 
@@ -173,6 +175,8 @@ bool lh__thread_any_in(const struct lh_translator *translator, const struct cach
 void lh__thread_leave(struct lh_translator *translator);
 void lh__vectors_save(struct lh_translated_thread *thread);
 void lh__vectors_restore(struct lh_translated_thread *thread);
+/* Before anything that is not compiled without them: Zydis, a client. */
+void lh__vectors_needed(struct lh_translator *translator);
 
 /* ---- cache.c: all under the lock, but for lh__cache_make */
 
@@ -238,6 +242,8 @@ struct lh_emitter {
 };
 
 void lh__put(struct lh_emitter *emitter, const void *bytes, size_t size);
+void lh__put_instruction(struct lh_emitter *emitter, const uint8_t bytes[LH_INSTRUCTION_ROOM],
+                         unsigned length);
 /* Up to 4 bytes, the lowest first. */
 void lh__put_bytes(struct lh_emitter *emitter, uint32_t bytes, unsigned count);
 void lh__put_word(struct lh_emitter *emitter, uint32_t value);
@@ -257,13 +263,22 @@ static inline uint64_t lh__executes_at(const struct lh_emitter *emitter, const u
 	return (uint64_t)(uintptr_t)(emitter->cache->execute + (at - emitter->cache->write));
 }
 
+/* ---- decode.c */
+
+/*
+ * False: not known here, Zydis may know it. Sets length, encoding, opcode_map, opcode, attributes (HAS_REX,
+ * HAS_MODRM), and of raw: prefix_count, the values of prefixes, rex, modrm, disp (value, offset), and imm[0]'s
+ * value where it is a distance. Nothing else.
+ */
+bool lh__decode_quickly(const uint8_t code[LH_INSTRUCTION_ROOM], ZydisDecodedInstruction *out);
+
 /* ---- emit.c */
 
 /* A client's turn: what is live, and which registers addresses are made of. */
 void lh__emit_turn(struct lh_emitter *emitter, uint32_t live, const struct lh_accesses *accesses);
 int lh__general(ZydisRegister reg);
 
-/* ---- build.c, under the lock, vectors saved */
+/* ---- build.c, under the lock */
 
 /* -EFAULT: there is nothing at the address; -ENOSPC: the cache is full. entered: by its address. */
 int lh__build(struct lh_translator *translator, uint64_t address, bool entered,

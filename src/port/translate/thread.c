@@ -299,3 +299,11 @@ void lh__vectors_restore(struct lh_translated_thread *thread)
 	else
 		__asm__ volatile("fxrstor64 (%0)" : : "r"(thread->vector) : "memory");
 }
+
+void lh__vectors_needed(struct lh_translator *translator)
+{
+	if (!translator->unsaved)
+		return;
+	lh__vectors_save(translator->unsaved);
+	translator->unsaved = NULL;
+}
