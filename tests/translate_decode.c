@@ -45,9 +45,10 @@ static bool same(const ZydisDecodedInstruction *a, const ZydisDecodedInstruction
 	for (unsigned i = 0; i < a->raw.prefix_count; i++)
 		if (a->raw.prefixes[i].value != b->raw.prefixes[i].value)
 			return false;
-	if (modrm != (b->attributes & ZYDIS_ATTRIB_HAS_MODRM) || rex != (b->attributes & ZYDIS_ATTRIB_HAS_REX) ||
-	    a->raw.rex.W != b->raw.rex.W || a->raw.rex.R != b->raw.rex.R || a->raw.rex.X != b->raw.rex.X ||
-	    a->raw.rex.B != b->raw.rex.B || (rex && a->raw.rex.offset != b->raw.rex.offset))
+	if (modrm != (b->attributes & ZYDIS_ATTRIB_HAS_MODRM) ||
+	    rex != (b->attributes & ZYDIS_ATTRIB_HAS_REX) || a->raw.rex.W != b->raw.rex.W ||
+	    a->raw.rex.R != b->raw.rex.R || a->raw.rex.X != b->raw.rex.X || a->raw.rex.B != b->raw.rex.B ||
+	    (rex && a->raw.rex.offset != b->raw.rex.offset))
 		return false;
 	if (modrm && (a->raw.modrm.mod != b->raw.modrm.mod || a->raw.modrm.reg != b->raw.modrm.reg ||
 	              a->raw.modrm.rm != b->raw.modrm.rm || a->raw.modrm.offset != b->raw.modrm.offset ||
@@ -151,8 +152,9 @@ static void check_file(const char *path, size_t most)
 		for (unsigned length; at < end; at += length ? length : 1)
 			length = look(&seen, at);
 	}
-	ok(seen.wrong == 0 && seen.known * 100 > seen.all * 85, "%s: %.1f %% of %lu instructions known, %lu wrong",
-	   path, 100.0 * (double)seen.known / (double)seen.all, seen.all, seen.wrong);
+	ok(seen.wrong == 0 && seen.known * 100 > seen.all * 85,
+	   "%s: %.1f %% of %lu instructions known, %lu wrong", path,
+	   100.0 * (double)seen.known / (double)seen.all, seen.all, seen.wrong);
 	munmap((void *)(uintptr_t)file, size);
 }
 

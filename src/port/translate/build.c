@@ -55,6 +55,8 @@ struct block {
 };
 
 #define ROOM ((size_t)60 << 10) /* for one block, a client's code included: struct place counts in 16 bits */
+#define STUB 20u
+#define ASIDE (LITERALS * 16 + JUMPS * STUB + 8) /* what one may have at the cache's other end */
 
 void lh__build_rooms(size_t *decoded, size_t *emitter)
 {
@@ -685,12 +687,10 @@ static void put_block(struct lh_emitter *emitter, struct block *block)
 		put_jump(emitter, 0, block->address + block->length);
 }
 
-/* Constants behind the code, to which it refers. */
+/* Constants, to which the code refers. */
 static void put_literals(struct lh_emitter *emitter)
 {
-	while ((uintptr_t)emitter->at & 7 && !emitter->full)
-		lh__put_bytes(emitter, 0xcc, 1);
-	for (unsigned i = 0; i < emitter->literals && !emitter->full; i++) {
+	for (unsigned i = 0; i < emitter->literals; i++) {
 		lh__put_distance(emitter->literal[i].site, emitter->at);
 		lh__put(emitter, emitter->literal[i].value, 8 * emitter->literal[i].count);
 	}
@@ -732,8 +732,7 @@ static uint32_t put_entry(struct lh_emitter *emitter, uint64_t address)
 	uint64_t minus = (uint64_t)0 - address;
 	uint32_t next;
 
-	while (((uintptr_t)emitter->at + (minus == (uint64_t)(int32_t)minus ? 14 : 17)) & 3 && !emitter->full)
-		lh__put_bytes(emitter, 0x90, 1);
+	lh__put_nops(emitter, minus <= UINT32_MAX ? 12 : minus == (uint64_t)(int32_t)minus ? 14 : 17);
 	lh__put_constant(emitter, RCX, minus);
 	lh__put_bytes(emitter, 0x010c8d48, 4); /* lea (%rcx,%rax), %rcx */
 	lh__put_bytes(emitter, 0xe905e3, 3);   /* jrcxz over the jump */
@@ -749,7 +748,7 @@ static struct lh_emitter *emitter_for(struct lh_translator *translator)
 	struct lh_emitter *emitter = translator->emitter;
 	struct cache *cache = translator->current;
 	size_t start = (cache->used + 15) & ~(size_t)15;
-	size_t room = start < cache->size ? cache->size - start : 0;
+	size_t room = start + ASIDE < cache->top ? cache->top - ASIDE - start : 0;
 
 	emitter->translator = translator;
 	emitter->cache = cache;
@@ -819,6 +818,25 @@ static void analyse(struct block *block)
 		block->decoded[i].live = live[i];
 }
 
+/* What is executed once, or not at all, lies apart, from the end of the cache downwards. */
+static int put_aside(struct lh_emitter *emitter, struct jump **jumps)
+{
+	struct cache *cache = emitter->cache;
+	size_t size = STUB * emitter->jumps;
+
+	for (unsigned i = 0; i < emitter->literals; i++)
+		size += 8 * emitter->literal[i].count;
+	cache->used = offset_in(emitter, emitter->at);
+	emitter->end = cache->write + cache->top;
+	cache->top = (cache->top - size) & ~(size_t)7;
+	emitter->at = cache->write + cache->top;
+	put_literals(emitter);
+	for (unsigned i = 0; i < emitter->jumps; i++)
+		if (put_stub(emitter, i, jumps) < 0)
+			return -ENOSPC;
+	return 0;
+}
+
 /* The fragment is written; now it is known, and what it jumps to that is there is linked. */
 static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entry_next, struct fragment **out)
 {
@@ -827,12 +845,9 @@ static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entr
 	struct place *places = lh__cache_metadata(cache, block->places * sizeof(*places));
 	struct jump *jumps[JUMPS];
 	struct fragment *to;
+	size_t top = cache->top;
 
-	put_literals(emitter);
-	for (unsigned i = 0; i < emitter->jumps; i++)
-		if (put_stub(emitter, i, jumps) < 0)
-			return -ENOSPC;
-	if (!fragment || !places || emitter->full)
+	if (!fragment || !places)
 		return -ENOSPC;
 	for (unsigned i = 0; i < block->places; i++)
 		places[i] = block->place[i];
@@ -840,11 +855,13 @@ static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entr
 	fragment->length = block->length;
 	fragment->code = offset_in(emitter, block->start);
 	fragment->code_size = (uint32_t)(emitter->at - block->start);
+	if (put_aside(emitter, jumps) < 0)
+		return -ENOSPC;
 	fragment->instructions = (uint16_t)block->count;
 	fragment->place_count = (uint16_t)block->places;
 	fragment->places = places;
-	block->translator->counts.bytes += (uint64_t)(emitter->at - (cache->write + cache->used));
-	cache->used = offset_in(emitter, emitter->at);
+	block->translator->counts.bytes +=
+		cache->used - (size_t)(emitter->start - cache->write) + top - cache->top;
 	lh__cache_add(cache, fragment, block->page);
 	if (entry_next) {
 		fragment->entry = offset_in(emitter, emitter->start);

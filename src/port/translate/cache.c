@@ -1,7 +1,7 @@
 /*
  * cache.c - the code cache, and what is known of the fragments in it (inside.h).
  *
- * A cache is filled from its start and never tidied: what is forgotten stays as dead code, for a thread may
+ * A cache is filled from its start, with what is seldom executed from its end, and never tidied: what is forgotten stays as dead code, for a thread may
  * be in it. When it is full there is a new one. A thread says in its context in which cache it may be, by its
  * epoch, and moves to the newest when it comes to the translator; a cache that is no thread's is unmapped.
  */
@@ -140,6 +140,7 @@ static int make_tables(struct cache *cache)
 	for (size_t i = 0; i < TABLE_ENTRIES; i++)
 		cache->table[i] = (uint64_t)(uintptr_t)cache->execute;
 	cache->used = FIRST;
+	cache->top = cache->size;
 	return 0;
 }
 
@@ -271,11 +272,14 @@ void lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *
 	page->fragments = fragment;
 }
 
-/* One aligned word, by which a jump that threads may be executing leads elsewhere. */
+/* A part of one aligned word, by which a jump that threads may be executing leads elsewhere. */
 static void patch(struct cache *cache, uint32_t site, uint32_t to)
 {
-	__atomic_store_n((int32_t *)(void *)(cache->write + site), (int32_t)(to - (site + 4)),
-	                 __ATOMIC_RELEASE);
+	uint64_t *word = (uint64_t *)(void *)(cache->write + (site & ~7u)), now = *word;
+	int32_t distance = (int32_t)(to - (site + 4));
+
+	__builtin_memcpy((uint8_t *)&now + (site & 7u), &distance, 4);
+	__atomic_store_n(word, now, __ATOMIC_RELEASE);
 }
 
 void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to)
@@ -307,12 +311,19 @@ void lh__cache_publish(struct cache *cache, struct fragment *fragment)
 	__atomic_store_n(slot, (uint64_t)(uintptr_t)(cache->execute + fragment->entry), __ATOMIC_RELEASE);
 }
 
+static uint32_t leads_to(const struct cache *cache, uint32_t site)
+{
+	int32_t distance;
+
+	__builtin_memcpy(&distance, cache->write + site, 4);
+	return site + 4 + (uint32_t)distance;
+}
+
 /* Takes the entry out of the chain of its 16 bits. */
 static void withdraw(struct cache *cache, struct fragment *fragment)
 {
 	struct fragment **at = entries_of(cache, fragment->address), *before = NULL;
-	int32_t distance = *(int32_t *)(void *)(cache->write + fragment->entry_next);
-	uint32_t next = fragment->entry_next + 4 + (uint32_t)distance;
+	uint32_t next = leads_to(cache, fragment->entry_next);
 
 	for (; *at != fragment; at = &(*at)->next_entry)
 		if (((*at)->address ^ fragment->address) % TABLE_ENTRIES == 0)

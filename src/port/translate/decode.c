@@ -182,15 +182,16 @@ static bool prefixes_fit(const struct cursor *cursor, unsigned shape)
 	unsigned opcode = cursor->opcode;
 
 	if (shape & P)
-		return simd(opcode) & (cursor->narrow          ? 2u
+		return simd(opcode) & (cursor->narrow           ? 2u
 		                       : cursor->repeat == 0xf3 ? 4u
 		                       : cursor->repeat         ? 8u
 		                                                : 1u);
 	if (cursor->second && opcode == 0x1e)
 		return cursor->repeat == 0xf3 && !cursor->narrow;
 	/* stos and its like, ret, pause */
-	if (cursor->repeat && (cursor->second || !((opcode >= 0xa4 && opcode <= 0xaf && !(shape & (I1 | I4))) ||
-	                                           (cursor->repeat == 0xf3 && (opcode == 0xc3 || opcode == 0x90)))))
+	if (cursor->repeat &&
+	    (cursor->second || !((opcode >= 0xa4 && opcode <= 0xaf && !(shape & (I1 | I4))) ||
+	                         (cursor->repeat == 0xf3 && (opcode == 0xc3 || opcode == 0x90)))))
 		return false;
 	if (!cursor->narrow)
 		return true;

@@ -45,7 +45,7 @@ void lh__put_word(struct lh_emitter *emitter, uint32_t value)
 void lh__put_nops(struct lh_emitter *emitter, unsigned ahead)
 {
 	static const uint8_t nop[3][3] = { { 0x90 }, { 0x66, 0x90 }, { 0x0f, 0x1f, 0x00 } };
-	unsigned count = (unsigned)-(((uintptr_t)emitter->at + ahead) & 3) & 3;
+	unsigned at = ((uintptr_t)emitter->at + ahead) & 7, count = at > 4 ? 8 - at : 0;
 
 	if (count)
 		lh__put(emitter, nop[count - 1], count);

@@ -123,7 +123,7 @@ struct page {
 struct cache {
 	struct cache *next; /* of those that are retired */
 	uint64_t epoch;
-	size_t size, used;
+	size_t size, used, top;   /* bytes from its start that are taken, and from where to its end */
 	uint8_t *write, *execute; /* the two mappings */
 	uint8_t *arena;           /* metadata, bump allocated; starts with the table */
 	size_t arena_size, arena_used;
@@ -247,7 +247,7 @@ void lh__put_instruction(struct lh_emitter *emitter, const uint8_t bytes[LH_INST
 /* Up to 4 bytes, the lowest first. */
 void lh__put_bytes(struct lh_emitter *emitter, uint32_t bytes, unsigned count);
 void lh__put_word(struct lh_emitter *emitter, uint32_t value);
-/* Until the place plus ahead is a multiple of 4. */
+/* Until the 4 bytes that come `ahead` of here do not cross a word of 8: those are changed at once. */
 void lh__put_nops(struct lh_emitter *emitter, unsigned ahead);
 /* An operation of 8 bytes on a register and memory: base and index may be -1; none of them touches flags. */
 enum { OP_LOAD = 0x8b, OP_STORE = 0x89, OP_LEA = 0x8d, OP_COMPARE = 0x3b };
