@@ -49,18 +49,20 @@ struct block {
 	struct page *page;
 	uint64_t address;
 	unsigned count, length;
+	bool falls;        /* the next one that is executed follows directly, if nothing else does */
+	struct jump *fall; /* and its record */
 	unsigned places;
 	struct place place[LH_BLOCK_INSTRUCTIONS];
 	uint8_t *start;
 };
 
 #define ROOM ((size_t)60 << 10) /* for one block, a client's code included: struct place counts in 16 bits */
-#define STUB 20u
-#define ASIDE (LITERALS * 16 + JUMPS * STUB + 8) /* what one may have at the cache's other end */
+#define RUN 16u                 /* blocks that are made at once, at most */
+#define ASIDE (LITERALS * 16 + JUMPS * (STUB + AROUND) + 16) /* what one may have at the cache's other end */
 
 void lh__build_rooms(size_t *decoded, size_t *emitter)
 {
-	*decoded = (LH_BLOCK_INSTRUCTIONS * sizeof(struct decoded) + PAGE - 1) & ~(size_t)(PAGE - 1);
+	*decoded = (2 * LH_BLOCK_INSTRUCTIONS * sizeof(struct decoded) + PAGE - 1) & ~(size_t)(PAGE - 1);
 	*emitter = (sizeof(struct lh_emitter) + PAGE - 1) & ~(size_t)(PAGE - 1);
 }
 
@@ -403,20 +405,59 @@ static void put_plain(struct lh_emitter *emitter, struct block *block, struct de
 /* ---- leaving a block */
 
 /* A jump that will be patched; condition: 0x80 to 0x8f, or 0. */
-static unsigned put_jump(struct lh_emitter *emitter, unsigned condition, uint64_t target)
+static unsigned new_jump(struct lh_emitter *emitter, uint64_t target)
 {
 	unsigned number = emitter->jumps++;
 
-	lh__put_nops(emitter, condition ? 2 : 1);
+	memset(&emitter->jump[number], 0, sizeof(emitter->jump[number]));
+	emitter->jump[number].target = target;
+	return number;
+}
+
+static unsigned put_jump(struct lh_emitter *emitter, unsigned condition, uint64_t target)
+{
+	unsigned number = new_jump(emitter, target);
+
+	lh__put_nops(emitter, condition ? 2 : 1, 4);
 	if (condition)
 		lh__put_bytes(emitter, 0x0f | condition << 8, 2);
 	else
 		lh__put_bytes(emitter, 0xe9, 1);
-	memset(&emitter->jump[number], 0, sizeof(emitter->jump[number]));
 	emitter->jump[number].site = emitter->at;
-	emitter->jump[number].target = target;
 	lh__put_word(emitter, 0);
 	return number;
+}
+
+/* A jump to the block that may follow directly: then there is only room for one. */
+static void put_jump_on(struct lh_emitter *emitter, const struct block *block, uint64_t target)
+{
+	unsigned number;
+
+	if (!block->falls) {
+		put_jump(emitter, 0, target);
+		return;
+	}
+	number = new_jump(emitter, target);
+	lh__put_nops(emitter, 0, 5);
+	emitter->jump[number].fall = emitter->at;
+	lh__put_bytes(emitter, 0x00441f0f, 4);
+	lh__put_bytes(emitter, 0, 1);
+}
+
+static void put_conditional(struct lh_emitter *emitter, const struct block *block, unsigned condition,
+                            uint64_t target, uint64_t next)
+{
+	unsigned number;
+
+	if (block->falls)
+		lh__put_nops(emitter, 0, 6);
+	put_jump(emitter, condition, target);
+	if (!block->falls) {
+		put_jump(emitter, 0, next);
+		return;
+	}
+	number = new_jump(emitter, next);
+	emitter->jump[number].fall = emitter->at - 6;
 }
 
 static uint64_t next_of(const struct decoded *decoded)
@@ -614,15 +655,15 @@ static void put_instruction(struct lh_emitter *emitter, struct block *block, str
 	}
 	here(emitter, block, decoded);
 	switch (decoded->kind) {
-	case JUMP: put_jump(emitter, 0, branch_target(decoded)); break;
+	case JUMP: put_jump_on(emitter, block, branch_target(decoded)); break;
 	case CONDITIONAL:
-		put_jump(emitter, condition_of(decoded), branch_target(decoded));
-		put_jump(emitter, 0, next_of(decoded));
+		put_conditional(emitter, block, condition_of(decoded), branch_target(decoded),
+		                next_of(decoded));
 		break;
 	case LOOP: put_loop(emitter, decoded); break;
 	case CALL:
 		put_push(emitter, next_of(decoded));
-		put_jump(emitter, 0, branch_target(decoded));
+		put_jump_on(emitter, block, branch_target(decoded));
 		break;
 	case RETURN: put_return(emitter, decoded); break;
 	case INDIRECT_JUMP:
@@ -684,7 +725,7 @@ static void put_block(struct lh_emitter *emitter, struct block *block)
 	}
 	if (block->decoded[block->count - 1].kind == PLAIN ||
 	    block->decoded[block->count - 1].kind == READ_GS)
-		put_jump(emitter, 0, block->address + block->length);
+		put_jump_on(emitter, block, block->address + block->length);
 }
 
 /* Constants, to which the code refers. */
@@ -708,7 +749,14 @@ static int put_stub(struct lh_emitter *emitter, unsigned i, struct jump **out)
 
 	if (!jump || emitter->full)
 		return -ENOSPC;
+	out[i] = jump;
 	jump->target = emitter->jump[i].target;
+	if (emitter->jump[i].fall) {
+		jump->fall = offset_in(emitter, emitter->jump[i].fall);
+		jump->taken = i ? lh__number(emitter->cache, out[i - 1]) : 0;
+		emitter->cache->kept += AROUND + 7;
+		return 0;
+	}
 	jump->stub = offset_in(emitter, emitter->at);
 	jump->plain = offset_in(emitter, emitter->jump[i].plain);
 	jump->thread = offset_in(emitter, emitter->jump[i].thread);
@@ -717,13 +765,9 @@ static int put_stub(struct lh_emitter *emitter, unsigned i, struct jump **out)
 	lh__put_distance(emitter->jump[i].site, emitter->at);
 	if (emitter->jump[i].child_site)
 		lh__put_distance(emitter->jump[i].child_site, emitter->cache->write + out[0]->stub);
-	lh__put_bytes(emitter, 0x2504c765, 4); /* movl $number, %gs:EXIT */
-	lh__put_word(emitter, LH_T_EXIT);
-	lh__put_word(emitter, lh__number(emitter->cache, jump));
-	lh__put_bytes(emitter, 0x2524ff65, 4); /* jmp *%gs:LEAVE */
-	lh__put_word(emitter, LH_T_LEAVE);
-	out[i] = jump;
-	return emitter->full ? -ENOSPC : 0;
+	lh__put_stub(emitter->at, lh__number(emitter->cache, jump));
+	emitter->at += STUB;
+	return 0;
 }
 
 /* Only rax, the target, and rcx are lost to who comes here, and both are spilled. */
@@ -732,7 +776,7 @@ static uint32_t put_entry(struct lh_emitter *emitter, uint64_t address)
 	uint64_t minus = (uint64_t)0 - address;
 	uint32_t next;
 
-	lh__put_nops(emitter, minus <= UINT32_MAX ? 12 : minus == (uint64_t)(int32_t)minus ? 14 : 17);
+	lh__put_nops(emitter, minus <= UINT32_MAX ? 12 : minus == (uint64_t)(int32_t)minus ? 14 : 17, 4);
 	lh__put_constant(emitter, RCX, minus);
 	lh__put_bytes(emitter, 0x010c8d48, 4); /* lea (%rcx,%rax), %rcx */
 	lh__put_bytes(emitter, 0xe905e3, 3);   /* jrcxz over the jump */
@@ -743,12 +787,12 @@ static uint32_t put_entry(struct lh_emitter *emitter, uint64_t address)
 	return next;
 }
 
-static struct lh_emitter *emitter_for(struct lh_translator *translator)
+static struct lh_emitter *emitter_for(struct lh_translator *translator, bool follows)
 {
 	struct lh_emitter *emitter = translator->emitter;
 	struct cache *cache = translator->current;
-	size_t start = (cache->used + 15) & ~(size_t)15;
-	size_t room = start + ASIDE < cache->top ? cache->top - ASIDE - start : 0;
+	size_t start = follows ? cache->used : (cache->used + 15) & ~(size_t)15;
+	size_t needed = start + cache->kept + ASIDE, room = needed < cache->top ? cache->top - needed : 0;
 
 	emitter->translator = translator;
 	emitter->cache = cache;
@@ -761,7 +805,7 @@ static struct lh_emitter *emitter_for(struct lh_translator *translator)
 
 int lh__build_entry(struct lh_translator *translator, struct fragment *fragment)
 {
-	struct lh_emitter *emitter = emitter_for(translator);
+	struct lh_emitter *emitter = emitter_for(translator, false);
 	uint32_t next;
 
 	next = put_entry(emitter, fragment->address);
@@ -822,8 +866,10 @@ static void analyse(struct block *block)
 static int put_aside(struct lh_emitter *emitter, struct jump **jumps)
 {
 	struct cache *cache = emitter->cache;
-	size_t size = STUB * emitter->jumps;
+	size_t size = 0;
 
+	for (unsigned i = 0; i < emitter->jumps; i++)
+		size += emitter->jump[i].fall ? 0 : STUB;
 	for (unsigned i = 0; i < emitter->literals; i++)
 		size += 8 * emitter->literal[i].count;
 	cache->used = offset_in(emitter, emitter->at);
@@ -869,15 +915,17 @@ static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entr
 		lh__cache_publish(cache, fragment);
 	}
 	for (unsigned i = 0; i < emitter->jumps; i++)
-		if ((to = lh__cache_find(cache, jumps[i]->target)))
+		if (jumps[i]->fall)
+			block->fall = jumps[i];
+		else if ((to = lh__cache_find(cache, jumps[i]->target)))
 			lh__cache_link(block->translator, jumps[i], to);
 	*out = fragment;
 	return 0;
 }
 
-static int build_block(struct block *block, bool entered, struct fragment **out)
+static int build_block(struct block *block, bool entered, bool follows, struct fragment **out)
 {
-	struct lh_emitter *emitter = emitter_for(block->translator);
+	struct lh_emitter *emitter = emitter_for(block->translator, follows);
 	uint64_t own = own_function(block->address);
 	uint32_t entry_next = 0;
 
@@ -902,23 +950,81 @@ static void count(struct block *block)
 		counts->slow++;
 }
 
-int lh__build(struct lh_translator *translator, uint64_t address, bool entered, struct fragment **out)
+/* What is executed next, if one can say, and nothing else than the block's last jump: else 0. */
+static uint64_t follower_of(const struct block *block)
 {
-	struct block block = { .translator = translator, .decoded = translator->decoded, .address = address };
-	int error;
+	const struct decoded *last = &block->decoded[block->count - 1];
 
-	block.page = lh__cache_page(translator, address, &error);
-	if (!block.page)
-		return error;
+	switch (last->kind) {
+	case PLAIN:
+	case READ_GS:
+	case CONDITIONAL: return next_of(last);
+	case JUMP:
+	case CALL: return branch_target(last);
+	default: return 0;
+	}
+}
+
+/* The block that is made next, and follows directly: one that is not known yet, whose page is. */
+static bool look_ahead(const struct block *block, struct block *next)
+{
+	struct lh_translator *translator = block->translator;
+	uint64_t address = own_function(block->address) ? 0 : follower_of(block);
+
+	next->page = address ? lh__cache_page_known(translator->current, address) : NULL;
+	if (!next->page || address == block->address || own_function(address) ||
+	    lh__cache_find(translator->current, address))
+		return false;
+	next->translator = translator;
+	next->address = address;
+	decode_block(next, LH_BLOCK_INSTRUCTIONS);
+	return next->decoded[0].kind != ALONE && next->decoded[0].kind != NATIVE;
+}
+
+/* A decoded block; next is where the one goes that follows it directly, or NULL. */
+static int build_one(struct block *block, struct block *next, bool entered, bool follows,
+                     struct fragment **out)
+{
+	int error = -ENOSPC;
+
 	/* A client may put so much into a block that it does not fit: then fewer instructions. */
-	for (unsigned most = LH_BLOCK_INSTRUCTIONS; most > 0; most /= 4) {
-		decode_block(&block, most);
-		analyse(&block);
-		error = build_block(&block, entered, out);
-		if (error != -ENOSPC)
-			break;
+	for (unsigned most = LH_BLOCK_INSTRUCTIONS; most > 0 && error == -ENOSPC; most /= 4) {
+		if (most < LH_BLOCK_INSTRUCTIONS)
+			decode_block(block, most);
+		analyse(block);
+		block->falls = next && most == LH_BLOCK_INSTRUCTIONS && look_ahead(block, next);
+		error = build_block(block, entered, follows, out);
 	}
 	if (error == 0)
-		count(&block);
+		count(block);
 	return error;
+}
+
+int lh__build(struct lh_translator *translator, uint64_t address, bool entered, struct fragment **out)
+{
+	struct block block[2] = { { .translator = translator, .decoded = translator->decoded },
+		                  { .decoded = translator->decoded + LH_BLOCK_INSTRUCTIONS } };
+	struct fragment *follower;
+	unsigned now = 0;
+	int error;
+
+	block[0].address = address;
+	block[0].page = lh__cache_page(translator, address, &error);
+	if (!block[0].page)
+		return error;
+	decode_block(&block[0], LH_BLOCK_INSTRUCTIONS);
+	error = build_one(&block[0], &block[1], entered, false, out);
+	if (error < 0)
+		return error;
+	for (unsigned i = 2; error == 0 && block[now].falls; i++) {
+		struct jump *fall = block[now].fall;
+
+		now ^= 1;
+		error = build_one(&block[now], i < RUN ? &block[now ^ 1] : NULL, false, true, &follower);
+		if (error < 0)
+			lh__cache_sever(translator->current, fall);
+		else
+			lh__cache_link(translator, fall, follower);
+	}
+	return 0;
 }

@@ -95,7 +95,7 @@ void lh__cache_free(struct lh_translator *translator, struct cache *cache)
 /* Metadata: the table of targets, aligned as its look-up needs it, then tables of fragments and pages. */
 static int map_arena(const struct lh_sys *sys, struct cache *cache)
 {
-	size_t size = cache->size * 2 + ALIGN_TABLE * 2;
+	size_t size = cache->size * 4 + ALIGN_TABLE * 2;
 	uint64_t at, aligned;
 
 	at = lh__map(sys, 0, size + ALIGN_TABLE, PROT_READ | PROT_WRITE,
@@ -239,6 +239,11 @@ static struct page *find_page(const struct cache *cache, uint64_t number)
 	return page;
 }
 
+struct page *lh__cache_page_known(const struct cache *cache, uint64_t address)
+{
+	return find_page(cache, address / PAGE);
+}
+
 struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, int *error)
 {
 	struct cache *cache = translator->current;
@@ -272,25 +277,66 @@ void lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *
 	page->fragments = fragment;
 }
 
-/* A part of one aligned word, by which a jump that threads may be executing leads elsewhere. */
-static void patch(struct cache *cache, uint32_t site, uint32_t to)
+/* A part of one aligned word, which threads may be executing. */
+static void replace(struct cache *cache, uint32_t site, const void *bytes, size_t size)
 {
 	uint64_t *word = (uint64_t *)(void *)(cache->write + (site & ~7u)), now = *word;
+
+	for (size_t i = 0; i < size; i++)
+		((uint8_t *)&now)[(site & 7u) + i] = ((const uint8_t *)bytes)[i];
+	__atomic_store_n(word, now, __ATOMIC_RELEASE);
+}
+
+/* The distance of a jump. */
+static void patch(struct cache *cache, uint32_t site, uint32_t to)
+{
 	int32_t distance = (int32_t)(to - (site + 4));
 
-	__builtin_memcpy((uint8_t *)&now + (site & 7u), &distance, 4);
-	__atomic_store_n(word, now, __ATOMIC_RELEASE);
+	replace(cache, site, &distance, 4);
 }
 
 void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to)
 {
-	if (jump->to || !jump->site)
+	if (jump->to || !(jump->site | jump->fall))
 		return;
 	jump->to = to;
 	jump->next = to->incoming;
 	to->incoming = jump;
+	if (jump->fall)
+		return;
 	patch(translator->current, jump->site, to->code);
 	translator->counts.links++;
+}
+
+/*
+ * From then on a jump leads aside from where the conditional one is, or nothing, to
+ *     the conditional jump, as before; nop; jmp to the stub; 3 bytes; the stub
+ * for which room has been kept. The jump's own record becomes that of the second one.
+ */
+void lh__cache_sever(struct cache *cache, struct jump *jump)
+{
+	struct jump *taken = jump->taken ? lh__jump(cache, jump->taken) : NULL;
+	uint32_t at = (uint32_t)(cache->top - AROUND) & ~7u;
+	uint8_t away[6] = { 0xe9, 0, 0, 0, 0, 0x90 }, *write = cache->write + at;
+	int32_t distance = (int32_t)((taken ? at : at + 8) - (jump->fall + 5));
+
+	cache->top = at;
+	cache->kept -= AROUND + 7;
+	if (taken)
+		__builtin_memcpy(write, cache->write + jump->fall, 2);
+	write[6] = write[7] = 0x90;
+	write[8] = 0xe9;
+	jump->stub = at + 16;
+	lh__put_stub(write + 16, lh__number(cache, jump));
+	jump->site = at + 9;
+	patch(cache, jump->site, jump->stub);
+	if (taken) {
+		taken->site = at + 2;
+		patch(cache, taken->site, taken->to ? taken->to->code : taken->stub);
+	}
+	__builtin_memcpy(away + 1, &distance, 4);
+	replace(cache, jump->fall, away, taken ? 6 : 5);
+	jump->fall = 0;
 }
 
 /* Of those with an entry, by their target's 16 bits. */
@@ -349,7 +395,10 @@ static void forget_fragment(struct cache *cache, struct fragment *fragment)
 		withdraw(cache, fragment);
 	for (struct jump *jump = fragment->incoming, *next; jump; jump = next) {
 		next = jump->next;
-		patch(cache, jump->site, jump->stub);
+		if (jump->fall)
+			lh__cache_sever(cache, jump);
+		else
+			patch(cache, jump->site, jump->stub);
 		jump->to = NULL;
 		jump->next = NULL;
 	}

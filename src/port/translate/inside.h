@@ -88,6 +88,8 @@ struct jump {
 	uint32_t site; /* offset in the cache of the distance that is patched; 0: never linked */
 	uint32_t stub; /* where it leads while it is not linked */
 	uint32_t plain, thread, fork; /* where a clone goes on, by kind; 0: this is no clone */
+	uint32_t fall;  /* 0, or: the target follows directly, as long as there is no jump at this offset, */
+	uint32_t taken; /* where there is a conditional one to elsewhere: its number; 0: nothing */
 	struct fragment *to;
 	struct jump *next; /* of those that lead to the same fragment */
 };
@@ -124,6 +126,7 @@ struct cache {
 	struct cache *next; /* of those that are retired */
 	uint64_t epoch;
 	size_t size, used, top;   /* bytes from its start that are taken, and from where to its end */
+	size_t kept;              /* of those between, for falls that may have to become jumps */
 	uint8_t *write, *execute; /* the two mappings */
 	uint8_t *arena;           /* metadata, bump allocated; starts with the table */
 	size_t arena_size, arena_used;
@@ -192,7 +195,10 @@ struct fragment *lh__cache_find(const struct cache *cache, uint64_t address);
 void lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *page);
 /* The page of an address if it can be read; NULL with -EFAULT in *error where it cannot, or -ENOSPC. */
 struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, int *error);
+struct page *lh__cache_page_known(const struct cache *cache, uint64_t address);
 void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to);
+/* A fragment that follows directly becomes one that a jump leads to, or to the translator. */
+void lh__cache_sever(struct cache *cache, struct jump *jump);
 void lh__cache_publish(struct cache *cache, struct fragment *fragment);
 void lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
 uint64_t lh__cache_address(const struct lh_translator *translator, uint64_t code);
@@ -213,6 +219,8 @@ static inline struct jump *lh__jump(const struct cache *cache, uint64_t number)
 #define LITERALS 256u
 #define LABELS 64u
 #define JUMPS 3u
+#define STUB 20u
+#define AROUND 40u /* bytes that a fall takes when it becomes a jump */
 
 struct lh_emitter {
 	struct lh_translator *translator;
@@ -237,7 +245,8 @@ struct lh_emitter {
 		uint8_t *site;
 		uint64_t target;
 		uint8_t *plain, *thread, *fork; /* of a clone: how it is made */
-		uint8_t *child_site;            /* the child's way, to the stub of the first */
+		uint8_t *fall;       /* its target comes next: what is here is replaced by a jump */
+		uint8_t *child_site; /* the child's way, to the stub of the first */
 	} jump[JUMPS];
 };
 
@@ -247,8 +256,8 @@ void lh__put_instruction(struct lh_emitter *emitter, const uint8_t bytes[LH_INST
 /* Up to 4 bytes, the lowest first. */
 void lh__put_bytes(struct lh_emitter *emitter, uint32_t bytes, unsigned count);
 void lh__put_word(struct lh_emitter *emitter, uint32_t value);
-/* Until the 4 bytes that come `ahead` of here do not cross a word of 8: those are changed at once. */
-void lh__put_nops(struct lh_emitter *emitter, unsigned ahead);
+/* Until so many bytes that come `ahead` of here do not cross a word of 8: those are changed at once. */
+void lh__put_nops(struct lh_emitter *emitter, unsigned ahead, unsigned size);
 /* An operation of 8 bytes on a register and memory: base and index may be -1; none of them touches flags. */
 enum { OP_LOAD = 0x8b, OP_STORE = 0x89, OP_LEA = 0x8d, OP_COMPARE = 0x3b };
 void lh__put_memory(struct lh_emitter *emitter, unsigned op, int reg, int base, int index, unsigned scale,
@@ -257,6 +266,8 @@ void lh__put_gs(struct lh_emitter *emitter, unsigned op, int reg, size_t offset)
 void lh__put_constant(struct lh_emitter *emitter, int reg, uint64_t value);
 /* After an operation that ends with a distance: it leads to constants behind the code. */
 void lh__put_literal(struct lh_emitter *emitter, uint64_t first, uint64_t second, unsigned count);
+/* To the translator, because of the exit of this number: STUB bytes at any place. */
+void lh__put_stub(uint8_t *at, uint32_t number);
 void lh__put_distance(uint8_t *site, const uint8_t *to);
 static inline uint64_t lh__executes_at(const struct lh_emitter *emitter, const uint8_t *at)
 {
