@@ -57,7 +57,7 @@ struct block {
 };
 
 #define ROOM ((size_t)60 << 10) /* for one block, a client's code included: struct place counts in 16 bits */
-#define RUN 16u                 /* blocks that are made at once, at most */
+#define RUN 4u                  /* blocks that are made at once, at most */
 #define ASIDE (LITERALS * 16 + JUMPS * (STUB + AROUND) + 16) /* what one may have at the cache's other end */
 
 void lh__build_rooms(size_t *decoded, size_t *emitter)
@@ -472,6 +472,11 @@ static uint64_t branch_target(const struct decoded *decoded)
 
 static void put_push(struct lh_emitter *emitter, uint64_t value)
 {
+	if (value == (uint64_t)(int32_t)value) {
+		lh__put_bytes(emitter, 0x68, 1);
+		lh__put_word(emitter, (uint32_t)value);
+		return;
+	}
 	lh__put_bytes(emitter, 0x35ff, 2); /* push literal(%rip) */
 	lh__put_literal(emitter, value, 0, 1);
 }
@@ -771,12 +776,13 @@ static int put_stub(struct lh_emitter *emitter, unsigned i, struct jump **out)
 }
 
 /* Only rax, the target, and rcx are lost to who comes here, and both are spilled. */
-static uint32_t put_entry(struct lh_emitter *emitter, uint64_t address)
+static uint32_t put_entry(struct lh_emitter *emitter, uint64_t address, uint32_t *start)
 {
 	uint64_t minus = (uint64_t)0 - address;
 	uint32_t next;
 
 	lh__put_nops(emitter, minus <= UINT32_MAX ? 12 : minus == (uint64_t)(int32_t)minus ? 14 : 17, 4);
+	*start = offset_in(emitter, emitter->at);
 	lh__put_constant(emitter, RCX, minus);
 	lh__put_bytes(emitter, 0x010c8d48, 4); /* lea (%rcx,%rax), %rcx */
 	lh__put_bytes(emitter, 0xe905e3, 3);   /* jrcxz over the jump */
@@ -808,14 +814,13 @@ int lh__build_entry(struct lh_translator *translator, struct fragment *fragment)
 	struct lh_emitter *emitter = emitter_for(translator, false);
 	uint32_t next;
 
-	next = put_entry(emitter, fragment->address);
+	next = put_entry(emitter, fragment->address, &fragment->entry);
 	lh__put_bytes(emitter, 0xe9, 1);
 	lh__put_word(emitter, 0);
 	if (emitter->full)
 		return -ENOSPC;
 	lh__put_distance(emitter->at - 4, emitter->cache->write + fragment->code);
 	translator->current->used = offset_in(emitter, emitter->at);
-	fragment->entry = offset_in(emitter, emitter->start);
 	fragment->entry_next = next;
 	lh__cache_publish(translator->current, fragment);
 	return 0;
@@ -884,7 +889,8 @@ static int put_aside(struct lh_emitter *emitter, struct jump **jumps)
 }
 
 /* The fragment is written; now it is known, and what it jumps to that is there is linked. */
-static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entry_next, struct fragment **out)
+static int finish(struct lh_emitter *emitter, struct block *block, const uint32_t entry[2],
+                  struct fragment **out)
 {
 	struct cache *cache = emitter->cache;
 	struct fragment *fragment = lh__cache_metadata(cache, sizeof(*fragment));
@@ -909,9 +915,9 @@ static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entr
 	block->translator->counts.bytes +=
 		cache->used - (size_t)(emitter->start - cache->write) + top - cache->top;
 	lh__cache_add(cache, fragment, block->page);
-	if (entry_next) {
-		fragment->entry = offset_in(emitter, emitter->start);
-		fragment->entry_next = entry_next;
+	if (entry[1]) {
+		fragment->entry = entry[0];
+		fragment->entry_next = entry[1];
 		lh__cache_publish(cache, fragment);
 	}
 	for (unsigned i = 0; i < emitter->jumps; i++)
@@ -927,17 +933,17 @@ static int build_block(struct block *block, bool entered, bool follows, struct f
 {
 	struct lh_emitter *emitter = emitter_for(block->translator, follows);
 	uint64_t own = own_function(block->address);
-	uint32_t entry_next = 0;
+	uint32_t entry[2] = { 0, 0 };
 
 	if (entered)
-		entry_next = put_entry(emitter, block->address);
+		entry[1] = put_entry(emitter, block->address, &entry[0]);
 	block->places = 0;
 	block->start = emitter->at;
 	if (own)
 		put_native(emitter, own);
 	else
 		put_block(emitter, block);
-	return emitter->full ? -ENOSPC : finish(emitter, block, entry_next, out);
+	return emitter->full ? -ENOSPC : finish(emitter, block, entry, out);
 }
 
 static void count(struct block *block)

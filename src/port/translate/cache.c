@@ -125,7 +125,7 @@ static size_t power_of_two(size_t least)
 
 static int make_tables(struct cache *cache)
 {
-	size_t hash = power_of_two(cache->size / 512), pages = power_of_two(cache->size / 16384);
+	size_t hash = power_of_two(cache->size / 128), pages = power_of_two(cache->size / 16384);
 
 	cache->hash = lh__cache_metadata(cache, hash * sizeof(*cache->hash));
 	cache->pages = lh__cache_metadata(cache, pages * sizeof(*cache->pages));
@@ -221,9 +221,15 @@ static size_t hash_of(uint64_t value)
 	return (size_t)((value * 0x9e3779b97f4a7c15ull) >> 24);
 }
 
+/* What lies near each other in the program is looked up together, and lies near each other here. */
+static struct fragment **bucket_of(const struct cache *cache, uint64_t address)
+{
+	return &cache->hash[((address >> 3) ^ (address >> 24) * 0x9e3779b1u) & cache->hash_mask];
+}
+
 struct fragment *lh__cache_find(const struct cache *cache, uint64_t address)
 {
-	struct fragment *fragment = cache->hash[hash_of(address) & cache->hash_mask];
+	struct fragment *fragment = *bucket_of(cache, address);
 
 	while (fragment && fragment->address != address)
 		fragment = fragment->next;
@@ -269,7 +275,7 @@ struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, 
 
 void lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *page)
 {
-	struct fragment **head = &cache->hash[hash_of(fragment->address) & cache->hash_mask];
+	struct fragment **head = bucket_of(cache, fragment->address);
 
 	fragment->next = *head;
 	*head = fragment;
@@ -385,7 +391,7 @@ static void withdraw(struct cache *cache, struct fragment *fragment)
 
 static void forget_fragment(struct cache *cache, struct fragment *fragment)
 {
-	struct fragment **at = &cache->hash[hash_of(fragment->address) & cache->hash_mask];
+	struct fragment **at = bucket_of(cache, fragment->address);
 
 	while (*at != fragment)
 		at = &(*at)->next;
