@@ -57,7 +57,7 @@ struct block {
 };
 
 #define ROOM ((size_t)60 << 10) /* for one block, a client's code included: struct place counts in 16 bits */
-#define RUN 4u                  /* blocks that are made at once, at most */
+#define RUN 4u                  /* blocks that are made at once, at most, and one more */
 #define ASIDE (LITERALS * 16 + JUMPS * (STUB + AROUND) + 16) /* what one may have at the cache's other end */
 
 void lh__build_rooms(size_t *decoded, size_t *emitter)
