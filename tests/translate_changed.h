@@ -1,10 +1,10 @@
 /*
- * translate_changed.h - code that comes, changes and goes, and whether what runs is what is there: rewritten by
- * its own thread, by itself, by another thread, by the kernel, through another mapping; made executable and
- * writable in turn; unmapped, and other code in its place; and memory that may not be executed.
+ * translate_changed.h - code that comes, changes and goes, and whether what runs is what is there: rewritten
+ * by its own thread, by itself, by another thread, by the kernel, through another mapping; made executable
+ * and writable in turn; unmapped, and other code in its place; and memory that may not be executed.
  *
- * For tests in which a thread is translated between on() and off(), and for a program that does nothing of the
- * kind itself. Whoever includes it has:
+ * For tests in which a thread is translated between on() and off(), and for a program that does nothing of
+ * the kind itself. Whoever includes it has:
  *
  *     on, off          around what is to be translated
  *     CALL             a system call of the program's, between them

@@ -50,6 +50,7 @@ struct block {
 	uint64_t address;
 	unsigned count, length;
 	bool checked; /* it may change unseen */
+	bool unknown; /* no instruction: it may become one by what comes behind it */
 	unsigned places;
 	struct place place[LH_BLOCK_INSTRUCTIONS];
 	uint8_t *start;
@@ -255,6 +256,7 @@ static void decode_block(struct block *block, unsigned most)
 				break;
 			decoded->kind = NATIVE;
 			decoded->instruction.length = 1;
+			block->unknown = true;
 		}
 		if ((decoded->kind == ALONE || decoded->kind == NATIVE) && block->count > 0)
 			break;
@@ -847,12 +849,22 @@ static void analyse(struct block *block)
 		block->decoded[i].live = live[i];
 }
 
+/* What the block is made of. */
+static void copy_source(const struct block *block, uint8_t *out)
+{
+	for (unsigned i = 0; i < block->count; i++)
+		memcpy(out + (block->decoded[i].address - block->address), block->decoded[i].bytes,
+		       block->decoded[i].instruction.length);
+}
+
 /* The fragment is written; now it is known, and what it jumps to that is there is linked. */
 static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entry_next, struct fragment **out)
 {
 	struct cache *cache = emitter->cache;
 	struct fragment *fragment = lh__cache_metadata(cache, sizeof(*fragment));
 	struct place *places = lh__cache_metadata(cache, block->places * sizeof(*places));
+	bool keep = block->page && block->page->made && !block->checked && !block->unknown;
+	uint8_t *source = keep ? lh__cache_metadata(cache, block->length) : NULL;
 	struct jump *jumps[JUMPS];
 	struct fragment *to;
 
@@ -860,11 +872,15 @@ static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entr
 	for (unsigned i = 0; i < emitter->jumps; i++)
 		if (put_stub(emitter, i, jumps) < 0)
 			return -ENOSPC;
-	if (!fragment || !places || emitter->full)
+	if (!fragment || !places || emitter->full || (keep && !source))
 		return -ENOSPC;
+	if (keep)
+		copy_source(block, source);
+	fragment->source = source;
+	fragment->checked = block->checked;
 	memcpy(places, block->place, block->places * sizeof(*places));
 	fragment->address = block->address;
-	fragment->length = block->length;
+	fragment->length = block->unknown ? ZYDIS_MAX_INSTRUCTION_LENGTH : block->length;
 	fragment->code = offset_in(emitter, block->start);
 	fragment->code_size = (uint32_t)(emitter->at - block->start);
 	fragment->instructions = (uint16_t)block->count;
@@ -908,9 +924,7 @@ static void put_check(struct lh_emitter *emitter, const struct block *block)
 	const uint8_t *first = NULL;
 	unsigned at = 0, size, stale;
 
-	for (unsigned i = 0; i < block->count; i++)
-		memcpy(code + (block->decoded[i].address - block->address), block->decoded[i].bytes,
-		       block->decoded[i].instruction.length);
+	copy_source(block, code);
 	lh__put_gs(emitter, OP_STORE, RCX, LH_T_SPILL + 8);
 	for (; at < block->length && !emitter->full; at += size) {
 		size = block->length - at >= 4 ? 4 : block->length - at >= 2 ? 2 : 1;

@@ -129,13 +129,14 @@ static int make_tables(struct cache *cache)
 	size_t hash = power_of_two(cache->size / 512), pages = power_of_two(cache->size / 16384);
 
 	cache->hash = lh__cache_metadata(cache, hash * sizeof(*cache->hash));
+	cache->dormant = lh__cache_metadata(cache, pages * sizeof(*cache->dormant));
 	cache->pages = lh__cache_metadata(cache, pages * sizeof(*cache->pages));
 	cache->entries = lh__cache_metadata(cache, pages * sizeof(*cache->entries));
 	cache->order_size = cache->size / LEAST;
 	cache->order = lh__cache_metadata(cache, cache->order_size * sizeof(*cache->order));
 	cache->hash_mask = hash - 1;
 	cache->page_mask = cache->entry_mask = pages - 1;
-	if (!cache->hash || !cache->pages || !cache->entries || !cache->order)
+	if (!cache->hash || !cache->pages || !cache->entries || !cache->order || !cache->dormant)
 		return -ENOMEM;
 	/* jmp *%gs:LH_T_LEAVE_INDIRECT */
 	__builtin_memcpy(cache->write,
@@ -246,7 +247,6 @@ struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, 
 	struct cache *cache = translator->current;
 	uint64_t number = address / PAGE;
 	struct page *page = find_page(cache, number), **head;
-	int checked;
 
 	if (page)
 		return page;
@@ -254,13 +254,11 @@ struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, 
 	*error = -ENOSPC;
 	if (!page)
 		return NULL;
-	checked = lh__changed_page(translator, number);
-	*error = checked < 0 ? checked : 0;
-	if (checked < 0)
-		return NULL;
-	page->checked = checked;
-	head = &cache->pages[hash_of(number) & cache->page_mask];
 	page->number = number;
+	*error = lh__changed_page(translator, page);
+	if (*error < 0)
+		return NULL;
+	head = &cache->pages[hash_of(number) & cache->page_mask];
 	page->next = *head;
 	*head = page;
 	return page;
@@ -335,7 +333,62 @@ static void withdraw(struct cache *cache, struct fragment *fragment)
 	else
 		__atomic_store_n(&cache->table[fragment->address & (TABLE_ENTRIES - 1)],
 		                 (uint64_t)(uintptr_t)(cache->execute + next), __ATOMIC_RELEASE);
+	fragment->entry_was = fragment->entry;
 	fragment->entry = 0;
+}
+
+static struct fragment **dormant_of(struct cache *cache, uint64_t address)
+{
+	struct fragment **at = &cache->dormant[hash_of(address) & cache->page_mask];
+
+	while (*at && (*at)->address != address)
+		at = &(*at)->next;
+	return at;
+}
+
+/* One for each address. */
+static void rest(struct cache *cache, struct fragment *fragment)
+{
+	struct fragment **at = dormant_of(cache, fragment->address);
+
+	fragment->next = *at ? (*at)->next : NULL;
+	*at = fragment;
+}
+
+static bool same(const uint8_t *a, const uint8_t *b, size_t size)
+{
+	for (size_t i = 0; i < size; i++)
+		if (a[i] != b[i])
+			return false;
+	return true;
+}
+
+struct fragment *lh__cache_revive(struct lh_translator *translator, uint64_t address)
+{
+	struct cache *cache = translator->current;
+	struct fragment **at = dormant_of(cache, address), *fragment = *at, **head;
+	struct page *page, *last;
+	int error;
+
+	if (!fragment)
+		return NULL;
+	*at = fragment->next;
+	page = lh__cache_page(translator, address, &error);
+	last = page ? lh__cache_page(translator, address + fragment->length - 1, &error) : NULL;
+	if (!last || page->checked || last->checked ||
+	    !same(fragment->source, (const uint8_t *)(uintptr_t)address, fragment->length))
+		return NULL;
+	head = &cache->hash[hash_of(address) & cache->hash_mask];
+	fragment->next = *head;
+	*head = fragment;
+	fragment->next_in_page = page->fragments;
+	page->fragments = fragment;
+	fragment->forgotten = false;
+	fragment->entry = fragment->entry_was;
+	fragment->entry_was = 0;
+	if (fragment->entry)
+		lh__cache_publish(cache, fragment);
+	return fragment;
 }
 
 static void forget_fragment(struct cache *cache, struct fragment *fragment)
@@ -355,6 +408,8 @@ static void forget_fragment(struct cache *cache, struct fragment *fragment)
 		jump->next = NULL;
 	}
 	fragment->incoming = NULL;
+	if (fragment->source)
+		rest(cache, fragment);
 }
 
 static void forget_in_page(struct cache *cache, struct page *page, uint64_t start, uint64_t end)

@@ -104,7 +104,7 @@ static void open_guard(struct lh_translator *translator, struct guard *guard, ui
 	set_guard(translator, guard, state);
 }
 
-/* Pages that were checked for a while and have not changed are guarded again: that is several times faster. */
+/* Pages that were checked and have not changed for a while are guarded again: several times faster. */
 static void look_again(struct lh_translator *translator)
 {
 	uint64_t now = __builtin_ia32_rdtsc();
@@ -192,7 +192,8 @@ static int region_of(struct lh_translator *translator, uint64_t address, struct 
 	return 0;
 }
 
-static int guard_page(struct lh_translator *translator, uint64_t number, const struct region *region)
+/* Whether it has to be checked instead. */
+static bool guard_page(struct lh_translator *translator, uint64_t number, const struct region *region)
 {
 	struct guard *guard = NULL;
 
@@ -200,7 +201,7 @@ static int guard_page(struct lh_translator *translator, uint64_t number, const s
 	    !lh__thread_stack_in(translator, region->start, region->end))
 		guard = guard_of(translator, number, true);
 	if (!guard)
-		return 1;
+		return true;
 	set_guard(translator, guard, GUARD_PROTECTED);
 	return guard->state != GUARD_PROTECTED;
 }
@@ -213,8 +214,9 @@ static bool is_there(const struct lh_translator *translator, uint64_t number)
 	return lh__peek(translator->sys, number * PAGE, &byte, 1) == 0;
 }
 
-int lh__changed_page(struct lh_translator *translator, uint64_t number)
+int lh__changed_page(struct lh_translator *translator, struct page *page)
 {
+	uint64_t number = page->number;
 	struct guard *guard = guard_of(translator, number, false);
 	struct region region = { .kind = REGION_READ };
 	int result = 0;
@@ -225,11 +227,13 @@ int lh__changed_page(struct lh_translator *translator, uint64_t number)
 		result = region_of(translator, number * PAGE, &region);
 	if (result == -EFAULT || (region.kind & REGION_READ && !is_there(translator, number)))
 		return -EFAULT;
+	page->made = guard || !(region.kind & REGION_FILE);
 	if (guard)
-		return guard->state >= GUARD_CHECKED;
-	if (region.kind & REGION_SHARED)
-		return 1;
-	return region.kind & REGION_WRITE ? guard_page(translator, number, &region) : 0;
+		page->checked = guard->state >= GUARD_CHECKED;
+	else
+		page->checked = region.kind & REGION_SHARED ||
+		                (region.kind & REGION_WRITE && guard_page(translator, number, &region));
+	return 0;
 }
 
 bool lh__changed_forget(struct lh_translator *translator, uint64_t start, uint64_t end)

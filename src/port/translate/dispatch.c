@@ -61,6 +61,8 @@ static uint64_t go(struct lh_translated_thread *thread, struct jump *jump, uint6
 	}
 	epoch = thread->epoch;
 	fragment = lh__cache_find(translator->current, target);
+	if (!fragment)
+		fragment = lh__cache_revive(translator, target);
 	if (!fragment || (thread->exit == 0 && !fragment->entry))
 		fragment = make(thread, target, fragment);
 	if (!fragment)

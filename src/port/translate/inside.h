@@ -119,8 +119,11 @@ struct fragment {
 	uint32_t code_size;         /* with what follows it */
 	uint32_t entry, entry_next; /* offsets: the entry, 0 for none; the distance in it that leads on */
 	uint16_t instructions, place_count;
-	bool forgotten;
+	bool forgotten, checked;
+	uint32_t entry_was; /* the entry of one that is forgotten */
 	const struct place *places;
+	const uint8_t
+		*source; /* what it was made of, where that may come back (lh__cache_revive); else NULL */
 	struct fragment *next; /* of those with the same hash */
 	struct fragment *next_in_page;
 	struct fragment *next_entry; /* of those with the same 16 bits that have an entry */
@@ -131,6 +134,7 @@ struct fragment {
 struct page {
 	uint64_t number;
 	bool checked; /* may change unseen: fragments compare what they were made of when they are entered */
+	bool made;    /* of no file: what is forgotten may come back */
 	struct page *next;
 	struct fragment *fragments; /* that begin in it */
 };
@@ -144,7 +148,7 @@ struct cache {
 	uint8_t *arena;           /* metadata, bump allocated; starts with the table */
 	size_t arena_size, arena_used;
 	uint64_t *table;
-	struct fragment **hash, **entries;
+	struct fragment **hash, **entries, **dormant;
 	struct fragment **order; /* all, forgotten ones too, as they lie in the cache */
 	size_t order_count, order_size;
 	struct page **pages;
@@ -159,7 +163,7 @@ struct region {
 	uint64_t start, end;
 	uint8_t kind; /* REGION_ */
 };
-enum { REGION_READ = 1, REGION_WRITE = 2, REGION_EXECUTE = 4, REGION_SHARED = 8 };
+enum { REGION_READ = 1, REGION_WRITE = 2, REGION_EXECUTE = 4, REGION_SHARED = 8, REGION_FILE = 16 };
 
 struct guard {
 	uint64_t number;
@@ -196,12 +200,11 @@ struct lh_translator {
 	size_t emitter_bytes;
 	struct lh_translate_counts counts;
 	/* changed.c: of the program's memory */
-	bool guards;          /* whoever owns the translator hands SIGSEGV to lh__changed_fault first */
-	struct guard *guard;  /* of pages that the program may both write and execute */
-	uint32_t guard_count; /* that are write-protected, so that stores are seen */
-	uint32_t
-		checked_count; /* that are checked for a while, and the processor's clock when last looked at */
-	uint64_t looked;
+	bool guards;            /* whoever owns the translator hands SIGSEGV to lh__changed_fault first */
+	struct guard *guard;    /* of pages that the program may both write and execute */
+	uint32_t guard_count;   /* that are write-protected, so that stores are seen */
+	uint32_t checked_count; /* that are checked for a while */
+	uint64_t looked;        /* the processor's clock when those were looked at */
 	struct region region[REGIONS];
 	unsigned next_region;
 	/* A file's code has come or gone; may be NULL. Called by lh__changed_call, no lock held. */
@@ -248,6 +251,11 @@ struct fragment *lh__cache_find(const struct cache *cache, uint64_t address);
 int lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *page) LH_MUST_CHECK;
 /* The page of an address if code may be read there; NULL with -EFAULT in *error where not, or -ENOSPC. */
 struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, int *error);
+/*
+ * In memory that JITs write, code is forgotten more often than it changes: protections flip, and its
+ * neighbours are written. The fragment for the address, if there has been one that was made of what is there.
+ */
+struct fragment *lh__cache_revive(struct lh_translator *translator, uint64_t address);
 void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to);
 void lh__cache_publish(struct cache *cache, struct fragment *fragment);
 /* Whether there was anything. */
@@ -345,10 +353,10 @@ void lh__build_rooms(size_t *decoded, size_t *emitter);
 /* ---- changed.c */
 
 /*
- * Whether code may be read from the page, under the lock: 0; 1: it may change unseen; -EFAULT: it is not
- * there, or not to be executed. From now on stores to it are seen, unless 1 is returned.
+ * Under the lock: whether code may be read from a page, and what kind it is of. -EFAULT: it is not there, or
+ * not to be executed. From now on stores to it are seen, unless it is to be checked.
  */
-int lh__changed_page(struct lh_translator *translator, uint64_t number) LH_MUST_CHECK;
+int lh__changed_page(struct lh_translator *translator, struct page *page) LH_MUST_CHECK;
 /* Under the lock: what is known of [start, end), fragments and all, is forgotten; whether there was code. */
 bool lh__changed_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
 /* Under the lock: a fragment of the program's code there has found it changed. */
