@@ -477,14 +477,46 @@ static void put_table_jump(struct lh_emitter *emitter)
 	lh__put_word(emitter, 0);
 }
 
+static void land(struct lh_emitter *emitter, uint8_t *from)
+{
+	if (!emitter->full)
+		from[-1] = (uint8_t)(emitter->at - from);
+}
+
+/* The thread goes on natively, at an address of the program's, or at a function of the translator's own. */
+static void put_native(struct lh_emitter *emitter, uint64_t address)
+{
+	lh__put_bytes(emitter, 0x25ff, 2); /* jmp *literal(%rip) */
+	lh__put_literal(emitter, address, 0, 1);
+}
+
+/* Where a client wants to know of this return: a jump, with rcx spilled, from behind which this returns. */
+static uint8_t *put_if_marked(struct lh_emitter *emitter, const struct lh_translate_client *client)
+{
+	lh__put_gs(emitter, OP_LOAD, RCX, LH_T_OWN + client->returned_offset);
+	lh__put_bytes(emitter, 0x0c0c8d48, 4); /* lea (%rsp,%rcx), %rcx */
+	lh__put_bytes(emitter, 0x00e3, 2);     /* jrcxz */
+	return emitter->at;
+}
+
 static void put_return(struct lh_emitter *emitter, const struct decoded *decoded)
 {
+	const struct lh_translate_client *client = &emitter->translator->client;
+	uint8_t *marked = NULL;
+
 	put_spills(emitter);
+	if (client->returned)
+		marked = put_if_marked(emitter, client);
 	lh__put_bytes(emitter, 0x58, 1); /* pop %rax */
 	if (decoded->instruction.opcode == 0xc2)
 		lh__put_memory(emitter, OP_LEA, RSP, RSP, -1, 1,
 		               (uint16_t)decoded->instruction.raw.imm[0].value.u);
 	put_table_jump(emitter);
+	if (!marked)
+		return;
+	land(emitter, marked);
+	lh__put_gs(emitter, OP_LOAD, RCX, LH_T_SPILL + 8);
+	put_native(emitter, (uint64_t)(uintptr_t)client->returned);
 }
 
 /* The operand of an indirect jump or call to rax. */
@@ -551,12 +583,6 @@ static uint8_t *put_unless_call(struct lh_emitter *emitter, int32_t number)
 	return emitter->at;
 }
 
-static void land(struct lh_emitter *emitter, uint8_t *from)
-{
-	if (!emitter->full)
-		from[-1] = (uint8_t)(emitter->at - from);
-}
-
 /* A jump within the fragment to the start of a jump that is patched. */
 static void put_back(struct lh_emitter *emitter, const uint8_t *to)
 {
@@ -581,6 +607,22 @@ static uint8_t *put_making_call(struct lh_emitter *emitter, uint64_t next, const
 	return child;
 }
 
+/* The client is asked first: with all registers true, and the address and the way back in a literal. */
+static void put_see_call(struct lh_emitter *emitter, const struct decoded *decoded)
+{
+	uint8_t *literal;
+
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_SPILL);
+	lh__put_bytes(emitter, 0x058d48, 3); /* lea literal(%rip), %rax */
+	literal = emitter->at;
+	lh__put_literal(emitter, decoded->address, 0, 2);
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_CALL);
+	lh__put_gs(emitter, OP_LOAD, RAX, LH_T_SPILL);
+	put_native(emitter, (uint64_t)(uintptr_t)lh__translate_leave_syscall);
+	if (!emitter->full && emitter->literals >= 2 && emitter->literal[emitter->literals - 2].site == literal)
+		emitter->literal[emitter->literals - 2].value[1] = lh__executes_at(emitter, emitter->at);
+}
+
 /*
  * In place, but for what makes a process or thread: fork, clone and clone3 leave, and go on as the
  * translator says. A new thread is native. A child of fork must come to the translator before it executes
@@ -594,6 +636,8 @@ static void put_syscall(struct lh_emitter *emitter, const struct decoded *decode
 	const uint8_t *parent;
 	unsigned on, clone;
 
+	if (emitter->translator->client.call)
+		put_see_call(emitter, decoded);
 	for (int i = 0; i < 3; i++)
 		leave[i] = put_unless_call(emitter, makers[i]);
 	plain = emitter->at;
@@ -613,13 +657,6 @@ static void put_syscall(struct lh_emitter *emitter, const struct decoded *decode
 	lh__put_bytes(emitter, 0xe9, 1);
 	emitter->jump[clone].child_site = emitter->at;
 	lh__put_word(emitter, 0);
-}
-
-/* The thread goes on natively, at an address of the program's, or at a function of the translator's own. */
-static void put_native(struct lh_emitter *emitter, uint64_t address)
-{
-	lh__put_bytes(emitter, 0x25ff, 2); /* jmp *literal(%rip) */
-	lh__put_literal(emitter, address, 0, 1);
 }
 
 static void put_read_gs(struct lh_emitter *emitter, const struct decoded *decoded)
@@ -819,13 +856,27 @@ static uint64_t own_function(uint64_t address)
 		{ (uint64_t)(uintptr_t)lh__translate_end, lh__translate_end_inside },
 		{ (uint64_t)(uintptr_t)lh__translate_forget, lh__translate_forget_inside },
 		{ (uint64_t)(uintptr_t)lh__translate_is_on, lh__translate_is_on_inside },
+		{ (uint64_t)(uintptr_t)lh__translate_is_here, lh__translate_is_here_inside },
 		{ (uint64_t)(uintptr_t)lh__translate_thread_bytes, lh__translate_bytes_inside },
+		{ (uint64_t)(uintptr_t)lh__translate_native_back, lh__translate_native_back },
 	};
 
 	for (unsigned i = 0; i < sizeof(own) / sizeof(*own); i++)
 		if (own[i].function == address)
 			return (uint64_t)(uintptr_t)own[i].inside;
 	return 0;
+}
+
+/* A client's (lh__translate_native), and those of ours that take the lock. */
+static bool is_native(const struct lh_translator *translator, uint64_t address)
+{
+	if (address == (uint64_t)(uintptr_t)lh__translate_native ||
+	    address == (uint64_t)(uintptr_t)lh__translate_address)
+		return true;
+	for (unsigned i = 0; i < translator->native_count; i++)
+		if (translator->natives[i] == address)
+			return true;
+	return false;
 }
 
 static void analyse(struct block *block)
@@ -954,12 +1005,16 @@ static int build_block(struct block *block, bool entered, struct fragment **out)
 		entry_next = put_entry(emitter, block->address);
 	block->places = 0;
 	block->start = emitter->at;
-	if (block->checked && !own)
+	if (block->checked && !own && !is_native(block->translator, block->address))
 		put_check(emitter, block);
-	if (own)
+	if (own) {
 		put_native(emitter, own);
-	else
+	} else if (is_native(block->translator, block->address)) {
+		lh__put_constant(emitter, R11, block->address);
+		put_native(emitter, (uint64_t)(uintptr_t)lh__translate_native_call);
+	} else {
 		put_block(emitter, block);
+	}
 	return emitter->full ? -ENOSPC : finish(emitter, block, entry_next, out);
 }
 
