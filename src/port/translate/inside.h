@@ -214,6 +214,7 @@ struct lh_translator {
 	uint32_t guard_count;   /* that are write-protected, so that stores are seen */
 	uint32_t checked_count; /* that are checked for a while */
 	uint64_t looked;        /* the processor's clock when those were looked at */
+	int memory; /* a descriptor, and 1, whose place was set to an address of code: /proc/self/mem */
 	struct region region[REGIONS];
 	unsigned next_region;
 	/* A file's code has come or gone; may be NULL. Called by lh__changed_call, no lock held. */
