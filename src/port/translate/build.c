@@ -619,7 +619,8 @@ static void put_see_call(struct lh_emitter *emitter, const struct decoded *decod
 	lh__put_gs(emitter, OP_STORE, RAX, LH_T_CALL);
 	lh__put_gs(emitter, OP_LOAD, RAX, LH_T_SPILL);
 	put_native(emitter, (uint64_t)(uintptr_t)lh__translate_leave_syscall);
-	if (!emitter->full && emitter->literals >= 2 && emitter->literal[emitter->literals - 2].site == literal)
+	if (!emitter->full && emitter->literals >= 2 &&
+	    emitter->literal[emitter->literals - 2].site == literal)
 		emitter->literal[emitter->literals - 2].value[1] = lh__executes_at(emitter, emitter->at);
 }
 
@@ -886,7 +887,7 @@ static void analyse(struct block *block)
 
 	for (unsigned i = 0; i < block->count; i++)
 		block->decoded[i].live = LH_LIVE_ALL;
-	if (!has_client(block->translator))
+	if (block->unknown || (!has_client(block->translator) && !block->page->checked))
 		return;
 	for (unsigned i = 0; i < block->count; i++) {
 		struct decoded *decoded = &block->decoded[i];
@@ -953,44 +954,76 @@ static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entr
 	return 0;
 }
 
-/* ecx becomes 0 where the program's bytes at the address are these: 1, 2 or 4 of them. */
-static void put_difference(struct lh_emitter *emitter, uint64_t address, const uint8_t *bytes, unsigned size)
+/* Where the program's bytes are others: to the translator. All such jumps but the first lead to that. */
+static const uint8_t *put_stale(struct lh_emitter *emitter, unsigned condition, uint64_t address)
+{
+	unsigned stale = put_jump(emitter, condition, address);
+
+	emitter->jump[stale].stale = true;
+	return emitter->jump[stale].site - (condition ? 2 : 1);
+}
+
+/* cmp $bytes, at(%rcx): 1, 2 or 4 of them; jne */
+static void put_compared(struct lh_emitter *emitter, unsigned at, const uint8_t *bytes, unsigned size,
+                         const uint8_t **stale, uint64_t address)
+{
+	if (size == 2)
+		lh__put_bytes(emitter, 0x66, 1);
+	lh__put_bytes(emitter, (size == 1 ? 0x80u : 0x81u) | 0xb900, 2);
+	lh__put_word(emitter, at);
+	lh__put(emitter, bytes, size);
+	if (!*stale) {
+		*stale = put_stale(emitter, 0x85, address);
+		return;
+	}
+	lh__put_bytes(emitter, 0x850f, 2);
+	lh__put_word(emitter, 0);
+	if (!emitter->full)
+		lh__put_distance(emitter->at - 4, *stale);
+}
+
+/* The same where flags are live: the difference to ecx, and jrcxz over a jump. */
+static void put_subtracted(struct lh_emitter *emitter, unsigned at, const uint8_t *bytes, unsigned size,
+                           const uint8_t **stale, uint64_t address)
 {
 	uint32_t value = 0;
 
 	memcpy(&value, bytes, size);
-	lh__put_constant(emitter, RCX, address);
+	lh__put_constant(emitter, RCX, address + at);
 	if (size == 4)
 		lh__put_bytes(emitter, 0x098b, 2); /* mov (%rcx), %ecx */
 	else
 		lh__put_bytes(emitter, size == 2 ? 0x09b70f : 0x09b60f, 3); /* movzwl, movzbl */
 	lh__put_bytes(emitter, 0x898d, 2);                                  /* lea -value(%rcx), %ecx */
 	lh__put_word(emitter, 0 - value);
+	while (!*stale && ((uintptr_t)emitter->at + 3) & 3 && !emitter->full)
+		lh__put_bytes(emitter, 0x90, 1); /* what put_jump would put behind jrcxz */
+	lh__put_bytes(emitter, 0x05e3, 2);
+	if (*stale)
+		put_back(emitter, *stale);
+	else
+		*stale = put_stale(emitter, 0, address);
 }
 
-/* The fragment goes on only where the program's code still is what it was made of. No flag is touched. */
+/* The fragment goes on only where the program's code still is what it was made of. */
 static void put_check(struct lh_emitter *emitter, const struct block *block)
 {
 	uint8_t code[LH_BLOCK_INSTRUCTIONS * ZYDIS_MAX_INSTRUCTION_LENGTH];
-	const uint8_t *first = NULL;
-	unsigned at = 0, size, stale;
+	bool flags = block->decoded[0].live & LH_LIVE_FLAGS;
+	const uint8_t *stale = NULL;
 
 	copy_source(block, code);
 	lh__put_gs(emitter, OP_STORE, RCX, LH_T_SPILL + 8);
-	for (; at < block->length && !emitter->full; at += size) {
-		size = block->length - at >= 4 ? 4 : block->length - at >= 2 ? 2 : 1;
-		put_difference(emitter, block->address + at, code + at, size);
-		if (first) {
-			lh__put_bytes(emitter, 0x05e3, 2); /* jrcxz over the jump */
-			put_back(emitter, first);
-			continue;
-		}
-		while (((uintptr_t)emitter->at + 3) & 3 && !emitter->full)
-			lh__put_bytes(emitter, 0x90, 1);
-		lh__put_bytes(emitter, 0x05e3, 2);
-		first = emitter->at;
-		stale = put_jump(emitter, 0, block->address);
-		emitter->jump[stale].stale = true;
+	if (!flags)
+		lh__put_constant(emitter, RCX, block->address);
+	for (unsigned at = 0, size; at < block->length && !emitter->full; at += size) {
+		unsigned left = block->length - at;
+
+		size = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+		if (flags)
+			put_subtracted(emitter, at, code + at, size, &stale, block->address);
+		else
+			put_compared(emitter, at, code + at, size, &stale, block->address);
 	}
 	lh__put_gs(emitter, OP_LOAD, RCX, LH_T_SPILL + 8);
 }
