@@ -115,6 +115,8 @@ $(CORE_OBJ): CFLAGS += -fno-stack-protector
 NO_VECTORS := -mgeneral-regs-only $(if $(findstring clang,$(CC)),-fno-builtin,-fno-tree-loop-distribute-patterns)
 $(filter $(B)/obj/src/port/translate/%,$(LIB_OBJ)): CFLAGS += -fno-stack-protector $(NO_VECTORS)
 $(filter %/src/sys/lock.o %/src/sys/sys.o,$(CORE_OBJ)): CFLAGS += $(NO_VECTORS)
+SEEING := $(addprefix obj/src/service/pool/,translated_save.o changes.o)
+$(addprefix $(B)/,$(SEEING)) $(addprefix $(B)/mutants/,$(SEEING)): CFLAGS += $(NO_VECTORS)
 # Freestanding, and without vector registers: it runs in handlers that leave those alone.
 INSIDE_CFLAGS := -ffreestanding -fno-stack-protector -mgeneral-regs-only
 $(P)/inside/obj/%.o: %.c $(P)/flags
@@ -159,7 +161,7 @@ $(B)/liblinehome.a: $(LIB_OBJ)
 # handler calls is found beforehand, hence -z now.
 $(B)/liblinehome.so: $(LIB_OBJ) src/linehome.map
 	$(link) -shared -Wl,-soname,$(@F).$(SOVERSION) -Wl,-z,now $(if $(SAN),,-Wl,-z,defs) \
-		-Wl,--version-script,src/linehome.map $(LIB_LIBS)
+		-Wl,-Bsymbolic-functions,--version-script,src/linehome.map $(LIB_LIBS)
 	@ln -sf $(@F) $@.$(SOVERSION)
 
 # The agent stays loaded for as long as the program lives, and must not lend its symbols to the program.
@@ -218,6 +220,14 @@ $(filter %/src/code/% %/tests/agents/%,$(TRANSLATE_AGENT_OBJ)): CFLAGS += -fno-s
 $(TRANSLATE_AGENT): $(TRANSLATE_AGENT_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs,-z,initfirst -o $@ $^ $(AGENT_LIBS)
+WHOLE_AGENT := $(P)/tests/agents/whole.so
+WHOLE_AGENT_OBJ := $(call obj,$(P),tests/agents/whole.c $(wildcard src/sys/*.c src/code/*.c src/port/translate/*.c)) \
+	$(patsubst %.S,$(P)/obj/%.o,$(wildcard src/port/translate/*.S))
+$(WHOLE_AGENT_OBJ): CFLAGS += -fno-stack-protector
+$(WHOLE_AGENT): $(WHOLE_AGENT_OBJ)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs,-z,initfirst -o $@ $^ $(AGENT_LIBS)
+$(filter $(B)/tests/translate_process,$(TEST_BIN)): $(WHOLE_AGENT)
 # Shared objects that tests load.
 $(P)/tests/objects/%.so: tests/objects/%.c $(P)/flags
 	@mkdir -p $(@D)
@@ -232,6 +242,7 @@ $(B)/tests/objects/%.so: $(P)/tests/objects/%.so
 endif
 $(filter $(B)/tests/code_inside $(B)/bench/code_trap,$(TEST_BIN) $(BENCH_BIN)): $(B)/tests/objects/watched.so
 $(filter $(B)/tests/translate_code,$(TEST_BIN)): $(B)/tests/objects/throws.so
+$(filter $(B)/tests/translate_changed,$(TEST_BIN)): $(addprefix $(B)/tests/objects/,first.so second.so)
 # Programs that tests, demo and benchmarks run under Linehome: plain ones, never sanitized, without the library.
 $(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/programs/ring.h
 	@mkdir -p $(@D)

@@ -3,28 +3,62 @@
  * is right when the next is changed and forgotten, for each way there is, again and again, for threads that
  * are in the one at that moment, with flags that are live, and in a cache that is full.
  */
+#include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "translate_code.h"
 
 #define MADE_BYTES ((size_t)4 << 20)
 
+/*
+ * Code is written to one place, and put from there to where it is executed: a file's memory, which cannot be
+ * written to but through /proc. Of what can be written to each block looks at its bytes, and none follows.
+ */
+static ptrdiff_t away;
+static int memory = -1;
+
 static uint8_t *made_memory(void)
 {
-	uint8_t *made = mmap(NULL, MADE_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC,
-	                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int file = memfd_create("code", MFD_CLOEXEC);
+	uint8_t *made = mmap(NULL, MADE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+		*code;
 
-	if (made == MAP_FAILED) {
+	if (memory < 0)
+		memory = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+	if (file < 0 || memory < 0 || ftruncate(file, MADE_BYTES) < 0 || made == MAP_FAILED ||
+	    (code = mmap(NULL, MADE_BYTES, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0)) == MAP_FAILED) {
 		printf("Bail out! no memory\n");
 		exit(1);
 	}
+	close(file);
+	away = code - made;
 	return made;
+}
+
+static void free_memory(uint8_t *made)
+{
+	munmap(made + away, MADE_BYTES);
+	munmap(made, MADE_BYTES);
+}
+
+static void put(const uint8_t *at, size_t size)
+{
+	if (pwrite(memory, at, size, (off_t)(uintptr_t)(at + away)) != (ssize_t)size) {
+		printf("Bail out! code cannot be changed\n");
+		exit(1);
+	}
+}
+
+static uint64_t code_of(const uint8_t *at)
+{
+	return (uint64_t)(uintptr_t)(at + away);
 }
 
 static void forget(struct lh_translator *translator, const uint8_t *at, size_t size)
 {
-	lh__translate_forget(translator, (uint64_t)(uintptr_t)at, (uint64_t)(uintptr_t)at + size);
+	lh__translate_forget(translator, code_of(at), code_of(at) + size);
 }
 
 /* mov $value, %eax; ret */
@@ -96,6 +130,7 @@ static bool changed_under(struct waiting *waiting, uint8_t *second, uint32_t val
 	for (int i = 0; i < 20; i++)
 		sched_yield(); /* mostly it is in the loop by then; if not, nothing is lost but the point */
 	make_constant(second, value);
+	put(second, 6);
 	if (tell)
 		forget(waiting->translator, second, 6);
 	__atomic_store_n(&waiting->word, 1, __ATOMIC_RELEASE);
@@ -113,20 +148,21 @@ static void check_way(enum way way)
 	make_waiting(made, way);
 	memset(made + 64, 0x90, 4096 - 64);
 	make_constant(second, 1);
-	waiting.code = made;
+	put(made, 2 * 4096);
+	waiting.code = made + away;
 	waiting.word = 1;
 	for (int i = 0; i < 2; i++) {
 		begin(waiting.translator);
-		wrong += ((uint32_t(*)(uint32_t *))(uintptr_t)made)(&waiting.word) != 1;
+		wrong += ((uint32_t(*)(uint32_t *))(uintptr_t)waiting.code)(&waiting.word) != 1;
 		lh__translate_end(waiting.translator);
 	}
 	for (uint32_t i = 2; i < 12; i++)
 		wrong += !changed_under(&waiting, second, i, true);
 	planted = !changed_under(&waiting, second, 77, false);
-	ok(wrong == 0, "%s: who is about to follow it comes to what is there now (%u did not)", way_names[way],
-	   wrong);
+	ok(wrong == 0, "%s: who is about to follow it comes to what is there now (%u did not)",
+	   way_names[way], wrong);
 	ok(planted, "caught: %s, and nobody said that what follows has changed", way_names[way]);
-	munmap(made, MADE_BYTES);
+	free_memory(made);
 	lh__translate_close(waiting.translator);
 }
 
@@ -160,6 +196,17 @@ static void make_link(uint8_t *made, unsigned i, uint32_t value, bool short_jump
 	/* The side: adc $3, %eax; sbb %edx, %edx; xor %edx, %eax; ret */
 	memcpy(side, (uint8_t[]){ 0x83, 0xd0, 0x03, 0x19, 0xd2, 0x31, 0xd0, 0xc3 }, 8);
 	side[2] = (uint8_t)(value & 0x7f);
+	put(at, LINK);
+	put(side, LINK);
+}
+
+/* adc $5, %eax; ret */
+static void make_end(uint8_t *made)
+{
+	uint8_t *at = made + (size_t)LINKS * LINK;
+
+	memcpy(at, (uint8_t[]){ 0x83, 0xd0, 0x05, 0xc3 }, 4);
+	put(at, 4);
 }
 
 static uint32_t run_chain(const uint8_t *made, uint32_t limit)
@@ -168,7 +215,7 @@ static uint32_t run_chain(const uint8_t *made, uint32_t limit)
 
 	__asm__ volatile("xor %%eax, %%eax\n\tmov %2, %%edi\n\tcall *%1"
 	                 : "=&a"(result)
-	                 : "r"((uint64_t)(uintptr_t)made), "r"(limit)
+	                 : "r"(code_of(made)), "r"(limit)
 	                 : "rdi", "rdx", "memory", "cc");
 	return result;
 }
@@ -182,7 +229,7 @@ static void check_chain(const char *name, struct lh_translate_options options)
 
 	for (unsigned i = 0; i < LINKS; i++)
 		make_link(made, i, i * 7919 % 1000 + 1, i % 3 == 0);
-	memcpy(made + (size_t)LINKS * LINK, (uint8_t[]){ 0x83, 0xd0, 0x05, 0xc3 }, 4); /* adc $5, %eax; ret */
+	make_end(made);
 	for (unsigned round = 0; round < 3000; round++) {
 		unsigned link;
 		uint32_t limit, wanted, got;
@@ -203,7 +250,7 @@ static void check_chain(const char *name, struct lh_translate_options options)
 	}
 	ok(wrong == 0, "%s: a chain of exits with live flags, changed link by link: %u wrong", name, wrong);
 	ok(counts_of(translator).slow == 0, "%s: all of it translated", name);
-	munmap(made, MADE_BYTES);
+	free_memory(made);
 	lh__translate_close(translator);
 }
 
@@ -215,6 +262,7 @@ static void make_choice(uint8_t *at, uint32_t value)
 	memcpy(at, (uint8_t[]){ 0x85, 0xff, 0x74, 0x06 }, 4);
 	make_constant(at + 4, value);
 	make_constant(at + 10, value + 1000000);
+	put(at, 16);
 }
 
 static unsigned choices_wrong(struct lh_translator *translator, const uint8_t *made, uint32_t count,
@@ -224,7 +272,7 @@ static unsigned choices_wrong(struct lh_translator *translator, const uint8_t *m
 
 	begin(translator);
 	for (uint32_t i = 0; i < count; i++) {
-		uint32_t (*choose)(int) = (uint32_t(*)(int))(uintptr_t)(made + (size_t)i * 64);
+		uint32_t (*choose)(int) = (uint32_t(*)(int))(uintptr_t)code_of(made + (size_t)i * 64);
 
 		wrong += choose(1) != i + offset;
 		wrong += choose(0) != i + offset + 1000000;
@@ -249,8 +297,10 @@ static void check_full(void)
 		}
 		wrong += choices_wrong(translator, made, count, round);
 	}
-	ok(wrong == 0 && counts_of(translator).flushes > 3, "%u functions in a cache that was full %lu times: "
-	   "%u wrong", count, (unsigned long)counts_of(translator).flushes, wrong);
+	ok(wrong == 0 && counts_of(translator).flushes > 3,
+	   "%u functions in a cache that was full %lu times: "
+	   "%u wrong",
+	   count, (unsigned long)counts_of(translator).flushes, wrong);
 	/* As many as fit, so that all of them are there when they are changed. */
 	count = 3000;
 	wrong = choices_wrong(translator, made, count, 2);
@@ -262,7 +312,7 @@ static void check_full(void)
 		wrong += choices_wrong(translator, made, count, round);
 	}
 	ok(wrong == 0, "%u functions, all changed in their second half: %u wrong", count, wrong);
-	munmap(made, MADE_BYTES);
+	free_memory(made);
 	lh__translate_close(translator);
 }
 
@@ -286,14 +336,14 @@ __attribute__((noinline)) static uint64_t counted_chain(const struct lh_translat
 /* A client's blocks are those that are executed, wherever they lie. */
 static void check_counted(void)
 {
-	struct lh_translator *translator = translator_with((struct lh_translate_options){
-		.client = { .thread_bytes = 16, .block = count_block } });
+	struct lh_translator *translator = translator_with(
+		(struct lh_translate_options){ .client = { .thread_bytes = 16, .block = count_block } });
 	uint8_t *made = made_memory();
 	uint64_t took[2];
 
 	for (unsigned i = 0; i < LINKS; i++)
 		make_link(made, i, 10, false);
-	memcpy(made + (size_t)LINKS * LINK, (uint8_t[]){ 0x83, 0xd0, 0x05, 0xc3 }, 4);
+	make_end(made);
 	begin(translator);
 	run_chain(made, 100000);
 	took[0] = counted_chain(translator, made, 1501);
@@ -301,7 +351,7 @@ static void check_counted(void)
 	lh__translate_end(translator);
 	/* Each link adds 11: its carry is set, but for the first. nops follow the three: 64 - 13. */
 	is(took[0] - took[1], (137 - 46) * (3 + 51), "blocks are counted as they are executed");
-	munmap(made, MADE_BYTES);
+	free_memory(made);
 	lh__translate_close(translator);
 }
 
@@ -311,7 +361,8 @@ int main(void)
 		check_way(way);
 	check_chain("near", (struct lh_translate_options){ 0 });
 	check_chain("in a small cache", (struct lh_translate_options){ .cache = 1 << 20 });
-	check_chain("counted", (struct lh_translate_options){ .client = { .thread_bytes = 16, .block = count_block } });
+	check_chain("counted",
+	            (struct lh_translate_options){ .client = { .thread_bytes = 16, .block = count_block } });
 	check_full();
 	check_counted();
 	return done();

@@ -51,6 +51,8 @@ struct block {
 	unsigned count, length;
 	bool falls;        /* the next one that is executed follows directly, if nothing else does */
 	struct jump *fall; /* and its record */
+	bool checked;      /* it may change unseen */
+	bool unknown;      /* no instruction: it may become one by what comes behind it */
 	unsigned places;
 	struct place place[LH_BLOCK_INSTRUCTIONS];
 	uint8_t *start;
@@ -58,7 +60,9 @@ struct block {
 
 #define ROOM ((size_t)60 << 10) /* for one block, a client's code included: struct place counts in 16 bits */
 #define RUN 4u                  /* blocks that are made at once, at most, and one more */
-#define ASIDE (LITERALS * 16 + JUMPS * (STUB + AROUND) + 16) /* what one may have at the cache's other end */
+#define ASIDE                                                                                                \
+	(LITERALS * LITERAL_WORDS * 8 + JUMPS * (STUB + AROUND) +                                            \
+	 16) /* what one may have at the cache's other end */
 
 void lh__build_rooms(size_t *decoded, size_t *emitter)
 {
@@ -177,8 +181,8 @@ static bool decode_full(struct block *block, struct decoded *decoded, size_t siz
 
 	lh__vectors_needed(block->translator);
 	decoder_for(&decoder, false);
-	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, (const void *)(uintptr_t)decoded->address, size,
-	                                           &decoded->instruction, decoded->operands));
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, decoded->bytes, size, &decoded->instruction,
+	                                           decoded->operands));
 }
 
 static bool decode_minimal(struct block *block, struct decoded *decoded, size_t size)
@@ -187,37 +191,71 @@ static bool decode_minimal(struct block *block, struct decoded *decoded, size_t 
 
 	lh__vectors_needed(block->translator);
 	decoder_for(&decoder, true);
-	return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL,
-	                                                  (const void *)(uintptr_t)decoded->address, size,
-	                                                  &decoded->instruction));
+	return ZYAN_SUCCESS(
+		ZydisDecoderDecodeInstruction(&decoder, NULL, decoded->bytes, size, &decoded->instruction));
 }
 
-/* One instruction: false where it is none, or goes on in a page that is not there. */
+/*
+ * One instruction, of bytes that are read once, since others may be writing them: false where it is none, or
+ * goes on in a page that is not there; or in one that may change, unless it comes first.
+ */
 static bool decode_one(struct block *block, struct decoded *decoded)
 {
-	size_t left = PAGE - decoded->address % PAGE;
-	const void *code = (const void *)(uintptr_t)decoded->address;
-	bool client = has_client(block->translator);
-	bool (*decode)(struct block *, struct decoded *, size_t) = client ? decode_full : decode_minimal;
+	size_t left = PAGE - decoded->address % PAGE, most = ZYDIS_MAX_INSTRUCTION_LENGTH;
+	const uint8_t *program = (const uint8_t *)(uintptr_t)decoded->address;
+	bool full = has_client(block->translator) || block->checked;
+	bool (*decode)(struct block *, struct decoded *, size_t) = full ? decode_full : decode_minimal;
+	const struct page *page;
 	int error;
 
-	if (!client && left >= LH_INSTRUCTION_ROOM && lh__decode_quickly(code, &decoded->instruction)) {
-		memcpy(decoded->bytes, code, LH_INSTRUCTION_ROOM);
-		decoded->kind = kind_of(&decoded->instruction);
-		return true;
+	if (!full && left >= LH_INSTRUCTION_ROOM) {
+		memcpy(decoded->bytes, program, LH_INSTRUCTION_ROOM);
+		if (lh__decode_quickly(decoded->bytes, &decoded->instruction)) {
+			decoded->kind = kind_of(&decoded->instruction);
+			return true;
+		}
 	}
-	if (left < ZYDIS_MAX_INSTRUCTION_LENGTH && !decode(block, decoded, left)) {
-		if (!lh__cache_page(block->translator, decoded->address + left, &error))
+	if (left > most)
+		left = most;
+	for (size_t i = 0; i < left; i++)
+		decoded->bytes[i] = program[i];
+	if (!decode(block, decoded, left)) {
+		page = left < most ? lh__cache_page(block->translator, decoded->address + left, &error)
+		                   : NULL;
+		if (!page || (page->checked && block->count > 0))
 			return false;
-		left = ZYDIS_MAX_INSTRUCTION_LENGTH;
+		block->checked |= page->checked;
+		decode = block->checked ? decode_full : decode;
+		for (size_t i = left; i < most; i++)
+			decoded->bytes[i] = program[i];
+		if (!decode(block, decoded, most))
+			return false;
 	}
-	if (!decode(block, decoded,
-	            left < ZYDIS_MAX_INSTRUCTION_LENGTH ? left : ZYDIS_MAX_INSTRUCTION_LENGTH))
-		return false;
-	for (unsigned i = 0; i < decoded->instruction.length; i++)
-		decoded->bytes[i] = ((const uint8_t *)code)[i];
 	decoded->kind = kind_of(&decoded->instruction);
 	return true;
+}
+
+/* What may write to memory: where that may be the block's own, the block ends behind it. */
+static bool writes(struct decoded *decoded)
+{
+	struct lh_accesses accesses;
+
+	if (lh__accesses(&decoded->instruction, decoded->operands, &accesses) < 0)
+		return true;
+	for (unsigned i = 0; i < accesses.count; i++)
+		if (accesses.at[i].kind & LH_ACCESS_WRITE)
+			return true;
+	return false;
+}
+
+/* cpuid and serialize: what comes after them is what memory holds then. */
+static bool serializes(const ZydisDecodedInstruction *instruction)
+{
+	return instruction->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+	       instruction->opcode_map == ZYDIS_OPCODE_MAP_0F &&
+	       (instruction->opcode == 0xa2 ||
+	        (instruction->opcode == 0x01 && instruction->raw.modrm.mod == 3 &&
+	         instruction->raw.modrm.reg == 5));
 }
 
 /* At least one instruction; what cannot be decoded is a last one that runs natively. */
@@ -225,6 +263,8 @@ static void decode_block(struct block *block, unsigned most)
 {
 	uint64_t address = block->address;
 
+	block->checked = block->page->checked;
+	block->unknown = false;
 	for (block->count = 0; block->count < most && address / PAGE == block->address / PAGE;) {
 		struct decoded *decoded = &block->decoded[block->count];
 
@@ -234,6 +274,7 @@ static void decode_block(struct block *block, unsigned most)
 				break;
 			decoded->kind = NATIVE;
 			decoded->instruction.length = 1;
+			block->unknown = true;
 		}
 		if ((decoded->kind == ALONE || decoded->kind == NATIVE) && block->count > 0)
 			break;
@@ -241,14 +282,19 @@ static void decode_block(struct block *block, unsigned most)
 		address += decoded->instruction.length;
 		if (decoded->kind != PLAIN && decoded->kind != READ_GS)
 			break;
+		if (serializes(&decoded->instruction) || (block->checked && writes(decoded)))
+			break;
 	}
 	block->length = (unsigned)(address - block->address);
 }
 
 /* ---- plain instructions */
 
-static void here(struct lh_emitter *emitter, struct block *block, const struct decoded *decoded)
+/* spilled: registers whose value is in the context when the instruction is executed. */
+static void here(struct lh_emitter *emitter, struct block *block, const struct decoded *decoded,
+                 uint32_t spilled)
 {
+	block->place[block->places].spilled = (uint16_t)spilled;
 	block->place[block->places].code = (uint16_t)(emitter->at - block->start);
 	block->place[block->places].program = (uint16_t)(decoded->address - block->address);
 	block->places++;
@@ -357,13 +403,13 @@ static void put_far_relative(struct lh_emitter *emitter, struct block *block, st
 	uint32_t used;
 
 	if (base >= 0 && instruction->opcode == OP_LEA) {
-		here(emitter, block, decoded);
+		here(emitter, block, decoded, 0);
 		lh__put_constant(emitter, base, instruction->raw.rex.W ? target : (uint32_t)target);
 		return;
 	}
 	if (base >= 0 && base < 8 && base != RSP) {
 		lh__put_constant(emitter, base, target);
-		here(emitter, block, decoded);
+		here(emitter, block, decoded, 0);
 		rebase(instruction, bytes, base);
 		lh__put_instruction(emitter, bytes, instruction->length);
 		return;
@@ -375,7 +421,7 @@ static void put_far_relative(struct lh_emitter *emitter, struct block *block, st
 		;
 	lh__put_gs(emitter, OP_STORE, base, LH_T_SPILL + 8 * (size_t)base);
 	lh__put_constant(emitter, base, target);
-	here(emitter, block, decoded);
+	here(emitter, block, decoded, 1u << base);
 	rebase(instruction, bytes, base);
 	lh__put_instruction(emitter, bytes, instruction->length);
 	lh__put_gs(emitter, OP_LOAD, base, LH_T_SPILL + 8 * (size_t)base);
@@ -398,7 +444,7 @@ static void put_plain(struct lh_emitter *emitter, struct block *block, struct de
 		}
 		memcpy(bytes + instruction->raw.disp.offset, &(int32_t){ (int32_t)distance }, 4);
 	}
-	here(emitter, block, decoded);
+	here(emitter, block, decoded, 0);
 	lh__put_instruction(emitter, bytes, instruction->length);
 }
 
@@ -490,20 +536,53 @@ static void put_spills(struct lh_emitter *emitter)
 /* rax is the target. */
 static void put_table_jump(struct lh_emitter *emitter)
 {
+	emitter->tail = emitter->at;
 	lh__put_gs(emitter, OP_LOAD, RCX, LH_T_TABLE);
 	lh__put_bytes(emitter, 0xc18966, 3); /* mov %ax, %cx */
 	lh__put_bytes(emitter, 0xcd24ff, 3); /* jmp *(,%rcx,8) */
 	lh__put_word(emitter, 0);
 }
 
+static void land(struct lh_emitter *emitter, uint8_t *from)
+{
+	if (!emitter->full)
+		from[-1] = (uint8_t)(emitter->at - from);
+}
+
+/* The thread goes on natively, at an address of the program's, or at a function of the translator's own. */
+static void put_native(struct lh_emitter *emitter, uint64_t address)
+{
+	lh__put_bytes(emitter, 0x25ff, 2); /* jmp *literal(%rip) */
+	lh__put_literal(emitter, address, 0, 1);
+}
+
+/* Where a client wants to know of this return: a jump, with rcx spilled, from behind which this returns. */
+static uint8_t *put_if_marked(struct lh_emitter *emitter, const struct lh_translate_client *client)
+{
+	lh__put_gs(emitter, OP_LOAD, RCX, LH_T_OWN + client->returned_offset);
+	lh__put_bytes(emitter, 0x0c0c8d48, 4); /* lea (%rsp,%rcx), %rcx */
+	lh__put_bytes(emitter, 0x00e3, 2);     /* jrcxz */
+	return emitter->at;
+}
+
 static void put_return(struct lh_emitter *emitter, const struct decoded *decoded)
 {
+	const struct lh_translate_client *client = &emitter->translator->client;
+	uint8_t *marked = NULL;
+
 	put_spills(emitter);
+	if (client->returned)
+		marked = put_if_marked(emitter, client);
 	lh__put_bytes(emitter, 0x58, 1); /* pop %rax */
 	if (decoded->instruction.opcode == 0xc2)
 		lh__put_memory(emitter, OP_LEA, RSP, RSP, -1, 1,
 		               (uint16_t)decoded->instruction.raw.imm[0].value.u);
 	put_table_jump(emitter);
+	if (!marked)
+		return;
+	land(emitter, marked);
+	lh__put_gs(emitter, OP_LOAD, RCX, LH_T_SPILL + 8);
+	put_native(emitter, (uint64_t)(uintptr_t)client->returned);
 }
 
 /* The operand of an indirect jump or call to rax. */
@@ -570,12 +649,6 @@ static uint8_t *put_unless_call(struct lh_emitter *emitter, int32_t number)
 	return emitter->at;
 }
 
-static void land(struct lh_emitter *emitter, uint8_t *from)
-{
-	if (!emitter->full)
-		from[-1] = (uint8_t)(emitter->at - from);
-}
-
 /* A jump within the fragment to the start of a jump that is patched. */
 static void put_back(struct lh_emitter *emitter, const uint8_t *to)
 {
@@ -600,11 +673,39 @@ static uint8_t *put_making_call(struct lh_emitter *emitter, uint64_t next, const
 	return child;
 }
 
+/* The client is asked first: with all registers true, and the address and the way back in a literal. */
+static void put_see_call(struct lh_emitter *emitter, const struct decoded *decoded)
+{
+	uint8_t *literal;
+
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_SPILL);
+	lh__put_bytes(emitter, 0x058d48, 3); /* lea literal(%rip), %rax */
+	literal = emitter->at;
+	lh__put_literal(emitter, decoded->address, 0, 2);
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_CALL);
+	lh__put_gs(emitter, OP_LOAD, RAX, LH_T_SPILL);
+	put_native(emitter, (uint64_t)(uintptr_t)lh__translate_leave_syscall);
+	if (!emitter->full && emitter->literals >= 2 &&
+	    emitter->literal[emitter->literals - 2].site == literal)
+		emitter->literal[emitter->literals - 2].value[1] = lh__executes_at(emitter, emitter->at);
+}
+
 /*
  * In place, but for what makes a process or thread: fork, clone and clone3 leave, and go on as the
  * translator says. A new thread is native. A child of fork must come to the translator before it executes
  * another fragment, by a stub that its parent knew.
  */
+/* All go to the translator first, which makes them on the way back; then on here. */
+static void put_process_call(struct lh_emitter *emitter, const struct decoded *decoded)
+{
+	unsigned call = put_jump(emitter, 0, next_of(decoded));
+
+	emitter->jump[call].length = decoded->instruction.length;
+	emitter->jump[call].plain = emitter->at;
+	lh__put_constant(emitter, RCX, next_of(decoded));
+	put_jump(emitter, 0, next_of(decoded));
+}
+
 static void put_syscall(struct lh_emitter *emitter, const struct decoded *decoded)
 {
 	static const int32_t makers[3] = { SYS_clone, SYS_fork, SYS_clone3 };
@@ -613,6 +714,12 @@ static void put_syscall(struct lh_emitter *emitter, const struct decoded *decode
 	const uint8_t *parent;
 	unsigned on, clone;
 
+	if (emitter->translator->process) {
+		put_process_call(emitter, decoded);
+		return;
+	}
+	if (emitter->translator->client.call)
+		put_see_call(emitter, decoded);
 	for (int i = 0; i < 3; i++)
 		leave[i] = put_unless_call(emitter, makers[i]);
 	plain = emitter->at;
@@ -634,22 +741,26 @@ static void put_syscall(struct lh_emitter *emitter, const struct decoded *decode
 	lh__put_word(emitter, 0);
 }
 
-/* The thread goes on natively, at an address of the program's, or at a function of the translator's own. */
-static void put_native(struct lh_emitter *emitter, uint64_t address)
-{
-	lh__put_bytes(emitter, 0x25ff, 2); /* jmp *literal(%rip) */
-	lh__put_literal(emitter, address, 0, 1);
-}
-
 static void put_read_gs(struct lh_emitter *emitter, const struct decoded *decoded)
 {
-	lh__put_constant(emitter,
-	                 decoded->instruction.raw.modrm.rm | (decoded->instruction.raw.rex.B ? 8 : 0), 0);
+	int reg = decoded->instruction.raw.modrm.rm | (decoded->instruction.raw.rex.B ? 8 : 0);
+
+	lh__put_gs(emitter, OP_LOAD, reg, LH_T_GS);
+	if (decoded->instruction.raw.rex.W)
+		return;
+	/* mov: the upper half becomes zero */
+	lh__put_bytes(emitter, reg >= 8 ? 0x45u : 0x40u, 1);
+	lh__put_bytes(emitter, 0x89u | (0xc0u | (unsigned)(reg & 7) * 9) << 8, 2);
 }
 
 static unsigned condition_of(const struct decoded *decoded)
 {
 	return 0x80 | (decoded->instruction.opcode & 0xf);
+}
+
+static bool is_indirect(enum kind kind)
+{
+	return kind == RETURN || kind == INDIRECT_JUMP || kind == INDIRECT_CALL;
 }
 
 static void put_instruction(struct lh_emitter *emitter, struct block *block, struct decoded *decoded)
@@ -658,7 +769,7 @@ static void put_instruction(struct lh_emitter *emitter, struct block *block, str
 		put_plain(emitter, block, decoded);
 		return;
 	}
-	here(emitter, block, decoded);
+	here(emitter, block, decoded, is_indirect(decoded->kind) ? 1u << RAX | 1u << RCX : 0);
 	switch (decoded->kind) {
 	case JUMP: put_jump_on(emitter, block, branch_target(decoded)); break;
 	case CONDITIONAL:
@@ -766,10 +877,12 @@ static int put_stub(struct lh_emitter *emitter, unsigned i, struct jump **out)
 	jump->plain = offset_in(emitter, emitter->jump[i].plain);
 	jump->thread = offset_in(emitter, emitter->jump[i].thread);
 	jump->fork = offset_in(emitter, emitter->jump[i].fork);
-	jump->site = jump->plain ? 0 : offset_in(emitter, emitter->jump[i].site);
+	jump->length = emitter->jump[i].length;
+	jump->stale = emitter->jump[i].stale;
+	jump->site = jump->plain || jump->stale ? 0 : offset_in(emitter, emitter->jump[i].site);
 	lh__put_distance(emitter->jump[i].site, emitter->at);
 	if (emitter->jump[i].child_site)
-		lh__put_distance(emitter->jump[i].child_site, emitter->cache->write + out[0]->stub);
+		lh__put_distance(emitter->jump[i].child_site, emitter->cache->write + out[i - 1]->stub);
 	lh__put_stub(emitter->at, lh__number(emitter->cache, jump));
 	emitter->at += STUB;
 	return 0;
@@ -806,6 +919,7 @@ static struct lh_emitter *emitter_for(struct lh_translator *translator, bool fol
 	emitter->end = emitter->start + (room < ROOM ? room : ROOM);
 	emitter->full = false;
 	emitter->labels = emitter->literals = emitter->jumps = 0;
+	emitter->tail = NULL;
 	return emitter;
 }
 
@@ -837,13 +951,27 @@ static uint64_t own_function(uint64_t address)
 		{ (uint64_t)(uintptr_t)lh__translate_end, lh__translate_end_inside },
 		{ (uint64_t)(uintptr_t)lh__translate_forget, lh__translate_forget_inside },
 		{ (uint64_t)(uintptr_t)lh__translate_is_on, lh__translate_is_on_inside },
+		{ (uint64_t)(uintptr_t)lh__translate_is_here, lh__translate_is_here_inside },
 		{ (uint64_t)(uintptr_t)lh__translate_thread_bytes, lh__translate_bytes_inside },
+		{ (uint64_t)(uintptr_t)lh__translate_native_back, lh__translate_native_back },
 	};
 
 	for (unsigned i = 0; i < sizeof(own) / sizeof(*own); i++)
 		if (own[i].function == address)
 			return (uint64_t)(uintptr_t)own[i].inside;
 	return 0;
+}
+
+/* A client's (lh__translate_native), and those of ours that take the lock. */
+static bool is_native(const struct lh_translator *translator, uint64_t address)
+{
+	if (address == (uint64_t)(uintptr_t)lh__translate_native ||
+	    address == (uint64_t)(uintptr_t)lh__translate_address)
+		return true;
+	for (unsigned i = 0; i < translator->native_count; i++)
+		if (translator->natives[i] == address)
+			return true;
+	return false;
 }
 
 static void analyse(struct block *block)
@@ -853,7 +981,7 @@ static void analyse(struct block *block)
 
 	for (unsigned i = 0; i < block->count; i++)
 		block->decoded[i].live = LH_LIVE_ALL;
-	if (!has_client(block->translator))
+	if (block->unknown || (!has_client(block->translator) && !block->page->checked))
 		return;
 	for (unsigned i = 0; i < block->count; i++) {
 		struct decoded *decoded = &block->decoded[i];
@@ -865,6 +993,14 @@ static void analyse(struct block *block)
 	lh__liveness(effect, block->count, LH_LIVE_ALL, live);
 	for (unsigned i = 0; i < block->count; i++)
 		block->decoded[i].live = live[i];
+}
+
+/* What the block is made of. */
+static void copy_source(const struct block *block, uint8_t *out)
+{
+	for (unsigned i = 0; i < block->count; i++)
+		for (unsigned at = 0; at < block->decoded[i].instruction.length; at++)
+			out[block->decoded[i].address - block->address + at] = block->decoded[i].bytes[at];
 }
 
 /* What is executed once, or not at all, lies apart, from the end of the cache downwards. */
@@ -895,16 +1031,22 @@ static int finish(struct lh_emitter *emitter, struct block *block, const uint32_
 	struct cache *cache = emitter->cache;
 	struct fragment *fragment = lh__cache_metadata(cache, sizeof(*fragment));
 	struct place *places = lh__cache_metadata(cache, block->places * sizeof(*places));
+	bool keep = block->page && block->page->made && !block->checked && !block->unknown;
+	uint8_t *source = keep ? lh__cache_metadata(cache, block->length) : NULL;
 	struct jump *jumps[JUMPS];
 	struct fragment *to;
 	size_t top = cache->top;
 
-	if (!fragment || !places)
+	if (!fragment || !places || (keep && !source))
 		return -ENOSPC;
+	if (keep)
+		copy_source(block, source);
+	fragment->source = source;
+	fragment->checked = block->checked;
 	for (unsigned i = 0; i < block->places; i++)
 		places[i] = block->place[i];
 	fragment->address = block->address;
-	fragment->length = block->length;
+	fragment->length = block->unknown ? ZYDIS_MAX_INSTRUCTION_LENGTH : block->length;
 	fragment->code = offset_in(emitter, block->start);
 	fragment->code_size = (uint32_t)(emitter->at - block->start);
 	if (put_aside(emitter, jumps) < 0)
@@ -912,14 +1054,21 @@ static int finish(struct lh_emitter *emitter, struct block *block, const uint32_
 	fragment->instructions = (uint16_t)block->count;
 	fragment->place_count = (uint16_t)block->places;
 	fragment->places = places;
+	fragment->body = fragment->code_size;
+	fragment->tail = emitter->tail ? (uint32_t)(emitter->tail - block->start) : 0;
+	fragment->jump_count = emitter->jumps;
+	fragment->jumps = jumps[0];
 	block->translator->counts.bytes +=
 		cache->used - (size_t)(emitter->start - cache->write) + top - cache->top;
-	lh__cache_add(cache, fragment, block->page);
+	if (lh__cache_add(cache, fragment, block->page) < 0)
+		return -ENOSPC;
 	if (entry[1]) {
 		fragment->entry = entry[0];
 		fragment->entry_next = entry[1];
 		lh__cache_publish(cache, fragment);
 	}
+	for (unsigned i = 0; i < emitter->jumps; i++)
+		jumps[i]->from = fragment;
 	for (unsigned i = 0; i < emitter->jumps; i++)
 		if (jumps[i]->fall)
 			block->fall = jumps[i];
@@ -927,6 +1076,81 @@ static int finish(struct lh_emitter *emitter, struct block *block, const uint32_
 			lh__cache_link(block->translator, jumps[i], to);
 	*out = fragment;
 	return 0;
+}
+
+/* Where the program's bytes are others: to the translator. All such jumps but the first lead to that. */
+static const uint8_t *put_stale(struct lh_emitter *emitter, unsigned condition, uint64_t address)
+{
+	unsigned stale = put_jump(emitter, condition, address);
+
+	emitter->jump[stale].stale = true;
+	return emitter->jump[stale].site - (condition ? 2 : 1);
+}
+
+/* cmp $bytes, at(%rcx): 1, 2 or 4 of them; jne */
+static void put_compared(struct lh_emitter *emitter, unsigned at, const uint8_t *bytes, unsigned size,
+                         const uint8_t **stale, uint64_t address)
+{
+	if (size == 2)
+		lh__put_bytes(emitter, 0x66, 1);
+	lh__put_bytes(emitter, (size == 1 ? 0x80u : 0x81u) | 0xb900, 2);
+	lh__put_word(emitter, at);
+	lh__put(emitter, bytes, size);
+	if (!*stale) {
+		*stale = put_stale(emitter, 0x85, address);
+		return;
+	}
+	lh__put_bytes(emitter, 0x850f, 2);
+	lh__put_word(emitter, 0);
+	if (!emitter->full)
+		lh__put_distance(emitter->at - 4, *stale);
+}
+
+/* The same where flags are live: the difference to ecx, and jrcxz over a jump. */
+static void put_subtracted(struct lh_emitter *emitter, unsigned at, const uint8_t *bytes, unsigned size,
+                           const uint8_t **stale, uint64_t address)
+{
+	uint32_t value = 0;
+
+	for (unsigned i = 0; i < size; i++)
+		value |= (uint32_t)bytes[i] << 8 * i;
+	lh__put_constant(emitter, RCX, address + at);
+	if (size == 4)
+		lh__put_bytes(emitter, 0x098b, 2); /* mov (%rcx), %ecx */
+	else
+		lh__put_bytes(emitter, size == 2 ? 0x09b70f : 0x09b60f, 3); /* movzwl, movzbl */
+	lh__put_bytes(emitter, 0x898d, 2);                                  /* lea -value(%rcx), %ecx */
+	lh__put_word(emitter, 0 - value);
+	if (!*stale)
+		lh__put_nops(emitter, 3, 4); /* what put_jump would put behind jrcxz */
+	lh__put_bytes(emitter, 0x05e3, 2);
+	if (*stale)
+		put_back(emitter, *stale);
+	else
+		*stale = put_stale(emitter, 0, address);
+}
+
+/* The fragment goes on only where the program's code still is what it was made of. */
+static void put_check(struct lh_emitter *emitter, const struct block *block)
+{
+	uint8_t code[LH_BLOCK_INSTRUCTIONS * ZYDIS_MAX_INSTRUCTION_LENGTH];
+	bool flags = block->decoded[0].live & LH_LIVE_FLAGS;
+	const uint8_t *stale = NULL;
+
+	copy_source(block, code);
+	lh__put_gs(emitter, OP_STORE, RCX, LH_T_SPILL + 8);
+	if (!flags)
+		lh__put_constant(emitter, RCX, block->address);
+	for (unsigned at = 0, size; at < block->length && !emitter->full; at += size) {
+		unsigned left = block->length - at;
+
+		size = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+		if (flags)
+			put_subtracted(emitter, at, code + at, size, &stale, block->address);
+		else
+			put_compared(emitter, at, code + at, size, &stale, block->address);
+	}
+	lh__put_gs(emitter, OP_LOAD, RCX, LH_T_SPILL + 8);
 }
 
 static int build_block(struct block *block, bool entered, bool follows, struct fragment **out)
@@ -939,10 +1163,16 @@ static int build_block(struct block *block, bool entered, bool follows, struct f
 		entry[1] = put_entry(emitter, block->address, &entry[0]);
 	block->places = 0;
 	block->start = emitter->at;
-	if (own)
+	if (block->checked && !own && !is_native(block->translator, block->address))
+		put_check(emitter, block);
+	if (own) {
 		put_native(emitter, own);
-	else
+	} else if (is_native(block->translator, block->address)) {
+		lh__put_constant(emitter, R11, block->address);
+		put_native(emitter, (uint64_t)(uintptr_t)lh__translate_native_call);
+	} else {
 		put_block(emitter, block);
+	}
 	return emitter->full ? -ENOSPC : finish(emitter, block, entry, out);
 }
 
@@ -954,6 +1184,20 @@ static void count(struct block *block)
 	counts->instructions += block->count;
 	if (block->decoded[0].kind == ALONE || block->decoded[0].kind == NATIVE)
 		counts->slow++;
+}
+
+int lh__build_rest(struct lh_translator *translator, uint64_t address, struct fragment **out)
+{
+	struct block block = { .translator = translator, .decoded = translator->decoded, .address = address };
+	int error;
+
+	block.page = lh__cache_page(translator, address, &error);
+	if (!block.page)
+		return error;
+	decode_block(&block, 1);
+	analyse(&block);
+	block.page = NULL;
+	return build_block(&block, false, false, out);
 }
 
 /* What is executed next, if one can say, and nothing else than the block's last jump: else 0. */
@@ -971,20 +1215,31 @@ static uint64_t follower_of(const struct block *block)
 	}
 }
 
+/*
+ * Code of this page may be read before it is executed: it is a file's, or stores to it will be seen. What a JIT
+ * has not written yet is not code.
+ */
+static bool may_follow(const struct lh_translator *translator, const struct page *page)
+{
+	return page && !page->checked && (!page->made || translator->guards);
+}
+
 /* The block that is made next, and follows directly: one that is not known yet, whose page is. */
 static bool look_ahead(const struct block *block, struct block *next)
 {
 	struct lh_translator *translator = block->translator;
 	uint64_t address = own_function(block->address) ? 0 : follower_of(block);
 
-	next->page = address ? lh__cache_page_known(translator->current, address) : NULL;
-	if (!next->page || address == block->address || own_function(address) ||
-	    lh__cache_find(translator->current, address))
+	if (!address || address == block->address || block->checked ||
+	    is_native(translator, block->address) || own_function(address) || is_native(translator, address))
+		return false;
+	next->page = lh__cache_page_known(translator->current, address);
+	if (!may_follow(translator, next->page) || lh__cache_find(translator->current, address))
 		return false;
 	next->translator = translator;
 	next->address = address;
 	decode_block(next, LH_BLOCK_INSTRUCTIONS);
-	return next->decoded[0].kind != ALONE && next->decoded[0].kind != NATIVE;
+	return next->decoded[0].kind != ALONE && next->decoded[0].kind != NATIVE && !next->checked;
 }
 
 /* A decoded block; next is where the one goes that follows it directly, or NULL. */

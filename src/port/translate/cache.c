@@ -18,7 +18,7 @@
 #define ALIGN_TABLE (TABLE_ENTRIES * 8)
 #define REACH ((uint64_t)0x7ff00000)
 #define STEP ((uint64_t)16 << 20)
-#define FIRST 64u /* bytes before the first fragment: where all unknown targets lead */
+#define LEAST 32u /* bytes that a fragment takes: a jump, its stub, and what aligns them */
 
 uint64_t lh__map(const struct lh_sys *sys, uint64_t hint, size_t size, int protection, int flags, int fd)
 {
@@ -33,6 +33,14 @@ int lh__peek(const struct lh_sys *sys, uint64_t address, void *out, size_t size)
 	long got = LH_SYS(sys, SYS_process_vm_readv, LH_SYS(sys, SYS_getpid), &to, 1, &from, 1, 0);
 
 	return got == (long)size ? 0 : -EFAULT;
+}
+
+int lh__poke(const struct lh_sys *sys, uint64_t address, const void *from, size_t size)
+{
+	struct iovec of = { (void *)(uintptr_t)from, size }, to = { (void *)(uintptr_t)address, size };
+	long put = LH_SYS(sys, SYS_process_vm_writev, LH_SYS(sys, SYS_getpid), &of, 1, &to, 1, 0);
+
+	return put == (long)size ? 0 : -EFAULT;
 }
 
 /* Executable memory from which `near` is reached, below it or above; else anywhere. */
@@ -95,7 +103,7 @@ void lh__cache_free(struct lh_translator *translator, struct cache *cache)
 /* Metadata: the table of targets, aligned as its look-up needs it, then tables of fragments and pages. */
 static int map_arena(const struct lh_sys *sys, struct cache *cache)
 {
-	size_t size = cache->size * 4 + ALIGN_TABLE * 2;
+	size_t size = cache->size * 4 + cache->size / 4 + ALIGN_TABLE * 2;
 	uint64_t at, aligned;
 
 	at = lh__map(sys, 0, size + ALIGN_TABLE, PROT_READ | PROT_WRITE,
@@ -128,18 +136,21 @@ static int make_tables(struct cache *cache)
 	size_t hash = power_of_two(cache->size / 128), pages = power_of_two(cache->size / 16384);
 
 	cache->hash = lh__cache_metadata(cache, hash * sizeof(*cache->hash));
+	cache->dormant = lh__cache_metadata(cache, pages * sizeof(*cache->dormant));
 	cache->pages = lh__cache_metadata(cache, pages * sizeof(*cache->pages));
 	cache->entries = lh__cache_metadata(cache, pages * sizeof(*cache->entries));
+	cache->order_size = cache->size / LEAST;
+	cache->order = lh__cache_metadata(cache, cache->order_size * sizeof(*cache->order));
 	cache->hash_mask = hash - 1;
 	cache->page_mask = cache->entry_mask = pages - 1;
-	if (!cache->hash || !cache->pages || !cache->entries)
+	if (!cache->hash || !cache->pages || !cache->entries || !cache->order || !cache->dormant)
 		return -ENOMEM;
 	/* jmp *%gs:LH_T_LEAVE_INDIRECT */
 	__builtin_memcpy(cache->write,
 	                 (const uint8_t[]){ 0x65, 0xff, 0x24, 0x25, LH_T_LEAVE_INDIRECT, 0, 0, 0 }, 8);
 	for (size_t i = 0; i < TABLE_ENTRIES; i++)
 		cache->table[i] = (uint64_t)(uintptr_t)cache->execute;
-	cache->used = FIRST;
+	cache->used = CACHE_FIRST;
 	cache->top = cache->size;
 	return 0;
 }
@@ -255,32 +266,38 @@ struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, 
 	struct cache *cache = translator->current;
 	uint64_t number = address / PAGE;
 	struct page *page = find_page(cache, number), **head;
-	uint8_t byte;
 
 	if (page)
 		return page;
-	*error = lh__peek(translator->sys, number * PAGE, &byte, 1);
-	if (*error < 0)
-		return NULL;
 	page = lh__cache_metadata(cache, sizeof(*page));
-	*error = page ? 0 : -ENOSPC;
+	*error = -ENOSPC;
 	if (!page)
 		return NULL;
-	head = &cache->pages[hash_of(number) & cache->page_mask];
 	page->number = number;
+	*error = lh__changed_page(translator, page);
+	if (*error < 0)
+		return NULL;
+	head = &cache->pages[hash_of(number) & cache->page_mask];
 	page->next = *head;
 	*head = page;
 	return page;
 }
 
-void lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *page)
+int lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *page)
 {
 	struct fragment **head = bucket_of(cache, fragment->address);
 
+	if (cache->order_count == cache->order_size)
+		return -ENOSPC;
+	cache->order[cache->order_count++] = fragment;
+	fragment->forgotten = !page;
+	if (!page)
+		return 0;
 	fragment->next = *head;
 	*head = fragment;
 	fragment->next_in_page = page->fragments;
 	page->fragments = fragment;
+	return 0;
 }
 
 /* A part of one aligned word, which threads may be executing. */
@@ -303,7 +320,7 @@ static void patch(struct cache *cache, uint32_t site, uint32_t to)
 
 void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to)
 {
-	if (jump->to || !(jump->site | jump->fall))
+	if (jump->to || !(jump->site | jump->fall) || jump->from->held)
 		return;
 	jump->to = to;
 	jump->next = to->incoming;
@@ -332,8 +349,8 @@ void lh__cache_sever(struct cache *cache, struct jump *jump)
 		__builtin_memcpy(write, cache->write + jump->fall, 2);
 	write[6] = write[7] = 0x90;
 	write[8] = 0xe9;
-	jump->stub = at + 16;
-	lh__put_stub(write + 16, lh__number(cache, jump));
+	jump->stub = at + AROUND_STUB;
+	lh__put_stub(write + AROUND_STUB, lh__number(cache, jump));
 	jump->site = at + 9;
 	patch(cache, jump->site, jump->stub);
 	if (taken) {
@@ -343,6 +360,23 @@ void lh__cache_sever(struct cache *cache, struct jump *jump)
 	__builtin_memcpy(away + 1, &distance, 4);
 	replace(cache, jump->fall, away, taken ? 6 : 5);
 	jump->fall = 0;
+}
+
+void lh__cache_unlink(struct cache *cache, struct jump *jump)
+{
+	struct jump **at;
+
+	if (!jump->to)
+		return;
+	for (at = &jump->to->incoming; *at != jump; at = &(*at)->next)
+		;
+	*at = jump->next;
+	jump->to = NULL;
+	jump->next = NULL;
+	if (jump->fall)
+		lh__cache_sever(cache, jump);
+	else
+		patch(cache, jump->site, jump->stub);
 }
 
 /* Of those with an entry, by their target's 16 bits. */
@@ -386,7 +420,62 @@ static void withdraw(struct cache *cache, struct fragment *fragment)
 	else
 		__atomic_store_n(&cache->table[fragment->address & (TABLE_ENTRIES - 1)],
 		                 (uint64_t)(uintptr_t)(cache->execute + next), __ATOMIC_RELEASE);
+	fragment->entry_was = fragment->entry;
 	fragment->entry = 0;
+}
+
+static struct fragment **dormant_of(struct cache *cache, uint64_t address)
+{
+	struct fragment **at = &cache->dormant[hash_of(address) & cache->page_mask];
+
+	while (*at && (*at)->address != address)
+		at = &(*at)->next;
+	return at;
+}
+
+/* One for each address. */
+static void rest(struct cache *cache, struct fragment *fragment)
+{
+	struct fragment **at = dormant_of(cache, fragment->address);
+
+	fragment->next = *at ? (*at)->next : NULL;
+	*at = fragment;
+}
+
+static bool same(const uint8_t *a, const uint8_t *b, size_t size)
+{
+	for (size_t i = 0; i < size; i++)
+		if (a[i] != b[i])
+			return false;
+	return true;
+}
+
+struct fragment *lh__cache_revive(struct lh_translator *translator, uint64_t address)
+{
+	struct cache *cache = translator->current;
+	struct fragment **at = dormant_of(cache, address), *fragment = *at, **head;
+	struct page *page, *last;
+	int error;
+
+	if (!fragment)
+		return NULL;
+	*at = fragment->next;
+	page = lh__cache_page(translator, address, &error);
+	last = page ? lh__cache_page(translator, address + fragment->length - 1, &error) : NULL;
+	if (!last || page->checked || last->checked ||
+	    !same(fragment->source, (const uint8_t *)(uintptr_t)address, fragment->length))
+		return NULL;
+	head = bucket_of(cache, address);
+	fragment->next = *head;
+	*head = fragment;
+	fragment->next_in_page = page->fragments;
+	page->fragments = fragment;
+	fragment->forgotten = false;
+	fragment->entry = fragment->entry_was;
+	fragment->entry_was = 0;
+	if (fragment->entry)
+		lh__cache_publish(cache, fragment);
+	return fragment;
 }
 
 static void forget_fragment(struct cache *cache, struct fragment *fragment)
@@ -409,6 +498,8 @@ static void forget_fragment(struct cache *cache, struct fragment *fragment)
 		jump->next = NULL;
 	}
 	fragment->incoming = NULL;
+	if (fragment->source)
+		rest(cache, fragment);
 }
 
 static void forget_in_page(struct cache *cache, struct page *page, uint64_t start, uint64_t end)
@@ -428,9 +519,10 @@ static void forget_in_page(struct cache *cache, struct page *page, uint64_t star
 }
 
 /* Pages are forgotten too where nothing is left of them: they may no longer be there to be read. */
-static void forget_bucket(struct cache *cache, size_t bucket, uint64_t start, uint64_t end)
+static bool forget_bucket(struct cache *cache, size_t bucket, uint64_t start, uint64_t end)
 {
 	struct page **at = &cache->pages[bucket];
+	bool any = false;
 
 	while (*at) {
 		struct page *page = *at;
@@ -439,57 +531,80 @@ static void forget_bucket(struct cache *cache, size_t bucket, uint64_t start, ui
 		/* An instruction may begin in one page and end in the next. */
 		if (first < end && first + 2 * PAGE > start)
 			forget_in_page(cache, page, start, end);
+		any |= first < end && first + PAGE > start;
 		if (first < end && first + PAGE > start && !page->fragments)
 			*at = page->next;
 		else
 			at = &page->next;
 	}
+	return any;
 }
 
-void lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end)
+bool lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end)
 {
 	struct cache *cache = translator->current;
 	uint64_t first = start / PAGE ? start / PAGE - 1 : 0, last = (end - 1) / PAGE;
+	bool any = false;
 
 	if (end <= start)
-		return;
+		return false;
 	if (last - first >= cache->page_mask) {
 		for (size_t i = 0; i <= cache->page_mask; i++)
-			forget_bucket(cache, i, start, end);
-		return;
+			any |= forget_bucket(cache, i, start, end);
+		return any;
 	}
 	for (uint64_t number = first; number <= last; number++)
-		forget_bucket(cache, hash_of(number) & cache->page_mask, start, end);
+		any |= forget_bucket(cache, hash_of(number) & cache->page_mask, start, end);
+	return any;
 }
 
-/* Slow: it looks at all fragments. */
-static uint64_t address_in(const struct cache *cache, uint32_t code)
+/* The last fragment that begins at or before the offset, if it reaches there. */
+static struct fragment *fragment_at(const struct cache *cache, uint32_t offset)
 {
-	for (size_t i = 0; i <= cache->hash_mask; i++) {
-		for (struct fragment *fragment = cache->hash[i]; fragment; fragment = fragment->next) {
-			uint32_t offset = code - fragment->code;
-			unsigned place = fragment->place_count;
+	size_t low = 0, high = cache->order_count;
+	struct fragment *fragment;
 
-			if (offset >= fragment->code_size)
-				continue;
-			while (place > 0 && fragment->places[place - 1].code > offset)
-				place--;
-			return place ? fragment->address + fragment->places[place - 1].program : 0;
-		}
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (cache->order[middle]->code <= offset)
+			low = middle + 1;
+		else
+			high = middle;
 	}
-	return 0;
+	if (low == 0)
+		return NULL;
+	fragment = cache->order[low - 1];
+	return offset - fragment->code < fragment->code_size ? fragment : NULL;
+}
+
+struct fragment *lh__cache_fragment(const struct lh_translator *translator, uint64_t code, struct cache **out,
+                                    int *instruction)
+{
+	struct cache *next = translator->retired;
+	struct fragment *fragment = NULL;
+	uint32_t offset = 0;
+
+	for (struct cache *cache = translator->current; cache; cache = next, next = next ? next->next : NULL)
+		if (code - (uint64_t)(uintptr_t)cache->execute < cache->size) {
+			*out = cache;
+			offset = (uint32_t)(code - (uint64_t)(uintptr_t)cache->execute);
+			fragment = fragment_at(cache, offset);
+			break;
+		}
+	if (!fragment)
+		return NULL;
+	*instruction = fragment->place_count - 1;
+	while (*instruction >= 0 && fragment->places[*instruction].code > offset - fragment->code)
+		--*instruction;
+	return fragment;
 }
 
 uint64_t lh__cache_address(const struct lh_translator *translator, uint64_t code)
 {
-	const struct cache *next = translator->retired;
+	struct cache *cache;
+	int place;
+	const struct fragment *fragment = lh__cache_fragment(translator, code, &cache, &place);
 
-	for (const struct cache *cache = translator->current; cache;
-	     cache = next, next = next ? next->next : NULL) {
-		uint64_t offset = code - (uint64_t)(uintptr_t)cache->execute;
-
-		if (offset < cache->size)
-			return address_in(cache, (uint32_t)offset);
-	}
-	return 0;
+	return fragment && place >= 0 ? fragment->address + fragment->places[place].program : 0;
 }

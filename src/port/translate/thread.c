@@ -37,7 +37,7 @@ static uint64_t segment_base(const struct lh_translator *translator, long which)
 	return base;
 }
 
-static void set_gs(const struct lh_translator *translator, uint64_t base)
+void lh__thread_set_gs(const struct lh_translator *translator, uint64_t base)
 {
 	if (translator->fsgsbase)
 		__asm__ volatile("wrgsbase %0" : : "r"(base) : "memory");
@@ -45,10 +45,15 @@ static void set_gs(const struct lh_translator *translator, uint64_t base)
 		LH_SYS(translator->sys, SYS_arch_prctl, ARCH_SET_GS, base);
 }
 
+uint64_t lh__thread_fs(const struct lh_translator *translator)
+{
+	return segment_base(translator, ARCH_GET_FS);
+}
+
 static struct lh_translated_thread *thread_at(const struct lh_translator *translator, uint32_t slot)
 {
 	return (struct lh_translated_thread *)(void *)(translator->slots + slot * translator->slot_bytes +
-	                                               PAGE + STACK_BYTES);
+	                                               PAGE + SIGNAL_BYTES + STACK_BYTES);
 }
 
 /* The context that gs leads to, be it this thread's or its maker's. */
@@ -58,19 +63,21 @@ static struct lh_translated_thread *thread_of(const struct lh_translator *transl
 
 	if (offset >= (uint64_t)translator->slot_count * translator->slot_bytes)
 		return NULL;
-	return thread_at(translator, (uint32_t)(offset / translator->slot_bytes));
+	return (struct lh_translated_thread *)(uintptr_t)gs; /* nobody else makes it lead there */
 }
 
 struct lh_translated_thread *lh__thread_here(const struct lh_translator *translator)
 {
 	struct lh_translated_thread *thread = thread_of(translator, segment_base(translator, ARCH_GET_GS));
 
-	return thread && thread->fs == segment_base(translator, ARCH_GET_FS) ? thread : NULL;
+	/* In a process that is translated whole each thread has its own, whatever it does with fs. */
+	return thread && (translator->process || thread->fs == segment_base(translator, ARCH_GET_FS)) ? thread
+	                                                                                              : NULL;
 }
 
 void lh__thread_leave(struct lh_translator *translator)
 {
-	set_gs(translator, 0);
+	lh__thread_set_gs(translator, 0);
 }
 
 void lh__thread_forget_others(struct lh_translator *translator, struct lh_translated_thread *self)
@@ -94,8 +101,9 @@ bool lh__thread_any_in(const struct lh_translator *translator, const struct cach
 		struct lh_translated_thread *thread = thread_at(translator, i);
 
 		if (__atomic_load_n(&thread->active, __ATOMIC_SEQ_CST) && thread->epoch == cache->epoch &&
-		    !(thread->tid && LH_SYS(translator->sys, SYS_tgkill, LH_SYS(translator->sys, SYS_getpid),
-		                            thread->tid, 0) == -ESRCH))
+		    !(!translator->process && thread->tid &&
+		      LH_SYS(translator->sys, SYS_tgkill, LH_SYS(translator->sys, SYS_getpid), thread->tid,
+		             0) == -ESRCH))
 			return true;
 	}
 	return false;
@@ -109,13 +117,14 @@ static int64_t free_slot(const struct lh_translator *translator)
 	for (uint32_t i = 0; i < translator->slot_count; i++) {
 		int32_t tid = thread_at(translator, i)->tid;
 
-		if (tid == 0 || LH_SYS(translator->sys, SYS_tgkill, process, tid, 0) == -ESRCH)
+		if (tid == 0 ||
+		    (!translator->process && LH_SYS(translator->sys, SYS_tgkill, process, tid, 0) == -ESRCH))
 			return i;
 	}
 	return translator->slot_count < THREADS ? (int64_t)translator->slot_count : -1;
 }
 
-static struct lh_translated_thread *take_slot(struct lh_translator *translator)
+struct lh_translated_thread *lh__thread_take(struct lh_translator *translator)
 {
 	int64_t slot = free_slot(translator);
 	struct lh_translated_thread *thread;
@@ -125,7 +134,7 @@ static struct lh_translated_thread *take_slot(struct lh_translator *translator)
 		return NULL;
 	thread = thread_at(translator, (uint32_t)slot);
 	if (slot == translator->slot_count) {
-		if (LH_SYS(translator->sys, SYS_mprotect, (uintptr_t)thread - STACK_BYTES,
+		if (LH_SYS(translator->sys, SYS_mprotect, (uintptr_t)thread - STACK_BYTES - SIGNAL_BYTES,
 		           translator->slot_bytes - PAGE, PROT_READ | PROT_WRITE) < 0)
 			return NULL;
 		__atomic_store_n(&translator->slot_count, translator->slot_count + 1, __ATOMIC_RELEASE);
@@ -138,14 +147,29 @@ static struct lh_translated_thread *take_slot(struct lh_translator *translator)
 	thread->leave = lh__translate_leave;
 	thread->leave_indirect = lh__translate_leave_indirect;
 	thread->leave_call = lh__translate_leave_call;
+	thread->leave_state = lh__translate_leave_state;
+	thread->plain = lh__translate_plain;
+	thread->own_at = thread->own;
 	thread->translator = translator;
 	thread->fs = segment_base(translator, ARCH_GET_FS);
 	thread->tid = (int32_t)LH_SYS(translator->sys, SYS_gettid);
 	return thread;
 }
 
+bool lh__thread_stack_in(const struct lh_translator *translator, uint64_t start, uint64_t end)
+{
+	for (uint32_t i = 0; i < translator->slot_count; i++) {
+		const struct lh_translated_thread *thread = thread_at(translator, i);
+		uint64_t stack = __atomic_load_n(&thread->general[RSP], __ATOMIC_RELAXED);
+
+		if (thread->tid && stack >= start && stack < end)
+			return true;
+	}
+	return false;
+}
+
 /* A handler of a signal must not meet the lock that its own thread holds. */
-static uint64_t lock_without_signals(struct lh_translator *translator)
+uint64_t lh__hold(struct lh_translator *translator)
 {
 	uint64_t all = ~0ull, before = 0;
 
@@ -154,42 +178,42 @@ static uint64_t lock_without_signals(struct lh_translator *translator)
 	return before;
 }
 
-static void unlock_with_signals(struct lh_translator *translator, uint64_t before)
+void lh__release(struct lh_translator *translator, uint64_t before)
 {
 	lh__unlock(translator->sys, &translator->lock);
 	LH_SYS(translator->sys, SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
 }
 
 /* A context for the calling thread, which has none: 0, or a negative errno. */
-static long adopt(struct lh_translator *translator, struct lh_translated_thread **out)
+long lh__thread_adopt(struct lh_translator *translator, struct lh_translated_thread **out)
 {
 	uint64_t gs = segment_base(translator, ARCH_GET_GS), mask;
 	struct lh_translated_thread *thread = NULL;
 
 	if (gs != 0 && !thread_of(translator, gs))
 		return -EBUSY;
-	mask = lock_without_signals(translator);
-	thread = take_slot(translator);
-	unlock_with_signals(translator, mask);
+	mask = lh__hold(translator);
+	thread = lh__thread_take(translator);
+	lh__release(translator, mask);
 	if (!thread)
 		return -ENOMEM;
-	set_gs(translator, (uint64_t)(uintptr_t)thread);
+	lh__thread_set_gs(translator, (uint64_t)(uintptr_t)thread);
 	*out = thread;
 	return 0;
 }
 
 /* In a cache from now on: in the newest. */
-static int activate(struct lh_translator *translator, struct lh_translated_thread *thread)
+int lh__thread_activate(struct lh_translator *translator, struct lh_translated_thread *thread)
 {
 	uint64_t mask;
 
 	__atomic_store_n(&thread->active, 1, __ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&translator->epoch, __ATOMIC_SEQ_CST) == thread->epoch)
 		return 0;
-	mask = lock_without_signals(translator);
+	mask = lh__hold(translator);
 	if (translator->current)
 		lh__cache_enter(translator, thread);
-	unlock_with_signals(translator, mask);
+	lh__release(translator, mask);
 	if (thread->epoch != 0)
 		return 0;
 	__atomic_store_n(&thread->active, 0, __ATOMIC_SEQ_CST);
@@ -204,7 +228,7 @@ struct outcome lh__translate_on(struct lh_translator *translator, struct lh_erro
 	lh__after_fork(translator);
 	thread = lh__thread_here(translator);
 	if (!thread)
-		result = adopt(translator, &thread);
+		result = lh__thread_adopt(translator, &thread);
 	if (result == -EBUSY)
 		return (struct outcome){ lh__fail(error, -EBUSY, "the gs register is in use"), NULL };
 	if (result == 0 && thread->depth > 0) {
@@ -213,7 +237,7 @@ struct outcome lh__translate_on(struct lh_translator *translator, struct lh_erro
 		return (struct outcome){ 0, NULL };
 	}
 	if (result == 0)
-		result = activate(translator, thread);
+		result = lh__thread_activate(translator, thread);
 	if (result < 0)
 		return (struct outcome){ lh__fail(error, -ENOMEM, "no memory to translate a thread"), NULL };
 	thread->depth = 1;
@@ -254,20 +278,42 @@ void *lh__translate_thread_bytes(const struct lh_translator *translator)
 
 void lh__translate_forget_now(struct lh_translator *translator, uint64_t start, uint64_t end)
 {
+	struct lh_translated_thread *thread;
 	uint64_t mask;
 
 	lh__after_fork(translator);
-	mask = lock_without_signals(translator);
-	if (translator->current)
-		lh__cache_forget(translator, start, end);
-	unlock_with_signals(translator, mask);
+	thread = lh__thread_here(translator);
+	if (thread && lh__changed_wait(thread, start, end))
+		return;
+	mask = lh__hold(translator);
+	lh__changed_forget(translator, start, end);
+	lh__release(translator, mask);
+}
+
+int lh__translate_native(struct lh_translator *translator, uint64_t function)
+{
+	uint64_t mask = lh__hold(translator);
+	unsigned count = translator->native_count;
+	int result = count < NATIVES ? 0 : -ENOSPC;
+
+	for (unsigned i = 0; i < count; i++)
+		if (translator->natives[i] == function)
+			goto out;
+	if (result == 0) {
+		translator->natives[translator->native_count++] = function;
+		if (translator->current)
+			lh__cache_forget(translator, function, function + 1);
+	}
+out:
+	lh__release(translator, mask);
+	return result;
 }
 
 uint64_t lh__translate_address(struct lh_translator *translator, uint64_t code)
 {
-	uint64_t mask = lock_without_signals(translator), address = lh__cache_address(translator, code);
+	uint64_t mask = lh__hold(translator), address = lh__cache_address(translator, code);
 
-	unlock_with_signals(translator, mask);
+	lh__release(translator, mask);
 	return address;
 }
 
@@ -306,4 +352,46 @@ void lh__vectors_needed(struct lh_translator *translator)
 		return;
 	lh__vectors_save(translator->unsaved);
 	translator->unsaved = NULL;
+}
+
+/* ---- the same without xsave, which takes some 100 ns */
+
+#define IN_USE_HALVES 0x44u /* AVX, and the upper halves of the first 16 */
+#define FEW_UPPER "256"     /* where the upper 16 go; behind them the masks */
+#define FEW_MASKS "1280"
+#define EACH(list, text) ".irp i," list "\n\t" text "\n\t.endr\n\t"
+#define FIRST "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15"
+#define MASKS "0,1,2,3,4,5,6,7"
+
+bool lh__vectors_save_few(struct lh_translated_thread *thread)
+{
+	unsigned low, high;
+
+	if (!thread->translator->few)
+		return false;
+	__asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
+	if (low & IN_USE_HALVES)
+		return false;
+	__asm__ volatile(EACH(FIRST, "movups %%xmm\\i, 16*\\i(%0)") : : "r"(thread->vector) : "memory");
+	if (!thread->translator->upper)
+		return true;
+	__asm__ volatile(EACH("16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+	                      "vmovdqu64 %%zmm\\i, 64*(\\i-16)+" FEW_UPPER "(%0)")
+	                         EACH(MASKS, "kmovq %%k\\i, 8*\\i+" FEW_MASKS "(%0)")
+	                 :
+	                 : "r"(thread->vector)
+	                 : "memory");
+	return true;
+}
+
+void lh__vectors_restore_few(struct lh_translated_thread *thread)
+{
+	__asm__ volatile(EACH(FIRST, "movups 16*\\i(%0), %%xmm\\i") : : "r"(thread->vector) : "memory");
+	if (thread->translator->upper)
+		__asm__ volatile(EACH("16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+		                      "vmovdqu64 64*(\\i-16)+" FEW_UPPER "(%0), %%zmm\\i")
+		                         EACH(MASKS, "kmovq 8*\\i+" FEW_MASKS "(%0), %%k\\i")
+		                 :
+		                 : "r"(thread->vector)
+		                 : "memory");
 }
