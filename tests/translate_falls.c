@@ -69,13 +69,13 @@ static void make_constant(uint8_t *at, uint32_t value)
 	at[5] = 0xc3;
 }
 
-/* ---- the one that falls, 64 bytes before what it falls into */
+/* ---- the one that falls, 64 bytes before what it falls into, which begins a page */
 
 enum way { CONDITIONAL, JUMP, CALL, LONG, WAYS };
 static const char *const way_names[WAYS] = { "a conditional jump", "a jump", "a call", "a block's end" };
 
-/* Waits for a word to be other than 0, and goes on at what stands 64 bytes on. */
-static void make_waiting(uint8_t *at, enum way way)
+/* Waits for a word to be other than 0, and goes on at what stands 64 bytes on. Where it begins. */
+static uint8_t *make_waiting(uint8_t *at, enum way way)
 {
 	static const uint8_t wait[] = { 0xf3, 0x90, 0x83, 0x3f, 0x00 }; /* 1: pause; cmpl $0, (%rdi) */
 	uint8_t *end = at + 64;
@@ -84,8 +84,8 @@ static void make_waiting(uint8_t *at, enum way way)
 	switch (way) {
 	case CONDITIONAL: /* je 1b */
 		memcpy(end - 7, wait, 5);
-		memcpy(end - 2, (uint8_t[]){ 0x74, 0xf7 }, 2);
-		break;
+		memcpy(end - 2, (uint8_t[]){ 0x74, 0xf9 }, 2);
+		return end - 7;
 	case JUMP: /* je 1b; jmp to what follows */
 		memcpy(at, wait, 5);
 		memcpy(at + 5, (uint8_t[]){ 0x74, 0xf9, 0xe9, 52, 0, 0, 0 }, 7);
@@ -94,11 +94,12 @@ static void make_waiting(uint8_t *at, enum way way)
 		memcpy(at, wait, 5);
 		memcpy(at + 5, (uint8_t[]){ 0x74, 0xf9, 0xe8, 52, 0, 0, 0, 0xc3 }, 8);
 		break;
-	default: /* je 1b; nops up to the end of the page, with ends of blocks where those are too long */
+	default: /* je 1b; nops up to the end of the page */
 		memcpy(at, wait, 5);
 		memcpy(at + 5, (uint8_t[]){ 0x74, 0xf9 }, 2);
 		break;
 	}
+	return at;
 }
 
 struct waiting {
@@ -141,18 +142,18 @@ static bool changed_under(struct waiting *waiting, uint8_t *second, uint32_t val
 static void check_way(enum way way)
 {
 	struct waiting waiting = { .translator = translator_with((struct lh_translate_options){ 0 }) };
-	uint8_t *made = made_memory(), *second = made + (way == LONG ? 4096 : 64);
+	uint8_t *made = made_memory(), *second = made + 4096, *first = make_waiting(second - 64, way);
 	unsigned wrong = 0;
 	bool planted;
 
-	make_waiting(made, way);
-	memset(made + 64, 0x90, 4096 - 64);
 	make_constant(second, 1);
+	make_constant(second + 64, 5);
 	put(made, 2 * 4096);
-	waiting.code = made + away;
+	waiting.code = first + away;
 	waiting.word = 1;
 	for (int i = 0; i < 2; i++) {
 		begin(waiting.translator);
+		wrong += ((uint32_t(*)(void))(uintptr_t)code_of(second + 64))() != 5; /* the page is known */
 		wrong += ((uint32_t(*)(uint32_t *))(uintptr_t)waiting.code)(&waiting.word) != 1;
 		lh__translate_end(waiting.translator);
 	}
