@@ -184,6 +184,24 @@ static bool true_entry(struct lh_translated_thread *thread, ucontext_t *context,
 	return true;
 }
 
+/* Aside: a stub leads to the translator by itself; a jump that has taken a fall's place, to anywhere. */
+static void force_aside(struct lh_translated_thread *thread, uint64_t at)
+{
+	const uint8_t *code = (const uint8_t *)(uintptr_t)at;
+	struct jump *jump;
+	uint32_t number;
+
+	switch (code[0]) {
+	case 0x0f: break;
+	case 0x90: code -= code[1] == 0x90 ? 6 : 7; break;
+	case 0xe9: code -= 8; break;
+	default: return;
+	}
+	__builtin_memcpy(&number, code + AROUND_STUB + STUB_NUMBER, 4);
+	jump = lh__jump(thread->cache, number);
+	force(thread, thread->cache, jump->from);
+}
+
 /* In the cache, under the lock. */
 static bool true_in_cache(struct lh_translated_thread *thread, ucontext_t *context, uint64_t at,
                           bool synchronous)
@@ -193,6 +211,10 @@ static bool true_in_cache(struct lh_translated_thread *thread, ucontext_t *conte
 	struct fragment *fragment = lh__cache_fragment(thread->translator, at, &cache, &instruction);
 	uint32_t offset;
 
+	if (!fragment && at - LH_ADDRESS(thread->cache->execute) >= thread->cache->top) {
+		force_aside(thread, at);
+		return false;
+	}
 	if (!fragment)
 		return at - LH_ADDRESS(thread->cache->execute) >= CACHE_FIRST &&
 		       true_entry(thread, context, at);
