@@ -113,7 +113,7 @@ static uint64_t where(struct lh_translated_thread *thread)
 	bool stale = jump && jump->stale;
 
 	thread->dispatches++;
-	if (thread->held_in)
+	if (thread->misses)
 		lh__held_release(thread);
 	if (jump && jump->plain)
 		return translator->process ? lh__process_call(thread, jump) : resume_clone(thread, jump);

@@ -130,6 +130,7 @@ struct lh_translated_thread {
 	bool vforked;        /* a child of vfork, or a thread of one */
 	bool nested;         /* a signal has come before another one's handler had blocked it */
 	uint64_t nested_mask;
+	bool misses;              /* its table is one that knows nobody */
 	struct fragment *held_in; /* whose exits lead here since a signal waits for its end */
 	struct lh_stack alternate;
 	struct lh_actions *actions, own_actions;
@@ -531,6 +532,7 @@ void lh__translate_syscall_out(struct lh_translated_thread *thread);
 
 struct lh_process {
 	struct lh_process_options options;
+	uint64_t room;    /* where it lies */
 	uint64_t *misses; /* a table of targets that knows none */
 	uint32_t threads;
 	struct lh_actions actions;
@@ -539,6 +541,7 @@ struct lh_process {
 uint64_t lh__process_call(struct lh_translated_thread *thread, const struct jump *jump);
 /* Until the thread resumes, no signal comes. */
 void lh__process_hold(struct lh_translated_thread *thread);
+void lh__process_free(struct lh_translator *translator);
 void lh__process_ends(struct lh_translated_thread *thread, int status);
 
 /* ---- clone.c */
@@ -564,6 +567,8 @@ void lh__signal_own_stack(struct lh_translated_thread *thread);
 /* Makes the state the program's, at an address of its own. False: it is not at a boundary; it will be. */
 bool lh__held_true(struct lh_translated_thread *thread, ucontext_t *context, bool synchronous);
 uint64_t lh__register(const ucontext_t *context, int reg);
+/* The next jump through the table leads to the translator. */
+void lh__held_miss(struct lh_translated_thread *thread);
 /* The thread has come to the translator. */
 void lh__held_release(struct lh_translated_thread *thread);
 
