@@ -88,6 +88,23 @@ static uint64_t go(struct lh_translated_thread *thread, struct jump *jump, uint6
 	return (uint64_t)(uintptr_t)(thread->cache->execute + fragment->code);
 }
 
+#define VSYSCALL 0xffffffffff600000ull
+
+/* The old page of the kernel's, which nobody can read: a call by its address. */
+static uint64_t after_vsyscall(struct lh_translated_thread *thread, uint64_t target)
+{
+	static const uint16_t number[3] = { SYS_gettimeofday, SYS_time, SYS_getcpu };
+	uint64_t which = (target - VSYSCALL) / 1024;
+
+	if (target < VSYSCALL || target % 1024 || which > 2)
+		return target;
+	thread->general[RAX] = (uint64_t)LH_SYS(thread->translator->sys, number[which], thread->general[RDI],
+	                                        thread->general[RSI], thread->general[RDX]);
+	target = *(const uint64_t *)(uintptr_t)thread->general[RSP];
+	thread->general[RSP] += 8;
+	return target;
+}
+
 static uint64_t where(struct lh_translated_thread *thread)
 {
 	struct lh_translator *translator = thread->translator;
@@ -96,10 +113,12 @@ static uint64_t where(struct lh_translated_thread *thread)
 	bool stale = jump && jump->stale;
 
 	thread->dispatches++;
-	if (thread->held_in)
+	if (thread->misses)
 		lh__held_release(thread);
 	if (jump && jump->plain)
 		return translator->process ? lh__process_call(thread, jump) : resume_clone(thread, jump);
+	if (target >= VSYSCALL && translator->process)
+		target = after_vsyscall(thread, target);
 	thread->target = target;
 	lh__after_fork(translator);
 	if (stale)

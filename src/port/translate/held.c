@@ -54,6 +54,12 @@ static void unlink_exits(struct cache *cache, struct fragment *fragment)
 		lh__cache_unlink(cache, &fragment->jumps[i]);
 }
 
+void lh__held_miss(struct lh_translated_thread *thread)
+{
+	thread->table = LH_ADDRESS(thread->translator->process->misses) / 8;
+	thread->misses = true;
+}
+
 /* Under the lock. */
 static void force(struct lh_translated_thread *thread, struct cache *cache, struct fragment *fragment)
 {
@@ -61,7 +67,7 @@ static void force(struct lh_translated_thread *thread, struct cache *cache, stru
 		return;
 	fragment->held++;
 	thread->held_in = fragment;
-	thread->table = LH_ADDRESS(thread->translator->process->misses) / 8;
+	lh__held_miss(thread);
 	unlink_exits(cache, fragment);
 }
 
@@ -85,6 +91,7 @@ void lh__held_release(struct lh_translated_thread *thread)
 	if (thread->held_in)
 		thread->held_in->held--;
 	thread->held_in = NULL;
+	thread->misses = false;
 	thread->table = LH_ADDRESS(thread->cache->table) / 8;
 	lh__changed_release(thread);
 }
@@ -160,11 +167,7 @@ static void true_instruction(struct lh_translated_thread *thread, ucontext_t *co
 /* Between two fragments: entries, which compare rax, the target, and load it and rcx again. */
 static bool true_entry(struct lh_translated_thread *thread, ucontext_t *context, uint64_t at)
 {
-	static const uint8_t reload_rcx[4] = { 0x65, 0x48, 0x8b, 0x0c },
-			     reload_rax[4] = { 0x65, 0x48, 0x8b, 0x04 };
 	const uint8_t *code = (const uint8_t *)(uintptr_t)at;
-	bool reloads =
-		__builtin_memcmp(code, reload_rcx, 4) == 0 || __builtin_memcmp(code, reload_rax, 4) == 0;
 	struct fragment *fragment;
 	struct cache *cache;
 	int32_t distance;
@@ -178,7 +181,6 @@ static bool true_entry(struct lh_translated_thread *thread, ucontext_t *context,
 			set_address(context, fragment->address);
 		return fragment != NULL;
 	}
-	(void)reloads;
 	set_address(context, lh__register(context, RAX));
 	unspill(thread, context, TARGET_SPILLED);
 	return true;
@@ -284,8 +286,10 @@ bool lh__held_true(struct lh_translated_thread *thread, ucontext_t *context, boo
 			force_at(thread, ((const uint64_t *)thread->stack)[-2]);
 		return false;
 	}
-	if (between(at, lh__translate_text, lh__translate_text_end))
+	if (between(at, lh__translate_text, lh__translate_text_end)) {
+		lh__held_miss(thread);
 		return false;
+	}
 	if (!cached(thread->translator, at))
 		return true;
 	lh__changed_hold(thread);

@@ -123,12 +123,14 @@ struct lh_translated_thread {
 	uint8_t vector[VECTOR_BYTES] __attribute__((aligned(64)));
 	struct lh_translator *translator;
 	struct cache *cache;
-	uint64_t epoch; /* of that cache */
-	uint64_t next;  /* behind the system call at target */
-	bool boundary;  /* what is resumed is a boundary: all is true, the program is at target */
-	bool vforked;   /* a child of vfork, or a thread of one */
-	bool nested;    /* a signal has come before another one's handler had blocked it */
+	uint64_t epoch;      /* of that cache */
+	uint64_t next;       /* behind the system call at target */
+	bool boundary;       /* what is resumed is a boundary: all is true, the program is at target */
+	bool faults_blocked; /* the program blocks SIGSEGV, which the kernel does not */
+	bool vforked;        /* a child of vfork, or a thread of one */
+	bool nested;         /* a signal has come before another one's handler had blocked it */
 	uint64_t nested_mask;
+	bool misses;              /* its table is one that knows nobody */
 	struct fragment *held_in; /* whose exits lead here since a signal waits for its end */
 	struct lh_stack alternate;
 	struct lh_actions *actions, own_actions;
@@ -284,7 +286,7 @@ extern const char lh__translate_native_call[], lh__translate_native_back[];
 extern const char lh__translate_begin_inside[], lh__translate_end_inside[], lh__translate_forget_inside[];
 extern const char lh__translate_is_on_inside[], lh__translate_is_here_inside[], lh__translate_bytes_inside[];
 
-/* What a thread resumes at to make a system call of the program's; to let signals come; to find its target. */
+/* What a thread resumes at: a system call of the program's; to let signals come; its target. */
 extern const char lh__translate_make_call[], lh__translate_making[];
 extern const char lh__translate_made[], lh__translate_made_end[];
 extern const char lh__translate_unblock[], lh__translate_unblock_end[];
@@ -530,6 +532,7 @@ void lh__translate_syscall_out(struct lh_translated_thread *thread);
 
 struct lh_process {
 	struct lh_process_options options;
+	uint64_t room;    /* where it lies */
 	uint64_t *misses; /* a table of targets that knows none */
 	uint32_t threads;
 	struct lh_actions actions;
@@ -538,6 +541,7 @@ struct lh_process {
 uint64_t lh__process_call(struct lh_translated_thread *thread, const struct jump *jump);
 /* Until the thread resumes, no signal comes. */
 void lh__process_hold(struct lh_translated_thread *thread);
+void lh__process_free(struct lh_translator *translator);
 void lh__process_ends(struct lh_translated_thread *thread, int status);
 
 /* ---- clone.c */
@@ -550,6 +554,7 @@ void lh__clone_tell(struct lh_translated_thread *thread);
 /* ---- signal.c */
 
 bool lh__signal_action(struct lh_translated_thread *thread, struct lh_translate_call *call);
+bool lh__signal_mask(struct lh_translated_thread *thread, struct lh_translate_call *call);
 bool lh__signal_stack(struct lh_translated_thread *thread, struct lh_translate_call *call);
 uint64_t lh__signal_return(struct lh_translated_thread *thread);
 /* All that the kernel has now becomes the program's. */
@@ -562,6 +567,8 @@ void lh__signal_own_stack(struct lh_translated_thread *thread);
 /* Makes the state the program's, at an address of its own. False: it is not at a boundary; it will be. */
 bool lh__held_true(struct lh_translated_thread *thread, ucontext_t *context, bool synchronous);
 uint64_t lh__register(const ucontext_t *context, int reg);
+/* The next jump through the table leads to the translator. */
+void lh__held_miss(struct lh_translated_thread *thread);
 /* The thread has come to the translator. */
 void lh__held_release(struct lh_translated_thread *thread);
 
