@@ -330,8 +330,8 @@ void lh__vectors_restore(struct lh_translated_thread *thread)
 /* ---- the same without xsave, which takes some 100 ns */
 
 #define IN_USE_HALVES 0x44u /* AVX, and the upper halves of the first 16 */
-#define FEW_UPPER "256"     /* where the upper 16 go; behind them the masks */
-#define FEW_MASKS "1280"
+#define FEW_UPPER "640"     /* where the upper 16 go, behind the head of what xsave writes; then the masks */
+#define FEW_MASKS "1664"
 #define EACH(list, text) ".irp i," list "\n\t" text "\n\t.endr\n\t"
 #define FIRST "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15"
 #define MASKS "0,1,2,3,4,5,6,7"
