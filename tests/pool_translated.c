@@ -300,7 +300,7 @@ static void several(const struct way *way)
 	char path_a[400], path_b[400], path_c[400];
 	struct lh_pool *a = way_create(way, way_path(way, path_a));
 	struct lh_pool *b = way_create(way, way_path(way, path_b));
-	struct lh_pool *c = way_create(&declared, way_path(&declared, path_c));
+	struct lh_pool *c = way_create(&declared, way_path(way, path_c));
 	volatile uint64_t *in_a = way_root(a), *in_b = way_root(b), *in_c = way_root(c);
 	bool on;
 
