@@ -202,7 +202,8 @@ static void full_log(const struct way *way)
 	memcpy(was, base, WAY_SIZE);
 	way_close(pool);
 	if (way->log == LH_LOG_UNDO) {
-		is(in_child(dies_full, path), 7 << 8, "%s: a process that ends when its log is full", way->name);
+		is(in_child(dies_full, path), 7 << 8, "%s: a process that ends when its log is full",
+		   way->name);
 		pool = way_open(way, path);
 		ok(memcmp(base, was, WAY_SIZE) == 0, "%s: ... leaves what was there", way->name);
 		way_close(pool);

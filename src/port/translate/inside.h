@@ -227,6 +227,11 @@ extern const char lh__translate_native_call[], lh__translate_native_back[];
 extern const char lh__translate_begin_inside[], lh__translate_end_inside[], lh__translate_forget_inside[];
 extern const char lh__translate_is_on_inside[], lh__translate_is_here_inside[], lh__translate_bytes_inside[];
 
+/* ---- vectors.S: the lowest parts of all vector registers; upper: with AVX-512's, and masks */
+
+void lh__vectors_put_aside(uint8_t *area, bool upper);
+void lh__vectors_take_back(const uint8_t *area, bool upper);
+
 /* ---- open.c */
 
 void lh__after_fork(struct lh_translator *translator);
@@ -247,8 +252,8 @@ void lh__thread_leave(struct lh_translator *translator);
 void lh__vectors_save(struct lh_translated_thread *thread);
 void lh__vectors_restore(struct lh_translated_thread *thread);
 /*
- * The same much faster, for a function that leaves x87 and MMX alone, and upper halves as it finds them, where
- * those are not in use. False: they are.
+ * The same much faster, for a function that leaves x87 and MMX alone, and upper halves as it finds them,
+ * where those are not in use. False: they are.
  */
 bool lh__vectors_save_few(struct lh_translated_thread *thread);
 void lh__vectors_restore_few(struct lh_translated_thread *thread);
