@@ -39,7 +39,13 @@
 	X(UNDO_HOME_NOT_FLUSHED)                                                                             \
 	X(UNDO_END_NOT_FENCED)                                                                               \
 	X(UNDO_COMMITTED_TOO)                                                                                \
-	X(CLOSE_WITHOUT_CHECKPOINT)
+	X(CLOSE_WITHOUT_CHECKPOINT)                                                                          \
+	X(DECIDED_TOO_EARLY)                                                                                 \
+	X(COORDINATOR_FORGETS)                                                                               \
+	X(PREPARED_GOES_HOME)                                                                                \
+	X(PREPARED_NOT_FLUSHED)                                                                              \
+	X(TOGETHER_NOT_FLUSHED)                                                                              \
+	X(TOGETHER_KEPT_TOO_EARLY)
 
 #ifdef LH_MUTANTS
 enum lh_mutant {
