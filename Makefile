@@ -115,6 +115,8 @@ $(CORE_OBJ): CFLAGS += -fno-stack-protector
 NO_VECTORS := -mgeneral-regs-only $(if $(findstring clang,$(CC)),-fno-builtin,-fno-tree-loop-distribute-patterns)
 $(filter $(B)/obj/src/port/translate/%,$(LIB_OBJ)): CFLAGS += -fno-stack-protector $(NO_VECTORS)
 $(filter %/src/sys/lock.o %/src/sys/sys.o,$(CORE_OBJ)): CFLAGS += $(NO_VECTORS)
+SEEING := $(addprefix obj/src/service/pool/,translated_save.o changes.o)
+$(addprefix $(B)/,$(SEEING)) $(addprefix $(B)/mutants/,$(SEEING)): CFLAGS += $(NO_VECTORS)
 # Freestanding, and without vector registers: it runs in handlers that leave those alone.
 INSIDE_CFLAGS := -ffreestanding -fno-stack-protector -mgeneral-regs-only
 $(P)/inside/obj/%.o: %.c $(P)/flags
@@ -159,7 +161,7 @@ $(B)/liblinehome.a: $(LIB_OBJ)
 # handler calls is found beforehand, hence -z now.
 $(B)/liblinehome.so: $(LIB_OBJ) src/linehome.map
 	$(link) -shared -Wl,-soname,$(@F).$(SOVERSION) -Wl,-z,now $(if $(SAN),,-Wl,-z,defs) \
-		-Wl,--version-script,src/linehome.map $(LIB_LIBS)
+		-Wl,-Bsymbolic-functions,--version-script,src/linehome.map $(LIB_LIBS)
 	@ln -sf $(@F) $@.$(SOVERSION)
 
 # The agent stays loaded for as long as the program lives, and must not lend its symbols to the program.

@@ -45,7 +45,16 @@
 	X(PREPARED_GOES_HOME)                                                                                \
 	X(PREPARED_NOT_FLUSHED)                                                                              \
 	X(TOGETHER_NOT_FLUSHED)                                                                              \
-	X(TOGETHER_KEPT_TOO_EARLY)
+	X(TOGETHER_KEPT_TOO_EARLY)                                                                           \
+	X(SEES_NO_PLAIN)                                                                                     \
+	X(SEES_NO_POP)                                                                                       \
+	X(SEES_NO_REPEATED)                                                                                  \
+	X(SEES_NO_VECTOR)                                                                                    \
+	X(SEES_NO_MASKED)                                                                                    \
+	X(SEES_NO_ATOMIC)                                                                                    \
+	X(SEES_NO_STATE)                                                                                     \
+	X(SEES_NO_STREAMED)                                                                                  \
+	X(SEES_NO_SCATTERED)
 
 #ifdef LH_MUTANTS
 enum lh_mutant {

@@ -93,6 +93,17 @@ void lh__translate_dispatch(struct lh_translated_thread *thread)
 	thread->resume = where(thread);
 }
 
+void lh__translate_with_vectors(void (*function)(void *own, uint64_t a, uint64_t b), void *own, uint64_t a,
+                                uint64_t b)
+{
+	struct lh_translated_thread *thread =
+		(struct lh_translated_thread *)(void *)((uint8_t *)own - LH_T_OWN);
+
+	lh__vectors_save(thread);
+	function(own, a, b);
+	lh__vectors_restore(thread);
+}
+
 void lh__translate_call_out(struct lh_translated_thread *thread)
 {
 	void (*function)(void *own, uint64_t a, uint64_t b) =

@@ -26,9 +26,13 @@ int lh__emit_address(struct lh_emitter *emitter, const struct lh_translated_inst
 void lh__emit_constant(struct lh_emitter *emitter, int scratch, uint64_t value);
 void lh__emit_copy(struct lh_emitter *emitter, int to, int from);
 void lh__emit_add(struct lh_emitter *emitter, int scratch, int64_t value); /* no flags are touched: lea */
+void lh__emit_offset(struct lh_emitter *emitter, int to, int from, int32_t value); /* nor here */
+void lh__emit_mask(struct lh_emitter *emitter, int scratch, uint32_t mask);        /* and; at most 31 bits */
 void lh__emit_shift_right(struct lh_emitter *emitter, int to, int from, unsigned bits);
 /* 8 bytes of the client's part of the thread's context. */
 void lh__emit_load_own(struct lh_emitter *emitter, int to, size_t offset);
+/* Adds 8 bytes of the client's part. */
+void lh__emit_add_own(struct lh_emitter *emitter, int scratch, size_t offset);
 void lh__emit_store_own(struct lh_emitter *emitter, size_t offset, int from);
 void lh__emit_count_own(struct lh_emitter *emitter, size_t offset, uint32_t by); /* adds */
 /* Memory at a scratch's value plus displacement: 8 bytes. */
@@ -40,6 +44,8 @@ void lh__emit_store(struct lh_emitter *emitter, int base, int32_t displacement, 
  */
 int lh__emit_unless_within(struct lh_emitter *emitter, int scratch, uint64_t start, uint64_t end);
 int lh__emit_unless_within_own(struct lh_emitter *emitter, int scratch, size_t offset);
+/* The same where scratch is what the client's part has in word `index` of an array at offset. */
+int lh__emit_unless_equal_own(struct lh_emitter *emitter, int scratch, int index, size_t offset);
 int lh__emit_unless_zero(struct lh_emitter *emitter, int scratch);
 void lh__emit_here(struct lh_emitter *emitter, int label);
 /*
@@ -51,14 +57,15 @@ void lh__emit_call(struct lh_emitter *emitter, void (*function)(void *own, uint6
                    int b);
 /*
  * The same for a function that touches no vector register: it and all that it calls is compiled with
- * -mgeneral-regs-only. Some 5 ns.
+ * -mgeneral-regs-only. Some 5 ns. Flags that are live are saved, and those that are dead may change.
  */
 void lh__emit_call_plain(struct lh_emitter *emitter, void (*function)(void *own, uint64_t a, uint64_t b),
                          int a, int b);
 /*
  * The same for one that looks at the program's registers, all of them as they are before the instruction (for
- * accesses that are not plain: lh__access_bytes). No scratch may have been taken. state is complete; constant
- * is handed on. Slow.
+ * accesses that are not plain: lh__access_bytes); registers that are dead may have been scratches, and what
+ * scratches held is lost. state is complete, but for `left` and `header`, which are zero; gs is 0; constant is
+ * handed on. Slow.
  */
 void lh__emit_call_state(struct lh_emitter *emitter,
                          void (*function)(void *own, const struct lh_access_state *state, uint64_t constant),

@@ -129,6 +129,13 @@ void *lh__translate_thread_bytes(const struct lh_translator *translator);
  */
 int lh__translate_native(struct lh_translator *translator, uint64_t function) LH_MUST_CHECK;
 
+/*
+ * For a function that a client's code calls plainly (emit.h), and that has to call what uses vector registers:
+ * they are saved and restored around it.
+ */
+void lh__translate_with_vectors(void (*function)(void *own, uint64_t a, uint64_t b), void *own, uint64_t a,
+                                uint64_t b);
+
 /* Code in [start, end) has changed, or is gone: its fragments are forgotten before this returns. */
 void lh__translate_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
 /*

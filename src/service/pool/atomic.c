@@ -84,6 +84,15 @@ static void leave(struct lh_pool *pool)
 		lh__tx_end(pool);
 }
 
+/* This thread's stores to the pool are seen from here on. */
+static int translate(struct lh_pool *pool, struct lh_error *error)
+{
+	if (pool->see != LH_SEE_TRANSLATED || pool->translated)
+		return 0;
+	pool->translated = true;
+	return lh__translated_enter(pool, error);
+}
+
 static int enter_all(struct joined *mine, struct lh_error *error)
 {
 	unsigned held = 0, i; /* held: pools before this one may not be waited for */
@@ -98,7 +107,12 @@ static int enter_all(struct joined *mine, struct lh_error *error)
 			mine->pools[i]->joined = true;
 	}
 	if (result < 0)
-		for (i--; i-- > 0;)
+		i--;
+	/* From the first of them on this very code is translated. */
+	for (unsigned j = 0; j < mine->n && result == 0; j++)
+		result = translate(mine->pools[j], error);
+	if (result < 0)
+		while (i-- > 0)
 			leave(mine->pools[i]);
 	return result;
 }
@@ -228,4 +242,23 @@ void lh__atomic_forget(struct lh_pool *pool)
 		mine->places[i] = mine->places[i + 1];
 	}
 	mine->aborted = true;
+}
+
+/* ---- the program's calls ---- */
+
+int tx_begin(void)
+{
+	return lh__atomic_begin(NULL);
+}
+
+int tx_end(void)
+{
+	int result = lh__atomic_end(NULL);
+
+	return result == -E2BIG ? -ENOSPC : result;
+}
+
+int tx_abort(void)
+{
+	return lh__atomic_abort(NULL);
 }

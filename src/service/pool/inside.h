@@ -13,6 +13,7 @@
  *     others.c    what a pool knows of transactions with others, and asks them
  *     together.c  transactions over several pools
  *     atomic.c    tx_begin and tx_end, which take no pool
+ *     translated.c, translated_*.c    threads whose stores are seen by translating their code
  *     object.c    objects, by the heap
  *     home.c      the thread that brings changes home
  *     check.c     looking at a pool that is not open
@@ -119,12 +120,13 @@ struct lh_pool {
 	unsigned depth;
 	bool aborted;
 	uint64_t transaction; /* undo: its number in the log, once it has one */
+	int doomed;           /* why the open transaction cannot commit: a store was not saved */
+	bool translated;      /* its thread's code is (translated.h) */
 	uint64_t newest;      /* redo: the sequence of the newest commit's record; under changing */
 	uint64_t
 		prepared; /* the transaction is, under this number in the log, and nothing has been decided */
 	bool joins;       /* it takes part in what tx_begin begins */
 	bool joined;      /* and does now, by its owner's */
-	int failed;       /* the transaction can only be aborted: what its commit returns then */
 	unsigned here;    /* its place, and 1 */
 	struct others *others;
 	char *place; /* by which others find it; may be NULL */
@@ -177,6 +179,12 @@ static inline bool lh__pool_has(const struct lh_pool *pool, const void *pointer,
 	uint64_t all = __atomic_load_n(&pool->size, __ATOMIC_RELAXED);
 
 	return offset <= all && size <= all - offset;
+}
+
+/* Whether stores are seen by protecting pages. */
+static inline bool lh__pool_protects(const struct lh_pool *pool)
+{
+	return pool->see == LH_SEE_PAGE || pool->see == LH_SEE_CHECKED;
 }
 
 /* Why calls may not go on: this is a child of fork, or the pool is broken. */
@@ -233,7 +241,18 @@ int lh__memory_extend(struct lh_pool *pool, uint64_t from, uint64_t to, struct l
 void lh__memory_close(struct lh_pool *pool);
 /* Makes pages present, if they are not. Async-signal-safe as far as the store below is. */
 int lh__memory_load(struct lh_pool *pool, uint64_t page, uint64_t pages) LH_MUST_CHECK;
-bool lh__memory_loaded(const struct lh_pool *pool, uint64_t page);
+static inline bool lh__memory_loaded(const struct lh_pool *pool, uint64_t page)
+{
+	const uint64_t *words = (const uint64_t *)pool->loaded.base;
+
+	return !pool->lazy || __atomic_load_n(&words[page / 64], __ATOMIC_ACQUIRE) >> page % 64 & 1;
+}
+/*
+ * Undo: stores do not come home, from part on until join, which also forgets them. Where memory cannot be
+ * parted, a store raises SIGSEGV.
+ */
+void lh__memory_part(struct lh_pool *pool);
+int lh__memory_join(struct lh_pool *pool) LH_MUST_CHECK;
 
 /* ---- here.c ---- */
 int lh__here_add(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
@@ -338,6 +357,9 @@ int lh__changes_open(struct lh_pool *pool) LH_MUST_CHECK;
 void lh__changes_close(struct lh_pool *pool);
 /* The open transaction's note of a page, made where there is none. NULL: no memory. changing is held. */
 struct change *lh__changes_of(struct lh_pool *pool, uint64_t page);
+/* Both without a vector register: the same where nothing has to grow, else NULL; and a line goes to its twin. */
+struct change *lh__changes_quick(struct lh_pool *pool, uint64_t page);
+void lh__changes_save_line(struct lh_pool *pool, struct change *change, unsigned line);
 /*
  * Lines about to be changed are saved, in the twin and (undo) in the log. changing is held, the page present.
  */
@@ -374,6 +396,16 @@ void lh__tx_flush(struct lh_pool *pool, const struct lh_change *list, size_t n);
 int lh__tx_abort(struct lh_pool *pool, bool inner) LH_MUST_CHECK;
 int lh__tx_break(struct lh_pool *pool, int result, struct lh_error *error);
 void lh__tx_end(struct lh_pool *pool);
+/*
+ * What is about to be stored cannot be saved, and the store cannot fail: the transaction will not commit, and
+ * nothing that is stored from now on comes home.
+ */
+void lh__tx_doom(struct lh_pool *pool, int result);
+/* lh_tx_begin, for the library's own: no code is translated. */
+static inline int lh__tx_begin(struct lh_pool *pool, struct lh_error *error)
+{
+	return lh__tx_enter(pool, true, error);
+}
 /* Ends a transaction that the closing of the pool finds open. */
 void lh__tx_drop(struct lh_pool *pool);
 

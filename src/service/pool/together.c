@@ -323,9 +323,9 @@ static int refused(struct lh_pool *const *pools, unsigned n, struct lh_error *er
 	for (unsigned i = 0; i < n && result == 0; i++)
 		result = lh__tx_mine(pools[i], error);
 	for (unsigned i = 0; i < n && result == 0; i++)
-		if (pools[i]->failed < 0)
-			result = lh__fail(error, pools[i]->failed,
-			                  "a change could not be noted: the transaction can only be aborted");
+		if (pools[i]->doomed)
+			result = lh__fail(error, pools[i]->doomed, "a store could not be logged (%s)",
+			                  lh__errno_name(pools[i]->doomed));
 	for (unsigned i = 0; i < n && result == 0; i++)
 		if (pools[i]->aborted)
 			result = lh__fail(error, -ECANCELED,
