@@ -98,8 +98,7 @@ static void sort(struct child *child)
 	for (unsigned i = 0; i < child->way->n; i++) {
 		unsigned j = i;
 
-		for (; j > 0 &&
-		       memcmp(child->pool[i]->header.id, child->ordered[j - 1]->header.id, 16) < 0;
+		for (; j > 0 && memcmp(child->pool[i]->header.id, child->ordered[j - 1]->header.id, 16) < 0;
 		     j--)
 			child->ordered[j] = child->ordered[j - 1];
 		child->ordered[j] = child->pool[i];
@@ -210,9 +209,10 @@ static bool kill_one(struct child *child, uint64_t *random)
 static bool make_pools(const struct kill_way *way, char path[POOLS][100], struct lh_error *error)
 {
 	for (unsigned i = 0; i < way->n; i++) {
-		struct lh_pool_options options = {
-			.see = LH_SEE_DECLARED, .log = way->log[i], .size = 1 << 20, .log_size = LH_POOL_LOG_MIN
-		};
+		struct lh_pool_options options = { .see = LH_SEE_DECLARED,
+			                           .log = way->log[i],
+			                           .size = 1 << 20,
+			                           .log_size = LH_POOL_LOG_MIN };
 		struct lh_pool *pool;
 
 		snprintf(path[i], 100, "%s/linehome-together-%d.%u", way->folder[i], (int)getpid(), i);
@@ -242,8 +242,8 @@ static void kill_many(const struct kill_way *way, struct shared *shared, unsigne
 		ok(shared->failed, "pools that commit one after the other are found out (by kill %u)", i);
 	else
 		ok(i >= kills && !shared->failed && shared->acknowledged >= kills,
-		   "%s: %u killed, %lu of %lu openings recovered, %lu had to ask, %lu transactions", way->name,
-		   i, (long)shared->recovered, (long)shared->opened, (long)shared->asked,
+		   "%s: %u killed, %lu of %lu openings recovered, %lu had to ask, %lu transactions",
+		   way->name, i, (long)shared->recovered, (long)shared->opened, (long)shared->asked,
 		   (long)shared->acknowledged);
 	for (unsigned j = 0; j < way->n; j++)
 		unlink(path[j]);
