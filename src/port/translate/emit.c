@@ -414,3 +414,34 @@ void lh__emit_call_state(struct lh_emitter *emitter,
 	if (emitter->flags_saved)
 		lh__put_bytes(emitter, 0xc0900f9f, 4);
 }
+
+/*
+ * The program's state is made true around it: what was spilled, and the flags. rax alone is borrowed, and
+ * given back before the jump.
+ */
+void lh__emit_ask(struct lh_emitter *emitter, void (*function)(void *own, uint64_t a, uint64_t next), int a,
+                  uint64_t next)
+{
+	uint8_t *literal;
+
+	if (a >= 0)
+		lh__put_gs(emitter, OP_STORE, a, LH_T_A);
+	if (emitter->flags_saved)
+		lh__put_bytes(emitter, 0x9e7f04, 3); /* add $0x7f, %al; sahf */
+	reload(emitter, emitter->spilled);
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_SPILL);
+	lh__put_constant(emitter, RAX, next);
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_B);
+	lh__put_bytes(emitter, 0x058d48, 3); /* lea literal(%rip), %rax */
+	literal = emitter->at;
+	lh__put_literal(emitter, (uint64_t)(uintptr_t)function, 0, 2);
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_CALL);
+	lh__put_gs(emitter, OP_LOAD, RAX, LH_T_SPILL);
+	lh__put_bytes(emitter, 0x25ff, 2); /* jmp *literal(%rip) */
+	lh__put_literal(emitter, (uint64_t)(uintptr_t)lh__translate_leave_ask, 0, 1);
+	if (!emitter->full && emitter->literals >= 2 &&
+	    emitter->literal[emitter->literals - 2].site == literal)
+		emitter->literal[emitter->literals - 2].value[1] = lh__executes_at(emitter, emitter->at);
+	if (emitter->flags_saved)
+		lh__put_bytes(emitter, 0xc0900f9f, 4); /* lahf; seto %al */
+}

@@ -70,6 +70,13 @@ void lh__emit_call_plain(struct lh_emitter *emitter, void (*function)(void *own,
 void lh__emit_call_state(struct lh_emitter *emitter,
                          void (*function)(void *own, const struct lh_access_state *state, uint64_t constant),
                          const struct lh_translated_instruction *instruction, uint64_t constant);
+/*
+ * Calls a function that may end the thread's being translated, with the client's bytes, a scratch's value (or
+ * -1) and an address of the program, at which the thread then goes on natively, with all that the client has
+ * changed put right. May stand between a condition and lh__emit_here. As slow as lh__emit_call.
+ */
+void lh__emit_ask(struct lh_emitter *emitter, void (*function)(void *own, uint64_t a, uint64_t next), int a,
+                  uint64_t next);
 void lh__emit_done(struct lh_emitter *emitter);
 
 #endif
