@@ -126,8 +126,7 @@ static void both(struct bed *bed)
 		exit(1);
 	store(bed, 0);
 	store(bed, 1);
-	result = bed->place->see == LH_SEE_TRANSLATED ? tx_end()
-	                                              : lh__together_commit(bed->pool, 2, &error);
+	result = bed->place->see == LH_SEE_TRANSLATED ? tx_end() : lh__together_commit(bed->pool, 2, &error);
 	if (result < 0)
 		exit(1);
 }

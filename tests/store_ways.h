@@ -102,9 +102,7 @@ static inline void store_by(enum store_way way, unsigned char *to, uint64_t valu
 	case STORE_ATOMIC:
 		__asm__ volatile("lock xorq %1, (%0)" : : "r"(to), "r"(value | 1) : "memory", "cc");
 		break;
-	case STORE_X87:
-		__asm__ volatile("fildll %1\n\tfstpt (%0)" : : "r"(to), "m"(value) : "memory");
-		break;
+	case STORE_X87: __asm__ volatile("fildll %1\n\tfstpt (%0)" : : "r"(to), "m"(value) : "memory"); break;
 	case STORE_STATE:
 		__asm__ volatile("movq %1, %%xmm1\n\tfxsave64 (%0)"
 		                 :
