@@ -10,6 +10,7 @@
 
 #include "crash_damage.h"
 #include "crash_pool.h"
+#include "crash_together.h"
 #include "sys/mutant.h"
 #include "tap.h"
 
@@ -37,12 +38,18 @@ static bool is_of_stores(enum lh_mutant mutant)
 	return mutant >= LH_MUTANT_SEES_NO_PLAIN;
 }
 
+/* And what is wrong with several pools where there are several. */
+static bool is_of_several(enum lh_mutant mutant)
+{
+	return mutant >= LH_MUTANT_DECIDED_TOO_EARLY && !is_of_stores(mutant);
+}
+
 static bool journal_notices(struct journal_run *run, uint64_t seed, char *why, size_t size)
 {
 	uint64_t tried = 0, refused = 0;
 	unsigned i;
 
-	if (is_of_stores(lh__mutant))
+	if (is_of_stores(lh__mutant) || is_of_several(lh__mutant))
 		return false;
 	for (i = 0; i < JOURNAL_WAYS; i++) {
 		journal_script(run, &journal_ways[i], seed, MEDIA);
@@ -61,6 +68,8 @@ static bool pool_notices(struct pool_run *run, uint64_t seed, char *why, size_t 
 {
 	unsigned i;
 
+	if (is_of_several(lh__mutant))
+		return false;
 	for (i = 0; i < POOL_WAYS; i++) {
 		if (lh__mutant != LH_MUTANT_NONE &&
 		    is_of_stores(lh__mutant) != (pool_ways[i].see == LH_SEE_TRANSLATED))
@@ -72,19 +81,36 @@ static bool pool_notices(struct pool_run *run, uint64_t seed, char *why, size_t 
 	return false;
 }
 
+static bool together_notices(struct together_run *run, uint64_t seed, char *why, size_t size)
+{
+	unsigned i;
+
+	if (!is_of_several(lh__mutant) && lh__mutant != LH_MUTANT_NONE)
+		return false;
+	for (i = 0; i < TOGETHER_WAYS; i++) {
+		together_script(run, &together_ways[i], seed,
+		                lh__mutant == LH_MUTANT_NONE ? MEDIA / 8 : MEDIA);
+		if (noticed(&run->states, together_ways[i].name, why, size))
+			return true;
+	}
+	return false;
+}
+
 /* In a child: what is wrong on purpose may also crash. */
 static void child(enum lh_mutant mutant, int out)
 {
 	struct journal_run *journal = malloc(sizeof *journal);
 	struct pool_run *pool = malloc(sizeof *pool);
+	struct together_run *together = malloc(sizeof *together);
 	char why[CRASH_REASON] = "";
 	unsigned rounds = mutant == LH_MUTANT_NONE ? 1 : ROUNDS;
 	uint64_t seed;
 
 	lh__mutant = mutant;
-	for (seed = 1; journal && pool && seed < 1 + 2 * rounds; seed += 2)
+	for (seed = 1; journal && pool && together && seed < 1 + 2 * rounds; seed += 2)
 		if (journal_notices(journal, seed, why, sizeof why) ||
-		    pool_notices(pool, seed, why, sizeof why))
+		    pool_notices(pool, seed, why, sizeof why) ||
+		    together_notices(together, seed, why, sizeof why))
 			break;
 	if (write(out, why, strlen(why)) < 0)
 		_exit(2);
