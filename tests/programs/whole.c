@@ -358,7 +358,8 @@ static void skip(int signal, siginfo_t *info, void *context)
 	ucontext_t *at = context;
 	static const uint8_t length[] = { [SIGSEGV] = 3, [SIGFPE] = 3, [SIGILL] = 2, [SIGTRAP] = 0 };
 
-	printf("%d %d %d\n", signal, info->si_code, is_program((uint64_t)at->uc_mcontext.gregs[REG_RIP]));
+	printf("%d %d %d %d\n", signal, info->si_code, is_program((uint64_t)at->uc_mcontext.gregs[REG_RIP]),
+	       is_program((uint64_t)(uintptr_t)info->si_addr));
 	at->uc_mcontext.gregs[REG_RIP] += length[signal];
 	at->uc_mcontext.gregs[REG_RBX] += 10;
 }

@@ -389,6 +389,13 @@ static bool nested(struct lh_translated_thread *thread, int signal, siginfo_t *i
 	return false;
 }
 
+/* What it says of where it came from; si_call_addr lies there too. */
+static void make_true(siginfo_t *info, uint64_t code, uint64_t program)
+{
+	if (LH_ADDRESS(info->si_addr) == code)
+		info->si_addr = (void *)(uintptr_t)program;
+}
+
 /* Whether the thread goes on in a handler; else where the frame says. */
 bool lh__signal_entered(struct lh_translated_thread *thread, int signal, siginfo_t *info, ucontext_t *context)
 {
@@ -396,6 +403,7 @@ bool lh__signal_entered(struct lh_translated_thread *thread, int signal, siginfo
 	uint64_t all = ~0ull, mask = 0, pointer = (uint64_t)context->uc_mcontext.gregs[REG_RSP];
 	uint64_t *before = (uint64_t *)(void *)&context->uc_sigmask;
 	bool synchronous = raised(signal, info);
+	uint64_t address;
 
 	LH_SYS(translator->sys, SYS_rt_sigprocmask, SIG_SETMASK, &all, &mask, 8);
 	if (pointer - own_stack(thread).start < SIGNAL_BYTES)
@@ -405,11 +413,14 @@ bool lh__signal_entered(struct lh_translated_thread *thread, int signal, siginfo
 	thread->nested = false;
 	if (synchronous && lh__changed_fault(translator, info, context))
 		return false;
+	address = (uint64_t)context->uc_mcontext.gregs[REG_RIP];
 	if (!lh__held_true(thread, context, synchronous)) {
 		if (synchronous)
 			return die(thread, signal, info, context);
 		return later(thread, signal, info, context);
 	}
+	if (synchronous)
+		make_true(info, address, (uint64_t)context->uc_mcontext.gregs[REG_RIP]);
 	if (thread->held) {
 		mask = (mask & ~*before) | thread->mask;
 		*before = thread->mask;
