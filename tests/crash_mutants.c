@@ -10,6 +10,7 @@
 
 #include "crash_damage.h"
 #include "crash_pool.h"
+#include "crash_together.h"
 #include "sys/mutant.h"
 #include "tap.h"
 
@@ -61,19 +62,36 @@ static bool pool_notices(struct pool_run *run, uint64_t seed, char *why, size_t 
 	return false;
 }
 
+static bool together_notices(struct together_run *run, uint64_t seed, char *why, size_t size)
+{
+	unsigned i;
+
+	for (i = 0; i < TOGETHER_WAYS; i++) {
+		together_script(run, &together_ways[i], seed, MEDIA);
+		if (noticed(&run->states, together_ways[i].name, why, size))
+			return true;
+	}
+	return false;
+}
+
 /* In a child: what is wrong on purpose may also crash. */
 static void child(enum lh_mutant mutant, int out)
 {
 	struct journal_run *journal = malloc(sizeof *journal);
 	struct pool_run *pool = malloc(sizeof *pool);
+	struct together_run *together = malloc(sizeof *together);
 	char why[CRASH_REASON] = "";
 	unsigned rounds = mutant == LH_MUTANT_NONE ? 1 : ROUNDS;
 	uint64_t seed;
 
 	lh__mutant = mutant;
-	for (seed = 1; journal && pool && seed < 1 + 2 * rounds; seed += 2)
-		if (journal_notices(journal, seed, why, sizeof why) ||
-		    pool_notices(pool, seed, why, sizeof why))
+	for (seed = 1; journal && pool && together && seed < 1 + 2 * rounds; seed += 2)
+		/* What is wrong only with several pools is not looked for where there is one. */
+		if ((mutant < LH_MUTANT_DECIDED_TOO_EARLY &&
+		     (journal_notices(journal, seed, why, sizeof why) ||
+		      pool_notices(pool, seed, why, sizeof why))) ||
+		    ((mutant >= LH_MUTANT_DECIDED_TOO_EARLY || mutant == LH_MUTANT_NONE) &&
+		     together_notices(together, seed, why, sizeof why)))
 			break;
 	if (write(out, why, strlen(why)) < 0)
 		_exit(2);

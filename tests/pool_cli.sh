@@ -185,7 +185,8 @@ prints 'check' check "$a" <<-END
 	Free          1012.0 KiB
 	Damage        none
 END
-json 'check --json' 'list(o) == ["where", "good", "problem", "clean", "records", "rolled_back", "objects", "object_bytes", "free_bytes"]
+json 'check --json' 'list(o) == ["where", "good", "problem", "clean", "records", "rolled_back", "waits_for", "kept", "objects", "object_bytes",
+	"free_bytes"]
 	and o["where"].endswith("/a") and o["good"] is True and o["problem"] is None and o["clean"] is True and o["records"] == 0
 	and o["objects"] == 0 and o["free_bytes"] == 1012 << 10' check "$a" --json
 prints 'recover' recover "$a" <<-END
@@ -214,22 +215,22 @@ fails 125 "linehome pool check: $c: another process has it open for writing" che
 fails 125 "linehome pool recover: $c: another process has it open for writing" recover "$c"
 let_go
 prints 'log prints records' log "$c" <<-END
-	  Sequence  Kind  Transaction       Bytes
-	         1  redo            1         456
+	  Sequence  Kind      Transaction       Bytes
+	         1  redo                1         456
 	    page 0          lines 0, 6, 13, 16
 	    page 1          lines 0, 63
-	         2  redo            2         456
+	         2  redo                2         456
 	    page 1          lines 0, 61-63
 	    page 0          lines 0, 6
-	         3  redo            3        2248
+	         3  redo                3        2248
 	    page 248        lines 0, 3
 	    page 250        lines 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28,
 	                          30, 32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54,
 	                          56, 58, 60, 62
-	         4  redo            4         184
+	         4  redo                4         184
 	    page 248        lines 0
 	    page 249        lines 0
-	         5  redo            5         184
+	         5  redo                5         184
 	    page 248        lines 0
 	    page 249        lines 0
 END
@@ -389,7 +390,7 @@ for command in info check recover log; do
 	fails 1 "linehome pool $command: $files/text: not a pool" $command "$files/text"
 	fails 1 "linehome pool $command: $files/empty: not a pool" $command "$files/empty"
 	fails 1 "linehome pool $command: $files/headers: both copies of its header are damaged" $command "$files/headers"
-	fails 125 "linehome pool $command: $files/journal: format version 7, and this program knows version 1; use a newer linehome" \
+	fails 125 "linehome pool $command: $files/journal: format version 7, and this program knows version 2; use a newer linehome" \
 		$command "$files/journal"
 done
 for command in info check recover; do

@@ -104,7 +104,7 @@ UNUSED static int ways_end(void)
 }
 
 /* A name that nothing has yet. */
-UNUSED static const char *way_path(const struct way *way, char path[400])
+__attribute__((noinline)) UNUSED static const char *way_path(const struct way *way, char path[400])
 {
 	snprintf(path, 400, "%s/%u", ways_folder[way->disk], ways_files++);
 	return path;

@@ -5,9 +5,10 @@ _linehome_options() {
 	case $1 in
 	run) echo '--store --local --engine --prefetch --policy --stats --progress --timeout --key-file --help --version' ;;
 	serve) echo '--listen --size --key-file --grace --stats --help --version' ;;
-	pool) echo 'create info check recover log --help --version' ;;
+	pool) echo 'create info check recover decide log --help --version' ;;
 	'pool create') echo '--size --reach --log-size --layout --address --key-file --help --version' ;;
 	'pool info' | 'pool check' | 'pool recover') echo '--json --key-file --help --version' ;;
+	'pool decide') echo '--ask --commit --drop --forget --json --key-file --help --version' ;;
 	'pool log') echo '--content --json --key-file --help --version' ;;
 	cover) echo 'merge --pid --output --format --granularity --include-libraries --filter --source --from --until --exclude --record --fail-under --drcov-version --engine --no-look-ahead --collect-only -p -o --help --version' ;;
 	'cover merge') echo '--record --output --format --include-libraries --filter --source --fail-under --drcov-version -o --help --version' ;;

@@ -109,15 +109,6 @@ static int parse_looking(struct looking *looking, const char *command, const cha
 
 /* ---- info ---- */
 
-static const char *id_text(const uint8_t id[16], char out[40])
-{
-	char *at = out;
-
-	for (unsigned i = 0; i < 16; i++)
-		at += sprintf(at, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", id[i]);
-	return out;
-}
-
 static const char *time_text(uint64_t seconds, const char *format, char out[64])
 {
 	time_t when = (time_t)seconds;
@@ -136,7 +127,7 @@ static void write_info(const char *where, const struct lh_pool_header *header,
 	snprintf(address, sizeof address, "0x%llx", (unsigned long long)header->address);
 	pool_write(json_pack("{s:o,s:o,s:i,s:s,s:I,s:I,s:I,s:s,s:s,s:b}", "where", pool_json_text(where),
 	                     "layout", pool_json_text(header->layout), "version", (int)header->version, "id",
-	                     id_text(header->id, id), "size", (json_int_t)header->size, "reach",
+	                     lh__pool_id_text(header->id, id), "size", (json_int_t)header->size, "reach",
 	                     (json_int_t)header->reach, "log_size",
 	                     (json_int_t)(look->log_pages * LH_PAGE_SIZE), "address", address, "created",
 	                     time_text(header->created, "%Y-%m-%dT%H:%M:%SZ", created), "clean",
@@ -151,7 +142,7 @@ static void show_info(const char *where, const struct lh_pool_header *header,
 	show_where(where);
 	printf(ROW, "Layout", header->layout[0] ? pool_text(header->layout, text, sizeof text) : "none");
 	printf("%-14s%u\n", "Version", header->version);
-	printf(ROW, "Id", id_text(header->id, text));
+	printf(ROW, "Id", lh__pool_id_text(header->id, text));
 	show_size("Size", header->size);
 	show_size("Reach", header->reach);
 	show_size("Log", look->log_pages * LH_PAGE_SIZE);
@@ -182,12 +173,33 @@ static int info(int argc, char **argv)
 
 static void write_check(const char *where, const struct lh_pool_check *check)
 {
-	pool_write(json_pack("{s:o,s:b,s:n,s:b,s:I,s:I,s:I,s:I,s:I}", "where", pool_json_text(where), "good",
-	                     1, "problem", "clean", (int)check->clean, "records", (json_int_t)check->records,
-	                     "rolled_back", (json_int_t)check->rolled_back, "objects",
+	char id[40];
+	json_t *waits = json_null();
+
+	if (check->waits)
+		waits = json_pack("{s:s,s:o}", "id", lh__pool_id_text(check->waits_for, id), "place",
+		                  pool_json_text(check->waits_place));
+	pool_write(json_pack("{s:o,s:b,s:n,s:b,s:I,s:I,s:o,s:i,s:I,s:I,s:I}", "where", pool_json_text(where),
+	                     "good", 1, "problem", "clean", (int)check->clean, "records",
+	                     (json_int_t)check->records, "rolled_back", (json_int_t)check->rolled_back,
+	                     "waits_for", waits, "kept", (int)check->kept, "objects",
 	                     (json_int_t)check->usage.objects, "object_bytes",
 	                     (json_int_t)check->usage.object_bytes, "free_bytes",
 	                     (json_int_t)check->usage.free_bytes));
+}
+
+/* What other pools have to do with it. */
+static void show_others(const struct lh_pool_check *check)
+{
+	char text[2000], id[40];
+
+	if (check->waits) {
+		printf(ROW, "Waits for", lh__pool_id_text(check->waits_for, id));
+		printf(ROW, "", pool_text(check->waits_place, text, sizeof text));
+		printf(ROW, "", "which knows whether the last transaction was committed");
+	}
+	if (check->kept)
+		show_count("Knows", check->kept, "outcome", " for others that have not been opened since");
 }
 
 static void show_check(const char *where, const struct lh_pool_check *check)
@@ -199,6 +211,7 @@ static void show_check(const char *where, const struct lh_pool_check *check)
 	show_count("Log", check->records, "record", "");
 	if (check->rolled_back)
 		show_count("Unfinished", check->rolled_back, "transaction", ", to be rolled back");
+	show_others(check);
 	printf("%-14s%llu, %s\n", "Objects", (unsigned long long)check->usage.objects,
 	       amount(check->usage.object_bytes, bytes));
 	printf(ROW, "Free", amount(check->usage.free_bytes, bytes));
@@ -277,6 +290,42 @@ static int recover(int argc, char **argv)
 	return 0;
 }
 
+/* ---- decide ---- */
+
+static int decide(int argc, char **argv)
+{
+	struct lh_pool_context context = { .where = NULL };
+	struct lh_error error = { 0, "" };
+	struct lh_journal_report report;
+	bool commit = false, drop = false, json = false;
+	struct cli_option options[] = {
+		{ "ask", CLI_TEXT, "WHERE", "the pool that decides is there now", &context.ask, false },
+		{ "commit", CLI_FLAG, NULL, "its last transaction has been committed", &commit, false },
+		{ "drop", CLI_FLAG, NULL, "it has not", &drop, false },
+		{ "forget", CLI_FLAG, NULL, "what it knows for other pools is not needed", &context.forget,
+		  false },
+		{ "json", CLI_FLAG, NULL, "write one JSON object", &json, false },
+		{ "key-file", CLI_TEXT, "FILE", "the key that the node asks for", &context.key_file, false },
+		{ .name = NULL },
+	};
+	struct cli_usage usage = { "pool decide", "WHERE",
+		                   "Recovers a pool that waits for one that is gone or elsewhere.", options,
+		                   CLI_WORD };
+	int status = cli_parse(&usage, &argc, &argv), code;
+
+	if (status != CLI_GO_ON)
+		return status;
+	if ((context.ask != NULL) + commit + drop + context.forget != 1)
+		return cli_fail("pool decide", CLI_BAD_USAGE,
+		                "one of --ask, --commit, --drop and --forget is needed");
+	context.decision = commit ? LH_POOL_COMMIT : drop ? LH_POOL_DROP : LH_POOL_ASK;
+	code = lh__pool_decide(&lh__sys_default, argv[0], &context, &report, &error);
+	if (code < 0)
+		return pool_fail("pool decide", code, &error);
+	(json ? write_recovered : show_recovered)(argv[0], &report);
+	return 0;
+}
+
 int cli_pool(int argc, char **argv)
 {
 	static const struct cli_command table[] = {
@@ -284,6 +333,7 @@ int cli_pool(int argc, char **argv)
 		{ "info", info, "print what its header says; also while it is open" },
 		{ "check", check, "look at the whole of it, and change nothing" },
 		{ "recover", recover, "do what is to be done after a crash" },
+		{ "decide", decide, "the same, where it waits for a pool that is gone" },
 		{ "log", pool_log, "print the records of its log; also while it is open" },
 		{ .name = NULL },
 	};

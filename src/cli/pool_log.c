@@ -29,6 +29,10 @@ static const char *kind_name(enum lh_log_kind kind)
 	case LH_LOG_RECORD_UNDO: return "undo";
 	case LH_LOG_RECORD_END: return "end";
 	case LH_LOG_RECORD_SKIP: return "skip";
+	case LH_LOG_RECORD_PREPARED: return "prepared";
+	case LH_LOG_RECORD_DECIDED: return "decided";
+	case LH_LOG_RECORD_DROPPED: return "dropped";
+	case LH_LOG_RECORD_TOGETHER: return "together";
 	}
 	return "unknown";
 }
@@ -36,7 +40,7 @@ static const char *kind_name(enum lh_log_kind kind)
 /* The line sets of the record, until one is not valid. */
 static void each_set(struct printing *printing, const struct lh_log_record *record, print_set *print)
 {
-	size_t at = 0, size = record->size - LH_LOG_RECORD_HEADER;
+	size_t at = 0, size = record->sets_size;
 
 	while (at < size && !printing->damaged) {
 		struct lh_lineset set;
@@ -103,16 +107,44 @@ static void show_set(struct printing *printing, const struct lh_lineset *set)
 			show_row(set->page * LH_PAGE_SIZE + line * LH_LINE_SIZE + i, at);
 }
 
+/* What it says of other pools. */
+static void show_note(const struct lh_log_record *record)
+{
+	struct lh_pool_note note;
+	char id[40], place[1200] = "", text[1300];
+
+	if (record->kind == LH_LOG_RECORD_DECIDED)
+		printf("    it has been committed, in all of its pools\n");
+	if (record->kind == LH_LOG_RECORD_DROPPED)
+		printf("    it has not been committed, in any of its pools\n");
+	if (lh__pool_note(record, &note) < 0)
+		return;
+	if (record->kind == LH_LOG_RECORD_TOGETHER) {
+		printf("    commits transaction %llu of session %016llx, also of pool\n",
+		       (unsigned long long)note.number, (unsigned long long)note.session);
+		for (uint32_t i = 0; i < note.n; i++)
+			printf("    %s\n", lh__pool_id_text(note.pools + 16 * i, id));
+		return;
+	}
+	if (note.place_size < sizeof place)
+		memcpy(place, note.place, note.place_size);
+	printf("    is decided by transaction %llu of session %016llx of pool\n    %s",
+	       (unsigned long long)note.number, (unsigned long long)note.session,
+	       lh__pool_id_text(note.decides, id));
+	printf("%s%s\n", place[0] ? ", which was at\n    " : "", pool_text(place, text, sizeof text));
+}
+
 static void show_record(struct printing *printing, const struct lh_log_record *record)
 {
 	if (!printing->begun)
-		printf("%10s  %s  %11s  %10s\n", "Sequence", "Kind", "Transaction", "Bytes");
-	printf("%10llu  %-4s", (unsigned long long)record->sequence, kind_name(record->kind));
+		printf("%10s  %-8s  %11s  %10s\n", "Sequence", "Kind", "Transaction", "Bytes");
+	printf("%10llu  %-8s", (unsigned long long)record->sequence, kind_name(record->kind));
 	if (record->kind == LH_LOG_RECORD_SKIP)
 		printf("  %11s", "-");
 	else
 		printf("  %11llu", (unsigned long long)record->transaction);
 	printf("  %10lu\n", (unsigned long)record->size);
+	show_note(record);
 	each_set(printing, record, show_set);
 }
 
@@ -156,9 +188,33 @@ static void begin_json(struct printing *printing)
 	json_decref(where);
 }
 
+static json_t *note_object(const struct lh_log_record *record)
+{
+	char place[1200] = "", session[20], id[40];
+	struct lh_pool_note note;
+	json_t *object, *pools;
+
+	if (lh__pool_note(record, &note) < 0)
+		return NULL;
+	snprintf(session, sizeof session, "%016llx", (unsigned long long)note.session);
+	object = json_pack("{s:s,s:I}", "session", session, "number", (json_int_t)note.number);
+	if (record->kind == LH_LOG_RECORD_PREPARED) {
+		if (note.place_size < sizeof place)
+			memcpy(place, note.place, note.place_size);
+		json_object_set_new(object, "decides", json_string(lh__pool_id_text(note.decides, id)));
+		json_object_set_new(object, "place", pool_json_text(place));
+		return object;
+	}
+	pools = json_array();
+	for (uint32_t i = 0; i < note.n; i++)
+		json_array_append_new(pools, json_string(lh__pool_id_text(note.pools + 16 * i, id)));
+	json_object_set_new(object, "pools", pools);
+	return object;
+}
+
 static void write_record(struct printing *printing, const struct lh_log_record *record)
 {
-	json_t *object;
+	json_t *object, *note = note_object(record);
 
 	if (!printing->begun)
 		begin_json(printing);
@@ -168,6 +224,8 @@ static void write_record(struct printing *printing, const struct lh_log_record *
 	                   kind_name(record->kind), "transaction", (json_int_t)record->transaction, "durable",
 	                   (json_int_t)record->durable, "bytes", (json_int_t)record->size, "sets",
 	                   printing->sets);
+	if (note)
+		json_object_set_new(object, "together", note);
 	printf("%s\n    ", printing->begun ? "," : "");
 	json_dumpf(object, stdout, 0);
 	json_decref(object);

@@ -87,7 +87,7 @@ static void set_header(struct journal_header *header, const struct lh_journal_fo
 {
 	memset(header, 0, sizeof *header);
 	memcpy(header->magic, JOURNAL_MAGIC, 8);
-	header->version = LH_JOURNAL_VERSION;
+	header->version = LH_JOURNAL_VERSION_ALONE;
 	header->log_page = 2;
 	header->log_pages = format->log_pages;
 	header->home_page = 2 + format->log_pages;
@@ -161,6 +161,7 @@ static int new_journal(struct lh_store *below, const struct journal_header *head
 	journal->header = *header;
 	journal->ring_size = header->log_pages * LH_PAGE_SIZE;
 	journal->done_end = &journal->done;
+	journal->in_doubt = -EBADMSG;
 	result = lh__journal_ring_read(below, header, fill, &journal->ring, error);
 	if (result == 0 && !journal->direct) {
 		journal->batch = lh__alloc(below->sys, sizeof *journal->batch);
@@ -249,6 +250,12 @@ static int open_session(struct journal *journal, struct lh_error *error)
 
 int lh__journal_open(struct lh_store *below, bool read_only, struct lh_store **out, struct lh_error *error)
 {
+	return lh__journal_open_with(below, read_only, NULL, out, error);
+}
+
+int lh__journal_open_with(struct lh_store *below, bool read_only, const struct lh_journal_hooks *hooks,
+                          struct lh_store **out, struct lh_error *error)
+{
 	struct journal_header header;
 	struct journal *journal;
 	int result = lh__journal_header_read(below, &header, error);
@@ -262,6 +269,7 @@ int lh__journal_open(struct lh_store *below, bool read_only, struct lh_store **o
 	if (result < 0)
 		return result;
 	journal->read_only = read_only;
+	journal->hooks = hooks;
 	result = open_session(journal, error);
 	if (result < 0) {
 		free_journal(journal);
@@ -297,6 +305,27 @@ int lh__journal_set_client(struct lh_store *store, const void *client)
 	if (result == 0) {
 		header = journal->header;
 		memcpy(header.client, client, LH_JOURNAL_CLIENT_SIZE);
+		result = lh__journal_break(journal, lh__journal_header_write_both(journal, &header));
+	}
+	if (result == 0)
+		lh__journal_header_set(journal, &header);
+	lh__unlock(store->sys, &journal->homing);
+	return result;
+}
+
+int lh__journal_announce(struct lh_store *store)
+{
+	struct journal *journal = lh__journal_of(store);
+	struct journal_header header;
+	int result;
+
+	if (journal->together)
+		return lh__journal_broken(journal);
+	lh__lock(store->sys, &journal->homing);
+	result = lh__journal_broken(journal);
+	if (result == 0) {
+		journal->together = true;
+		header = journal->header;
 		result = lh__journal_break(journal, lh__journal_header_write_both(journal, &header));
 	}
 	if (result == 0)
@@ -344,7 +373,7 @@ int lh__journal_finish(struct lh_store *store)
 
 	if (journal->read_only || journal->finished)
 		return 0;
-	if (journal->begun.sequence)
+	if (journal->begun.sequence || journal->held.place.sequence)
 		return -EBUSY;
 	result = lh__journal_flush(store, UINT64_MAX);
 	if (result == 0 && !LH_MUTANT(CLOSE_WITHOUT_CHECKPOINT))
@@ -357,7 +386,13 @@ int lh__journal_finish(struct lh_store *store)
 	header.offset = 0;
 	header.durable = header.sequence - 1;
 	header.state = JOURNAL_CLOSED;
-	result = lh__journal_break(journal, lh__journal_header_write(journal, &header));
+	journal->together = false;
+	result = lh__journal_header_write(journal, &header);
+	/* Of an older version again: both say so. And what the log cannot make good any more. */
+	if (result == 0 && (header.version != journal->header.version ||
+	                    memcmp(header.client, journal->header.client, sizeof header.client) != 0))
+		result = lh__journal_header_write(journal, &header);
+	lh__journal_break(journal, result);
 	if (result == 0)
 		lh__journal_header_set(journal, &header);
 	lh__unlock(store->sys, &journal->homing);
@@ -454,6 +489,8 @@ int lh__journal_look(struct lh_store *below, struct lh_journal_look *look, struc
 	look->home = header.home_page;
 	look->log_pages = header.log_pages;
 	look->clean = header.state == JOURNAL_CLOSED;
+	look->version = header.version;
+	look->generation = header.generation;
 	return 0;
 }
 

@@ -20,6 +20,13 @@
  * content of its pages itself, as a pool has, appends and flushes by the functions below instead, and never
  * waits for home.
  *
+ * Several journals, together. A transaction over some of them is decided by one, the *coordinator*. The
+ * others have it *prepared*, durably, each with a note about who decides; then the coordinator's record of
+ * its own changes, with a note about who takes part, is the commit; then each of the others has it *decided*,
+ * or *dropped*. A journal that is opened and finds the last transaction prepared, and nothing about its end,
+ * asks its client, by the hooks. So does the coordinator's client keep in its part of the header what those
+ * records have said that a checkpoint frees. What is in the notes is the client's.
+ *
  * Threads: lh__journal_append and _undo, _end by one at a time; lh__journal_flush and _checkpoint by any
  * number, beside them. Threads that wait in flush share one write.
  */
@@ -29,7 +36,8 @@
 #include "store/log.h"
 #include "store/store.h"
 
-#define LH_JOURNAL_VERSION 1u
+#define LH_JOURNAL_VERSION 2u
+#define LH_JOURNAL_VERSION_ALONE 1u /* of a journal that knows of no other one */
 #define LH_JOURNAL_CLIENT_SIZE 896u /* bytes of the header that are the client's */
 #define LH_JOURNAL_LOG_MIN 16u      /* pages */
 
@@ -65,6 +73,26 @@ int lh__journal_open(struct lh_store *below, bool read_only, struct lh_store **o
  * line. While nobody uses the journal.
  */
 void lh__journal_log_by(struct lh_store *store, struct lh_store *log);
+
+/* What the client of a journal that takes part in transactions over several of them is asked. */
+struct lh_journal_hooks {
+	/*
+	 * The last transaction is prepared, with this note: 1: it has been committed, 0: it has not;
+	 * negative: that cannot be known now, and opening fails so.
+	 */
+	int (*decide)(void *context, const void *note, size_t size, struct lh_error *error);
+	/* Opening has found such a commit of this journal's own, in the order of the log. -EBADMSG. */
+	int (*found)(void *context, const void *note, size_t size);
+	/*
+	 * A header is about to be written that frees the records before that sequence: puts into the client's
+	 * bytes what has to be kept of them. Whether there is any such thing now.
+	 */
+	bool (*keep)(void *context, void *client, uint64_t sequence);
+	void *context;
+};
+/* lh__journal_open with them; without, a journal with such records is refused (-EPROTONOSUPPORT). */
+int lh__journal_open_with(struct lh_store *below, bool read_only, const struct lh_journal_hooks *hooks,
+                          struct lh_store **out, struct lh_error *error) LH_MUST_CHECK;
 const struct lh_journal_report *lh__journal_report(const struct lh_store *store);
 /* The client's bytes of the header, LH_JOURNAL_CLIENT_SIZE of them; set returns when they are durable. */
 const void *lh__journal_client(const struct lh_store *store);
@@ -97,6 +125,30 @@ int lh__journal_undo(struct lh_store *store, uint64_t *transaction, const struct
 /* The new lines are durable (or the old ones are back): the transaction is over. */
 int lh__journal_end(struct lh_store *store, uint64_t transaction) LH_MUST_CHECK;
 
+/*
+ * Of a transaction over several journals, which have been opened with hooks. First, once a session: the
+ * header says that there may be such records; a program that does not know them refuses the journal then.
+ */
+int lh__journal_announce(struct lh_store *store) LH_MUST_CHECK;
+/*
+ * It is prepared: a redo log's new lines, *transaction being 0 and set; or of an undo log, whose new lines
+ * are home, no changes. Durable after lh__journal_flush. Next comes lh__journal_decide, and no other record.
+ */
+int lh__journal_prepare(struct lh_store *store, uint64_t *transaction, const struct lh_change *changes,
+                        size_t n, const void *note, uint32_t size, uint64_t *sequence) LH_MUST_CHECK;
+/* What has become of it. Of an undo log: the new lines are durable, or the old ones are back. */
+int lh__journal_decide(struct lh_store *store, uint64_t transaction, bool committed,
+                       uint64_t *sequence) LH_MUST_CHECK;
+/*
+ * The coordinator's commit; transaction and changes as of lh__journal_prepare. Durable it is the commit of
+ * all.
+ */
+int lh__journal_together(struct lh_store *store, uint64_t transaction, const struct lh_change *changes,
+                         size_t n, const void *note, uint32_t size, uint64_t *sequence) LH_MUST_CHECK;
+/* A random number of the session, and the sequence that the next record gets (the appender's). */
+uint64_t lh__journal_session(const struct lh_store *store);
+uint64_t lh__journal_next(const struct lh_store *store);
+
 /* Flushes, brings home, and says in the header that it is closed; close does the same and tells nobody. */
 int lh__journal_finish(struct lh_store *store) LH_MUST_CHECK;
 /*
@@ -124,6 +176,8 @@ struct lh_journal_look {
 	unsigned char client[LH_JOURNAL_CLIENT_SIZE];
 	uint64_t home, log_pages;
 	bool clean; /* it was closed */
+	uint32_t version;
+	uint64_t generation; /* of the header: while it is the same, nothing has been freed */
 };
 int lh__journal_look(struct lh_store *below, struct lh_journal_look *look,
                      struct lh_error *error) LH_MUST_CHECK;

@@ -34,7 +34,7 @@ static int header_check(const struct journal_header *header)
 		return -EBADMSG;
 	if (header->version > LH_JOURNAL_VERSION)
 		return -EPROTONOSUPPORT;
-	return header->version == LH_JOURNAL_VERSION && geometry_valid(header) ? 0 : -EBADMSG;
+	return header->version >= LH_JOURNAL_VERSION_ALONE && geometry_valid(header) ? 0 : -EBADMSG;
 }
 
 static int read_copy(struct lh_store *below, unsigned page, struct journal_header *header)
@@ -127,6 +127,11 @@ int lh__journal_header_write(struct journal *journal, struct journal_header *hea
 	uint64_t page;
 	int result;
 
+	if (journal->hooks) {
+		bool kept = journal->hooks->keep(journal->hooks->context, next.client, next.sequence);
+
+		next.version = kept || journal->together ? LH_JOURNAL_VERSION : LH_JOURNAL_VERSION_ALONE;
+	}
 	next.generation++;
 	next.crc = 0;
 	next.crc = header_crc(&next);

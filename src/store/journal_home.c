@@ -129,7 +129,7 @@ int lh__journal_home_write(struct journal *journal, const struct lh_lineset *set
 
 static int apply_sets(struct journal *journal, const struct lh_log_record *record)
 {
-	size_t at = 0, size = record->size - LH_LOG_RECORD_HEADER;
+	size_t at = 0, size = record->sets_size;
 
 	while (at < size) {
 		struct lh_lineset set;
@@ -141,6 +141,41 @@ static int apply_sets(struct journal *journal, const struct lh_log_record *recor
 		at += (size_t)taken;
 	}
 	return 0;
+}
+
+/*
+ * What has become of a prepared record's lines, which the record after it says: 1, 0; or negative, where that
+ * is not known.
+ */
+static int outcome(const struct journal *journal, const struct lh_log_record *prepared)
+{
+	uint64_t position = journal->applied.position + lh__log_stride(prepared->size);
+	uint64_t sequence = prepared->sequence + 1;
+	struct lh_log_record record;
+
+	for (;; sequence++) {
+		uint64_t offset = position % journal->ring_size, rest = journal->ring_size - offset;
+
+		if (lh__log_read(&record, journal->ring + offset, rest, journal->header.salt) < 0 ||
+		    record.sequence != sequence)
+			return LH_MUTANT(PREPARED_GOES_HOME) ? 1 : journal->in_doubt;
+		if (record.kind == LH_LOG_RECORD_DECIDED || record.kind == LH_LOG_RECORD_DROPPED)
+			return record.kind == LH_LOG_RECORD_DECIDED;
+		if (record.kind != LH_LOG_RECORD_SKIP)
+			return -EBADMSG;
+		position += rest;
+	}
+}
+
+static int apply_record(struct journal *journal, const struct lh_log_record *record)
+{
+	int result = 0;
+
+	if (record->kind == LH_LOG_RECORD_REDO || record->kind == LH_LOG_RECORD_TOGETHER)
+		return apply_sets(journal, record);
+	if (record->kind == LH_LOG_RECORD_PREPARED && record->sets_size)
+		result = outcome(journal, record);
+	return result > 0 ? apply_sets(journal, record) : result;
 }
 
 int lh__journal_apply(struct journal *journal, struct place to)
@@ -157,8 +192,8 @@ int lh__journal_apply(struct journal *journal, struct place to)
 		result = lh__log_read(&record, journal->ring + offset, rest, journal->header.salt);
 		if (result == 0 && record.sequence != journal->applied.sequence)
 			result = -EBADMSG; /* somebody has written into the log's memory */
-		if (result == 0 && record.kind == LH_LOG_RECORD_REDO)
-			result = apply_sets(journal, &record);
+		if (result == 0)
+			result = apply_record(journal, &record);
 		if (result < 0)
 			return lh__journal_break(journal, result);
 		journal->applied.sequence++;
@@ -182,23 +217,28 @@ int lh__journal_home_sync(struct journal *journal)
 }
 
 /*
- * What a checkpoint may free: all that is durable, less the open transaction's old lines. Those are the
- * appender's, and so is then the checkpoint.
+ * What a checkpoint may free: all that is durable, less the open transaction's old lines, and less new ones
+ * that are prepared. The old ones are the appender's, and so is then the checkpoint. (Where the prepared
+ * record has been flushed, what holds it was there before; where nothing holds it any more, the record that
+ * decides stands behind it.)
  */
-static struct place settled(struct journal *journal, uint64_t *durable)
+static struct place settled(const struct journal *journal, struct place flushed)
 {
-	struct place flushed = lh__published(&journal->flushed);
+	struct place held = lh__published(&journal->held);
 
-	*durable = flushed.sequence - 1;
-	return journal->begun.sequence ? journal->begun : flushed;
+	if (journal->begun.sequence)
+		return journal->begun;
+	return held.sequence && held.position < flushed.position && !LH_MUTANT(PREPARED_GOES_HOME) ? held
+	                                                                                           : flushed;
 }
 
 static int checkpoint(struct journal *journal)
 {
 	struct journal_header header = journal->header;
-	struct place to = settled(journal, &header.durable);
+	struct place flushed = lh__published(&journal->flushed), to = settled(journal, flushed);
 	int result;
 
+	header.durable = flushed.sequence - 1;
 	if (lh__journal_broken(journal) < 0 || to.position == journal->tail)
 		return lh__journal_broken(journal);
 	header.sequence = to.sequence + LH_MUTANT(CHECKPOINT_TOO_FAR);
@@ -214,6 +254,9 @@ static int checkpoint(struct journal *journal)
 	if (result == 0)
 		result = lh__journal_home_sync(journal);
 	if (result == 0)
+		result = lh__journal_header_write(journal, &header);
+	/* What the log cannot make good any more. */
+	if (result == 0 && memcmp(header.client, journal->header.client, sizeof header.client) != 0)
 		result = lh__journal_header_write(journal, &header);
 	if (result < 0)
 		return lh__journal_break(journal, result);
@@ -237,6 +280,10 @@ uint64_t lh__journal_used(const struct lh_store *store)
 {
 	const struct journal *journal = lh__journal_of_const(store);
 
-	return __atomic_load_n(&journal->flushed.place.position, __ATOMIC_RELAXED) -
-	       __atomic_load_n(&journal->tail, __ATOMIC_RELAXED);
+	uint64_t tail = __atomic_load_n(&journal->tail, __ATOMIC_RELAXED);
+	struct place held = lh__published(&journal->held);
+
+	return (held.sequence ? held.position
+	                      : __atomic_load_n(&journal->flushed.place.position, __ATOMIC_RELAXED)) -
+	       tail;
 }

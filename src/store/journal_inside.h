@@ -108,6 +108,14 @@ struct journal {
 	struct published flushed;  /* what stands before is durable */
 	/* Undo: where the open transaction begins; sequence 0: none is open. The appender's. */
 	struct place begun;
+	/*
+	 * A prepared record of new lines that nothing has been decided of: the log is needed from here on.
+	 * Sequence 0: there is none.
+	 */
+	struct published held;
+	int in_doubt;  /* recovery: what becomes of the last prepared record; else negative: nothing may */
+	bool together; /* the log may have records of version 2 */
+	const struct lh_journal_hooks *hooks; /* or NULL */
 	uint64_t tail; /* the log is needed from here on; written under homing, read by anyone */
 
 	struct lh_lock flushing; /* never waited for: see lh__journal_flush */
@@ -150,6 +158,7 @@ static inline void lh__journal_header_set(struct journal *journal, const struct 
 {
 	struct journal_header *to = &journal->header;
 
+	to->version = header->version;
 	to->crc = header->crc;
 	to->generation = header->generation;
 	to->sequence = header->sequence;

@@ -72,7 +72,8 @@ static void put_record(struct journal *journal, enum lh_log_kind kind, uint64_t 
 	lh__log_seal(at, &record, journal->header.salt);
 	if (LH_MUTANT(LOG_LAST_LINE_NOT_FLUSHED) && stride > LH_LINE_SIZE && journal->direct)
 		lh__journal_flush_lines(journal, &journal->counts, at, stride - LH_LINE_SIZE);
-	else if (journal->direct && !LH_MUTANT(LOG_NOT_FLUSHED))
+	else if (journal->direct && !LH_MUTANT(LOG_NOT_FLUSHED) &&
+	         !(LH_MUTANT(PREPARED_NOT_FLUSHED) && kind == LH_LOG_RECORD_PREPARED))
 		lh__journal_flush_lines(journal, &journal->counts, at, stride);
 	journal->head.position += kind == LH_LOG_RECORD_SKIP ? to_ring_end(journal) : stride;
 	if (!LH_MUTANT(SEQUENCE_REUSED) || kind == LH_LOG_RECORD_SKIP)
@@ -91,8 +92,28 @@ static void prefetch_next(const struct journal *journal, uint64_t stride)
 		__builtin_prefetch(at + i, 1);
 }
 
-static void write_record(struct journal *journal, enum lh_log_kind kind, uint64_t transaction,
-                         const struct lh_change *changes, size_t n, uint64_t size)
+/* What a record is made of. */
+struct content {
+	enum lh_log_kind kind;
+	uint64_t transaction; /* 0: its own sequence */
+	const struct lh_change *changes;
+	size_t n;
+	const void *note;
+	uint32_t note_size;
+};
+
+static uint64_t size_of(const struct content *content)
+{
+	uint64_t size = LH_LOG_RECORD_HEADER;
+
+	if (lh__log_has_note(content->kind))
+		size += lh__log_note_size(content->note_size);
+	for (size_t i = 0; i < content->n; i++)
+		size += lh__log_set_size(&content->changes[i]);
+	return size;
+}
+
+static void write_record(struct journal *journal, const struct content *content, uint64_t size)
 {
 	uint64_t stride = lh__log_stride(size), lines = 0;
 	unsigned char *at;
@@ -104,34 +125,47 @@ static void write_record(struct journal *journal, enum lh_log_kind kind, uint64_
 			put_record(journal, LH_LOG_RECORD_SKIP, 0, LH_LOG_RECORD_HEADER);
 	}
 	at = journal->ring + offset_of(journal, journal->head.position) + LH_LOG_RECORD_HEADER;
-	for (size_t i = 0; i < n; i++) {
-		at += lh__log_set_encode(at, &changes[i]);
-		lines += lh__mask_count(changes[i].mask);
+	if (lh__log_has_note(content->kind))
+		at += lh__log_note_encode(at, content->note, content->note_size);
+	for (size_t i = 0; i < content->n; i++) {
+		at += lh__log_set_encode(at, &content->changes[i]);
+		lines += lh__mask_count(content->changes[i].mask);
 	}
-	put_record(journal, kind, transaction, size);
+	put_record(journal, content->kind, content->transaction, size);
 	lh__journal_count(&journal->counts.changed_bytes, LH_LINE_SIZE * lines);
 	prefetch_next(journal, stride);
 }
 
-static int append(struct journal *journal, enum lh_log_kind kind, uint64_t transaction,
-                  const struct lh_change *changes, size_t n, struct place *place)
+/* What must not wait for room later: the record that says how it has ended. */
+static uint64_t spare(enum lh_log_kind kind)
 {
-	uint64_t size = LH_LOG_RECORD_HEADER;
+	return kind == LH_LOG_RECORD_UNDO || kind == LH_LOG_RECORD_PREPARED ? END_STRIDE : 0;
+}
+
+static bool fenced(enum lh_log_kind kind)
+{
+	return !LH_MUTANT(LOG_NOT_FENCED) && !(LH_MUTANT(UNDO_END_NOT_FENCED) && kind == LH_LOG_RECORD_END) &&
+	       !(LH_MUTANT(PREPARED_NOT_FLUSHED) && kind == LH_LOG_RECORD_PREPARED);
+}
+
+static int append(struct journal *journal, const struct content *content, struct place *place)
+{
+	uint64_t size = size_of(content);
 	int result;
 
-	for (size_t i = 0; i < n; i++)
-		size += lh__log_set_size(&changes[i]);
 	if (size > journal->ring_size / 2)
 		return -E2BIG;
-	result = make_room(journal, lh__log_stride(size), kind == LH_LOG_RECORD_UNDO ? END_STRIDE : 0);
+	result = make_room(journal, lh__log_stride(size), spare(content->kind));
 	if (result < 0)
 		return result;
-	write_record(journal, kind, transaction, changes, n, size);
+	if (content->kind == LH_LOG_RECORD_PREPARED && content->n > 0)
+		lh__publish(&journal->held, journal->head);
+	write_record(journal, content, size);
 	*place = (struct place){ journal->head.position - lh__log_stride(size), journal->head.sequence - 1 };
 	lh__publish(&journal->appended, journal->head);
 	if (!journal->direct)
 		return 0;
-	if (!LH_MUTANT(LOG_NOT_FENCED) && !(LH_MUTANT(UNDO_END_NOT_FENCED) && kind == LH_LOG_RECORD_END))
+	if (fenced(content->kind))
 		lh__journal_fence(journal, &journal->counts);
 	lh__publish(&journal->flushed, journal->head);
 	return 0;
@@ -140,8 +174,9 @@ static int append(struct journal *journal, enum lh_log_kind kind, uint64_t trans
 int lh__journal_append(struct lh_store *store, const struct lh_change *changes, size_t n, uint64_t *sequence)
 {
 	struct journal *journal = lh__journal_of(store);
+	struct content content = { .kind = LH_LOG_RECORD_REDO, .changes = changes, .n = n };
 	struct place place;
-	int result = append(journal, LH_LOG_RECORD_REDO, 0, changes, n, &place);
+	int result = append(journal, &content, &place);
 
 	if (result < 0)
 		return result;
@@ -156,13 +191,16 @@ int lh__journal_append(struct lh_store *store, const struct lh_change *changes, 
 
 int lh__journal_undo(struct lh_store *store, uint64_t *transaction, const struct lh_change *changes, size_t n)
 {
+	struct content content = {
+		.kind = LH_LOG_RECORD_UNDO, .transaction = *transaction, .changes = changes, .n = n
+	};
 	struct journal *journal = lh__journal_of(store);
 	struct place place;
 	int result;
 
 	if (!journal->direct)
 		return -EOPNOTSUPP;
-	result = append(journal, LH_LOG_RECORD_UNDO, *transaction, changes, n, &place);
+	result = append(journal, &content, &place);
 	if (result < 0 || *transaction)
 		return result;
 	*transaction = place.sequence;
@@ -210,14 +248,78 @@ static int rewind_log(struct journal *journal)
 
 int lh__journal_end(struct lh_store *store, uint64_t transaction)
 {
+	struct content content = { .kind = LH_LOG_RECORD_END, .transaction = transaction };
 	struct journal *journal = lh__journal_of(store);
 	struct place place;
-	int result = append(journal, LH_LOG_RECORD_END, transaction, NULL, 0, &place);
+	int result = append(journal, &content, &place);
 
 	if (result < 0)
 		return result;
 	journal->begun = (struct place){ 0, 0 };
 	return rewind_log(journal);
+}
+
+/* ---- together with other journals ---- */
+
+int lh__journal_prepare(struct lh_store *store, uint64_t *transaction, const struct lh_change *changes,
+                        size_t n, const void *note, uint32_t size, uint64_t *sequence)
+{
+	struct content content = { LH_LOG_RECORD_PREPARED, *transaction, changes, n, note, size };
+	struct journal *journal = lh__journal_of(store);
+	struct place place;
+	int result = append(journal, &content, &place);
+
+	if (result < 0)
+		return result;
+	*sequence = place.sequence;
+	if (!*transaction)
+		*transaction = place.sequence;
+	if (!LH_MUTANT(PREPARED_GOES_HOME))
+		return 0;
+	result = lh__journal_flush(store, UINT64_MAX);
+	return result < 0 ? result : lh__journal_checkpoint(store);
+}
+
+int lh__journal_decide(struct lh_store *store, uint64_t transaction, bool committed, uint64_t *sequence)
+{
+	struct content content = { .kind = committed ? LH_LOG_RECORD_DECIDED : LH_LOG_RECORD_DROPPED,
+		                   .transaction = transaction };
+	struct journal *journal = lh__journal_of(store);
+	bool undo = journal->begun.sequence != 0;
+	struct place place;
+	int result = append(journal, &content, &place);
+
+	if (result < 0)
+		return result;
+	*sequence = place.sequence;
+	journal->begun = (struct place){ 0, 0 };
+	lh__publish(&journal->held, journal->begun);
+	return undo ? rewind_log(journal) : 0;
+}
+
+int lh__journal_together(struct lh_store *store, uint64_t transaction, const struct lh_change *changes,
+                         size_t n, const void *note, uint32_t size, uint64_t *sequence)
+{
+	struct content content = { LH_LOG_RECORD_TOGETHER, transaction, changes, n, note, size };
+	struct journal *journal = lh__journal_of(store);
+	struct place place;
+	int result = append(journal, &content, &place);
+
+	if (result < 0)
+		return result;
+	*sequence = place.sequence;
+	journal->begun = (struct place){ 0, 0 };
+	return 0;
+}
+
+uint64_t lh__journal_session(const struct lh_store *store)
+{
+	return lh__journal_of_const(store)->header.salt;
+}
+
+uint64_t lh__journal_next(const struct lh_store *store)
+{
+	return lh__journal_of_const(store)->head.sequence;
 }
 
 /*

@@ -188,14 +188,69 @@ void lh__journal_ring_free(struct lh_store *below, const struct journal_header *
 struct found {
 	uint64_t records, redo, ended, open; /* open: the transaction that has not ended, or 0 */
 	uint64_t open_records;
+	/* Of transactions over several journals. */
+	const struct lh_journal_hooks *hooks;
+	struct lh_log_record prepared; /* where it is in doubt */
+	bool in_doubt, dropped;
+	uint64_t with_others, wrong; /* wrong: a record that cannot stand where it does */
 };
+
+/* Behind a prepared record stands what decides it, and nothing else. */
+static void look_at_decision(struct found *found, const struct lh_log_record *record)
+{
+	bool undo = found->open == found->prepared.transaction;
+
+	if (record->kind == LH_LOG_RECORD_SKIP)
+		return;
+	found->in_doubt = false;
+	if ((record->kind != LH_LOG_RECORD_DECIDED && record->kind != LH_LOG_RECORD_DROPPED) ||
+	    record->transaction != found->prepared.transaction) {
+		found->wrong = record->sequence;
+		return;
+	}
+	if (undo) {
+		found->ended++;
+		found->open = 0;
+	} else if (record->kind == LH_LOG_RECORD_DECIDED) {
+		found->redo++;
+	}
+}
+
+static int look_together(struct found *found, const struct lh_log_record *record)
+{
+	found->with_others++;
+	found->redo++;
+	if (found->open && found->open == record->transaction)
+		found->open = 0;
+	if (found->hooks && found->hooks->found(found->hooks->context, record->note, record->note_size) < 0)
+		found->wrong = record->sequence;
+	return 0;
+}
+
+static void look_prepared(struct found *found, const struct lh_log_record *record)
+{
+	bool undo = found->open && found->open == record->transaction;
+
+	found->with_others++;
+	found->in_doubt = true;
+	found->prepared = *record;
+	/* The lines of an undo log are home, and are not here, too. */
+	if (undo ? record->sets_size > 0 : record->transaction != record->sequence || found->open)
+		found->wrong = record->sequence;
+}
 
 static int look(void *context, const struct lh_log_record *record, uint64_t offset)
 {
 	struct found *found = context;
 
 	found->records++;
-	if (record->kind == LH_LOG_RECORD_REDO) {
+	if (found->in_doubt) {
+		look_at_decision(found, record);
+	} else if (record->kind == LH_LOG_RECORD_PREPARED) {
+		look_prepared(found, record);
+	} else if (record->kind == LH_LOG_RECORD_TOGETHER) {
+		look_together(found, record);
+	} else if (record->kind == LH_LOG_RECORD_REDO) {
 		found->redo++;
 	} else if (record->kind == LH_LOG_RECORD_UNDO) {
 		if (found->open != record->transaction)
@@ -207,7 +262,7 @@ static int look(void *context, const struct lh_log_record *record, uint64_t offs
 		if (!LH_MUTANT(UNDO_COMMITTED_TOO))
 			found->open = 0;
 	}
-	return 0;
+	return found->wrong != 0;
 }
 
 struct collect {
@@ -232,10 +287,9 @@ static int put_back_record(struct journal *journal, uint64_t offset)
 	                          journal->header.salt);
 	size_t at = 0;
 
-	while (result == 0 && at < record.size - LH_LOG_RECORD_HEADER) {
+	while (result == 0 && at < record.sets_size) {
 		struct lh_lineset set;
-		long taken =
-			lh__log_set_decode(&set, record.sets + at, record.size - LH_LOG_RECORD_HEADER - at);
+		long taken = lh__log_set_decode(&set, record.sets + at, record.sets_size - at);
 
 		result = taken < 0 ? (int)taken : lh__journal_home_write(journal, &set);
 		at += taken < 0 ? 0 : (size_t)taken;
@@ -272,13 +326,47 @@ static int redo(struct journal *journal, const struct place *end)
 	return lh__journal_apply(journal, to);
 }
 
+/* What becomes of the last transaction, which another journal decides. Nothing has been changed yet. */
+static int decide(struct journal *journal, struct found *found, struct lh_error *error)
+{
+	bool undo = found->open != 0;
+	int result;
+
+	if (!found->in_doubt)
+		return 0;
+	result = journal->hooks->decide(journal->hooks->context, found->prepared.note,
+	                                found->prepared.note_size, error);
+	if (result < 0)
+		return result;
+	journal->in_doubt = result;
+	if (undo && result) {
+		found->ended++;
+		found->open = 0;
+	} else if (!undo) {
+		found->redo += (unsigned)result;
+		found->dropped = !result;
+	}
+	return 0;
+}
+
+/* Whether what the log says of other journals can be, and can be understood. */
+static int check(const struct journal *journal, const struct found *found, struct lh_error *error)
+{
+	if (found->wrong)
+		return lh__fail(error, -EBADMSG, "log record %lu cannot stand where it does",
+		                (unsigned long)found->wrong);
+	if (found->with_others && !journal->hooks)
+		return lh__fail(error, -EPROTONOSUPPORT, "its log tells of transactions with other pools");
+	return 0;
+}
+
 static void report(struct journal *journal, const struct found *found, const struct place *end)
 {
 	journal->report = (struct lh_journal_report){
 		.clean = journal->header.state == JOURNAL_CLOSED,
 		.records = found->records,
 		.transactions = found->redo + found->ended,
-		.rolled_back = found->open ? 1 : 0,
+		.rolled_back = found->open || found->dropped ? 1 : 0,
 		.bytes = end->position - journal->header.offset,
 		.next = end->sequence,
 	};
@@ -286,26 +374,34 @@ static void report(struct journal *journal, const struct found *found, const str
 
 int lh__journal_recover(struct journal *journal, struct lh_error *error)
 {
-	struct found found = { .records = 0 };
+	struct found found = { .hooks = journal->hooks };
 	struct place end = { journal->header.offset, journal->header.sequence };
 	int result = 0;
 
 	/* A log that was closed is empty, and is not looked at, however large it is. */
 	if (journal->header.state != JOURNAL_CLOSED)
 		result = lh__journal_scan(&journal->header, journal->ring, look, &found, &end, error);
+	if (result >= 0)
+		result = check(journal, &found, error);
 	if (result < 0)
 		return result;
 	report(journal, &found, &end);
 	if (journal->read_only)
-		return found.redo || found.open ? lh__fail(error, -EROFS,
-		                                           "it was not closed and has to be recovered, which "
-		                                           "needs to write to it")
-		                                : 0;
+		return found.redo || found.open || found.in_doubt
+		               ? lh__fail(error, -EROFS,
+		                          "it was not closed and has to be recovered, which needs to write "
+		                          "to it")
+		               : 0;
+	result = decide(journal, &found, error);
+	if (result < 0)
+		return result;
+	report(journal, &found, &end);
 	result = redo(journal, &end);
 	if (result == 0 && found.open)
 		result = put_back(journal, &found, error);
 	if (result == 0 && !LH_MUTANT(RECOVERY_NOT_SYNCED))
 		result = lh__journal_home_sync(journal);
+	journal->in_doubt = -EBADMSG;
 	if (result < 0)
 		return lh__fail(error, result, "it cannot be recovered: %s", lh__errno_name(result));
 	return 0;

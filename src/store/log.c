@@ -48,6 +48,17 @@ size_t lh__log_set_encode(unsigned char *out, const struct lh_change *change)
 	return head + lh__lines_gather(out + head, change->data, change->mask);
 }
 
+size_t lh__log_note_encode(unsigned char *out, const void *note, uint32_t size)
+{
+	uint64_t word = size, all = lh__log_note_size(size);
+
+	memset(out, 0, all);
+	memcpy(out, &word, sizeof word);
+	if (size)
+		memcpy(out + 8, note, size);
+	return all;
+}
+
 /* The mask of a word that has no mask after it; none where the run leaves the page. */
 static lh_mask run_mask(uint64_t word)
 {
@@ -128,8 +139,28 @@ void lh__log_seal(unsigned char *out, const struct lh_log_record *record, uint64
 static bool head_valid(const struct head *head, uint64_t room)
 {
 	return head->magic == LH_LOG_MAGIC && head->kind >= LH_LOG_RECORD_REDO &&
-	       head->kind <= LH_LOG_RECORD_SKIP && !head->zero[0] && !head->zero[1] && !head->zero[2] &&
+	       head->kind <= LH_LOG_RECORD_TOGETHER && !head->zero[0] && !head->zero[1] && !head->zero[2] &&
 	       head->size >= LH_LOG_RECORD_HEADER && head->size <= room;
+}
+
+/* Where the note ends and the line sets begin. */
+static int read_note(struct lh_log_record *record)
+{
+	uint64_t size;
+
+	record->sets_size = record->size - LH_LOG_RECORD_HEADER;
+	if (!lh__log_has_note(record->kind))
+		return 0;
+	if (record->sets_size < sizeof size)
+		return -EBADMSG;
+	memcpy(&size, record->sets, sizeof size);
+	if (size > record->sets_size || lh__log_note_size((uint32_t)size) > record->sets_size)
+		return -EBADMSG;
+	record->note = record->sets + sizeof size;
+	record->note_size = (uint32_t)size;
+	record->sets += lh__log_note_size((uint32_t)size);
+	record->sets_size -= (uint32_t)lh__log_note_size((uint32_t)size);
+	return 0;
 }
 
 int lh__log_read(struct lh_log_record *record, const unsigned char *in, uint64_t room, uint64_t salt)
@@ -152,5 +183,5 @@ int lh__log_read(struct lh_log_record *record, const unsigned char *in, uint64_t
 		                          .durable = head.durable,
 		                          .size = head.size,
 		                          .sets = in + sizeof head };
-	return 0;
+	return read_note(record);
 }

@@ -4,14 +4,15 @@
  * A record, aligned to a line, followed by zeroes up to the next line:
  *
  *      0   4  "LHLR"
- *      4   1  kind: 1 redo, 2 undo, 3 end, 4 skip
+ *      4   1  kind: 1 redo, 2 undo, 3 end, 4 skip, 5 prepared, 6 decided, 7 dropped, 8 together
  *      5   3  0
  *      8   8  sequence: one more than that of the record before
- *     16   8  transaction: redo: the record's own sequence; undo, end: that of the transaction's first record
+ *     16   8  transaction: redo: the record's own sequence; else that of the transaction's first record
  *     24   8  durable: the newest sequence that was known to be durable when this record was written
  *     32   4  size of the record, without the zeroes after it
  *     36   4  CRC-32C of the session's salt (8 bytes) and of the record with this field as zero
- *     40      line sets
+ *     40      of kinds 5 and 8: the size of a note (8), the note, and zeroes up to a multiple of 8
+ *             line sets
  *
  * A line set is a word, perhaps a mask, and the lines:
  *
@@ -33,7 +34,17 @@
 
 #include "line/line.h"
 
-enum lh_log_kind { LH_LOG_RECORD_REDO = 1, LH_LOG_RECORD_UNDO, LH_LOG_RECORD_END, LH_LOG_RECORD_SKIP };
+enum lh_log_kind {
+	LH_LOG_RECORD_REDO = 1,
+	LH_LOG_RECORD_UNDO,
+	LH_LOG_RECORD_END,
+	LH_LOG_RECORD_SKIP,
+	/* Of transactions over several journals: see journal.h. From version 2 on. */
+	LH_LOG_RECORD_PREPARED,
+	LH_LOG_RECORD_DECIDED,
+	LH_LOG_RECORD_DROPPED,
+	LH_LOG_RECORD_TOGETHER
+};
 
 #define LH_LOG_RECORD_HEADER 40u
 #define LH_LOG_MAGIC UINT32_C(0x524c484c)
@@ -42,7 +53,9 @@ struct lh_log_record {
 	enum lh_log_kind kind;
 	uint64_t sequence, transaction, durable;
 	uint32_t size;
-	const unsigned char *sets; /* size - LH_LOG_RECORD_HEADER bytes */
+	uint32_t note_size, sets_size;
+	const unsigned char *note; /* the journal's client's */
+	const unsigned char *sets;
 };
 
 /* What is to be changed of a page, or what was there before. data is page-shaped. */
@@ -59,6 +72,17 @@ static inline uint64_t lh__log_stride(uint64_t size)
 	return (size + LH_LINE_SIZE - 1) & ~(uint64_t)(LH_LINE_SIZE - 1);
 }
 
+/* Bytes that a note takes up in its record, with its size before it. */
+static inline uint64_t lh__log_note_size(uint32_t size)
+{
+	return 8 + (((uint64_t)size + 7) & ~UINT64_C(7));
+}
+static inline bool lh__log_has_note(enum lh_log_kind kind)
+{
+	return kind == LH_LOG_RECORD_PREPARED || kind == LH_LOG_RECORD_TOGETHER;
+}
+/* Writes it; returns that number. */
+size_t lh__log_note_encode(unsigned char *out, const void *note, uint32_t size);
 /* The size of a change's line set. */
 size_t lh__log_set_size(const struct lh_change *change);
 /* Encodes it; returns that size. */
@@ -71,7 +95,7 @@ long lh__log_set_decode(struct lh_lineset *set, const unsigned char *in, size_t 
 
 /*
  * Makes a record of size bytes at out, whose sets stand there already, valid; writes the zeroes up to the
- * next line. record->sets is ignored.
+ * next line. record->sets and ->note are ignored: they stand there already.
  */
 void lh__log_seal(unsigned char *out, const struct lh_log_record *record, uint64_t salt);
 /*

@@ -40,6 +40,12 @@
 	X(UNDO_END_NOT_FENCED)                                                                               \
 	X(UNDO_COMMITTED_TOO)                                                                                \
 	X(CLOSE_WITHOUT_CHECKPOINT)                                                                          \
+	X(DECIDED_TOO_EARLY)                                                                                 \
+	X(COORDINATOR_FORGETS)                                                                               \
+	X(PREPARED_GOES_HOME)                                                                                \
+	X(PREPARED_NOT_FLUSHED)                                                                              \
+	X(TOGETHER_NOT_FLUSHED)                                                                              \
+	X(TOGETHER_KEPT_TOO_EARLY)                                                                           \
 	X(SEES_NO_PLAIN)                                                                                     \
 	X(SEES_NO_POP)                                                                                       \
 	X(SEES_NO_REPEATED)                                                                                  \

@@ -66,7 +66,8 @@ struct image {
 	struct lh_store *below;
 	unsigned char *memory;
 	uint64_t size, home;
-	uint64_t records, open; /* open: the transaction that has not ended */
+	uint64_t records, open;        /* open: the transaction that has not ended */
+	struct lh_log_record prepared; /* and with it what another pool decides; size 0: there is none */
 	struct lh_error *error;
 };
 
@@ -88,7 +89,7 @@ static int read_image(struct image *image)
 
 static int overlay(struct image *image, const struct lh_log_record *record)
 {
-	size_t at = 0, size = record->size - LH_LOG_RECORD_HEADER;
+	size_t at = 0, size = record->sets_size;
 
 	while (at < size) {
 		struct lh_lineset set;
@@ -104,16 +105,57 @@ static int overlay(struct image *image, const struct lh_log_record *record)
 	return 0;
 }
 
+/* The log's memory stays where it is while it is visited, so a record may be looked at later. */
+static int decided(struct image *image, const struct lh_log_record *record)
+{
+	struct lh_log_record prepared = image->prepared;
+
+	if (record->kind == LH_LOG_RECORD_SKIP)
+		return 0;
+	image->prepared.size = 0;
+	if ((record->kind != LH_LOG_RECORD_DECIDED && record->kind != LH_LOG_RECORD_DROPPED) ||
+	    record->transaction != prepared.transaction)
+		return lh__fail(image->error, -EBADMSG, "log record %lu cannot stand where it does",
+		                (unsigned long)record->sequence);
+	image->open = 0;
+	return record->kind == LH_LOG_RECORD_DECIDED ? overlay(image, &prepared) : 0;
+}
+
 static int redo(void *context, const struct lh_log_record *record)
 {
 	struct image *image = context;
 
 	image->records++;
-	if (record->kind == LH_LOG_RECORD_UNDO)
-		image->open = record->transaction;
-	else if (record->kind == LH_LOG_RECORD_END)
-		image->open = 0;
-	return record->kind == LH_LOG_RECORD_REDO ? overlay(image, record) : 0;
+	if (image->prepared.size)
+		return decided(image, record);
+	switch (record->kind) {
+	case LH_LOG_RECORD_UNDO: image->open = record->transaction; return 0;
+	case LH_LOG_RECORD_PREPARED: image->prepared = *record; return 0;
+	case LH_LOG_RECORD_REDO: return overlay(image, record);
+	case LH_LOG_RECORD_END: image->open = 0; return 0;
+	case LH_LOG_RECORD_TOGETHER: image->open = 0; return overlay(image, record);
+	default: return 0;
+	}
+}
+
+/* While the log can be read: of whom the last transaction waits to hear. */
+static int find_waiting(void *context, const struct lh_log_record *record)
+{
+	struct lh_pool_check *check = context;
+	struct lh_pool_note note;
+
+	if (record->kind == LH_LOG_RECORD_SKIP)
+		return 0;
+	check->waits = record->kind == LH_LOG_RECORD_PREPARED;
+	if (!check->waits)
+		return 0;
+	if (lh__pool_note(record, &note) < 0)
+		return -EBADMSG;
+	memcpy(check->waits_for, note.decides, sizeof check->waits_for);
+	memset(check->waits_place, 0, sizeof check->waits_place);
+	memcpy(check->waits_place, note.place,
+	       note.place_size < sizeof check->waits_place ? note.place_size : sizeof check->waits_place - 1);
+	return 0;
 }
 
 /*
@@ -157,7 +199,11 @@ static int check_image(struct image *image, struct lh_pool_check *check, struct 
 	if (result < 0)
 		return result;
 	check->records = image->records;
-	check->rolled_back = image->open ? 1 : 0;
+	check->rolled_back = image->open && !image->prepared.size ? 1 : 0;
+	if (image->prepared.size && lh__journal_visit(image->below, find_waiting, check, error) < 0)
+		return lh__fail(error, -EBADMSG, "its log does not say which pool decides");
+	for (unsigned i = 0; i < LH_POOL_OUTCOMES; i++)
+		check->kept += check->header.outcomes[i].number != 0;
 	/* Its maker ended before there was a heap: opening it makes one. */
 	if (!lh__heap_is_formatted(&heap) && empty(image))
 		return 0;

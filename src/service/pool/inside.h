@@ -9,14 +9,19 @@
  *     emulate.c   a store, made on behalf of the instruction that faulted
  *     changes.c   the open transaction's changed pages, with their content from before
  *     tx.c        transactions
+ *     here.c      the pools that this process has open
+ *     others.c    what a pool knows of transactions with others, and asks them
+ *     together.c  transactions over several pools
+ *     atomic.c    tx_begin and tx_end, which take no pool
  *     translated.c, translated_*.c    threads whose stores are seen by translating their code
  *     object.c    objects, by the heap
  *     home.c      the thread that brings changes home
  *     check.c     looking at a pool that is not open
  *
- * Locks, in the order in which they are taken: growing, turn (the open transaction's), changing, then those
- * of the journal. changing is also taken in the handler of SIGBUS, so whoever holds it may touch only pages
- * that are present and not protected against what he does.
+ * Locks, in the order in which they are taken: growing, turn (the open transaction's; of several pools, the
+ * lower id first), changing, then those of the journal, then that of what is known of others. changing is
+ * also taken in the handler of SIGBUS, so whoever holds it may touch only pages that are present and not
+ * protected against what he does.
  */
 #ifndef LH_POOL_INSIDE_H
 #define LH_POOL_INSIDE_H
@@ -118,6 +123,13 @@ struct lh_pool {
 	int doomed;           /* why the open transaction cannot commit: a store was not saved */
 	bool translated;      /* its thread's code is (translated.h) */
 	uint64_t newest;      /* redo: the sequence of the newest commit's record; under changing */
+	uint64_t
+		prepared; /* the transaction is, under this number in the log, and nothing has been decided */
+	bool joins;       /* it takes part in what tx_begin begins */
+	bool joined;      /* and does now, by its owner's */
+	unsigned here;    /* its place, and 1 */
+	struct others *others;
+	char *place; /* by which others find it; may be NULL */
 	struct lh_lock changing;
 	bool writing; /* a transaction is open; under changing */
 	struct changes changes;
@@ -203,6 +215,8 @@ void lh__place_remove(const struct lh_sys *sys, const char *where, const struct 
 int lh__place_fail(struct lh_error *error, int result, const char *where,
                    const struct lh_error *inner) LH_MUST_CHECK;
 
+/* A place as it is found from any folder; or NULL. The caller frees it. */
+char *lh__place_whole(const char *where);
 /* What a pool's log is written by, on a store that was opened for writing; NULL: the store itself. */
 int lh__place_log(const char *where, struct lh_store *store, struct lh_store **log,
                   struct lh_error *error) LH_MUST_CHECK;
@@ -239,6 +253,67 @@ static inline bool lh__memory_loaded(const struct lh_pool *pool, uint64_t page)
  */
 void lh__memory_part(struct lh_pool *pool);
 int lh__memory_join(struct lh_pool *pool) LH_MUST_CHECK;
+
+/* ---- here.c ---- */
+int lh__here_add(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
+/* Nobody finds it any more. */
+void lh__here_hide(struct lh_pool *pool);
+/* And returns when those have let go of it who had. */
+void lh__here_remove(struct lh_pool *pool);
+/* Places below this one may have a pool. */
+unsigned lh__here_places(void);
+/* The pool at a place, which stays until lh__here_let_go; or NULL. */
+struct lh_pool *lh__here_hold(unsigned place);
+void lh__here_let_go(unsigned place);
+
+/* ---- others.c ---- */
+/* client: the header's bytes, or NULL: of a new pool. */
+int lh__others_open(const struct lh_sys *sys, const struct lh_pool_context *context,
+                    const struct lh_pool_header *client, struct others **out,
+                    struct lh_error *error) LH_MUST_CHECK;
+void lh__others_close(struct others *others);
+const struct lh_journal_hooks *lh__others_hooks(const struct others *others);
+/*
+ * The pool is open, or has been closed: those here that know an outcome for it need not keep it, and so it.
+ */
+void lh__others_met(struct lh_pool *pool);
+/* It is about to be closed: waits until the others here have what it keeps for them. */
+void lh__others_settle(struct lh_pool *pool);
+/*
+ * A commit over several is about to be logged by this pool: room for n outcomes. -EUSERS: too many pools have
+ * not been opened since.
+ */
+int lh__others_room(struct lh_pool *pool, struct lh_pool *const *with, unsigned n) LH_MUST_CHECK;
+uint64_t lh__others_number(struct others *others);
+/* That it committed with that pool is kept from sequence on, where the commit will stand; or it never was. */
+void lh__others_commit(struct others *others, const struct lh_pool *with, uint64_t session, uint64_t number,
+                       uint64_t sequence);
+void lh__others_drop(struct others *others, const struct lh_pool *with);
+/* It has it in its log, under that sequence; 0: durably. */
+void lh__others_told(struct others *others, const struct lh_pool *with, uint64_t sequence);
+
+/* ---- together.c ---- */
+#define TOGETHER_MAX 64u
+/*
+ * Of pools in ascending order of their ids, each of which has this thread's transaction open, and no inner
+ * one: it is committed in all or none, and durable, and over. Errors as lh_tx_commit's.
+ */
+int lh__together_commit(struct lh_pool *const *pools, unsigned n, struct lh_error *error) LH_MUST_CHECK;
+/* Memory of all of them is as it was, and the transaction over. */
+int lh__together_abort(struct lh_pool *const *pools, unsigned n, struct lh_error *error) LH_MUST_CHECK;
+
+/* ---- atomic.c ---- */
+/* tx_begin, tx_end and tx_abort but for the translation. */
+int lh__atomic_begin(struct lh_error *error) LH_MUST_CHECK;
+int lh__atomic_end(struct lh_error *error) LH_MUST_CHECK;
+int lh__atomic_abort(struct lh_error *error) LH_MUST_CHECK;
+/*
+ * In a pool that tx_begin has joined, the last transaction but that one has ended: where that one has ended
+ * already, all of it ends now.
+ */
+int lh__atomic_last(struct lh_error *error) LH_MUST_CHECK;
+/* A pool that is joined is being closed by its owner: the transaction goes on without it, to be aborted. */
+void lh__atomic_forget(struct lh_pool *pool);
 
 /* ---- signal.c ---- */
 int lh__signal_add(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
@@ -297,6 +372,11 @@ static inline struct change *lh__changes_at(struct lh_pool *pool, size_t i)
 {
 	return (struct change *)pool->changes.list.base + i;
 }
+/* What lh__tx_find has found. */
+static inline struct lh_change *lh__changes_list(struct lh_pool *pool)
+{
+	return (struct lh_change *)pool->changes.log.base;
+}
 
 /* ---- tx.c ---- */
 /* lh_tx_add by whoever knows that the transaction is this thread's. */
@@ -305,13 +385,27 @@ int lh__tx_declare(struct lh_pool *pool, const void *pointer, uint64_t size) LH_
 int lh__tx_save(struct lh_pool *pool, const void *pointer, uint64_t size) LH_MUST_CHECK;
 /* Where this thread has no open transaction: -EPERM. */
 int lh__tx_mine(const struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
+/* lh_tx_begin without its translation. wait: for its turn; else -EDEADLK where another thread has it. */
+int lh__tx_enter(struct lh_pool *pool, bool wait, struct lh_error *error) LH_MUST_CHECK;
+/* Of the outermost begin, whatever comes of it; *sequence is for lh_tx_wait. */
+int lh__tx_commit(struct lh_pool *pool, uint64_t *sequence, struct lh_error *error) LH_MUST_CHECK;
+/* The parts of a commit. -EFAULT: a change was not declared. */
+int lh__tx_find(struct lh_pool *pool, size_t *n, struct lh_error *error) LH_MUST_CHECK;
+void lh__tx_flush(struct lh_pool *pool, const struct lh_change *list, size_t n);
+/* Memory is as at the outermost begin; inner: the transaction goes on. */
+int lh__tx_abort(struct lh_pool *pool, bool inner) LH_MUST_CHECK;
+int lh__tx_break(struct lh_pool *pool, int result, struct lh_error *error);
+void lh__tx_end(struct lh_pool *pool);
 /*
  * What is about to be stored cannot be saved, and the store cannot fail: the transaction will not commit, and
  * nothing that is stored from now on comes home.
  */
 void lh__tx_doom(struct lh_pool *pool, int result);
 /* lh_tx_begin, for the library's own: no code is translated. */
-int lh__tx_begin(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
+static inline int lh__tx_begin(struct lh_pool *pool, struct lh_error *error)
+{
+	return lh__tx_enter(pool, true, error);
+}
 /* Ends a transaction that the closing of the pool finds open. */
 void lh__tx_drop(struct lh_pool *pool);
 

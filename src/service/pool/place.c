@@ -8,9 +8,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "service/client/client.h"
 #include "store/file.h"
@@ -105,6 +109,21 @@ static int open_file(const struct lh_sys *sys, const char *path, enum lh_place_u
 	if (result == 0)
 		*out = store;
 	return result;
+}
+
+char *lh__place_whole(const char *where)
+{
+	bool unix_socket = strncmp(where, "unix:", 5) == 0;
+	const char *path = unix_socket ? where + 5 : path_of(where);
+	char folder[PATH_MAX], *whole = NULL;
+
+	if (lh__place_is_node(where) && (!unix_socket || path[0] == '/'))
+		return strdup(where);
+	if (!unix_socket)
+		return realpath(path, NULL);
+	if (getcwd(folder, sizeof folder) && asprintf(&whole, "unix:%s/%s", folder, path) < 0)
+		whole = NULL;
+	return whole;
 }
 
 /*

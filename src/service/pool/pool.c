@@ -2,6 +2,7 @@
 #include "service/pool/inside.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -248,8 +249,10 @@ static int complete_heap(struct lh_pool *pool, struct lh_error *error)
 static struct lh_store *destroy(struct lh_pool *pool)
 {
 	const struct lh_sys *sys = pool->sys;
-	struct lh_store *below = lh__journal_release(pool->journal);
+	struct lh_store *below;
 
+	lh__here_remove(pool);
+	below = lh__journal_release(pool->journal);
 	lh__signal_remove(pool);
 	if (pool->port)
 		pool->port->ops->close(pool->port);
@@ -258,6 +261,8 @@ static struct lh_store *destroy(struct lh_pool *pool)
 	lh__emulator_close(sys, pool->emulator);
 	if (pool->loading)
 		lh__free(sys, pool->loading, LOAD_BUFFERS * sizeof *pool->loading);
+	lh__others_close(pool->others);
+	free(pool->place);
 	if (pool->alive)
 		LH_SYS(sys, SYS_munmap, pool->alive, LH_PAGE_SIZE);
 	lh__free(sys, pool, sizeof *pool);
@@ -282,6 +287,10 @@ static int start(struct lh_pool *pool, struct lh_error *error)
 	result = complete_heap(pool, error);
 	if (result < 0)
 		return result;
+	lh__others_met(pool);
+	result = lh__here_add(pool, error);
+	if (result < 0)
+		return result;
 	result = lh__home_thread_start(pool);
 	return result < 0
 	               ? lh__fail(error, result, "its thread cannot be started: %s", lh__errno_name(result))
@@ -300,6 +309,7 @@ static struct lh_pool *new_pool(struct lh_store *journal, const struct lh_pool_o
 	pool->direct = pool->below->direct;
 	pool->home = lh__journal_home(journal);
 	pool->see = options->see;
+	pool->joins = options->see == LH_SEE_TRANSLATED;
 	pool->log = log_of(options);
 	pool->lazy = pool->log == LH_LOG_REDO;
 	pool->read_only = options->read_only;
@@ -322,37 +332,61 @@ static int format(struct lh_store *below, const struct lh_pool_options *options,
 }
 
 /* Before the journal is opened, which writes: what is refused is left as it is. */
-static int check_header(struct lh_store *below, const struct lh_pool_options *options, struct lh_error *error)
+static int check_header(struct lh_store *below, const struct lh_pool_options *options,
+                        struct lh_pool_header *header, struct lh_error *error)
 {
-	struct lh_pool_header header;
 	struct lh_journal_look look;
 	int result = lh__journal_look(below, &look, error);
 
 	if (result < 0)
 		return result;
-	memcpy(&header, look.client, sizeof header);
-	return lh__pool_header_check(&header, options, error);
+	memcpy(header, look.client, sizeof *header);
+	return lh__pool_header_check(header, options, error);
 }
 
-int lh__pool_on_store(struct lh_store *below, const struct lh_pool_options *options, bool create, bool quiet,
-                      struct lh_pool **out, struct lh_error *error)
+/* A pool whose journal is open and has been recovered. */
+static int open_journal(struct lh_store *below, const struct lh_pool_options *options, bool quiet,
+                        const struct lh_pool_context *context, struct lh_pool **out, struct lh_error *error)
 {
+	struct lh_pool_header header;
+	struct others *others;
 	struct lh_store *journal;
+	int result = check_header(below, options, &header, error);
+
+	if (result == 0)
+		result = lh__others_open(below->sys, context, &header, &others, error);
+	if (result < 0)
+		return result;
+	result = lh__journal_open_with(below, options->read_only, lh__others_hooks(others), &journal, error);
+	if (result < 0) {
+		lh__others_close(others);
+		return result;
+	}
+	*out = new_pool(journal, options, quiet);
+	if (!*out) {
+		lh__journal_release(journal);
+		lh__others_close(others);
+		return lh__fail(error, -ENOMEM, "there is no memory for it");
+	}
+	(*out)->others = others;
+	(*out)->place = context->where ? lh__place_whole(context->where) : NULL;
+	memcpy(&(*out)->header, lh__journal_client(journal), sizeof header);
+	return 0;
+}
+
+int lh__pool_on_store_as(struct lh_store *below, const struct lh_pool_options *options, bool create,
+                         bool quiet, const struct lh_pool_context *context, struct lh_pool **out,
+                         struct lh_error *error)
+{
 	struct lh_pool *pool;
 	int result = check_ways(options, below, error);
 
+	if (result == 0 && create)
+		result = format(below, options, error);
 	if (result == 0)
-		result = create ? format(below, options, error) : check_header(below, options, error);
-	if (result == 0)
-		result = lh__journal_open(below, options->read_only, &journal, error);
+		result = open_journal(below, options, quiet, context, &pool, error);
 	if (result < 0)
 		return result;
-	pool = new_pool(journal, options, quiet);
-	if (!pool) {
-		lh__journal_release(journal);
-		return lh__fail(error, -ENOMEM, "there is no memory for it");
-	}
-	memcpy(&pool->header, lh__journal_client(journal), sizeof pool->header);
 	result = start(pool, error);
 	if (result < 0) {
 		destroy(pool);
@@ -362,9 +396,19 @@ int lh__pool_on_store(struct lh_store *below, const struct lh_pool_options *opti
 	return 0;
 }
 
-static int open_at(const struct lh_sys *sys, const char *where, const struct lh_pool_options *given,
-                   bool create, struct lh_pool **out, struct lh_error *error)
+int lh__pool_on_store(struct lh_store *below, const struct lh_pool_options *options, bool create, bool quiet,
+                      struct lh_pool **out, struct lh_error *error)
 {
+	static const struct lh_pool_context none;
+
+	return lh__pool_on_store_as(below, options, create, quiet, &none, out, error);
+}
+
+static int open_at(const struct lh_sys *sys, const struct lh_pool_context *context,
+                   const struct lh_pool_options *given, bool create, struct lh_pool **out,
+                   struct lh_error *error)
+{
+	const char *where = context->where;
 	static const struct lh_pool_options none;
 	const struct lh_pool_options *options = given ? given : &none;
 	enum lh_place_use use = create               ? LH_PLACE_CREATE
@@ -379,7 +423,7 @@ static int open_at(const struct lh_sys *sys, const char *where, const struct lh_
 	if (!options->read_only)
 		result = lh__place_log(where, below, &log, &inner);
 	if (result == 0)
-		result = lh__pool_on_store(below, options, create, false, out, &inner);
+		result = lh__pool_on_store_as(below, options, create, false, context, out, &inner);
 	if (result == 0) {
 		(*out)->remote = lh__place_is_node(where);
 		if (log)
@@ -394,18 +438,25 @@ static int open_at(const struct lh_sys *sys, const char *where, const struct lh_
 	return lh__place_fail(error, result, where, &inner);
 }
 
+static const char *key_file_of(const struct lh_pool_options *options)
+{
+	return options ? options->key_file : NULL;
+}
+
 int lh__pool_create(const struct lh_sys *sys, const char *where, const struct lh_pool_options *options,
                     struct lh_pool **out, struct lh_error *error)
 {
 	if (options && options->read_only)
 		return lh__fail(error, -EINVAL, "%s: a pool cannot be created read-only", where);
-	return open_at(sys, where, options, true, out, error);
+	return open_at(sys, &(struct lh_pool_context){ .where = where, .key_file = key_file_of(options) },
+	               options, true, out, error);
 }
 
 int lh__pool_open(const struct lh_sys *sys, const char *where, const struct lh_pool_options *options,
                   struct lh_pool **out, struct lh_error *error)
 {
-	return open_at(sys, where, options, false, out, error);
+	return open_at(sys, &(struct lh_pool_context){ .where = where, .key_file = key_file_of(options) },
+	               options, false, out, error);
 }
 
 int lh_pool_create(const char *where, const struct lh_pool_options *options, struct lh_pool **out,
@@ -420,6 +471,23 @@ int lh_pool_open(const char *where, const struct lh_pool_options *options, struc
 	return lh__pool_open(&lh__sys_default, where, options, out, error);
 }
 
+int lh__pool_decide(const struct lh_sys *sys, const char *where, const struct lh_pool_context *context,
+                    struct lh_journal_report *report, struct lh_error *error)
+{
+	struct lh_pool_options options = { .see = LH_SEE_DECLARED, .key_file = context->key_file };
+	struct lh_pool_context now = *context;
+	struct lh_pool *pool;
+	int result;
+
+	now.where = where;
+	result = open_at(sys, &now, &options, false, &pool, error);
+	if (result < 0)
+		return result;
+	*report = *lh__pool_report(pool);
+	result = lh_pool_close(pool, error);
+	return result;
+}
+
 /* ---- closing ---- */
 
 /* In a child of fork: its copy of the handle, of the descriptors, and nothing that the parent has. */
@@ -427,6 +495,7 @@ static int close_child(struct lh_pool *pool)
 {
 	bool remote = pool->remote;
 
+	lh__atomic_forget(pool);
 	pool->thread = NULL; /* there is no such thread here */
 	lh__place_forget(remote, destroy(pool));
 	return 0;
@@ -441,10 +510,21 @@ int lh_pool_close(struct lh_pool *pool, struct lh_error *error)
 		return 0;
 	if (!*pool->alive)
 		return close_child(pool);
+	lh__atomic_forget(pool);
+	lh__here_hide(pool);
+	/*
+	 * Of other threads those that tx_begin had joined it for are waited for, and may wait for this one.
+	 */
+	if (pool->owner == lh__pool_self())
+		lh__tx_drop(pool);
+	lh__here_remove(pool);
 	lh__tx_drop(pool);
 	lh__home_thread_stop(pool);
+	lh__others_settle(pool);
 	result = lh__journal_finish(pool->journal);
-	if (result < 0)
+	if (result == 0)
+		lh__others_met(pool);
+	else
 		lh__fail(error, result,
 		         "the pool could not be brought home (%s); opening it again recovers it",
 		         lh__errno_name(result));
@@ -457,6 +537,7 @@ void lh__pool_abandon(struct lh_pool *pool)
 {
 	struct lh_store *below;
 
+	lh__atomic_forget(pool);
 	if (pool->translated && pool->owner == lh__pool_self())
 		lh__translated_leave(pool);
 	lh__home_thread_stop(pool);

@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "linehome/atomic.h"
 #include "service/pool/translated_inside.h"
 
 static struct {
@@ -223,6 +224,10 @@ static int note_natives(struct lh_translator *translator)
 		NATIVE(lh_pool_free),
 		NATIVE(lh_pool_usable_size),
 		NATIVE(lh_pool_root),
+		NATIVE(tx_begin),
+		NATIVE(tx_end),
+		NATIVE(tx_abort),
+		NATIVE(lh__translated_enter),
 		NATIVE(lh__pool_on_store),
 		NATIVE(lh__pool_create),
 		NATIVE(lh__pool_open),

@@ -45,7 +45,7 @@ int lh__tx_mine(const struct lh_pool *pool, struct lh_error *error)
 }
 
 /* What became of the transaction is not known: nothing more is done until the pool is opened again. */
-static int break_pool(struct lh_pool *pool, int result, struct lh_error *error)
+int lh__tx_break(struct lh_pool *pool, int result, struct lh_error *error)
 {
 	__atomic_store_n(&pool->broken, result, __ATOMIC_RELAXED);
 	return lh__fail(error, result, "the log could not be written (%s); close the pool and open it again",
@@ -68,7 +68,7 @@ static void unlock_changes(struct lh_pool *pool)
 		lh__unlock(pool->sys, &pool->changing);
 }
 
-int lh__tx_begin(struct lh_pool *pool, struct lh_error *error)
+int lh__tx_enter(struct lh_pool *pool, bool wait, struct lh_error *error)
 {
 	uintptr_t self = lh__pool_self();
 	int result = enter_to_write(pool, error);
@@ -79,7 +79,11 @@ int lh__tx_begin(struct lh_pool *pool, struct lh_error *error)
 		pool->depth++;
 		return 0;
 	}
-	lh__lock(pool->sys, &pool->turn);
+	if (wait)
+		lh__lock(pool->sys, &pool->turn);
+	else if (!lh__trylock(&pool->turn))
+		return lh__fail(error, -EDEADLK,
+		                "another thread has a transaction in a pool that comes before");
 	result = lh__pool_enter(pool, error); /* it may have broken while this thread waited */
 	if (result < 0) {
 		lh__unlock(pool->sys, &pool->turn);
@@ -89,6 +93,7 @@ int lh__tx_begin(struct lh_pool *pool, struct lh_error *error)
 	pool->depth = 1;
 	pool->aborted = false;
 	pool->transaction = 0;
+	pool->prepared = 0;
 	pool->doomed = 0;
 	__atomic_store_n(&pool->writing, true, __ATOMIC_RELEASE);
 	return 0;
@@ -108,7 +113,7 @@ int lh_tx_begin(struct lh_pool *pool, struct lh_error *error)
 	return result;
 }
 
-static void end(struct lh_pool *pool)
+void lh__tx_end(struct lh_pool *pool)
 {
 	bool leaves = pool->translated && pool->owner == lh__pool_self();
 
@@ -119,6 +124,7 @@ static void end(struct lh_pool *pool)
 	unlock_changes(pool);
 	pool->sighted = 0;
 	pool->depth = 0;
+	pool->joined = false;
 	__atomic_store_n(&pool->owner, 0, __ATOMIC_RELAXED);
 	lh__unlock(pool->sys, &pool->turn);
 	if (leaves)
@@ -260,7 +266,7 @@ static size_t find_changes(struct lh_pool *pool, struct lh_change *list, uintptr
 	return n;
 }
 
-static void flush_changes(struct lh_pool *pool, const struct lh_change *list, size_t n)
+void lh__tx_flush(struct lh_pool *pool, const struct lh_change *list, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
 		lh_mask mask = list[i].mask;
@@ -286,16 +292,21 @@ static void flush_changes(struct lh_pool *pool, const struct lh_change *list, si
  */
 static int settle(struct lh_pool *pool, const struct lh_change *list, size_t n)
 {
+	uint64_t sequence;
 	int result;
 
+	if (pool->prepared && pool->log == LH_LOG_REDO)
+		return lh__journal_decide(pool->journal, pool->prepared, false, &sequence);
 	if (!pool->transaction)
 		return 0;
 	if (LH_MUTANT(UNDO_END_BEFORE_HOME)) {
 		result = lh__journal_end(pool->journal, pool->transaction);
-		flush_changes(pool, list, n);
+		lh__tx_flush(pool, list, n);
 		return result;
 	}
-	flush_changes(pool, list, n);
+	lh__tx_flush(pool, list, n);
+	if (pool->prepared)
+		return lh__journal_decide(pool->journal, pool->prepared, false, &sequence);
 	return lh__journal_end(pool->journal, pool->transaction);
 }
 
@@ -319,7 +330,7 @@ static int put_back(struct lh_pool *pool, bool inner)
 	if (!inner)
 		return settle(pool, list, n);
 	if (pool->transaction)
-		flush_changes(pool, list, n);
+		lh__tx_flush(pool, list, n);
 	for (size_t i = 0; i < pool->changes.n; i++)
 		lh__changes_at(pool, i)->open = false;
 	return 0;
@@ -352,7 +363,7 @@ static int undoom(struct lh_pool *pool)
 }
 
 /* Memory is as it was at the outermost begin. What has been declared still is, where it goes on. */
-static int abort_all(struct lh_pool *pool, bool inner)
+int lh__tx_abort(struct lh_pool *pool, bool inner)
 {
 	int result;
 
@@ -363,7 +374,7 @@ static int abort_all(struct lh_pool *pool, bool inner)
 	if (result == 0)
 		result = put_back(pool, inner);
 	if (!inner)
-		pool->transaction = 0;
+		pool->transaction = pool->prepared = 0;
 	unlock_changes(pool);
 	lh__pool_count_alone(&pool->counts.aborts, !inner);
 	return result;
@@ -410,18 +421,37 @@ static int log_changes(struct lh_pool *pool, uint64_t *sequence, struct lh_error
 	return result;
 }
 
+int lh__tx_find(struct lh_pool *pool, size_t *n, struct lh_error *error)
+{
+	uintptr_t undeclared = 0;
+	int result;
+
+	lock_changes(pool);
+	result = protect_all(pool);
+	if (result == 0) {
+		*n = find_changes(pool, lh__changes_list(pool), &undeclared);
+		if (undeclared)
+			result = fail_undeclared(pool, undeclared, error);
+	}
+	/* A store that comes too late finds no transaction. */
+	if (result == 0)
+		pool->writing = false;
+	unlock_changes(pool);
+	return result;
+}
+
 static int fail_and_abort(struct lh_pool *pool, int result, struct lh_error *error)
 {
-	int aborted = abort_all(pool, false);
+	int aborted = lh__tx_abort(pool, false);
 
-	end(pool);
+	lh__tx_end(pool);
 	if (aborted < 0)
-		return break_pool(pool, aborted, error);
+		return lh__tx_break(pool, aborted, error);
 	return result;
 }
 
 /* The outermost commit, up to its being in the log. */
-static int commit(struct lh_pool *pool, uint64_t *sequence, struct lh_error *error)
+int lh__tx_commit(struct lh_pool *pool, uint64_t *sequence, struct lh_error *error)
 {
 	int result;
 
@@ -450,8 +480,8 @@ static int commit(struct lh_pool *pool, uint64_t *sequence, struct lh_error *err
 		return fail_and_abort(pool, result, error);
 	if (result == 0)
 		lh__pool_count_alone(&pool->counts.commits, 1);
-	end(pool);
-	return result == 0 ? 0 : break_pool(pool, result, error);
+	lh__tx_end(pool);
+	return result == 0 ? 0 : lh__tx_break(pool, result, error);
 }
 
 /*
@@ -463,7 +493,9 @@ static int mine_to_end(struct lh_pool *pool, struct lh_error *error)
 	int result = lh__tx_mine(pool, error);
 
 	if (result == -ENOTRECOVERABLE && pool->owner == lh__pool_self())
-		end(pool);
+		lh__tx_end(pool);
+	if (result == 0 && pool->joined && pool->depth == 1)
+		return lh__fail(error, -EPERM, "the transaction was begun by tx_begin, and ends by tx_end");
 	return result;
 }
 
@@ -476,9 +508,9 @@ int lh_tx_commit_async(struct lh_pool *pool, uint64_t *token, struct lh_error *e
 	*token = 0;
 	if (pool->depth > 1) {
 		pool->depth--;
-		return 0;
+		return pool->joined && pool->depth == 1 ? lh__atomic_last(error) : 0;
 	}
-	result = commit(pool, token, error);
+	result = lh__tx_commit(pool, token, error);
 	if (result == 0)
 		lh__home_thread_nudge(pool);
 	return result;
@@ -491,7 +523,7 @@ int lh_tx_wait(struct lh_pool *pool, uint64_t token, struct lh_error *error)
 	if (result < 0 || token == 0)
 		return result;
 	result = lh__journal_flush(pool->journal, token);
-	return result == 0 ? 0 : break_pool(pool, result, error);
+	return result == 0 ? 0 : lh__tx_break(pool, result, error);
 }
 
 int lh_tx_commit(struct lh_pool *pool, struct lh_error *error)
@@ -508,23 +540,26 @@ int lh_tx_abort(struct lh_pool *pool, struct lh_error *error)
 
 	if (result < 0)
 		return result;
-	result = abort_all(pool, pool->depth > 1);
+	result = lh__tx_abort(pool, pool->depth > 1);
 	if (pool->depth > 1 && result == 0) {
 		pool->depth--;
 		pool->aborted = true;
-		return 0;
+		result = pool->joined && pool->depth == 1 ? lh__atomic_last(error) : 0;
+		return result == -ECANCELED ? 0 : result;
 	}
-	end(pool);
-	return result == 0 ? 0 : break_pool(pool, result, error);
+	lh__tx_end(pool);
+	return result == 0 ? 0 : lh__tx_break(pool, result, error);
 }
 
 void lh__tx_drop(struct lh_pool *pool)
 {
 	int ignored;
 
+	if (pool->joined && pool->owner == lh__pool_self())
+		lh__atomic_forget(pool);
 	if (!pool->owner)
 		return;
-	ignored = abort_all(pool, false);
+	ignored = lh__tx_abort(pool, false);
 	(void)ignored; /* what could not be put back here is put back by recovery */
-	end(pool);
+	lh__tx_end(pool);
 }
