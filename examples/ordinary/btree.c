@@ -275,7 +275,8 @@ char *btree_get(const struct btree *tree, uint64_t key)
 }
 
 /* The depth below a node; -1: it is broken. */
-static int depth(const struct node *node, const uint64_t *above, const uint64_t *below, int is_root, long *count)
+static int depth(const struct node *node, const uint64_t *above, const uint64_t *below, int is_root,
+                 long *count)
 {
 	int all = 0;
 

@@ -62,8 +62,9 @@ static struct operation operation_at(uint64_t number)
 	mixed ^= mixed >> 27;
 	operation.key = mixed % KEYS;
 	operation.removes = mixed >> 40 & 1;
-	snprintf(operation.value, sizeof operation.value, "value %llu of %llu%.*s", (unsigned long long)number,
-	         (unsigned long long)operation.key, (int)(mixed >> 44 & 31), "................................");
+	snprintf(operation.value, sizeof operation.value, "value %llu of %llu%.*s",
+	         (unsigned long long)number, (unsigned long long)operation.key, (int)(mixed >> 44 & 31),
+	         "................................");
 	return operation;
 }
 
@@ -87,8 +88,8 @@ static bool is_after(const struct map *map, uint64_t operations)
 		last[operation_at(i).key] = i + 1;
 	for (uint64_t key = 0; key < KEYS; key++) {
 		const char *found = map_find(map, key);
-		struct operation operation = last[key] ? operation_at(last[key] - 1) :
-		                                         (struct operation){ .removes = true };
+		struct operation operation =
+			last[key] ? operation_at(last[key] - 1) : (struct operation){ .removes = true };
 
 		if (operation.removes ? found != NULL : !found || strcmp(found, operation.value) != 0)
 			return false;

@@ -87,7 +87,8 @@ int cli_atomic(int argc, char **argv)
 		  false },
 		{ "syscalls", CLI_CHOICE, "allow|warn|abort",
 		  "what a system call does that cannot be undone (allow)", &calls, false },
-		{ "pool", CLI_TEXT, "PATH", "the pool that the program's lh_atomic_pool opens", &pool, false },
+		{ "pool", CLI_TEXT, "PATH", "the pool that the program's lh_atomic_pool opens", &pool,
+		  false },
 		{ .name = NULL },
 	};
 	struct cli_usage usage = { "atomic", "[--] PROGRAM [ARG...]",
@@ -109,8 +110,7 @@ int cli_atomic(int argc, char **argv)
 	/* Of pools that the program opens without saying how. */
 	if (!add_all(&orders, LH_ORDER_BEGIN, &begin) || !add_all(&orders, LH_ORDER_END, &end) ||
 	    !add_digit(&orders, LH_ORDER_LOG, log ? LH_LOG_UNDO : LH_LOG_REDO) ||
-	    !add_digit(&orders, LH_ORDER_CALLS, calls) ||
-	    (pool && !add(&orders, LH_ORDER_POOL, pool)) ||
+	    !add_digit(&orders, LH_ORDER_CALLS, calls) || (pool && !add(&orders, LH_ORDER_POOL, pool)) ||
 	    (preload && !add(&orders, LH_ORDER_PRELOAD, preload)))
 		return cli_fail("atomic", CLI_BAD_USAGE, "there are too many names, or a name has two lines");
 	return become(orders.text, argv);

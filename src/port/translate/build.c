@@ -580,7 +580,8 @@ static void put_see_call(struct lh_emitter *emitter, const struct decoded *decod
 	lh__put_gs(emitter, OP_STORE, RAX, LH_T_CALL);
 	lh__put_gs(emitter, OP_LOAD, RAX, LH_T_SPILL);
 	put_native(emitter, (uint64_t)(uintptr_t)lh__translate_leave_syscall);
-	if (!emitter->full && emitter->literals >= 2 && emitter->literal[emitter->literals - 2].site == literal)
+	if (!emitter->full && emitter->literals >= 2 &&
+	    emitter->literal[emitter->literals - 2].site == literal)
 		emitter->literal[emitter->literals - 2].value[1] = lh__executes_at(emitter, emitter->at);
 }
 

@@ -12,7 +12,6 @@
 
 #include "service/atomic/inside.h"
 #include "service/pool/frames.h"
-int lh__atomic_end(struct lh_error *error);
 
 #define BRACKETS 256u
 #define HAS_AVX 1u
@@ -129,7 +128,7 @@ void lh__bracket_enter(struct lh_bracket *bracket, uint64_t stack_pointer)
 int lh__bracket_leave(void)
 {
 	const struct lh_bracket *bracket = lh__frames_unmark(lh__translated_frames());
-	int result = lh__atomic_end(NULL);
+	int result = lh__translated_commit();
 
 	if (result < 0 && result != -EPERM && result != -ECHILD && bracket)
 		complain(&brackets[bracket - brackets], result, "its transaction was undone",

@@ -28,15 +28,15 @@ static const struct {
 	Elf64_Nhdr head;
 	char name[12];
 	uint32_t content;
-} note __attribute__((section(".note.linehome"), used, aligned(4))) = {
-	{ sizeof(NOTE_NAME), 4, NOTE_TYPE }, NOTE_NAME, 1
-};
+} note __attribute__((section(".note.linehome"), used,
+                      aligned(4))) = { { sizeof(NOTE_NAME), 4, NOTE_TYPE }, NOTE_NAME, 1 };
 
 static bool has_note(const struct dl_phdr_info *object)
 {
 	for (unsigned i = 0; i < object->dlpi_phnum; i++) {
 		const ElfW(Phdr) *part = &object->dlpi_phdr[i];
-		const uint8_t *at = (const uint8_t *)object->dlpi_addr + part->p_vaddr, *end = at + part->p_memsz;
+		const uint8_t *at = (const uint8_t *)object->dlpi_addr + part->p_vaddr,
+			      *end = at + part->p_memsz;
 
 		if (part->p_type != PT_NOTE)
 			continue;
@@ -74,8 +74,9 @@ int lh_atomic_start(const struct lh_atomic_options *options, struct lh_error *er
 
 	dl_iterate_phdr(look, &count);
 	if (count > 1)
-		return lh__fail(error, -EEXIST,
-		                "the program has the library linked in statically; link it with liblinehome.so");
+		return lh__fail(
+			error, -EEXIST,
+			"the program has the library linked in statically; link it with liblinehome.so");
 	if (options->pool && strlen(options->pool) >= sizeof(pool_path))
 		return lh__fail(error, -ENAMETOOLONG, "the path of the pool is too long");
 	if (options->pool)

@@ -246,19 +246,22 @@ void lh__atomic_forget(struct lh_pool *pool)
 
 /* ---- the program's calls ---- */
 
+/* With which the caller of the function goes on that this stands in. */
+#define STACK_POINTER ((uint64_t)(uintptr_t)__builtin_frame_address(0) + 16)
+
 int tx_begin(void)
 {
-	return lh__atomic_begin(NULL);
+	int result = lh__translated_settle(STACK_POINTER);
+
+	return result < 0 ? result : lh__translated_begin(STACK_POINTER);
 }
 
 int tx_end(void)
 {
-	int result = lh__atomic_end(NULL);
-
-	return result == -E2BIG ? -ENOSPC : result;
+	return lh__translated_settle(STACK_POINTER) < 0 ? -EPERM : lh__translated_commit();
 }
 
 int tx_abort(void)
 {
-	return lh__atomic_abort(NULL);
+	return lh__translated_settle(STACK_POINTER) < 0 ? -EPERM : lh__atomic_abort(NULL);
 }

@@ -168,7 +168,8 @@ static void describe(uint64_t address, char *out, size_t size)
 	if (!dladdr((const void *)(uintptr_t)address, &info) || !info.dli_fname)
 		return;
 	slash = strrchr(info.dli_fname, '/');
-	lh__format(out, size, "%s of %s", info.dli_sname ? info.dli_sname : "code", slash ? slash + 1 : info.dli_fname);
+	lh__format(out, size, "%s of %s", info.dli_sname ? info.dli_sname : "code",
+	           slash ? slash + 1 : info.dli_fname);
 }
 
 static void tell(struct lh_calls *calls, const struct outward *row, const struct lh_translate_call *call)
@@ -187,8 +188,8 @@ static void tell(struct lh_calls *calls, const struct outward *row, const struct
 		path[0] = 0;
 	}
 	describe(call->address, code, sizeof(code));
-	lh__format(line, sizeof(line), "%s%s%s%s%s in a transaction cannot be undone; it is made by %s", row->name,
-	           path, file[0] ? " (" : "", file, file[0] ? ")" : "", code);
+	lh__format(line, sizeof(line), "%s%s%s%s%s in a transaction cannot be undone; it is made by %s",
+	           row->name, path, file[0] ? " (" : "", file, file[0] ? ")" : "", code);
 	calls->say(line);
 }
 
@@ -220,8 +221,8 @@ static void reach_vector(const struct walk *walk, uint64_t address, uint64_t cou
 {
 	struct iovec each;
 
-	for (uint64_t i = 0; i < count && i < VECTOR_MOST && look(&each, address + i * sizeof(each), sizeof(each));
-	     i++)
+	for (uint64_t i = 0;
+	     i < count && i < VECTOR_MOST && look(&each, address + i * sizeof(each), sizeof(each)); i++)
 		reach(walk, (uint64_t)(uintptr_t)each.iov_base, each.iov_len);
 	reach(walk, address, count < VECTOR_MOST ? count * sizeof(each) : 0);
 }
@@ -271,7 +272,9 @@ static void reach_operand(const struct walk *walk, const struct lh_operand *oper
 
 	switch (operand->kind) {
 	case LH_OPERAND_FIXED: reach(walk, address, operand->size); break;
-	case LH_OPERAND_SIZED: reach(walk, address, other < UINT32_MAX ? other * operand->size : other); break;
+	case LH_OPERAND_SIZED:
+		reach(walk, address, other < UINT32_MAX ? other * operand->size : other);
+		break;
 	case LH_OPERAND_COUNTED: reach(walk, address, (uint64_t)(uint32_t)other * operand->size); break;
 	case LH_OPERAND_BITS: reach(walk, address, ((uint64_t)(uint32_t)other + 63) / 64 * 8); break;
 	case LH_OPERAND_PAGES: reach(walk, address, (other + LH_PAGE_SIZE - 1) / LH_PAGE_SIZE); break;

@@ -21,7 +21,7 @@ struct lh_frames {
 	uint64_t minus;      /* minus the newest mark, which the translator looks for; 0: none */
 	uint64_t start, end; /* stack pointers that are outside of the newest mark's function */
 	uint64_t base;       /* the stack pointer of whoever began the outermost transaction */
-	long thread;             /* whose it is */
+	long thread;         /* whose it is */
 	unsigned marks, jumps;
 	struct {
 		uint64_t stack_pointer;
@@ -44,7 +44,8 @@ struct lh_frames_places {
 	uint64_t set, jump, jump_checked; /* where setjmp and longjmp begin; 0: not known */
 	size_t offset;
 	void (*jumps)(void *own, uint64_t buffer, uint64_t next); /* longjmp begins, with that jmp_buf */
-	void (*moves)(void *own, uint64_t stack_pointer, uint64_t next); /* it is outside of the marked frame */
+	void (*moves)(void *own, uint64_t stack_pointer,
+	              uint64_t next); /* it is outside of the marked frame */
 };
 void lh__frames_find(struct lh_frames_places *places);
 void lh__frames_block(const struct lh_frames_places *places, struct lh_emitter *emitter, uint64_t address);

@@ -40,8 +40,8 @@ static bool is_one_stack(uint64_t low, uint64_t high)
 		for (; n < (long)PROBED && page <= last; n++, page++)
 			theirs[n] = (struct iovec){ (void *)(uintptr_t)(page * LH_PAGE_SIZE), 1 };
 		mine = (struct iovec){ bytes, (size_t)n };
-		if (lh__raw_syscall(SYS_process_vm_readv, call3(SYS_getpid, 0, 0, 0), (long)&mine, 1, (long)theirs,
-		                    n, 0) != n)
+		if (lh__raw_syscall(SYS_process_vm_readv, call3(SYS_getpid, 0, 0, 0), (long)&mine, 1,
+		                    (long)theirs, n, 0) != n)
 			return false;
 	}
 	return true;
@@ -98,7 +98,8 @@ static void reach(uint64_t address, uint64_t size, bool written)
 		if (written)
 			lh__translated_save(own, from, to - from);
 		else if (lh__memory_load(pool, (from - base) / LH_PAGE_SIZE,
-		                         (to - 1 - base) / LH_PAGE_SIZE - (from - base) / LH_PAGE_SIZE + 1) < 0)
+		                         (to - 1 - base) / LH_PAGE_SIZE - (from - base) / LH_PAGE_SIZE + 1) <
+		         0)
 			return; /* the kernel will say so */
 	}
 }
@@ -125,8 +126,6 @@ static bool see_call(void *context, void *bytes, struct lh_translate_call *call)
 }
 
 /* ---- for others */
-int lh__atomic_abort(struct lh_error *error);
-int lh__atomic_begin(struct lh_error *error);
 
 void lh__leaving_prepare(struct lh_translate_client *client)
 {
@@ -173,6 +172,13 @@ int lh__translated_begin(uint64_t stack_pointer)
 	if (frames && !frames->base)
 		frames->base = stack_pointer;
 	return result;
+}
+
+int lh__translated_commit(void)
+{
+	int result = lh__atomic_end(NULL);
+
+	return result == -E2BIG ? -ENOSPC : result;
 }
 
 void lh__translated_drop(void)

@@ -50,6 +50,8 @@ void lh__translated_drop(void);
 int lh__translated_settle(uint64_t stack_pointer) LH_MUST_CHECK;
 /* tx_begin, by whoever has this stack pointer. */
 int lh__translated_begin(uint64_t stack_pointer) LH_MUST_CHECK;
+/* tx_end, by whoever has settled, or knows what he does. */
+int lh__translated_commit(void) LH_MUST_CHECK;
 /* Of the calling thread; NULL: it has never been inside. */
 struct lh_frames *lh__translated_frames(void);
 /* A function that transactions call natively: lh__translate_native of the process's translator. */
