@@ -1,4 +1,4 @@
-/* structures.h - the maps of examples/ordinary, written by hand for libpmemobj: each operation a transaction. */
+/* structures.h - the maps of examples/ordinary, by hand for libpmemobj: each operation is a transaction. */
 #ifndef BENCH_ATOMIC_STRUCTURES_H
 #define BENCH_ATOMIC_STRUCTURES_H
 

@@ -3,8 +3,8 @@
  *
  *     keep KIND JOURNAL COUNT      KIND: hash, redblack or btree
  *
- * It inserts and removes COUNT times, and notes each operation in JOURNAL once it has returned. It calls nothing
- * that has to do with transactions. Run as it is, its map is gone when it ends. Run as
+ * It inserts and removes COUNT times, and notes each operation in JOURNAL once it has returned. It calls
+ * nothing that has to do with transactions. Run as it is, its map is gone when it ends. Run as
  *
  *     linehome atomic --pool POOL --begin make_map,map_insert,map_remove \
  *         --end make_map,map_insert,map_remove -- keep KIND JOURNAL COUNT

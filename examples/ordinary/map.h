@@ -1,6 +1,6 @@
 /*
- * map.h - an ordinary library: maps from numbers to strings, of three kinds. It knows nothing of Linehome, and
- * is compiled without any header of it.
+ * map.h - an ordinary library: maps from numbers to strings, of three kinds. It knows nothing of Linehome,
+ * and is compiled without any header of it.
  *
  * As many libraries it takes the functions that it allocates with from whoever uses it; malloc and free
  * otherwise.

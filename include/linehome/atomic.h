@@ -22,9 +22,9 @@ extern "C" {
  */
 LH_API int tx_begin(void);
 /*
- * 0: the changes are durable. Otherwise memory is as it was before the outermost tx_begin. -ENOSPC: there were
- * more changes than a log has room for. -ECANCELED: an inner transaction was aborted. -EPERM: no transaction
- * had begun. -EIO and others as lh_tx_commit.
+ * 0: the changes are durable. Otherwise memory is as it was before the outermost tx_begin. -ENOSPC: there
+ * were more changes than a log has room for. -ECANCELED: an inner transaction was aborted. -EPERM: no
+ * transaction had begun. -EIO and others as lh_tx_commit.
  */
 LH_API int tx_end(void);
 /* Memory is as it was; enclosing transactions will end so too. -EPERM. */
@@ -47,9 +47,9 @@ enum lh_atomic_calls {
 struct lh_atomic_options {
 	/*
 	 * Names of functions, NULL at the end or for none: a transaction begins when one of the first is
-	 * entered, and ends when one of the second returns. A name may stand in both: then each outermost call
-	 * is a transaction. "NAME" is each function of that name in the program and its libraries as they are
-	 * loaded now, "MODULE!NAME" that of one of them.
+	 * entered, and ends when one of the second returns. A name may stand in both: then each outermost
+	 * call is a transaction. "NAME" is each function of that name in the program and its libraries as
+	 * they are loaded now, "MODULE!NAME" that of one of them.
 	 */
 	const char *const *begin, *const *end;
 	enum lh_log log; /* of pools that are opened with LH_LOG_AUTO */
@@ -58,13 +58,13 @@ struct lh_atomic_options {
 	void (*say)(const char *line); /* what nobody returns: warnings, transactions undone; NULL: nowhere */
 };
 /*
- * -ENOENT: there is no such function. -ENOTSUP: a transaction cannot begin or end there. -EBUSY: there is more
- * than one thread. -EEXIST: the program has this library in it twice.
+ * -ENOENT: there is no such function. -ENOTSUP: a transaction cannot begin or end there. -EBUSY: there is
+ * more than one thread. -EEXIST: the program has this library in it twice.
  */
 LH_API int lh_atomic_start(const struct lh_atomic_options *options, struct lh_error *error) LH_MUST_CHECK;
 /*
- * The pool that `linehome atomic --pool` names, opened with LH_SEE_TRANSLATED by the first call; who closes it
- * sees to it that nobody asks again. NULL: none was named (-ENODEV), or it cannot be opened.
+ * The pool that `linehome atomic --pool` names, opened with LH_SEE_TRANSLATED by the first call; who closes
+ * it sees to it that nobody asks again. NULL: none was named (-ENODEV), or it cannot be opened.
  */
 LH_API struct lh_pool *lh_atomic_pool(struct lh_error *error);
 

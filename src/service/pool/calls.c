@@ -1,6 +1,7 @@
 /*
- * calls.c - see calls.h. Runs between two instructions of a program, on a stack of the translator's: no lock
- * of libc is taken here, and what the program points to is copied by the kernel, which survives wrong addresses.
+ * calls.c - see calls.h. Runs between two instructions of a program, on a stack of the translator's: no
+ * lock of libc is taken here, and what the program points to is copied by the kernel, which survives wrong
+ * addresses.
  */
 #include "service/pool/calls.h"
 

@@ -1,10 +1,10 @@
 /*
  * calls.h - system calls of a transaction whose code is translated.
  *
- * What the kernel writes into a pool's memory on behalf of a call is saved before, like any store. A call that
- * changes something outside of the process's memory cannot be undone: it is let pass, told of, or refused
- * (enum lh_call_policy). What changes the process alone (descriptors, mappings, signals, threads) and what
- * waits or asks passes, and is not undone either.
+ * What the kernel writes into a pool's memory on behalf of a call is saved before, like any store. A call
+ * that changes something outside of the process's memory cannot be undone: it is let pass, told of, or
+ * refused (enum lh_call_policy). What changes the process alone (descriptors, mappings, signals, threads)
+ * and what waits or asks passes, and is not undone either.
  */
 #ifndef LH_POOL_CALLS_H
 #define LH_POOL_CALLS_H

@@ -114,9 +114,9 @@ static bool moves_stack(const ZydisDecodedInstruction *decoded, const ZydisDecod
 }
 
 /*
- * The unwinder stores the address to go on at below the stack pointer that it goes on with, and moves the stack
- * pointer there: to the mark itself. A function that has realigned its stack does so before it returns, by
- * lea.
+ * The unwinder stores the address to go on at below the stack pointer that it goes on with, and moves the
+ * stack pointer there: to the mark itself. A function that has realigned its stack does so before it
+ * returns, by lea.
  */
 void lh__frames_after(const struct lh_frames_places *places, struct lh_emitter *emitter,
                       const struct lh_translated_instruction *instruction)

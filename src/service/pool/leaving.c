@@ -1,8 +1,9 @@
 /*
- * leaving.c - how a translated transaction ends where nobody ends it, and what else its thread does that is no
- * store: system calls, longjmp, exceptions (frames.h, calls.h).
+ * leaving.c - how a translated transaction ends where nobody ends it, and what else its thread does that is
+ * no store: system calls, longjmp, exceptions (frames.h, calls.h).
  *
- * What is asked here runs between two of the program's instructions, natively, on a stack of the translator's.
+ * What is asked here runs between two of the program's instructions, natively, on a stack of the
+ * translator's.
  */
 #include <errno.h>
 #include <sys/uio.h>
