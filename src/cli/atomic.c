@@ -44,6 +44,14 @@ static bool add_digit(struct orders *orders, char what, unsigned digit)
 	return add(orders, what, (const char[]){ (char)('0' + digit), 0 });
 }
 
+static bool add_preload(struct orders *orders, const char *preload)
+{
+	char whole[ORDERS_BYTES];
+
+	snprintf(whole, sizeof(whole), "LD_PRELOAD=%s", preload);
+	return add(orders, LH_ORDER_PRELOAD, whole);
+}
+
 static int failed(int code, const char *text)
 {
 	int status = code == -ENOENT                       ? CLI_NOT_FOUND
@@ -111,7 +119,7 @@ int cli_atomic(int argc, char **argv)
 	if (!add_all(&orders, LH_ORDER_BEGIN, &begin) || !add_all(&orders, LH_ORDER_END, &end) ||
 	    !add_digit(&orders, LH_ORDER_LOG, log ? LH_LOG_UNDO : LH_LOG_REDO) ||
 	    !add_digit(&orders, LH_ORDER_CALLS, calls) || (pool && !add(&orders, LH_ORDER_POOL, pool)) ||
-	    (preload && !add(&orders, LH_ORDER_PRELOAD, preload)))
+	    (preload && !add_preload(&orders, preload)))
 		return cli_fail("atomic", CLI_BAD_USAGE, "there are too many names, or a name has two lines");
 	return become(orders.text, argv);
 }

@@ -52,6 +52,7 @@ struct lh_bracket *lh__bracket_of(uint64_t address, const char *name)
 		find_widths();
 	bracket->address = address;
 	strncpy(bracket->name, name, sizeof(bracket->name) - 1);
+	bracket->name[strcspn(bracket->name, "@")] = 0; /* of a version */
 	return bracket;
 }
 

@@ -13,6 +13,6 @@
 #define LH_ORDER_LOG 'l'     /* a digit, of enum lh_log */
 #define LH_ORDER_CALLS 'c'   /* a digit, of enum lh_atomic_calls */
 #define LH_ORDER_POOL 'p'    /* a path */
-#define LH_ORDER_PRELOAD 'o' /* LD_PRELOAD as it was */
+#define LH_ORDER_PRELOAD 'o' /* the variable LD_PRELOAD as it was */
 
 #endif

@@ -2,13 +2,13 @@
  * start.c - what makes transactions of a program's functions (linehome/atomic.h), and the pool that
  * `linehome atomic --pool` names.
  */
-#include <elf.h>
 #include <errno.h>
 #include <link.h>
 #include <string.h>
 
 #include "linehome/atomic.h"
 #include "service/atomic/bracket.h"
+#include "service/pool/note.h"
 #include "sys/lock.h"
 
 /* Of the process, which is started once. */
@@ -16,20 +16,7 @@ static char pool_path[4096];
 static struct lh_pool *pool;
 static struct lh_lock pool_lock;
 
-/* ---- one library */
-
-/*
- * Every object that has the library in it carries this note, be it stripped or not. A program that has it
- * linked in statically would have two of them, and its pools would be those of the other one.
- */
-#define NOTE_NAME "Linehome"
-#define NOTE_TYPE 1u
-static const struct {
-	Elf64_Nhdr head;
-	char name[12];
-	uint32_t content;
-} note __attribute__((section(".note.linehome"), used,
-                      aligned(4))) = { { sizeof(NOTE_NAME), 4, NOTE_TYPE }, NOTE_NAME, 1 };
+/* ---- one library (note.h) */
 
 static bool has_note(const struct dl_phdr_info *object)
 {
@@ -43,8 +30,8 @@ static bool has_note(const struct dl_phdr_info *object)
 		while (end - at >= (ptrdiff_t)sizeof(Elf64_Nhdr)) {
 			const Elf64_Nhdr *head = (const void *)at;
 
-			if (head->n_namesz == sizeof(NOTE_NAME) &&
-			    memcmp(head + 1, NOTE_NAME, sizeof(NOTE_NAME)) == 0)
+			if (head->n_namesz == sizeof(LH_NOTE_NAME) &&
+			    memcmp(head + 1, LH_NOTE_NAME, sizeof(LH_NOTE_NAME)) == 0)
 				return true;
 			at += sizeof(*head) + ((head->n_namesz + 3) & ~3u) + ((head->n_descsz + 3) & ~3u);
 		}

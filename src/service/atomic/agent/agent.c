@@ -4,7 +4,6 @@
  * library.
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -32,8 +31,30 @@ struct orders {
 	struct lh_atomic_options options;
 	const char *begin[LH_ORDERS_MAX + 1], *end[LH_ORDERS_MAX + 1];
 	unsigned begins, ends;
-	const char *preload; /* what LD_PRELOAD was; empty: it was not */
+	const char *preload; /* the variable as it was; NULL: it was not there */
 };
+
+/* ---- the environment: by hand, since a shell has functions for its own that are called so */
+
+extern char **environ;
+
+static char **variable(const char *name)
+{
+	size_t length = strlen(name);
+	char **at = environ;
+
+	while (at && *at && (strncmp(*at, name, length) != 0 || (*at)[length] != '='))
+		at++;
+	return at && *at ? at : NULL;
+}
+
+static void remove_variable(const char *name)
+{
+	for (char **at = variable(name); at && *at; at++)
+		at[0] = at[1];
+}
+
+/* ---- orders */
 
 /* One is a letter (orders.h) and what it is about. */
 static void take(struct orders *orders, const char *order)
@@ -57,27 +78,23 @@ static void take(struct orders *orders, const char *order)
 
 __attribute__((constructor)) static void start(void)
 {
-	const char *given = getenv(LH_ORDERS_ENVIRONMENT);
-	struct orders orders = { .preload = "" };
+	char **given = variable(LH_ORDERS_ENVIRONMENT), **preload = variable("LD_PRELOAD"), *rest;
+	struct orders orders = { .preload = NULL };
 	struct lh_error error;
-	char *text, *rest;
 
 	if (!given)
 		return;
-	text = rest = strdup(given);
-	if (!text)
-		fail("no memory");
+	rest = strchr(*given, '=') + 1; /* it stays where it is */
 	orders.options.begin = orders.begin;
 	orders.options.end = orders.end;
 	orders.options.say = say;
 	while (rest)
 		take(&orders, strsep(&rest, "\n"));
-	unsetenv(LH_ORDERS_ENVIRONMENT);
-	if (*orders.preload)
-		setenv("LD_PRELOAD", orders.preload, 1);
+	if (preload && orders.preload)
+		*preload = (char *)orders.preload;
 	else
-		unsetenv("LD_PRELOAD");
+		remove_variable("LD_PRELOAD");
+	remove_variable(LH_ORDERS_ENVIRONMENT);
 	if (lh_atomic_start(&orders.options, &error) < 0)
 		fail(error.text);
-	free(text);
 }
