@@ -78,14 +78,22 @@ static uint64_t where(struct lh_translated_thread *thread)
 	struct lh_translator *translator = thread->translator;
 	struct jump *jump = thread->exit ? lh__jump(thread->cache, thread->exit) : NULL;
 	uint64_t target = jump ? jump->target : thread->target, to;
+	bool stale = jump && jump->stale;
 
 	thread->dispatches++;
 	if (jump && jump->plain)
 		return resume_clone(thread, jump);
 	lh__after_fork(translator);
-	lh__lock(translator->sys, &translator->lock);
-	to = go(thread, jump, target);
-	lh__unlock(translator->sys, &translator->lock);
+	if (stale)
+		thread->general[RCX] = thread->spill[RCX];
+	do {
+		lh__changed_hold(thread);
+		if (stale)
+			lh__changed_stale(translator, target);
+		to = go(thread, jump, target);
+		lh__changed_release(thread);
+		jump = NULL;
+	} while (__atomic_load_n(&thread->waiting, __ATOMIC_SEQ_CST));
 	return to;
 }
 

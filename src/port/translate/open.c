@@ -103,6 +103,7 @@ void lh__translate_close(struct lh_translator *translator)
 	unmap(sys, translator->decoded, translator->decoded_bytes);
 	unmap(sys, translator->emitter, translator->emitter_bytes);
 	unmap(sys, translator->alive, PAGE);
+	unmap(sys, translator->guard, GUARDS * sizeof(*translator->guard));
 	lh__free(sys, translator, sizeof(*translator));
 }
 
@@ -151,6 +152,7 @@ void lh__after_fork(struct lh_translator *translator)
 		return;
 	}
 	translator->lock.word = 0;
+	lh__changed_forked(translator);
 	lh__thread_forget_others(translator, lh__thread_here(translator));
 	translator->current = lh__cache_make(translator);
 	for (struct cache *next; translator->retired; translator->retired = next) {

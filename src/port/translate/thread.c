@@ -152,8 +152,20 @@ static struct lh_translated_thread *take_slot(struct lh_translator *translator)
 	return thread;
 }
 
+bool lh__thread_stack_in(const struct lh_translator *translator, uint64_t start, uint64_t end)
+{
+	for (uint32_t i = 0; i < translator->slot_count; i++) {
+		const struct lh_translated_thread *thread = thread_at(translator, i);
+		uint64_t stack = __atomic_load_n(&thread->general[RSP], __ATOMIC_RELAXED);
+
+		if (thread->tid && stack >= start && stack < end)
+			return true;
+	}
+	return false;
+}
+
 /* A handler of a signal must not meet the lock that its own thread holds. */
-static uint64_t lock_without_signals(struct lh_translator *translator)
+uint64_t lh__hold(struct lh_translator *translator)
 {
 	uint64_t all = ~0ull, before = 0;
 
@@ -162,7 +174,7 @@ static uint64_t lock_without_signals(struct lh_translator *translator)
 	return before;
 }
 
-static void unlock_with_signals(struct lh_translator *translator, uint64_t before)
+void lh__release(struct lh_translator *translator, uint64_t before)
 {
 	lh__unlock(translator->sys, &translator->lock);
 	LH_SYS(translator->sys, SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
@@ -176,9 +188,9 @@ static long adopt(struct lh_translator *translator, struct lh_translated_thread 
 
 	if (gs != 0 && !thread_of(translator, gs))
 		return -EBUSY;
-	mask = lock_without_signals(translator);
+	mask = lh__hold(translator);
 	thread = take_slot(translator);
-	unlock_with_signals(translator, mask);
+	lh__release(translator, mask);
 	if (!thread)
 		return -ENOMEM;
 	set_gs(translator, (uint64_t)(uintptr_t)thread);
@@ -194,10 +206,10 @@ static int activate(struct lh_translator *translator, struct lh_translated_threa
 	__atomic_store_n(&thread->active, 1, __ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&translator->epoch, __ATOMIC_SEQ_CST) == thread->epoch)
 		return 0;
-	mask = lock_without_signals(translator);
+	mask = lh__hold(translator);
 	if (translator->current)
 		lh__cache_enter(translator, thread);
-	unlock_with_signals(translator, mask);
+	lh__release(translator, mask);
 	if (thread->epoch != 0)
 		return 0;
 	__atomic_store_n(&thread->active, 0, __ATOMIC_SEQ_CST);
@@ -262,18 +274,21 @@ void *lh__translate_thread_bytes(const struct lh_translator *translator)
 
 void lh__translate_forget_now(struct lh_translator *translator, uint64_t start, uint64_t end)
 {
+	struct lh_translated_thread *thread;
 	uint64_t mask;
 
 	lh__after_fork(translator);
-	mask = lock_without_signals(translator);
-	if (translator->current)
-		lh__cache_forget(translator, start, end);
-	unlock_with_signals(translator, mask);
+	thread = lh__thread_here(translator);
+	if (thread && lh__changed_wait(thread, start, end))
+		return;
+	mask = lh__hold(translator);
+	lh__changed_forget(translator, start, end);
+	lh__release(translator, mask);
 }
 
 int lh__translate_native(struct lh_translator *translator, uint64_t function)
 {
-	uint64_t mask = lock_without_signals(translator);
+	uint64_t mask = lh__hold(translator);
 	unsigned count = translator->native_count;
 	int result = count < NATIVES ? 0 : -ENOSPC;
 
@@ -286,15 +301,15 @@ int lh__translate_native(struct lh_translator *translator, uint64_t function)
 			lh__cache_forget(translator, function, function + 1);
 	}
 out:
-	unlock_with_signals(translator, mask);
+	lh__release(translator, mask);
 	return result;
 }
 
 uint64_t lh__translate_address(struct lh_translator *translator, uint64_t code)
 {
-	uint64_t mask = lock_without_signals(translator), address = lh__cache_address(translator, code);
+	uint64_t mask = lh__hold(translator), address = lh__cache_address(translator, code);
 
-	unlock_with_signals(translator, mask);
+	lh__release(translator, mask);
 	return address;
 }
 
