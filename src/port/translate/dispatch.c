@@ -108,9 +108,15 @@ void lh__translate_with_vectors(void (*function)(void *own, uint64_t a, uint64_t
 	struct lh_translated_thread *thread =
 		(struct lh_translated_thread *)(void *)((uint8_t *)own - LH_T_OWN);
 
-	lh__vectors_save(thread);
+	bool few = lh__vectors_save_few(thread);
+
+	if (!few)
+		lh__vectors_save(thread);
 	function(own, a, b);
-	lh__vectors_restore(thread);
+	if (few)
+		lh__vectors_restore_few(thread);
+	else
+		lh__vectors_restore(thread);
 }
 
 void lh__translate_call_out(struct lh_translated_thread *thread)

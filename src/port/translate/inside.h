@@ -195,6 +195,7 @@ struct lh_translator {
 	uint8_t *slots;
 	size_t slot_bytes;
 	uint32_t slot_count;          /* that have ever been used */
+	bool upper, few;              /* there is AVX-512; vector registers can be saved without xsave */
 	bool fsgsbase, xsave, in_use; /* xgetbv knows components that are as after a reset */
 	struct lh_access_layout layout;
 	uint64_t natives[NATIVES]; /* functions that translated code calls natively */
@@ -245,6 +246,12 @@ void lh__release(struct lh_translator *translator, uint64_t mask);
 void lh__thread_leave(struct lh_translator *translator);
 void lh__vectors_save(struct lh_translated_thread *thread);
 void lh__vectors_restore(struct lh_translated_thread *thread);
+/*
+ * The same much faster, for a function that leaves x87 and MMX alone, and upper halves as it finds them, where
+ * those are not in use. False: they are.
+ */
+bool lh__vectors_save_few(struct lh_translated_thread *thread);
+void lh__vectors_restore_few(struct lh_translated_thread *thread);
 
 /* ---- cache.c: all under the lock, but for lh__cache_make */
 
