@@ -198,7 +198,7 @@ static void make_image(void)
 
 /* ---- whole pools ---- */
 
-enum base { CLOSED, USED, IN_THE_MIDDLE, EMPTY, BASES };
+enum base { CLOSED, USED, IN_THE_MIDDLE, EMPTY, IN_DOUBT, DECIDED, BASES };
 static unsigned char bases[2][BASES][SIZE]; /* [1]: with an undo log */
 
 static void use(struct lh_pool *pool, unsigned transactions)
@@ -216,6 +216,47 @@ static void use(struct lh_pool *pool, unsigned transactions)
 		MUST(lh_tx_begin(pool, NULL) == 0 && lh_pool_free(pool, object, NULL) == 0 &&
 		     lh_tx_commit(pool, NULL) == 0);
 	}
+}
+
+/* A pool that has to ask finds the image itself: what it is told then is what the input has made of it. */
+static int find_itself(void *context, const uint8_t id[16], const char *place, struct lh_store **below,
+                       struct lh_error *error)
+{
+	*below = &image.store;
+	return 0;
+}
+
+static const struct lh_pool_context alone = { .find = find_itself };
+
+/* Its last transaction is one over several pools, one of which is this one, which decides all of them. */
+static void prepare(bool direct, bool decided)
+{
+	unsigned char page[LH_PAGE_SIZE] __attribute__((aligned(64))) = { 1 };
+	struct lh_change change = { .page = 15, .mask = 1, .data = page };
+	uint64_t transaction = 0, sequence, name[4], number = 1;
+	struct lh_pool_header header;
+	struct lh_journal_look look;
+	struct lh_store *journal;
+	struct others *others;
+
+	MUST(lh__journal_look(&image.store, &look, NULL) == 0);
+	memcpy(&header, look.client, sizeof header);
+	MUST(lh__pool_journal(&image.store, &alone, &others, &journal, NULL) == 0);
+	MUST(lh__journal_announce(journal) == 0);
+	name[0] = lh__journal_session(journal);
+	name[1] = number;
+	memcpy(name + 2, header.id, 16);
+	MUST(lh__journal_together(journal, 0, &change, 1, name, sizeof name, &sequence) == 0);
+	memcpy(name, header.id, 16);
+	name[2] = lh__journal_session(journal);
+	name[3] = number + decided;
+	if (direct)
+		MUST(lh__journal_undo(journal, &transaction, &change, 1) == 0);
+	MUST(lh__journal_prepare(journal, &transaction, &change, !direct, name, sizeof name, &sequence) == 0);
+	if (decided)
+		MUST(lh__journal_decide(journal, transaction, true, &sequence) == 0);
+	MUST(lh__journal_flush(journal, UINT64_MAX) == 0);
+	lh__pool_journal_release(others, journal);
 }
 
 static void make_base(enum base base, bool direct)
@@ -242,6 +283,8 @@ static void make_base(enum base base, bool direct)
 			MUST(lh_pool_close(pool, NULL) == 0);
 		else
 			lh__pool_abandon(pool);
+		if (base == IN_DOUBT || base == DECIDED)
+			prepare(direct, base == DECIDED);
 	}
 	memcpy(bases[direct][base], image.bytes, SIZE);
 }
@@ -345,9 +388,12 @@ static void must_tell(int result, const struct lh_error *error)
 
 static int see_record(void *context, const struct lh_log_record *record)
 {
-	size_t at = 0, size = record->size - RECORD_HEADER;
+	size_t at = 0, size = record->sets_size;
+	struct lh_pool_note note;
 
 	(void)lh__crc32c(0, record->sets, size); /* all of it may be read */
+	if (lh__pool_note(record, &note) == 0)
+		(void)lh__crc32c(lh__crc32c(0, note.place, note.place_size), note.pools, 16 * note.n);
 	while (at < size) {
 		struct lh_lineset set;
 		long taken = lh__log_set_decode(&set, record->sets + at, size - at);
@@ -413,7 +459,7 @@ static void open_again(const struct lh_pool_options *options)
 	open_image(options->log == LH_LOG_UNDO);
 	MUST(lh__journal_look(&image.store, &look, NULL) == 0 && look.clean);
 	MUST(lh__journal_visit(&image.store, see_record, &records, NULL) == 0 && records == 0);
-	MUST(lh__pool_on_store(&image.store, options, false, true, &pool, NULL) == 0);
+	MUST(lh__pool_on_store_as(&image.store, options, false, true, &alone, &pool, NULL) == 0);
 	MUST(lh_pool_close(pool, NULL) == 0);
 }
 
@@ -426,7 +472,7 @@ static void open_and_work(const struct lh_pool_options *options, bool healthy, b
 
 	memcpy(before, image.bytes, SIZE);
 	image.may_change = !options->read_only;
-	result = lh__pool_on_store(&image.store, options, false, true, &pool, &error);
+	result = lh__pool_on_store_as(&image.store, options, false, true, &alone, &pool, &error);
 	must_tell(result, &error);
 	MUST((result == 0) == (pool != NULL));
 	/* A heap that is damaged is found only when the log has been brought home. */

@@ -92,9 +92,9 @@ enum lh_see {
 	 */
 	LH_SEE_CHECKED = 2,
 	/*
-	 * Nothing is declared and nothing faults: from lh_tx_begin to the commit the calling thread's code, with
-	 * all that it calls, is translated, so that every store to the pool is seen before it happens. Stores
-	 * outside transactions are not seen, and neither are those of other threads and of handlers of
+	 * Nothing is declared and nothing faults: from lh_tx_begin to the commit the calling thread's code,
+	 * with all that it calls, is translated, so that every store to the pool is seen before it happens.
+	 * Stores outside transactions are not seen, and neither are those of other threads and of handlers of
 	 * signals, which run as they are.
 	 */
 	LH_SEE_TRANSLATED = 3,
@@ -156,7 +156,9 @@ LH_API int lh_pool_create(const char *where, const struct lh_pool_options *optio
 /*
  * Opens a pool, and recovers it if it was not closed. -ENOENT; -EBUSY: it is open elsewhere; -EADDRINUSE:
  * what the process has at its address is named; -EMEDIUMTYPE: another layout; -EBADMSG: not a pool, or a
- * damaged one, and it is left as it is; -EPROTONOSUPPORT: of a newer version.
+ * damaged one, and it is left as it is; -EPROTONOSUPPORT: of a newer version; -ENOLINK: its last transaction
+ * was one over several pools, and the one that knows whether it was committed, which is named, cannot be
+ * read.
  */
 LH_API int lh_pool_open(const char *where, const struct lh_pool_options *options, struct lh_pool **out,
                         struct lh_error *error) LH_MUST_CHECK;

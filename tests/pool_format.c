@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
-#include "service/pool/pool.h"
+#include "service/pool/inside.h"
 #include "store/file.h"
 #include "tap.h"
 
@@ -61,12 +61,15 @@ struct reader {
 	uint64_t ring_size, sequence, at; /* of the next record */
 	unsigned char *memory;            /* as recovery would make it */
 	unsigned redone, undone, ended, skipped;
+	const unsigned char *prepared, *together; /* the last */
+	bool in_doubt;
+	unsigned decided;
 };
 
 static bool header_valid(const unsigned char *header)
 {
-	return memcmp(header, "LINEJRNL", 8) == 0 && number(header + 8, 4) == 1 &&
-	       number(header + 12, 4) == crc_of(NULL, 0, header, 1024, 12);
+	return memcmp(header, "LINEJRNL", 8) == 0 && number(header + 8, 4) >= 1 &&
+	       number(header + 8, 4) <= 2 && number(header + 12, 4) == crc_of(NULL, 0, header, 1024, 12);
 }
 
 static bool read_file(struct reader *reader, const char *path)
@@ -148,7 +151,11 @@ static size_t read_set(const unsigned char *set, unsigned char *memory)
 
 static void read_sets(const unsigned char *record, unsigned char *memory)
 {
-	for (size_t at = 40; at < number(record + 32, 4);)
+	size_t first = 40;
+
+	if (record[4] == 5 || record[4] == 8)
+		first += 8 + (number(record + 40, 8) + 7) / 8 * 8;
+	for (size_t at = first; at < number(record + 32, 4);)
 		at += read_set(record + at, memory);
 }
 
@@ -170,6 +177,21 @@ static void recover(struct reader *reader)
 		case 3:
 			n = 0;
 			reader->ended++;
+			break;
+		case 5:
+			reader->prepared = record;
+			reader->in_doubt = true;
+			break;
+		case 6:
+			n = 0;
+			reader->in_doubt = false;
+			read_sets(reader->prepared, reader->memory);
+			reader->decided++;
+			break;
+		case 8:
+			n = 0;
+			read_sets(record, reader->memory);
+			reader->together = record;
 			break;
 		default: reader->skipped++;
 		}
@@ -330,6 +352,77 @@ static void undo(const char *path)
 	free(bed.copy);
 }
 
+/* ---- several pools ---- */
+
+static unsigned wrong_together(const struct bed *bed, const char *const path[2], unsigned *decided,
+                               unsigned *asked)
+{
+	struct reader reader[2];
+	unsigned wrong = 0;
+	unsigned first = 0;
+
+	for (unsigned i = 0; i < 2; i++) {
+		if (!read_file(&reader[i], path[i]))
+			return 100;
+		recover(&reader[i]);
+		wrong += number(reader[i].header + 8, 4) != 2;
+		*decided += reader[i].decided;
+	}
+	/* The lower id decides, and both name the transaction alike. */
+	if (memcmp(reader[0].header + 144, reader[1].header + 144, 16) > 0)
+		first = 1;
+	if (!reader[first].together || !reader[1 - first].prepared || reader[first].prepared)
+		return wrong + 1000;
+	/* What has been decided may not be written yet: then the other one is asked. */
+	if (reader[1 - first].in_doubt &&
+	    memcmp(reader[1 - first].prepared + 64, reader[first].together + 48, 16) == 0) {
+		read_sets(reader[1 - first].prepared, reader[1 - first].memory);
+		++*asked;
+	}
+	for (unsigned i = 0; i < 2; i++)
+		wrong += memcmp(reader[i].memory, bed[i].copy, SIZE) != 0;
+	wrong += memcmp(reader[1 - first].prepared + 48, reader[first].header + 144, 16) != 0;
+	wrong += memcmp(reader[1 - first].prepared + 64, reader[first].together + 48, 16) != 0;
+	wrong += memcmp(reader[first].together + 64, reader[1 - first].header + 144, 16) != 0;
+	wrong += memcmp(reader[first].together + 48, reader[first].header + 24, 8) != 0;
+	wrong += number(reader[first].together + 40, 8) != 32;
+	for (unsigned i = 0; i < 2; i++)
+		end_reading(&reader[i]);
+	return wrong;
+}
+
+static void together(const char *disk, const char *shm)
+{
+	const char *const path[2] = { disk, shm };
+	struct lh_pool *ordered[2];
+	unsigned bad = 0, wrong = 0, decided = 0, asked = 0;
+	struct bed bed[2];
+
+	if (!bed_open(&bed[0], disk, LH_LOG_REDO) || !bed_open(&bed[1], shm, LH_LOG_UNDO))
+		return;
+	for (unsigned i = 0; i < 2; i++)
+		ordered[memcmp(bed[i].pool->header.id, bed[1 - i].pool->header.id, 16) > 0] = bed[i].pool;
+	for (unsigned round = 0; round < 30; round++) {
+		for (unsigned i = 0; i < 2; i++)
+			bad += lh_tx_begin(ordered[i], &error) != 0;
+		for (unsigned i = 0; i < 2; i++)
+			bad += !change(&bed[i]);
+		bad += lh__together_commit(ordered, 2, &error) != 0;
+		for (unsigned i = 0; i < 2; i++)
+			copy_memory(&bed[i]);
+		wrong += wrong_together(bed, path, &decided, &asked);
+	}
+	is(bad, 0, "together: transactions");
+	is(wrong, 0, "together: home with the logs over it is the memory of both, and they name each other");
+	ok(decided >= 29 && (asked == 0 || asked == 30),
+	   "together: %u were decided, and %u times one had to ask", decided, asked);
+	for (unsigned i = 0; i < 2; i++) {
+		bad += lh_pool_close(bed[i].pool, &error) != 0;
+		free(bed[i].copy);
+	}
+	is(bad, 0, "together: closed");
+}
+
 /* ---- the heap ---- */
 
 /* Objects that the descriptors and bitmaps tell of. */
@@ -476,9 +569,10 @@ int main(void)
 	snprintf(shm, sizeof shm, "/dev/shm/pool_format.%d", (int)getpid());
 	record_shown();
 	redo(disk);
-	if (statfs("/dev/shm", &about) == 0 && about.f_type == TMPFS)
+	if (statfs("/dev/shm", &about) == 0 && about.f_type == TMPFS) {
 		undo(shm);
-	else
+		together(disk, shm);
+	} else
 		skip("undo", "there is no tmpfs at /dev/shm");
 	heap(disk);
 	planted(disk);

@@ -9,8 +9,10 @@
 #include <limits.h>
 #include <pthread.h>
 
+#include "linehome/atomic.h"
 #include "pool_ways.h"
 #include "service/pool/inside.h"
+#include "service/pool/translated.h"
 #include "slice.h"
 #include "store/fault.h"
 
@@ -884,6 +886,85 @@ static void dies(const struct mix *mix)
 	is(deaths.disagree, 0, "%s: ... and the pools agree", mix->name);
 }
 
+/* ---- a program that names no pool, and declares nothing ---- */
+
+static const struct mix translated[] = {
+	{ "translated, redo and redo on a disk",
+	  2,
+	  { { "", LH_SEE_TRANSLATED, LH_LOG_REDO, false }, { "", LH_SEE_TRANSLATED, LH_LOG_REDO, true } } },
+	{ "translated, undo and redo",
+	  2,
+	  { { "", LH_SEE_TRANSLATED, LH_LOG_UNDO, false }, { "", LH_SEE_TRANSLATED, LH_LOG_REDO, false } } },
+	{ "translated, undo and undo",
+	  2,
+	  { { "", LH_SEE_TRANSLATED, LH_LOG_UNDO, false }, { "", LH_SEE_TRANSLATED, LH_LOG_UNDO, false } } },
+};
+
+/* As a program would: plain stores, and what libc does. */
+static void change_all(struct bed *bed, uint64_t value)
+{
+	for (unsigned i = 0; i < bed->mix->n; i++) {
+		bed->root[i][0] = value;
+		memset((void *)&bed->root[i][64], (int)value, 1000);
+	}
+}
+
+static bool changed_to(const struct bed *bed, uint64_t value)
+{
+	for (unsigned i = 0; i < bed->mix->n; i++) {
+		const unsigned char *bytes = (const unsigned char *)(uintptr_t)&bed->root[i][64];
+
+		if (bed->root[i][0] != value || bytes[0] != value || bytes[999] != value)
+			return false;
+	}
+	return true;
+}
+
+static void names_no_pool(const struct mix *mix)
+{
+	struct bed bed;
+	int result;
+
+	is(tx_begin(), -ENODEV, "%s: without a pool there is no transaction", mix->name);
+	is(tx_end(), -EPERM, "%s: ... none to end", mix->name);
+	is(tx_abort(), -EPERM, "%s: ... nor to abort", mix->name);
+	bed_make(&bed, mix);
+	result = tx_begin();
+	change_all(&bed, 1);
+	if (result == 0)
+		result = tx_end();
+	ok(result == 0 && changed_to(&bed, 1), "%s: a transaction", mix->name);
+	result = tx_begin();
+	change_all(&bed, 2);
+	if (result == 0)
+		result = tx_abort();
+	ok(result == 0 && changed_to(&bed, 1), "%s: ... one that is aborted", mix->name);
+	result = tx_begin();
+	change_all(&bed, 2);
+	if (result == 0)
+		result = tx_begin();
+	change_all(&bed, 3);
+	if (result == 0)
+		result = tx_end();
+	if (result == 0)
+		result = tx_end();
+	ok(result == 0 && changed_to(&bed, 3), "%s: ... one in another", mix->name);
+	result = tx_begin();
+	change_all(&bed, 4);
+	if (result == 0)
+		result = lh_pool_alloc(bed.pool[1], LARGE, NULL) ? 0 : -ENOMEM;
+	for (unsigned i = 0; i < mix->n; i++)
+		memset(way_info(bed.pool[i]).base + WAY_SIZE / 2, 5, LARGE);
+	result = tx_end();
+	ok(result == -ENOSPC && changed_to(&bed, 3), "%s: ... one that is more than a log has room for",
+	   mix->name);
+	ok(!lh__translated_is_on(), "%s: ... after which code runs as it is", mix->name);
+	bed_reopen(&bed);
+	ok(changed_to(&bed, 3), "%s: ... and all is kept", mix->name);
+	bed_close(&bed);
+	bed_remove(&bed);
+}
+
 static void each_mix(void (*test)(const struct mix *mix), unsigned pools)
 {
 	for (size_t i = 0; i < MIXES; i++) {
@@ -917,5 +998,10 @@ int main(void)
 		skip("processes that die", "there is no folder that is not on tmpfs");
 	else
 		dies(&mixes[0]);
+	for (size_t i = 0; i < sizeof translated / sizeof *translated; i++)
+		if (mix_lacks(&translated[i]))
+			skip(translated[i].name, "there is no such place");
+		else
+			names_no_pool(&translated[i]);
 	return ways_end();
 }

@@ -18,13 +18,18 @@ extern "C" {
 
 /*
  * -ENODEV: no pool is open so. -EBUSY: the processor's gs register is the program's own. -ENOMEM: no room for
- * translated code. Nothing has begun then.
+ * translated code. -EDEADLK: this thread has a transaction of one of them open already, and waiting for
+ * another one, which another thread has, might never end. -ENOTRECOVERABLE: the log of one is broken; close
+ * it. Nothing has begun then.
  */
 LH_API int tx_begin(void);
 /*
  * 0: the changes are durable. Otherwise memory is as it was before the outermost tx_begin. -ENOSPC: there
  * were more changes than a log has room for. -ECANCELED: an inner transaction was aborted. -EPERM: no
- * transaction had begun. -EIO and others as lh_tx_commit.
+ * transaction had begun. -EUSERS: more than 17 pools were changed, or one of them keeps outcomes for 16 that
+ * have not been opened since. -EIO and others as lh_tx_commit: what became of it is known, and the same in
+ * all pools, when they are opened again. Where lh_tx_begin had begun one of the pools' transactions before,
+ * that one's commit ends all.
  */
 LH_API int tx_end(void);
 /* Memory is as it was; enclosing transactions will end so too. -EPERM. */

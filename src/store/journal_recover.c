@@ -316,6 +316,21 @@ static int put_back(struct journal *journal, const struct found *found, struct l
 	return result;
 }
 
+static int sync_log(struct journal *journal, const struct place *end)
+{
+	uint64_t from = journal->header.offset, size = end->position - from;
+	uint64_t first = size < journal->ring_size - from ? size : journal->ring_size - from;
+
+	if (!journal->direct)
+		return lh__journal_sync_below(journal);
+	if (first)
+		lh__journal_flush_lines(journal, &journal->counts, journal->ring + from, first);
+	if (size > first)
+		lh__journal_flush_lines(journal, &journal->counts, journal->ring, size - first);
+	lh__journal_fence(journal, &journal->counts);
+	return 0;
+}
+
 static int redo(struct journal *journal, const struct place *end)
 {
 	struct place to = *end;
@@ -396,7 +411,11 @@ int lh__journal_recover(struct journal *journal, struct lh_error *error)
 	if (result < 0)
 		return result;
 	report(journal, &found, &end);
-	result = redo(journal, &end);
+	/* What a process that was killed had written may not be durable, and home is about to rely on it. */
+	if (found.records > 0)
+		result = sync_log(journal, &end);
+	if (result == 0)
+		result = redo(journal, &end);
 	if (result == 0 && found.open)
 		result = put_back(journal, &found, error);
 	if (result == 0 && !LH_MUTANT(RECOVERY_NOT_SYNCED))
