@@ -780,12 +780,25 @@ static uint64_t own_function(uint64_t address)
 		{ (uint64_t)(uintptr_t)lh__translate_forget, lh__translate_forget_inside },
 		{ (uint64_t)(uintptr_t)lh__translate_is_on, lh__translate_is_on_inside },
 		{ (uint64_t)(uintptr_t)lh__translate_thread_bytes, lh__translate_bytes_inside },
+		{ (uint64_t)(uintptr_t)lh__translate_native_back, lh__translate_native_back },
 	};
 
 	for (unsigned i = 0; i < sizeof(own) / sizeof(*own); i++)
 		if (own[i].function == address)
 			return (uint64_t)(uintptr_t)own[i].inside;
 	return 0;
+}
+
+/* A client's (lh__translate_native), and those of ours that take the lock. */
+static bool is_native(const struct lh_translator *translator, uint64_t address)
+{
+	if (address == (uint64_t)(uintptr_t)lh__translate_native ||
+	    address == (uint64_t)(uintptr_t)lh__translate_address)
+		return true;
+	for (unsigned i = 0; i < translator->native_count; i++)
+		if (translator->natives[i] == address)
+			return true;
+	return false;
 }
 
 static void analyse(struct block *block)
@@ -857,10 +870,14 @@ static int build_block(struct block *block, bool entered, struct fragment **out)
 		entry_next = put_entry(emitter, block->address);
 	block->places = 0;
 	block->start = emitter->at;
-	if (own)
+	if (own) {
 		put_native(emitter, own);
-	else
+	} else if (is_native(block->translator, block->address)) {
+		lh__put_constant(emitter, R11, block->address);
+		put_native(emitter, (uint64_t)(uintptr_t)lh__translate_native_call);
+	} else {
 		put_block(emitter, block);
+	}
 	return emitter->full ? -ENOSPC : finish(emitter, block, entry_next, out);
 }
 

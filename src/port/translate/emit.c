@@ -299,25 +299,86 @@ void lh__emit_here(struct lh_emitter *emitter, int label)
 			lh__put_distance(emitter->label[label].site[i], emitter->at);
 }
 
-void lh__emit_call(struct lh_emitter *emitter, void (*function)(void *own, uint64_t a, uint64_t b), int a,
-                   int b)
-{
-	int scratch;
-	uint8_t *literal;
+/* ---- calls */
 
+static void put_values(struct lh_emitter *emitter, int a, int b)
+{
 	if (a >= 0)
 		lh__put_gs(emitter, OP_STORE, a, LH_T_A);
 	if (b >= 0)
 		lh__put_gs(emitter, OP_STORE, b, LH_T_B);
-	scratch = lh__emit_scratch(emitter);
-	/* lea of the two words: the function, and where it comes back to. */
-	lh__put_bytes(emitter, 0x48u | (scratch >= 8 ? 4u : 0) | 0x8d00, 2);
+}
+
+/* Leaves by one of the context's ways, with the address of constants: the function, where it returns to, ... */
+static uint64_t *put_leave(struct lh_emitter *emitter, int scratch, unsigned words, unsigned way)
+{
+	uint64_t *value;
+
+	lh__put_bytes(emitter, 0x48u | (scratch >= 8 ? 4u : 0) | 0x8d00, 2); /* lea constants(%rip) */
 	lh__put_bytes(emitter, 5u | (unsigned)(scratch & 7) << 3, 1);
-	literal = emitter->at;
-	lh__put_literal(emitter, (uint64_t)(uintptr_t)function, 0, 2);
+	value = lh__put_literals(emitter, words);
 	lh__put_gs(emitter, OP_STORE, scratch, LH_T_CALL);
-	lh__put_bytes(emitter, 0x2524ff65, 4); /* jmp *%gs:LEAVE_CALL */
-	lh__put_word(emitter, LH_T_LEAVE_CALL);
-	if (!emitter->full && emitter->literal[emitter->literals - 1].site == literal)
-		emitter->literal[emitter->literals - 1].value[1] = lh__executes_at(emitter, emitter->at);
+	if (way == LH_T_LEAVE_STATE) /* with all registers as they are */
+		lh__put_gs(emitter, OP_LOAD, scratch, LH_T_SPILL + 8 * (size_t)scratch);
+	lh__put_bytes(emitter, 0x2524ff65, 4); /* jmp *%gs:way */
+	lh__put_word(emitter, way);
+	if (value)
+		value[1] = lh__executes_at(emitter, emitter->at);
+	return value;
+}
+
+void lh__emit_call(struct lh_emitter *emitter, void (*function)(void *own, uint64_t a, uint64_t b), int a,
+                   int b)
+{
+	uint64_t *value;
+
+	put_values(emitter, a, b);
+	value = put_leave(emitter, lh__emit_scratch(emitter), 2, LH_T_LEAVE_CALL);
+	if (value)
+		value[0] = (uint64_t)(uintptr_t)function;
+}
+
+/* A call on the context's stack, so that the processor foresees the return. */
+void lh__emit_call_plain(struct lh_emitter *emitter, void (*function)(void *own, uint64_t a, uint64_t b),
+                         int a, int b)
+{
+	spoil_flags(emitter);
+	put_values(emitter, a, b);
+	lh__put_gs(emitter, OP_STORE, RSP, LH_T_GENERAL + 8 * RSP);
+	lh__put_gs(emitter, OP_LOAD, RSP, LH_T_STACK);
+	lh__put_bytes(emitter, 0x35ff, 2); /* push function(%rip) */
+	lh__put_literal(emitter, (uint64_t)(uintptr_t)function, 0, 1);
+	lh__put_bytes(emitter, 0x2514ff65, 4); /* call *%gs:PLAIN */
+	lh__put_word(emitter, LH_T_PLAIN);
+	lh__put_gs(emitter, OP_LOAD, RSP, LH_T_GENERAL + 8 * RSP);
+}
+
+static bool has_rows(const struct lh_accesses *accesses)
+{
+	for (unsigned i = 0; i < accesses->count; i++)
+		if (accesses->at[i].rows != ZYDIS_REGISTER_NONE)
+			return true;
+	return false;
+}
+
+/* Registers and flags become the program's for the call, and scratches again behind it. */
+void lh__emit_call_state(struct lh_emitter *emitter,
+                         void (*function)(void *own, const struct lh_access_state *state, uint64_t constant),
+                         const struct lh_translated_instruction *instruction, uint64_t constant)
+{
+	uint64_t *value;
+
+	if (emitter->flags_saved)
+		lh__put_bytes(emitter, 0x9e7f04, 3);
+	reload(emitter, emitter->spilled);
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_SPILL);
+	value = put_leave(emitter, RAX, LITERAL_WORDS, LH_T_LEAVE_STATE);
+	if (value) {
+		value[0] = (uint64_t)(uintptr_t)function;
+		value[2] = constant;
+		value[3] = instruction->address + instruction->length;
+		value[4] = has_rows(instruction->accesses);
+	}
+	if (emitter->flags_saved)
+		lh__put_bytes(emitter, 0xc0900f9f, 4);
 }

@@ -51,14 +51,15 @@ void lh__emit_call(struct lh_emitter *emitter, void (*function)(void *own, uint6
                    int b);
 /*
  * The same for a function that touches no vector register: it and all that it calls is compiled with
- * -mgeneral-regs-only. Some 5 ns.
+ * -mgeneral-regs-only. Some 5 ns. Flags that are live are saved, and those that are dead may change.
  */
 void lh__emit_call_plain(struct lh_emitter *emitter, void (*function)(void *own, uint64_t a, uint64_t b),
                          int a, int b);
 /*
  * The same for one that looks at the program's registers, all of them as they are before the instruction (for
- * accesses that are not plain: lh__access_bytes). No scratch may have been taken. state is complete; constant
- * is handed on. Slow.
+ * accesses that are not plain: lh__access_bytes); registers that are dead may have been scratches, and what
+ * scratches held is lost. state is complete, but for `left` and `header`, which are zero; gs is 0; constant is
+ * handed on. Slow.
  */
 void lh__emit_call_state(struct lh_emitter *emitter,
                          void (*function)(void *own, const struct lh_access_state *state, uint64_t constant),

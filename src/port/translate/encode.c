@@ -86,18 +86,30 @@ void lh__put_constant(struct lh_emitter *emitter, int reg, uint64_t value)
 	}
 }
 
-void lh__put_literal(struct lh_emitter *emitter, uint64_t first, uint64_t second, unsigned count)
+uint64_t *lh__put_literals(struct lh_emitter *emitter, unsigned count)
 {
+	uint64_t *value;
+
 	if (emitter->literals == LITERALS) {
 		emitter->full = true;
-		return;
+		return NULL;
 	}
+	value = emitter->literal[emitter->literals].value;
 	emitter->literal[emitter->literals].site = emitter->at;
-	emitter->literal[emitter->literals].value[0] = first;
-	emitter->literal[emitter->literals].value[1] = second;
 	emitter->literal[emitter->literals].count = count;
 	emitter->literals++;
 	lh__put_word(emitter, 0);
+	return value;
+}
+
+void lh__put_literal(struct lh_emitter *emitter, uint64_t first, uint64_t second, unsigned count)
+{
+	uint64_t *value = lh__put_literals(emitter, count);
+
+	if (!value)
+		return;
+	value[0] = first;
+	value[1] = second;
 }
 
 void lh__put_distance(uint8_t *site, const uint8_t *to)

@@ -96,6 +96,69 @@
 	outside	lh__translate_call_out
 	.size	lh__translate_leave_call, . - lh__translate_leave_call
 
+	function lh__translate_leave_state
+	outside	lh__translate_state_out
+	.size	lh__translate_leave_state, . - lh__translate_leave_state
+
+	/*
+	 * Called by a fragment, on the context's stack, with a function on it that touches no vector register.
+	 * The program's direction flag is looked at, since the function wants it clear.
+	 */
+	function lh__translate_plain
+	push	%rax
+	push	%rcx
+	push	%rdx
+	push	%rsi
+	push	%rdi
+	push	%r8
+	push	%r9
+	push	%r10
+	push	%r11
+	pushfq
+	mov	%gs:LH_T_OWN_AT, %rdi
+	mov	%gs:LH_T_A, %rsi
+	mov	%gs:LH_T_B, %rdx
+	testl	$0x400, (%rsp)
+	jnz	2f
+	call	*88(%rsp)
+1:	add	$8, %rsp
+	pop	%r11
+	pop	%r10
+	pop	%r9
+	pop	%r8
+	pop	%rdi
+	pop	%rsi
+	pop	%rdx
+	pop	%rcx
+	pop	%rax
+	ret
+2:	cld
+	call	*88(%rsp)
+	std
+	jmp	1b
+	.size	lh__translate_plain, . - lh__translate_plain
+
+	/*
+	 * A fragment for a function that is called natively (lh__translate_native): in r11, where no argument
+	 * is. The program's return address is on the stack.
+	 */
+	function lh__translate_native_call
+	.cfi_startproc
+	push	%rbx				/* only aligns */
+	.cfi_adjust_cfa_offset 8
+	call	*%r11
+	.globl	lh__translate_native_back
+	.hidden	lh__translate_native_back
+lh__translate_native_back:
+	pop	%rbx
+	.cfi_adjust_cfa_offset -8
+	cmpl	$0, %gs:LH_T_DEPTH
+	je	1f
+	return_translated
+1:	ret
+	.cfi_endproc
+	.size	lh__translate_native_call, . - lh__translate_native_call
+
 	function lh__translate_begin
 	push	%rbx				/* only aligns */
 	call	lh__translate_on

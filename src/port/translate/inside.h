@@ -37,6 +37,9 @@
 #define LH_T_SPILL 232
 #define LH_T_DEPTH 360
 #define LH_T_ACTIVE 364
+#define LH_T_OWN_AT 368
+#define LH_T_LEAVE_STATE 376
+#define LH_T_PLAIN 384
 
 #ifndef __ASSEMBLER__
 
@@ -44,13 +47,14 @@
 #include "port/translate/translate.h"
 #include "sys/lock.h"
 
-enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI }; /* as they are encoded */
+enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R11 = 11 }; /* as they are encoded */
 
 #define PAGE 4096u
 #define VECTOR_BYTES 2816u /* x87, SSE, AVX and AVX-512 as xsave writes them */
 #define STACK_BYTES 65536u
 #define THREADS 16384u            /* slots for contexts: address space only */
 #define TABLE_ENTRIES 65536u      /* 16 bits of a target */
+#define NATIVES 256u              /* functions that are called natively */
 #define LH_BLOCK_INSTRUCTIONS 96u /* a block has at most so many */
 
 struct cache;
@@ -71,6 +75,8 @@ struct lh_translated_thread {
 	uint64_t spill[16];
 	uint32_t depth;  /* begins without their end */
 	uint32_t active; /* may be in a cache */
+	void *own_at;    /* own, for enter.S */
+	const void *leave_state, *plain;
 	uint8_t vector[VECTOR_BYTES] __attribute__((aligned(64)));
 	struct lh_translator *translator;
 	struct cache *cache;
@@ -145,8 +151,11 @@ struct lh_translator {
 	uint32_t *alive; /* wiped in a child of fork */
 	uint8_t *slots;
 	size_t slot_bytes;
-	uint32_t slot_count; /* that have ever been used */
-	bool fsgsbase, xsave;
+	uint32_t slot_count;          /* that have ever been used */
+	bool fsgsbase, xsave, in_use; /* xgetbv knows components that are as after a reset */
+	struct lh_access_layout layout;
+	uint64_t natives[NATIVES]; /* functions that translated code calls natively */
+	unsigned native_count;
 	struct decoded *decoded; /* room for a block */
 	size_t decoded_bytes;
 	struct lh_emitter *emitter;
@@ -157,6 +166,8 @@ struct lh_translator {
 /* ---- enter.S */
 
 extern const char lh__translate_leave[], lh__translate_leave_indirect[], lh__translate_leave_call[];
+extern const char lh__translate_leave_state[], lh__translate_plain[];
+extern const char lh__translate_native_call[], lh__translate_native_back[];
 extern const char lh__translate_begin_inside[], lh__translate_end_inside[], lh__translate_forget_inside[];
 extern const char lh__translate_is_on_inside[], lh__translate_bytes_inside[];
 
@@ -169,6 +180,7 @@ void lh__after_fork(struct lh_translator *translator);
 struct lh_translated_thread *lh__thread_here(const struct lh_translator *translator);
 void lh__thread_forget_others(struct lh_translator *translator, struct lh_translated_thread *self);
 bool lh__thread_any_in(const struct lh_translator *translator, const struct cache *cache);
+uint64_t lh__thread_fs(const struct lh_translator *translator);
 /* The calling thread's gs is its own again. */
 void lh__thread_leave(struct lh_translator *translator);
 void lh__vectors_save(struct lh_translated_thread *thread);
@@ -209,6 +221,7 @@ static inline struct jump *lh__jump(const struct cache *cache, uint64_t number)
 #define LITERALS 256u
 #define LABELS 64u
 #define JUMPS 3u
+#define LITERAL_WORDS 5u
 
 struct lh_emitter {
 	struct lh_translator *translator;
@@ -225,8 +238,8 @@ struct lh_emitter {
 		uint32_t taken, spilled;
 	} label[LABELS];
 	struct {
-		uint8_t *site; /* a distance to a constant: one or two words behind the code */
-		uint64_t value[2];
+		uint8_t *site; /* a distance to constants behind the code */
+		uint64_t value[LITERAL_WORDS];
 		unsigned count;
 	} literal[LITERALS];
 	struct {
@@ -251,6 +264,8 @@ void lh__put_gs(struct lh_emitter *emitter, unsigned op, int reg, size_t offset)
 void lh__put_constant(struct lh_emitter *emitter, int reg, uint64_t value);
 /* After an operation that ends with a distance: it leads to constants behind the code. */
 void lh__put_literal(struct lh_emitter *emitter, uint64_t first, uint64_t second, unsigned count);
+/* The same: where to put them, at most LITERAL_WORDS; NULL: there is no room. */
+uint64_t *lh__put_literals(struct lh_emitter *emitter, unsigned count);
 void lh__put_distance(uint8_t *site, const uint8_t *to);
 static inline uint64_t lh__executes_at(const struct lh_emitter *emitter, const uint8_t *at)
 {
@@ -277,6 +292,10 @@ void lh__build_rooms(size_t *decoded, size_t *emitter);
 /* Both say in the context where the thread goes on. */
 void lh__translate_dispatch(struct lh_translated_thread *thread);
 void lh__translate_call_out(struct lh_translated_thread *thread);
+
+/* ---- state.c */
+
+void lh__translate_state_out(struct lh_translated_thread *thread);
 
 #endif
 #endif

@@ -37,6 +37,13 @@ static bool has_xsave(void)
 	return __get_cpuid(1, &a, &b, &c, &d) && c & bit_OSXSAVE;
 }
 
+static bool has_in_use(void)
+{
+	unsigned a = 0, b, c, d;
+
+	return has_xsave() && __get_cpuid_count(0xd, 1, &a, &b, &c, &d) && a & 4;
+}
+
 static size_t page_up(size_t size)
 {
 	return (size + PAGE - 1) & ~(size_t)(PAGE - 1);
@@ -116,6 +123,8 @@ int lh__translate_open(const struct lh_translate_options *options, struct lh_tra
 	translator->near = options->near ? options->near : (uint64_t)(uintptr_t)lh__translate_leave;
 	translator->fsgsbase = has_fsgsbase(options->sys);
 	translator->xsave = has_xsave();
+	translator->in_use = has_in_use();
+	lh__access_layout(&translator->layout);
 	if (make(translator) < 0) {
 		lh__translate_close(translator);
 		return lh__fail(error, -ENOMEM, "no memory for a code cache");

@@ -45,6 +45,11 @@ static void set_gs(const struct lh_translator *translator, uint64_t base)
 		LH_SYS(translator->sys, SYS_arch_prctl, ARCH_SET_GS, base);
 }
 
+uint64_t lh__thread_fs(const struct lh_translator *translator)
+{
+	return segment_base(translator, ARCH_GET_FS);
+}
+
 static struct lh_translated_thread *thread_at(const struct lh_translator *translator, uint32_t slot)
 {
 	return (struct lh_translated_thread *)(void *)(translator->slots + slot * translator->slot_bytes +
@@ -138,6 +143,9 @@ static struct lh_translated_thread *take_slot(struct lh_translator *translator)
 	thread->leave = lh__translate_leave;
 	thread->leave_indirect = lh__translate_leave_indirect;
 	thread->leave_call = lh__translate_leave_call;
+	thread->leave_state = lh__translate_leave_state;
+	thread->plain = lh__translate_plain;
+	thread->own_at = thread->own;
 	thread->translator = translator;
 	thread->fs = segment_base(translator, ARCH_GET_FS);
 	thread->tid = (int32_t)LH_SYS(translator->sys, SYS_gettid);
@@ -261,6 +269,25 @@ void lh__translate_forget_now(struct lh_translator *translator, uint64_t start, 
 	if (translator->current)
 		lh__cache_forget(translator, start, end);
 	unlock_with_signals(translator, mask);
+}
+
+int lh__translate_native(struct lh_translator *translator, uint64_t function)
+{
+	uint64_t mask = lock_without_signals(translator);
+	unsigned count = translator->native_count;
+	int result = count < NATIVES ? 0 : -ENOSPC;
+
+	for (unsigned i = 0; i < count; i++)
+		if (translator->natives[i] == function)
+			goto out;
+	if (result == 0) {
+		translator->natives[translator->native_count++] = function;
+		if (translator->current)
+			lh__cache_forget(translator, function, function + 1);
+	}
+out:
+	unlock_with_signals(translator, mask);
+	return result;
 }
 
 uint64_t lh__translate_address(struct lh_translator *translator, uint64_t code)
