@@ -219,7 +219,7 @@ int lh__emit_address(struct lh_emitter *emitter, const struct lh_translated_inst
 
 /* ---- conditions */
 
-enum { BELOW = 0x820f, NOT_BELOW = 0x830f, NOT_ZERO = 0x850f };
+enum { BELOW = 0x820f, NOT_BELOW = 0x830f, NOT_ZERO = 0x850f, NOT_ABOVE = 0x860f };
 
 static void skip_if(struct lh_emitter *emitter, int label, unsigned which, unsigned condition)
 {
@@ -286,6 +286,26 @@ int lh__emit_unless_zero(struct lh_emitter *emitter, int scratch)
 	lh__put_bytes(emitter, 0x48u | (scratch >= 8 ? 5u : 0), 1);
 	lh__put_bytes(emitter, 0x85u | (0xc0u | (unsigned)(scratch & 7) * 9) << 8, 2);
 	skip_if(emitter, label, 0, NOT_ZERO);
+	return label;
+}
+
+/* An operation on 32 bits of a register and a constant of 8: 4 is and, 7 is cmp. */
+static void with_byte(struct lh_emitter *emitter, unsigned operation, int reg, unsigned value)
+{
+	if (reg >= 8)
+		lh__put_bytes(emitter, 0x41, 1);
+	lh__put_bytes(emitter, 0x83u | (0xc0u | operation << 3 | (unsigned)(reg & 7)) << 8 | value << 16, 3);
+}
+
+int lh__emit_unless_across(struct lh_emitter *emitter, int scratch, unsigned size)
+{
+	int label;
+
+	spoil_flags(emitter);
+	label = new_label(emitter);
+	with_byte(emitter, 4, scratch, 63);
+	with_byte(emitter, 7, scratch, 64 - size);
+	skip_if(emitter, label, 0, NOT_ABOVE);
 	return label;
 }
 

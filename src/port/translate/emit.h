@@ -41,6 +41,8 @@ void lh__emit_store(struct lh_emitter *emitter, int base, int32_t displacement, 
 int lh__emit_unless_within(struct lh_emitter *emitter, int scratch, uint64_t start, uint64_t end);
 int lh__emit_unless_within_own(struct lh_emitter *emitter, int scratch, size_t offset);
 int lh__emit_unless_zero(struct lh_emitter *emitter, int scratch);
+/* ... unless so many bytes, of 2 to 64, at scratch's value lie in two lines of 64; the value is lost. */
+int lh__emit_unless_across(struct lh_emitter *emitter, int scratch, unsigned size);
 void lh__emit_here(struct lh_emitter *emitter, int label);
 /*
  * Calls a function with the client's part of the thread's context and two values, all registers, vector

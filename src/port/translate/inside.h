@@ -83,7 +83,7 @@ struct lh_translated_thread {
 	uint64_t epoch; /* of that cache */
 	int32_t tid;    /* 0: the slot is free */
 	uint64_t dispatches;
-	uint64_t own[] __attribute__((aligned(64)));
+	uint64_t own[] __attribute__((aligned(4096)));
 };
 #define LH_T_OWN sizeof(struct lh_translated_thread)
 

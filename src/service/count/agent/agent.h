@@ -48,6 +48,7 @@ struct lh_count_agent {
 	uint32_t parts_used;
 	uint8_t *slow;
 	size_t slow_used;
+	const struct lh_count_slow *noted; /* between before and after of one instruction */
 
 	/* Modules: the same. */
 	uint32_t stale; /* what is mapped has changed */
@@ -61,7 +62,8 @@ struct lh_count_agent {
 int lh__count_blocks_open(struct lh_count_agent *agent) LH_MUST_CHECK;
 void lh__count_block(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions,
                      const struct lh_translated_instruction *instruction);
-void lh__count_cut(void *context, void *own, uint64_t address, unsigned instructions, unsigned executed);
+void lh__count_cut(void *context, void *own, uint64_t address, unsigned instructions, unsigned executed,
+                   const uint64_t *general);
 
 /* ---- slow.c: instructions whose accesses are known only when they are executed */
 
@@ -73,7 +75,7 @@ void lh__count_before(void *context, struct lh_emitter *emitter,
 void lh__count_after(void *context, struct lh_emitter *emitter,
                      const struct lh_translated_instruction *instruction);
 /* The instruction there has raised a signal: what was counted for it is taken back. */
-void lh__count_slow_cut(struct lh_count_thread *thread, uint64_t address);
+void lh__count_slow_cut(struct lh_count_thread *thread, uint64_t address, const uint64_t *general);
 
 /* ---- modules.c */
 

@@ -161,7 +161,8 @@ static const struct lh_count_block *find(const struct lh_count_agent *agent, uin
 }
 
 /* Of blocks that are alike at one address, one is meant that was changed since: it is not known which. */
-void lh__count_cut(void *context, void *own, uint64_t address, unsigned instructions, unsigned executed)
+void lh__count_cut(void *context, void *own, uint64_t address, unsigned instructions, unsigned executed,
+                   const uint64_t *general)
 {
 	struct lh_count_agent *agent = context;
 	struct lh_count_thread *thread = own;
@@ -170,8 +171,7 @@ void lh__count_cut(void *context, void *own, uint64_t address, unsigned instruct
 	struct lh_counts *sum;
 
 	if (!block) {
-		if (lh__count_module(agent, address) != LH_COUNT_NONE)
-			__atomic_fetch_add(&agent->process->uncorrected, 1, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&agent->process->uncorrected, 1, __ATOMIC_RELAXED);
 		return;
 	}
 	part = &agent->parts[block->parts];
@@ -184,5 +184,5 @@ void lh__count_cut(void *context, void *own, uint64_t address, unsigned instruct
 		sum->bytes_stored -= part[i].bytes_stored;
 	}
 	if (executed < instructions)
-		lh__count_slow_cut(thread, address + part[executed].offset);
+		lh__count_slow_cut(thread, address + part[executed].offset, general);
 }

@@ -80,17 +80,30 @@ static uint32_t module_of(struct lh_count_process *process, const struct line *l
 	return i;
 }
 
+/* The agent, and the libraries that came with it, for which the program would have no use. */
+static bool is_own(const struct line *line)
+{
+	static const char *const names[] = { "/libZydis.so", "/libZycore.so" };
+	uint64_t here = (uint64_t)(uintptr_t)lh__count_module;
+
+	if (here >= line->start && here < line->end)
+		return true;
+	for (unsigned i = 0; i < sizeof(names) / sizeof(*names); i++)
+		for (size_t at = 0; at + strlen(names[i]) <= line->length; at++)
+			if (memcmp(line->path + at, names[i], strlen(names[i])) == 0)
+				return true;
+	return false;
+}
+
 static void take_line(struct lh_count_agent *agent, const char *text, size_t length)
 {
 	struct line line;
-	uint64_t own = (uint64_t)(uintptr_t)lh__count_module;
 
 	read_line(text, length, &line);
 	if (!line.executable || agent->ranges == LH_COUNT_RANGES)
 		return;
 	agent->range[agent->ranges++] = (struct lh_count_range){
-		line.start, line.end,
-		own >= line.start && own < line.end ? LH_COUNT_NONE : module_of(agent->process, &line)
+		line.start, line.end, is_own(&line) ? LH_COUNT_NONE : module_of(agent->process, &line)
 	};
 }
 
