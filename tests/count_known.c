@@ -19,7 +19,7 @@ struct known {
 	int64_t value[7]; /* instructions, loads, stores, bytes of either, lines beyond one of either */
 };
 
-static const char *const word[7] = { "instructions", "loads",      "stores",      "bytes loaded",
+static const char *const word[7] = { "instructions", "loads",       "stores",     "bytes loaded",
 	                             "bytes stored", "more loaded", "more stored" };
 
 #define KNOWN(name, needs, code, ...) { #name, needs, { __VA_ARGS__ } },
@@ -73,8 +73,8 @@ static void count_here(struct result *result, char *const *argv)
 
 static struct result count(const char *name, unsigned rounds)
 {
-	struct result *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-	                             -1, 0);
+	struct result *shared =
+		mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct result result = { .code = -1 };
 	char program[PATH_MAX], number[16];
 	char *argv[] = { program, (char *)name, number, NULL };
@@ -143,16 +143,18 @@ static void test_case(const struct known *one)
 	if (less.code < 0 || less.status != 0 || more.status != 0)
 		printf("# %s: %d, status %d and %d: %s\n", one->name, less.code, less.status, more.status,
 		       less.text);
-	ok(less.code == 0 && less.status == 0 && more.code == 0 && more.status == 0 && more.uncorrected == 0 &&
-	           compare(one, &less, &more) == 0 && equal(&more.total, &more.threads) &&
-	           equal(&more.total, &more.modules) && equal(&more.total, &more.processes),
+	ok(less.code == 0 && less.status == 0 && more.code == 0 && more.status == 0 &&
+	           more.uncorrected == 0 && compare(one, &less, &more) == 0 &&
+	           equal(&more.total, &more.threads) && equal(&more.total, &more.modules) &&
+	           equal(&more.total, &more.processes),
 	   "%s", one->name);
 }
 
 /* The comparison itself: a report that lacks one kind of access is not taken for right. */
 static void test_planted(void)
 {
-	struct result less = count("read_modify_write", ROUNDS), more = count("read_modify_write", 2 * ROUNDS);
+	struct result less = count("read_modify_write", ROUNDS),
+		      more = count("read_modify_write", 2 * ROUNDS);
 	const struct known *one = known;
 
 	while (strcmp(one->name, "read_modify_write") != 0)

@@ -62,11 +62,13 @@ static void call_plain(void *context, struct lh_emitter *emitter,
 /* A sum that depends on registers of all kinds and on flags over each store; 2 stores a round, rounds up to 9. */
 uint64_t stores_work(uint64_t *memory, uint64_t rounds);
 __asm__(".text\nstores_work: push %rbx\npush %r12\npush %r13\npush %r14\nmov $1, %eax\nmov $2, %ecx\n"
-        "mov $3, %edx\nmov $4, %ebx\nmov $5, %r8d\nmov $6, %r9d\nmov $7, %r10d\nmov $8, %r11d\nmov $9, %r12d\n"
+        "mov $3, %edx\nmov $4, %ebx\nmov $5, %r8d\nmov $6, %r9d\nmov $7, %r10d\nmov $8, %r11d\nmov $9, "
+        "%r12d\n"
         "mov $10, %r13d\nmov $11, %r14d\nmovq %rsi, %xmm3\npcmpeqd %xmm9, %xmm9\nstd\n"
         "1: cmp %rcx, %rax\nmov %rax, (%rdi)\nadc %rdx, %rax\ncmp $-1, %rsi\nmov %rax, -40(%rsp)\n"
         "mov %r9, 8(%rdi)\nadc $0, %r9\nadd %r8, %rax\nrol $3, %rax\nadd %r9, %rax\nxor %r10, %rax\n"
-        "add %r11, %rax\nadd %r12, %rax\nadd %r13, %rcx\nadd %r14, %rdx\nadd -40(%rsp), %rax\nmovq %xmm3, %rbx\n"
+        "add %r11, %rax\nadd %r12, %rax\nadd %r13, %rcx\nadd %r14, %rdx\nadd -40(%rsp), %rax\nmovq %xmm3, "
+        "%rbx\n"
         "add %rbx, %rax\ndec %rsi\njnz 1b\n"
         "cld\nmovq %xmm9, %rbx\nadd %rbx, %rax\npop %r14\npop %r13\npop %r12\npop %rbx\nret\n");
 
@@ -132,14 +134,17 @@ __asm__(".text\nstate_work: mov $0x1111, %eax\nmov $0x2222, %ecx\nmov $0x3333, %
         "movdqu (%rsi), %xmm15\nmovq (%rsi), %mm2\nstc\nmov %rax, (%rdi)\nstate_next: adc %rcx, %rax\nemms\n"
         "movq %xmm15, %rcx\nadd %rcx, %rax\nadd %r11, %rax\nret\n");
 uint64_t wide_work(uint64_t *memory, const void *vector);
-__asm__(".text\nwide_work: vmovdqu64 (%rsi), %zmm4\nvmovdqu64 (%rsi), %zmm20\nmov $0x5a, %eax\nkmovq %rax, %k3\n"
-        "vmovdqu64 %zmm4, (%rdi)\nwide_next: vmovq %xmm20, %rax\nkmovq %k3, %rcx\nadd %rcx, %rax\nvzeroupper\nret\n");
+__asm__(".text\nwide_work: vmovdqu64 (%rsi), %zmm4\nvmovdqu64 (%rsi), %zmm20\nmov $0x5a, %eax\nkmovq %rax, "
+        "%k3\n"
+        "vmovdqu64 %zmm4, (%rdi)\nwide_next: vmovq %xmm20, %rax\nkmovq %k3, %rcx\nadd %rcx, "
+        "%rax\nvzeroupper\nret\n");
 
 static void check_state(bool filtered)
 {
-	struct lh_translator *translator = translator_with((struct lh_translate_options){
-		.client = { .context = filtered ? &filtered : NULL, .thread_bytes = sizeof(struct own),
-	                    .before = call_state } });
+	struct lh_translator *translator = translator_with(
+		(struct lh_translate_options){ .client = { .context = filtered ? &filtered : NULL,
+	                                                   .thread_bytes = sizeof(struct own),
+	                                                   .before = call_state } });
 	uint64_t memory[8], vector[8] = { 0x0102030405060708, 2, 3, 4, 5, 6, 7, 8 };
 	uint64_t wanted = state_work(memory, vector), got;
 	struct own *own;
@@ -154,7 +159,8 @@ static void check_state(bool filtered)
 	ok(own->state.general[0] == 0x1111 && own->state.general[1] == 0x2222 &&
 	           own->state.general[7] == (uint64_t)(uintptr_t)memory && own->state.general[11] == 0x3333,
 	   "general registers as the program has them");
-	ok(own->state.flags & 1 && own->state.next == (uint64_t)(uintptr_t)state_next, "flags, and where it is");
+	ok(own->state.flags & 1 && own->state.next == (uint64_t)(uintptr_t)state_next,
+	   "flags, and where it is");
 	ok(memcmp(own->vector[5], vector, 16) == 0 && memcmp(own->vector[15], vector, 16) == 0 &&
 	           own->address == vector[0],
 	   "vector registers");
@@ -247,7 +253,8 @@ static void check_natives(void)
 	calls = own->calls - calls;
 	was_on = lh__translate_is_on(natives);
 	lh__translate_end(natives);
-	ok(was_on && !lh__translate_is_on(natives) && calls > 0, "one that ends and begins it goes on translated");
+	ok(was_on && !lh__translate_is_on(natives) && calls > 0,
+	   "one that ends and begins it goes on translated");
 	for (unsigned i = 0; i < 300 && result == 0; i++)
 		result = lh__translate_native(natives, 4096 + i);
 	is(result, -ENOSPC, "there may be too many");

@@ -13,7 +13,7 @@ _linehome_options() {
 	'cover merge') echo '--record --output --format --include-libraries --filter --source --fail-under --drcov-version -o --help --version' ;;
 	patch) echo 'apply list revert --pid --wait --name --bytes --at --keep --audit --json -p --help --version' ;;
 	trace) echo '--pid --calls --interval --windows --duration --include-libraries --wait --format --output -p -o --help --version' ;;
-	count) echo '--by --lines --json --output -o --help --version' ;;
+	count) echo '--by --lines --footprint --json --output -o --help --version' ;;
 	*) echo 'run serve pool cover patch trace count --help --version' ;;
 	esac
 }
@@ -25,7 +25,7 @@ _linehome_program() {
 	while [ "$at" -lt "$COMP_CWORD" ]; do
 		case ${COMP_WORDS[at]} in
 		--) echo $((at + 1)) && return ;;
-		--progress | --include-libraries | --libraries | --lines) ;;
+		--progress | --include-libraries | --libraries | --lines | --footprint) ;;
 		-*) at=$((at + 1)) ;;
 		*) echo "$at" && return ;;
 		esac

@@ -39,7 +39,7 @@ static int write_json(const struct given *given, const struct lh_count_report *r
 
 	if (!out)
 		return cannot_write("json", given->json);
-	if (!count_write_json(out, report, given->options.lines)) {
+	if (!count_write_json(out, report, &given->options)) {
 		(void)!close_report(out, "json", given->json);
 		return cli_fail(COMMAND, CLI_FAILED, "--json %s: no memory for it", given->json);
 	}
@@ -52,7 +52,7 @@ static int write_table(const struct given *given, const struct lh_count_report *
 
 	if (!out)
 		return cannot_write("output", given->output);
-	count_print(out, report, given->by, given->options.lines);
+	count_print(out, report, given->by, &given->options);
 	return close_report(out, "output", given->output);
 }
 
@@ -93,6 +93,8 @@ int cli_count(int argc, char **argv)
 		  &given.by, false },
 		{ "lines", CLI_FLAG, NULL, "count lines of 64 bytes that accesses touch, too",
 		  &given.options.lines, false },
+		{ "footprint", CLI_FLAG, NULL, "count the distinct lines and pages of each process, too",
+		  &given.options.footprint, false },
 		{ "json", CLI_TEXT, "FILE", "write all of it as JSON to FILE instead of a table; - is stderr",
 		  &given.json, false },
 		{ "o|output", CLI_TEXT, "FILE", "write the table to FILE (stderr)", &given.output, false },
@@ -105,6 +107,7 @@ int cli_count(int argc, char **argv)
 
 	if (status != CLI_GO_ON)
 		return status;
+	given.options.lines |= given.options.footprint;
 	if (argc == 0)
 		return cli_fail(COMMAND, CLI_BAD_USAGE,
 		                "no program: write for instance linehome count -- sort FILE");

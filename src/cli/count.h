@@ -9,8 +9,10 @@
 enum count_by { COUNT_ALL, COUNT_MODULE, COUNT_THREAD, COUNT_PROCESS };
 
 /* The report for a person. */
-void count_print(FILE *out, const struct lh_count_report *report, enum count_by by, bool lines);
+void count_print(FILE *out, const struct lh_count_report *report, enum count_by by,
+                 const struct lh_count_options *options);
 /* As JSON; false: it cannot be written. */
-bool count_write_json(FILE *out, const struct lh_count_report *report, bool lines);
+bool count_write_json(FILE *out, const struct lh_count_report *report,
+                      const struct lh_count_options *options);
 
 #endif

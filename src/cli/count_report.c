@@ -135,6 +135,8 @@ static void print_notes(FILE *out, const struct lh_count_report *report)
 	print_note(out, report->untranslated, "pieces of code could not be translated: not counted");
 	print_note(out, report->uncorrected, "blocks were left early by a signal: counted as a whole");
 	print_note(out, report->lost_threads, "threads found no room for their counters: not counted");
+	print_note(out, report->lost_footprints,
+	           "processes have no footprint: its tables could not be mapped");
 	print_note(out, report->lost_execs, "programs were executed unseen");
 	if (report->lost_processes)
 		fprintf(out, "linehome count: not counted: %" PRIu64 " process%s (%s)\n",
@@ -145,14 +147,34 @@ static void print_notes(FILE *out, const struct lh_count_report *report)
 		        report->uncounted.at[i].name, report->uncounted.at[i].pid);
 }
 
-void count_print(FILE *out, const struct lh_count_report *report, enum count_by by, bool lines)
+static void print_footprints(FILE *out, const struct lh_count_rows *processes)
+{
+	char name[300], buffer[4][32];
+
+	fprintf(out, "\n  %18s %17s %17s %17s  %s\n", "lines loaded", "lines stored", "pages loaded",
+	        "pages stored", "footprint of");
+	for (size_t i = 0; i < processes->n; i++) {
+		const struct lh_footprint *footprint = &processes->at[i].footprint;
+
+		row_name(&processes->at[i], COUNT_PROCESS, name);
+		fprintf(out, "  %18s %17s %17s %17s  %s\n", number(footprint->lines_loaded, buffer[0]),
+		        number(footprint->lines_stored, buffer[1]),
+		        number(footprint->pages_loaded, buffer[2]),
+		        number(footprint->pages_stored, buffer[3]), name);
+	}
+}
+
+void count_print(FILE *out, const struct lh_count_report *report, enum count_by by,
+                 const struct lh_count_options *options)
 {
 	char buffer[32];
 
 	fprintf(out, "\n");
-	print_totals(out, &report->total, lines);
+	print_totals(out, &report->total, options->lines);
 	print_total(out, "slow path", report->slow, NULL, 0);
 	print_tables(out, report, by);
+	if (options->footprint)
+		print_footprints(out, &report->processes);
 	fprintf(out, "\n  %s blocks translated, %" PRIu64 ".%03" PRIu64 " s\n",
 	        number(report->translated, buffer), report->milliseconds / 1000, report->milliseconds % 1000);
 	print_notes(out, report);
@@ -212,6 +234,22 @@ static json_t *rows_json(const struct lh_count_rows *rows, enum count_by by, boo
 	return array;
 }
 
+static void add_footprints(json_t *array, const struct lh_count_rows *processes)
+{
+	for (size_t i = 0; i < processes->n; i++) {
+		const struct lh_footprint *footprint = &processes->at[i].footprint;
+
+		json_object_set_new(json_array_get(array, i), "footprint",
+		                    json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "lines_loaded",
+		                              (json_int_t)footprint->lines_loaded, "lines_stored",
+		                              (json_int_t)footprint->lines_stored, "lines",
+		                              (json_int_t)footprint->lines, "pages_loaded",
+		                              (json_int_t)footprint->pages_loaded, "pages_stored",
+		                              (json_int_t)footprint->pages_stored, "pages",
+		                              (json_int_t)footprint->pages));
+	}
+}
+
 static json_t *uncounted_json(const struct lh_count_rows *rows)
 {
 	json_t *array = json_array();
@@ -222,20 +260,27 @@ static json_t *uncounted_json(const struct lh_count_rows *rows)
 	return array;
 }
 
-bool count_write_json(FILE *out, const struct lh_count_report *report, bool lines)
+bool count_write_json(FILE *out, const struct lh_count_report *report, const struct lh_count_options *options)
 {
-	json_t *object = json_pack(
-		"{s:i,s:I,s:o,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "exit_status", report->status,
-		"wall_ms", (json_int_t)report->milliseconds, "total", counts_json(&report->total, lines),
-		"modules", rows_json(&report->modules, COUNT_MODULE, lines), "threads",
-		rows_json(&report->threads, COUNT_THREAD, lines), "processes",
-		rows_json(&report->processes, COUNT_PROCESS, lines), "uncounted",
-		uncounted_json(&report->uncounted), "slow_path", (json_int_t)report->slow, "blocks_translated",
-		(json_int_t)report->translated, "untranslated", (json_int_t)report->untranslated,
-		"uncorrected_blocks", (json_int_t)report->uncorrected, "lost_threads",
-		(json_int_t)report->lost_threads, "lost_processes", (json_int_t)report->lost_processes,
-		"lost_execs", (json_int_t)report->lost_execs);
-	bool done = object && json_dumpf(object, out, JSON_INDENT(2)) == 0 && fputc('\n', out) != EOF;
+	bool lines = options->lines;
+	json_t *object =
+		json_pack("{s:i,s:I,s:o,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "exit_status",
+	                  report->status, "wall_ms", (json_int_t)report->milliseconds, "total",
+	                  counts_json(&report->total, lines), "modules",
+	                  rows_json(&report->modules, COUNT_MODULE, lines), "threads",
+	                  rows_json(&report->threads, COUNT_THREAD, lines), "processes",
+	                  rows_json(&report->processes, COUNT_PROCESS, lines), "uncounted",
+	                  uncounted_json(&report->uncounted), "slow_path", (json_int_t)report->slow,
+	                  "blocks_translated", (json_int_t)report->translated, "untranslated",
+	                  (json_int_t)report->untranslated, "uncorrected_blocks",
+	                  (json_int_t)report->uncorrected, "lost_threads", (json_int_t)report->lost_threads,
+	                  "lost_processes", (json_int_t)report->lost_processes, "lost_execs",
+	                  (json_int_t)report->lost_execs);
+	bool done;
+
+	if (object && options->footprint)
+		add_footprints(json_object_get(object, "processes"), &report->processes);
+	done = object && json_dumpf(object, out, JSON_INDENT(2)) == 0 && fputc('\n', out) != EOF;
 
 	json_decref(object);
 	return done;

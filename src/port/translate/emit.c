@@ -309,6 +309,33 @@ int lh__emit_unless_across(struct lh_emitter *emitter, int scratch, unsigned siz
 	return label;
 }
 
+/* shl or shr of 64 bits: 4 and 5. */
+static void shift(struct lh_emitter *emitter, unsigned operation, int reg, unsigned bits)
+{
+	lh__put_bytes(emitter, 0x48u | (reg >= 8 ? 1u : 0) | 0xc100, 2);
+	lh__put_bytes(emitter, (0xc0u | operation << 3 | (unsigned)(reg & 7)) | bits << 8, 2);
+}
+
+void lh__emit_mark_line(struct lh_emitter *emitter, int scratch, uint64_t base)
+{
+	int line = lh__emit_scratch(emitter), table = lh__emit_scratch(emitter), label;
+	unsigned prefix = 0x40u | (line >= 8 ? 2u : 0) | (table >= 8 ? 1u : 0);
+	unsigned sib = (unsigned)(line & 7) << 3 | (unsigned)(table & 7);
+
+	spoil_flags(emitter);
+	label = new_label(emitter);
+	lh__emit_copy(emitter, line, scratch);
+	shift(emitter, 4, line, 17);
+	shift(emitter, 5, line, 23);
+	lh__put_constant(emitter, table, base);
+	lh__put_bytes(emitter, prefix | 0x7c8000, 3); /* cmpb $0, 0(table,line) */
+	lh__put_bytes(emitter, sib, 3);
+	skip_if(emitter, label, 0, NOT_ZERO);
+	lh__put_bytes(emitter, prefix | 0x44c600, 3); /* movb $1, 0(table,line) */
+	lh__put_bytes(emitter, sib | 0x10000, 3);
+	lh__emit_here(emitter, label);
+}
+
 void lh__emit_here(struct lh_emitter *emitter, int label)
 {
 	reload(emitter, emitter->spilled & ~emitter->label[label].spilled);

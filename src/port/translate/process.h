@@ -31,7 +31,8 @@ struct lh_process_options {
 	/* All may be NULL; context is the client's. They run in the thread in question, as `call` does. */
 	void (*thread_begins)(void *context, void *own, int tid); /* the first one too */
 	void (*thread_ends)(void *context, void *own);
-	void (*process_ends)(void *context, void *own, int status); /* exit_group, or the last thread's exit */
+	void (*process_ends)(void *context, void *own,
+	                     int status); /* exit_group, or the last thread's exit */
 	/* In a child of fork, which has one thread: own is a copy of its parent's. Not of vfork. */
 	void (*forked)(void *context, void *own);
 	/* Before another program takes the process's place: may change path, argv and environment in call. */

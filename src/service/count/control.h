@@ -10,6 +10,9 @@
  *     processes    for each process image, a struct lh_count_process: its modules, its blocks and what is
  *                  constant in each, and the sums of its threads that have ended
  *
+ *     footprints   where they are wanted, for each process image two tables with a byte for each line of the
+ *                  address space: whether it was loaded, and stored. A process maps its own, none of the others
+ *
  * A thread counts how often it has entered each block; what that means in loads and stores, by module, is
  * worked out when the thread has ended (lh__count_fold). What a block's constants do not say (rep, masks,
  * gathers) is added to the sums of the thread's modules as it happens.
@@ -34,9 +37,14 @@
 #define LH_COUNT_LIVE_BYTES ((uint64_t)8 << 20)
 #define LH_COUNT_PROCESS_BYTES ((uint64_t)64 << 20)
 #define LH_COUNT_CONTROL_BYTES ((uint64_t)1 << 20)
+/* Of one table: lines of the lower 2^47 bytes. */
+#define LH_COUNT_TABLE_BYTES ((uint64_t)1 << 41)
+/* What everybody maps; footprints lie behind it. */
 #define LH_COUNT_BYTES                                                                                       \
 	(LH_COUNT_CONTROL_BYTES + LH_COUNT_THREADS * LH_COUNT_LIVE_BYTES +                                   \
 	 LH_COUNT_PROCESSES * LH_COUNT_PROCESS_BYTES)
+
+#define LH_COUNT_FILE_BYTES (LH_COUNT_BYTES + LH_COUNT_PROCESSES * 2 * LH_COUNT_TABLE_BYTES)
 
 /* Modules that are no file. */
 enum { LH_COUNT_OTHERS, LH_COUNT_GENERATED, LH_COUNT_FIRST_FILE };
@@ -67,11 +75,11 @@ struct lh_count_thread {
 	uint32_t state;
 	uint32_t process; /* its place among processes */
 	int32_t tid;
-	uint32_t place;   /* among those that live */
-	uint32_t record;  /* its place among its process's records, plus 1, once it is being folded */
-	uint64_t exec;    /* one that may be under way: its place in the control, plus 1 */
-	uint64_t slow;    /* instructions that a function has counted */
-	uint64_t count;   /* rcx before an instruction that repeats */
+	uint32_t place;  /* among those that live */
+	uint32_t record; /* its place among its process's records, plus 1, once it is being folded */
+	uint64_t exec;   /* one that may be under way: its place in the control, plus 1 */
+	uint64_t slow;   /* instructions that a function has counted */
+	uint64_t count;  /* rcx before an instruction that repeats */
 	char name[16];
 	uint64_t last[64]; /* the agent's: what it has counted of the latest such instruction */
 	struct lh_counts module[LH_COUNT_MODULES];
@@ -94,14 +102,19 @@ struct lh_count_record {
 
 enum { LH_COUNT_NO_PROCESS, LH_COUNT_RUNS, LH_COUNT_REPLACED, LH_COUNT_FOLDED };
 
+struct lh_footprint {
+	uint64_t lines_loaded, lines_stored, pages_loaded, pages_stored, lines, pages;
+};
+
 struct lh_count_process {
 	uint32_t state;
 	int32_t pid, parent;
 	uint32_t modules, records, blocks; /* used */
-	uint64_t uncorrected; /* times that a block was left early and its counts could not be corrected */
+	uint64_t uncorrected;  /* times that a block was left early and its counts could not be corrected */
 	uint64_t untranslated; /* instructions that the translator let run natively, one at a time */
 	uint64_t translated;   /* blocks */
-	char name[256];        /* the program's path */
+	struct lh_footprint footprint; /* once it has ended */
+	char name[256];                /* the program's path */
 	struct lh_count_module module[LH_COUNT_MODULES];
 	struct lh_count_record record[LH_COUNT_RECORDS]; /* the last stands for all beyond */
 	struct lh_count_block block[LH_COUNT_BLOCKS];
@@ -116,11 +129,12 @@ struct lh_count_exec {
 
 struct lh_count_control {
 	uint32_t version, size;
-	uint32_t lines, footprint;  /* whether they are wanted */
-	uint32_t processes;         /* that have asked for a place; may be more than there are */
-	uint32_t lost_threads;      /* that found no place */
-	uint32_t lost_processes;    /* whose agent could not begin: the first one's reason is in failure */
+	uint32_t lines, footprint; /* whether they are wanted */
+	uint32_t processes;        /* that have asked for a place; may be more than there are */
+	uint32_t lost_threads;     /* that found no place */
+	uint32_t lost_processes;   /* whose agent could not begin: the first one's reason is in failure */
 	uint32_t lost_execs;
+	uint32_t lost_footprints;
 	char failure[256];
 	char agent[4096];
 	struct lh_count_exec exec[LH_COUNT_EXECS];
@@ -139,6 +153,12 @@ static inline struct lh_count_process *lh__count_process(struct lh_count_control
 	return (struct lh_count_process *)(void *)((char *)control + LH_COUNT_CONTROL_BYTES +
 	                                           LH_COUNT_THREADS * LH_COUNT_LIVE_BYTES +
 	                                           place * LH_COUNT_PROCESS_BYTES);
+}
+
+/* Of a process's first table; the second follows. */
+static inline uint64_t lh__count_table(uint32_t place)
+{
+	return LH_COUNT_BYTES + place * 2 * LH_COUNT_TABLE_BYTES;
 }
 
 /* fold.c; touches nothing but the memory that it is given. */

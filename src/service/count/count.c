@@ -32,7 +32,7 @@ static int open_control(struct counting *counting, struct lh_error *error)
 	struct lh_count_control *control;
 
 	counting->file = memfd_create("linehome-count", MFD_CLOEXEC);
-	if (counting->file < 0 || ftruncate(counting->file, (off_t)LH_COUNT_BYTES) < 0)
+	if (counting->file < 0 || ftruncate(counting->file, (off_t)LH_COUNT_FILE_BYTES) < 0)
 		return lh__fail(error, -errno, "cannot make the counters: %s", lh__errno_name(errno));
 	control = mmap(NULL, LH_COUNT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
 	               counting->file, 0);
@@ -42,7 +42,7 @@ static int open_control(struct counting *counting, struct lh_error *error)
 		                lh__errno_name(errno));
 	control->version = LH_COUNT_VERSION;
 	control->size = sizeof *control;
-	control->lines = counting->options->lines;
+	control->lines = counting->options->lines || counting->options->footprint;
 	control->footprint = counting->options->footprint;
 	snprintf(control->agent, sizeof control->agent, "%s", counting->agent);
 	counting->control = control;
@@ -62,8 +62,9 @@ static int set_environment(const struct counting *counting, struct lh_error *err
 
 /* ---- processes that have ended */
 
-static void fold_process(struct lh_count_control *control, uint32_t place)
+static void fold_process(const struct counting *counting, uint32_t place)
 {
+	struct lh_count_control *control = counting->control;
 	struct lh_count_process *process = lh__count_process(control, place);
 	int64_t live = -1;
 
@@ -75,6 +76,8 @@ static void fold_process(struct lh_count_control *control, uint32_t place)
 		madvise(thread, LH_COUNT_LIVE_BYTES, MADV_REMOVE);
 		__atomic_fetch_and(&control->taken[live / 64], ~(1ull << live % 64), __ATOMIC_RELEASE);
 	}
+	if (control->footprint)
+		lh__count_footprint(counting->file, place, &process->footprint);
 	process->state = LH_COUNT_FOLDED;
 	madvise(process->block, sizeof process->block & ~(size_t)4095, MADV_REMOVE);
 }
@@ -86,14 +89,17 @@ static uint32_t processes(const struct lh_count_control *control)
 	return n < LH_COUNT_PROCESSES ? n : LH_COUNT_PROCESSES;
 }
 
-static void fold_ended(struct lh_count_control *control, bool all)
+static void fold_ended(const struct counting *counting, bool all)
 {
+	struct lh_count_control *control = counting->control;
+
 	for (uint32_t i = 0; i < processes(control); i++) {
 		const struct lh_count_process *process = lh__count_process(control, i);
 
 		if (process->state == LH_COUNT_REPLACED ||
-		    (process->state == LH_COUNT_RUNS && (all || (kill(process->pid, 0) < 0 && errno == ESRCH))))
-			fold_process(control, i);
+		    (process->state == LH_COUNT_RUNS &&
+		     (all || (kill(process->pid, 0) < 0 && errno == ESRCH))))
+			fold_process(counting, i);
 	}
 }
 
@@ -101,7 +107,7 @@ static void tick(void *context)
 {
 	const struct counting *counting = context;
 
-	fold_ended(counting->control, false);
+	fold_ended(counting, false);
 }
 
 /* ---- the run */
@@ -119,7 +125,7 @@ static int count_program(struct counting *counting, char *const *argv, struct lh
 		return result;
 	report->status = lh__launch_wait(child, signals, tick, counting);
 	report->milliseconds = now_ms() - began;
-	fold_ended(counting->control, true);
+	fold_ended(counting, true);
 	return lh__count_report(counting->control, report, error);
 }
 

@@ -23,6 +23,7 @@ struct lh_count_row {
 	int32_t pid, tid; /* 0: none, or several */
 	uint64_t threads; /* of a process; those that stand for one row */
 	struct lh_counts counts;
+	struct lh_footprint footprint; /* of a process */
 };
 
 struct lh_count_rows {
@@ -35,10 +36,11 @@ struct lh_count_report {
 	uint64_t milliseconds;
 	struct lh_counts total;
 	struct lh_count_rows processes, threads, modules; /* with the most accesses first */
-	uint64_t slow;         /* instructions that a function counted */
+	uint64_t slow;                                    /* instructions that a function counted */
 	uint64_t untranslated; /* instructions that the translator let run natively, alone */
 	uint64_t translated;   /* blocks */
 	uint64_t uncorrected;
+	uint64_t lost_footprints;
 	uint64_t lost_threads, lost_processes, lost_execs;
 	char failure[256];
 	struct lh_count_rows uncounted; /* programs that no agent came to life in: name and pid */
@@ -52,6 +54,9 @@ struct lh_count_report {
 int lh__count(const struct lh_count_options *options, char *const *argv, struct lh_count_report *report,
               struct lh_error *error) LH_MUST_CHECK;
 void lh__count_free(struct lh_count_report *report);
+
+/* footprint.c: what a process's tables say; they are given back. */
+void lh__count_footprint(int file, uint32_t place, struct lh_footprint *out);
 
 /* report.c: the rows; -ENOMEM. */
 int lh__count_report(struct lh_count_control *control, struct lh_count_report *report,

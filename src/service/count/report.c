@@ -91,7 +91,8 @@ static int add_process(struct lh_count_report *report, const struct lh_count_pro
 	struct lh_count_row *row;
 
 	for (uint32_t i = 0; i < records; i++)
-		if (process->record[i].threads && add_thread(report, process, &process->record[i], &whole) < 0)
+		if (process->record[i].threads &&
+		    add_thread(report, process, &process->record[i], &whole) < 0)
 			return -ENOMEM;
 	row = add_row(&report->processes);
 	if (!row)
@@ -100,6 +101,7 @@ static int add_process(struct lh_count_report *report, const struct lh_count_pro
 	row->pid = process->pid;
 	row->threads = process->records;
 	row->counts = whole;
+	row->footprint = process->footprint;
 	lh__counts_add(&report->total, &whole);
 	report->translated += process->translated;
 	report->untranslated += process->untranslated;
@@ -152,6 +154,7 @@ int lh__count_report(struct lh_count_control *control, struct lh_count_report *r
 	sort(&report->modules);
 	report->lost_threads = control->lost_threads;
 	report->lost_processes = control->lost_processes;
+	report->lost_footprints = control->lost_footprints;
 	report->lost_execs = control->lost_execs;
 	snprintf(report->failure, sizeof report->failure, "%s", control->failure);
 	return 0;

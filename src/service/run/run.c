@@ -139,7 +139,8 @@ static int try_node(struct run *run, struct lh_error *error)
 static int prepare(struct run *run, struct lh_error *error)
 {
 	const char *url = run->options->store;
-	int result = lh__launch_agent(run->options->agent, "liblinehome-run.so", LH_AGENT_PATH, run->agent, error);
+	int result =
+		lh__launch_agent(run->options->agent, "liblinehome-run.so", LH_AGENT_PATH, run->agent, error);
 
 	if (result == 0 && !url) {
 		result = open_embedded(&run->embedded, error);

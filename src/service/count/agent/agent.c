@@ -19,8 +19,8 @@ static long call(void *context, long nr, const long a[6])
 /* Few and long-lived, or read maps into. */
 static void *alloc(void *context, size_t size)
 {
-	long at = lh__raw_syscall(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-	                          -1, 0);
+	long at = lh__raw_syscall(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE,
+	                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	(void)context;
 	return at < 0 && at > -4096 ? NULL : (void *)at;
@@ -73,20 +73,6 @@ static void on_exec(void *context, void *own, struct lh_translate_call *made)
 	lh__count_executes(context, own, made);
 }
 
-/* Here nothing of the thread's is to be touched before it has a place that is not its parent's. */
-static void on_fork(void *context, void *own)
-{
-	struct lh_count_agent *agent = context;
-
-	if (lh__count_process_begins(agent) < 0 || lh__count_blocks_open(agent) < 0) {
-		__atomic_fetch_add(&agent->control->lost_processes, 1, __ATOMIC_RELAXED);
-		return;
-	}
-	agent->slow_used = 0;
-	agent->stale = 1;
-	lh__count_thread_begins(agent, own, (int)LH_SYS(&agent->sys, SYS_gettid));
-}
-
 static void on_mapped(void *context, uint64_t start, uint64_t end)
 {
 	struct lh_count_agent *agent = context;
@@ -117,19 +103,61 @@ static int map(struct lh_count_agent *agent, struct lh_error *error)
 	if (file < 0)
 		return lh__fail(error, (int)file, "%s: cannot be opened: %s", agent->file,
 		                lh__errno_name((int)file));
-	at = LH_SYS(sys, SYS_mmap, 0, LH_COUNT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file,
-	            0);
+	at = LH_SYS(sys, SYS_mmap, 0, LH_COUNT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+	            file, 0);
 	LH_SYS(sys, SYS_close, file);
 	if (at < 0 && at > -4096)
-		return lh__fail(error, (int)at,
-		                "the counters cannot be mapped: %s; is the address space limited (ulimit -v)?",
-		                lh__errno_name((int)at));
+		return lh__fail(
+			error, (int)at,
+			"the counters cannot be mapped: %s; is the address space limited (ulimit -v)?",
+			lh__errno_name((int)at));
 	control = (struct lh_count_control *)at;
 	if (control->version != LH_COUNT_VERSION || control->size != sizeof(*control))
 		return lh__fail(error, -EINVAL, "the agent and the launcher are of two builds");
 	LH_SYS(sys, SYS_madvise, at, LH_COUNT_BYTES, MADV_DONTDUMP);
 	agent->control = control;
 	return 0;
+}
+
+/* The process's own tables, in place of its parent's. */
+static void map_footprint(struct lh_count_agent *agent)
+{
+	const struct lh_sys *sys = &agent->sys;
+	long file, at = 0;
+
+	if (!agent->control->footprint)
+		return;
+	if (agent->loaded)
+		LH_SYS(sys, SYS_munmap, agent->loaded, 2 * LH_COUNT_TABLE_BYTES);
+	agent->loaded = agent->stored = 0;
+	file = LH_SYS(sys, SYS_openat, AT_FDCWD, agent->file, O_RDWR | O_CLOEXEC, 0);
+	if (file >= 0)
+		at = LH_SYS(sys, SYS_mmap, 0, 2 * LH_COUNT_TABLE_BYTES, PROT_READ | PROT_WRITE,
+		            MAP_SHARED | MAP_NORESERVE, file, lh__count_table(agent->place));
+	if (file >= 0)
+		LH_SYS(sys, SYS_close, file);
+	if (file < 0 || (at < 0 && at > -4096)) {
+		__atomic_fetch_add(&agent->control->lost_footprints, 1, __ATOMIC_RELAXED);
+		return;
+	}
+	LH_SYS(sys, SYS_madvise, at, 2 * LH_COUNT_TABLE_BYTES, MADV_DONTDUMP);
+	agent->loaded = (uint64_t)at;
+	agent->stored = agent->loaded + LH_COUNT_TABLE_BYTES;
+}
+
+/* Here nothing of the thread's is to be touched before it has a place that is not its parent's. */
+static void on_fork(void *context, void *own)
+{
+	struct lh_count_agent *agent = context;
+
+	if (lh__count_process_begins(agent) < 0 || lh__count_blocks_open(agent) < 0) {
+		__atomic_fetch_add(&agent->control->lost_processes, 1, __ATOMIC_RELAXED);
+		return;
+	}
+	agent->slow_used = 0;
+	agent->stale = 1;
+	map_footprint(agent);
+	lh__count_thread_begins(agent, own, (int)LH_SYS(&agent->sys, SYS_gettid));
 }
 
 static int take_over(struct lh_count_agent *agent, struct lh_error *error)
@@ -168,6 +196,7 @@ static int begin(struct lh_count_agent *agent, struct lh_error *error)
 	if (result < 0)
 		return lh__fail(error, result, "too many processes");
 	lh__count_came_to_life(agent);
+	map_footprint(agent);
 	if (lh__count_blocks_open(agent) < 0 || lh__count_slow_open(agent) < 0)
 		return lh__fail(error, -ENOMEM, "no memory for the tables of blocks");
 	return take_over(agent, error);

@@ -20,8 +20,11 @@ struct lh_count_range {
 };
 #define LH_COUNT_RANGES 1024u
 
+struct lh_count_agent;
+
 /* An instruction that a function counts. */
 struct lh_count_slow {
+	const struct lh_count_agent *agent;
 	uint64_t address;
 	uint32_t module;
 	struct lh_accesses accesses;
@@ -40,7 +43,8 @@ struct lh_count_agent {
 	struct lh_count_process *process;
 	uint32_t place; /* of that */
 	struct lh_translator *translator;
-	char file[64]; /* the path of the shared memory */
+	char file[64];           /* the path of the shared memory */
+	uint64_t loaded, stored; /* tables of the footprint; 0: none */
 
 	/* Blocks: what is written under the translator's lock. */
 	uint32_t *hash; /* numbers of blocks, 0 for none */

@@ -137,15 +137,15 @@ static void strike_out(struct lh_count_exec *exec, int32_t pid)
 void lh__count_goes_on(struct lh_count_agent *agent, struct lh_count_thread *thread)
 {
 	if (thread->exec)
-		strike_out(&agent->control->exec[thread->exec - 1],
-		           (int32_t)LH_SYS(&agent->sys, SYS_getpid));
+		strike_out(&agent->control->exec[thread->exec - 1], (int32_t)LH_SYS(&agent->sys, SYS_getpid));
 	thread->exec = 0;
 }
 
 void lh__count_came_to_life(struct lh_count_agent *agent)
 {
 	struct lh_count_control *control = agent->control;
-	uint32_t processes = control->processes < LH_COUNT_PROCESSES ? control->processes : LH_COUNT_PROCESSES;
+	uint32_t processes =
+		control->processes < LH_COUNT_PROCESSES ? control->processes : LH_COUNT_PROCESSES;
 
 	for (uint32_t i = 0; i < LH_COUNT_EXECS; i++)
 		strike_out(&control->exec[i], agent->process->pid);

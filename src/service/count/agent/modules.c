@@ -102,9 +102,9 @@ static void take_line(struct lh_count_agent *agent, const char *text, size_t len
 	read_line(text, length, &line);
 	if (!line.executable || agent->ranges == LH_COUNT_RANGES)
 		return;
-	agent->range[agent->ranges++] = (struct lh_count_range){
-		line.start, line.end, is_own(&line) ? LH_COUNT_NONE : module_of(agent->process, &line)
-	};
+	agent->range[agent->ranges++] =
+		(struct lh_count_range){ line.start, line.end,
+		                         is_own(&line) ? LH_COUNT_NONE : module_of(agent->process, &line) };
 }
 
 /* Lines are short of BUFFER; what is left of one stays for the next read. */

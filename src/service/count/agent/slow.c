@@ -59,6 +59,7 @@ static bool repeats(const struct lh_accesses *accesses, unsigned how)
 /* Bytes of an access, and its lines: elements may lie in one line, in any order. */
 #define SEEN 64u
 struct seen {
+	uint8_t *loaded, *stored; /* tables that lines are marked in, or NULL */
 	uint64_t bytes, lines;
 	uint64_t line[SEEN]; /* the first and last line of each run */
 	unsigned known;
@@ -74,11 +75,20 @@ static bool is_new(struct seen *seen, uint64_t line)
 	return true;
 }
 
+static void mark_lines(uint8_t *table, uint64_t first, uint64_t last)
+{
+	for (uint64_t line = first; table && line <= last && line < LH_COUNT_TABLE_BYTES; line++)
+		if (!table[line])
+			table[line] = 1;
+}
+
 static int see(void *context, uint64_t address, uint64_t size)
 {
 	struct seen *seen = context;
 	uint64_t first = address / LH_LINE_SIZE, last = (address + size - 1) / LH_LINE_SIZE;
 
+	mark_lines(seen->loaded, first, last);
+	mark_lines(seen->stored, first, last);
 	seen->bytes += size;
 	seen->lines += is_new(seen, first);
 	if (last != first)
@@ -86,11 +96,18 @@ static int see(void *context, uint64_t address, uint64_t size)
 	return 0;
 }
 
-static void count_access(struct lh_counts *counts, const struct lh_access *access,
-                         const struct lh_access_state *state)
+static uint8_t *table_for(uint64_t table, unsigned kind, unsigned which)
+{
+	return kind & which ? (uint8_t *)(uintptr_t)table : NULL;
+}
+
+static void count_access(const struct lh_count_slow *slow, struct lh_counts *counts,
+                         const struct lh_access *access, const struct lh_access_state *state)
 {
 	struct seen seen;
 
+	seen.loaded = table_for(slow->agent->loaded, access->kind, LH_ACCESS_READ);
+	seen.stored = table_for(slow->agent->stored, access->kind, LH_ACCESS_WRITE);
 	seen.bytes = seen.lines = seen.known = 0;
 	if (lh__access_bytes(access, state, see, &seen) != 0 || seen.bytes == 0)
 		return;
@@ -106,13 +123,15 @@ static void count_access(struct lh_counts *counts, const struct lh_access *acces
 	}
 }
 
-static void count_all(struct lh_counts *counts, const struct lh_accesses *accesses,
+static void count_all(const struct lh_count_slow *slow, struct lh_counts *counts,
                       const struct lh_access_state *state)
 {
+	const struct lh_accesses *accesses = &slow->accesses;
+
 	*counts = (struct lh_counts){ 0 };
 	for (unsigned i = 0; i < accesses->count; i++)
 		if (accesses->at[i].kind & (LH_ACCESS_READ | LH_ACCESS_WRITE))
-			count_access(counts, &accesses->at[i], state);
+			count_access(slow, counts, &accesses->at[i], state);
 }
 
 static void change(struct lh_count_thread *thread, uint32_t module, const struct lh_counts *by, uint64_t sign)
@@ -132,7 +151,7 @@ static void count_now(void *own, const struct lh_access_state *state, uint64_t c
 
 	last->slow = slow;
 	last->state = *state;
-	count_all(&last->counts, &slow->accesses, state);
+	count_all(slow, &last->counts, state);
 	change(thread, slow->module, &last->counts, 1);
 	thread->slow++;
 }
@@ -158,7 +177,7 @@ static void count_noted(void *own, const struct lh_access_state *state, uint64_t
 	if (last->slow != slow)
 		return;
 	last->state.left = state->general[LH_RCX];
-	count_all(&last->counts, &slow->accesses, &last->state);
+	count_all(slow, &last->counts, &last->state);
 	change(thread, slow->module, &last->counts, 1);
 }
 
@@ -175,36 +194,58 @@ static const struct lh_count_slow *put(struct lh_count_agent *agent,
 		return NULL;
 	}
 	agent->slow_used += size;
+	slow->agent = agent;
 	slow->address = instruction->address;
 	slow->module = module;
 	slow->accesses = *instruction->accesses;
 	return slow;
 }
 
-/* Whether an access touches two lines is known here only where its address is a constant. */
-static void count_line(struct lh_emitter *emitter, const struct lh_translated_instruction *instruction,
-                       const struct lh_access *access, uint32_t module)
+static void mark(const struct lh_count_agent *agent, struct lh_emitter *emitter, int address, unsigned kind)
+{
+	if (agent->loaded && kind & LH_ACCESS_READ)
+		lh__emit_mark_line(emitter, address, agent->loaded);
+	if (agent->stored && kind & LH_ACCESS_WRITE)
+		lh__emit_mark_line(emitter, address, agent->stored);
+}
+
+/* An access that touches two lines; that is known here only where its address is a constant. */
+static void count_second(const struct lh_count_agent *agent, struct lh_emitter *emitter,
+                         const struct lh_translated_instruction *instruction, const struct lh_access *access,
+                         uint32_t module)
 {
 	size_t sum = offsetof(struct lh_count_thread, module) + module * sizeof(struct lh_counts);
-	int address, label;
+	int address = lh__emit_address(emitter, instruction, access);
+	int label = lh__emit_unless_across(emitter, address, access->size);
 
-	if (!(access->kind & (LH_ACCESS_READ | LH_ACCESS_WRITE)) || access->size < 2)
-		return;
-	address = lh__emit_address(emitter, instruction, access);
-	label = lh__emit_unless_across(emitter, address, access->size);
 	if (access->kind & LH_ACCESS_READ)
 		lh__emit_count_own(emitter, sum + offsetof(struct lh_counts, more_loaded), 1);
 	if (access->kind & LH_ACCESS_WRITE)
 		lh__emit_count_own(emitter, sum + offsetof(struct lh_counts, more_stored), 1);
+	if (agent->loaded) {
+		address = lh__emit_address(emitter, instruction, access);
+		lh__emit_add(emitter, address, access->size - 1);
+		mark(agent, emitter, address, access->kind);
+	}
 	lh__emit_here(emitter, label);
+	lh__emit_done(emitter);
 }
 
-static void count_lines(struct lh_emitter *emitter, const struct lh_translated_instruction *instruction,
-                        uint32_t module)
+static void count_lines(const struct lh_count_agent *agent, struct lh_emitter *emitter,
+                        const struct lh_translated_instruction *instruction, uint32_t module)
 {
-	for (unsigned i = 0; i < instruction->accesses->count; i++)
-		count_line(emitter, instruction, &instruction->accesses->at[i], module);
-	lh__emit_done(emitter);
+	for (unsigned i = 0; i < instruction->accesses->count; i++) {
+		const struct lh_access *access = &instruction->accesses->at[i];
+
+		if (!(access->kind & (LH_ACCESS_READ | LH_ACCESS_WRITE)))
+			continue;
+		if (access->size > 1)
+			count_second(agent, emitter, instruction, access, module);
+		if (agent->loaded) {
+			mark(agent, emitter, lh__emit_address(emitter, instruction, access), access->kind);
+			lh__emit_done(emitter);
+		}
+	}
 }
 
 void lh__count_before(void *context, struct lh_emitter *emitter,
@@ -223,7 +264,7 @@ void lh__count_before(void *context, struct lh_emitter *emitter,
 	if (module == LH_COUNT_NONE)
 		return;
 	if (plain) {
-		count_lines(emitter, instruction, module);
+		count_lines(agent, emitter, instruction, module);
 		return;
 	}
 	slow = put(agent, instruction, module);
@@ -268,6 +309,6 @@ void lh__count_slow_cut(struct lh_count_thread *thread, uint64_t address, const 
 		last->state.left = general[LH_RCX];
 	else
 		return;
-	count_all(&last->counts, &slow->accesses, &last->state);
+	count_all(slow, &last->counts, &last->state);
 	change(thread, slow->module, &last->counts, 1);
 }

@@ -75,7 +75,8 @@ void lh__count_thread_begins(struct lh_count_agent *agent, void *own, int tid)
 	lh__count_thread_name(agent, live);
 	__atomic_store_n(&live->state, LH_COUNT_ALIVE, __ATOMIC_RELEASE);
 	/* Of a shared mapping an old size of 0 makes a second one. */
-	if (LH_SYS(&agent->sys, SYS_mremap, live, 0, sizeof(*live), MREMAP_MAYMOVE | MREMAP_FIXED, thread) < 0)
+	if (LH_SYS(&agent->sys, SYS_mremap, live, 0, sizeof(*live), MREMAP_MAYMOVE | MREMAP_FIXED, thread) <
+	    0)
 		__atomic_fetch_add(&agent->control->lost_threads, 1, __ATOMIC_RELAXED);
 }
 
