@@ -122,6 +122,8 @@ BETWEEN_OBJ := $(filter $(B)/obj/src/port/translate/% $(P)/obj/src/port/translat
 	$(P)/obj/src/service/count/%,$(sort $(LIB_OBJ) $(COUNT_OBJ)))
 $(BETWEEN_OBJ): CFLAGS += -fno-stack-protector $(NO_VECTORS)
 $(filter %/src/sys/lock.o %/src/sys/sys.o,$(CORE_OBJ)): CFLAGS += $(NO_VECTORS)
+SEEING := $(addprefix obj/src/service/pool/,translated_save.o changes.o)
+$(addprefix $(B)/,$(SEEING)) $(addprefix $(B)/mutants/,$(SEEING)): CFLAGS += $(NO_VECTORS)
 # Freestanding, and without vector registers: it runs in handlers that leave those alone.
 INSIDE_CFLAGS := -ffreestanding -fno-stack-protector -mgeneral-regs-only
 $(P)/inside/obj/%.o: %.c $(P)/flags
@@ -167,7 +169,7 @@ $(B)/liblinehome.a: $(LIB_OBJ)
 # handler calls is found beforehand, hence -z now.
 $(B)/liblinehome.so: $(LIB_OBJ) src/linehome.map
 	$(link) -shared -Wl,-soname,$(@F).$(SOVERSION) -Wl,-z,now $(if $(SAN),,-Wl,-z,defs) \
-		-Wl,--version-script,src/linehome.map $(LIB_LIBS)
+		-Wl,-Bsymbolic-functions,--version-script,src/linehome.map $(LIB_LIBS)
 	@ln -sf $(@F) $@.$(SOVERSION)
 
 # The agent stays loaded for as long as the program lives, and must not lend its symbols to the program.
@@ -237,6 +239,7 @@ $(B)/tests/objects/%.so: $(P)/tests/objects/%.so
 endif
 $(filter $(B)/tests/code_inside $(B)/bench/code_trap,$(TEST_BIN) $(BENCH_BIN)): $(B)/tests/objects/watched.so
 $(filter $(B)/tests/translate_code,$(TEST_BIN)): $(B)/tests/objects/throws.so
+$(filter $(B)/tests/translate_changed,$(TEST_BIN)): $(addprefix $(B)/tests/objects/,first.so second.so)
 # Programs that tests, demo and benchmarks run under Linehome: plain ones, never sanitized, without the library.
 $(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/programs/ring.h tests/programs/counted.h
 	@mkdir -p $(@D)

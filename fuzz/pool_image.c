@@ -193,7 +193,7 @@ static void make_image(void)
 	MUST(room != MAP_FAILED && image.fd >= 0 && ftruncate(image.fd, SIZE) == 0);
 	image.bytes = mmap(room, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, image.fd, 0);
 	MUST(image.bytes == room);
-	image.direct = (struct lh_direct){ image.bytes, PAGES, flush, write_lines, fence, map };
+	image.direct = (struct lh_direct){ image.bytes, PAGES, flush, write_lines, fence, map, NULL };
 }
 
 /* ---- whole pools ---- */

@@ -44,7 +44,7 @@
 #include "home/internal.h"
 #include "port/page/page.h"
 #include "service/run/agent/buffers.h"
-#include "service/run/agent/buffers_table.h"
+#include "sys/operands.h"
 #include "tap.h"
 
 #define MIB (1ul << 20)
@@ -224,7 +224,7 @@ static long call6(long nr, const long a[6])
 		return raw(&trap);
 	evict();
 	evictions =
-		lh__buffers_row(nr)->class == LH_CALL_LOOSE || lh__buffers_row(nr)->class == LH_CALL_EXECUTE
+		lh__operands(nr)->class == LH_CALL_LOOSE || lh__operands(nr)->class == LH_CALL_EXECUTE
 			? 3
 			: 1000;
 	result = lh__buffers_call(&buffers, &trap);
@@ -1585,7 +1585,7 @@ static unsigned count_breaches(long hidden)
 	unsigned breaches = 0;
 
 	for (long nr = 0; nr <= LAST_NUMBER; nr++) {
-		bool row = nr != hidden && lh__buffers_row(nr)->class != LH_CALL_NONE;
+		bool row = nr != hidden && lh__operands(nr)->class != LH_CALL_NONE;
 
 		if (row == is_listed(nr) && !(nr >= 337 && nr <= 423 && !row)) {
 			breaches++;
@@ -1626,12 +1626,12 @@ static void test_table(void)
 	is(count_breaches(-1), 0, "each call up to %d is in the table or needs nothing", LAST_NUMBER);
 	is(count_breaches(SYS_read), 1, "planted: a call that is missing is found");
 	for (long nr = 0; nr < LH_INTERCEPT_NUMBERS; nr++)
-		unsound += !row_is_sound(lh__buffers_row(nr));
+		unsound += !row_is_sound(lh__operands(nr));
 	is(unsound, 0, "each row makes sense");
 	ok(!row_is_sound(&wrong), "planted: one that does not is found");
 	lh__buffers_want(bitmap, true);
 	ok((bitmap[0] >> SYS_read & 1) && !(bitmap[0] >> SYS_close & 1), "read is wanted, close is not");
-	is(lh__buffers_row(470)->class, LH_CALL_ONCE, "a call of the future is treated with care");
+	is(lh__operands(470)->class, LH_CALL_ONCE, "a call of the future is treated with care");
 }
 
 static double nanoseconds(bool helped, bool late)

@@ -43,6 +43,9 @@ static const struct way ways[] = {
 	{ "checked, redo, tmpfs", LH_SEE_CHECKED, LH_LOG_REDO, false },
 	{ "checked, redo, disk", LH_SEE_CHECKED, LH_LOG_REDO, true },
 	{ "checked, undo, tmpfs", LH_SEE_CHECKED, LH_LOG_UNDO, false },
+	{ "translated, redo, tmpfs", LH_SEE_TRANSLATED, LH_LOG_REDO, false },
+	{ "translated, redo, disk", LH_SEE_TRANSLATED, LH_LOG_REDO, true },
+	{ "translated, undo, tmpfs", LH_SEE_TRANSLATED, LH_LOG_UNDO, false },
 };
 #define WAYS (sizeof ways / sizeof *ways)
 
@@ -55,6 +58,18 @@ static const struct way ways[] = {
 #else
 #define WAY_ADDRESS 0
 #endif
+
+/* Whether stores are seen that have not been declared. */
+static inline bool see_all(enum lh_see see)
+{
+	return see == LH_SEE_PAGE || see == LH_SEE_TRANSLATED;
+}
+
+/* Whether pages are protected, so that what is seen is seen of every thread. */
+static inline bool see_by_faults(enum lh_see see)
+{
+	return see == LH_SEE_PAGE || see == LH_SEE_CHECKED;
+}
 
 /* ---- places ---- */
 
@@ -102,15 +117,15 @@ UNUSED static const char *way_lacks(const struct way *way)
 	struct lh_page_options options = {
 		.engine = LH_ENGINE_INLINE,
 		.device = -1,
-		.protects = way->see != LH_SEE_DECLARED,
-		.shared = way->see != LH_SEE_DECLARED,
+		.protects = see_by_faults(way->see),
+		.shared = see_by_faults(way->see),
 		.writes_only = way->log == LH_LOG_UNDO,
 	};
 	struct lh_port *port;
 
 	if (!ways_folder[way->disk][0])
 		return way->disk ? "there is no folder that is not on tmpfs" : "there is no tmpfs";
-	if (way->see == LH_SEE_DECLARED && way->log == LH_LOG_UNDO)
+	if (!see_by_faults(way->see) && way->log == LH_LOG_UNDO)
 		return NULL;
 	if (lh__page_open(&lh__sys_default, &options, &port, &error) < 0)
 		return error.text;
@@ -206,7 +221,7 @@ UNUSED static volatile uint64_t *way_root(struct lh_pool *pool)
 /* One store, declared where it has to be. */
 UNUSED static void way_store(struct lh_pool *pool, volatile uint64_t *at, uint64_t value)
 {
-	if (way_info(pool).see != LH_SEE_PAGE)
+	if (!see_all(way_info(pool).see))
 		MUST(lh_tx_add(pool, (const void *)at, sizeof *at, &why));
 	*at = value;
 }

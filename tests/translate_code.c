@@ -227,7 +227,7 @@ static void check_made(void)
 	lh__translate_close(translator);
 }
 
-/* The planted fault: without forgetting, the old translation is what runs. */
+/* The planted fault: without forgetting, the old translation is what runs, where code is not writable. */
 static void check_not_forgotten(void)
 {
 	struct lh_translator *translator = translator_with((struct lh_translate_options){ 0 });
@@ -235,8 +235,10 @@ static void check_not_forgotten(void)
 	uint32_t got;
 
 	make_constant(made, 1);
+	mprotect(made, MADE_BYTES, PROT_READ | PROT_EXEC);
 	begin(translator);
 	call_made(made);
+	mprotect(made, MADE_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC);
 	make_constant(made, 2);
 	got = call_made(made);
 	lh__translate_end(translator);

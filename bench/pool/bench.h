@@ -100,8 +100,10 @@ SYSTEM(rocksdb);
 SYSTEM(lh_page);
 SYSTEM(lh_declared);
 SYSTEM(lh_checked);
+SYSTEM(lh_translated);
 SYSTEM(lh_page_undo);
 SYSTEM(lh_declared_undo);
 SYSTEM(lh_checked_undo);
+SYSTEM(lh_translated_undo);
 
 #endif

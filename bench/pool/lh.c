@@ -1,5 +1,5 @@
 /*
- * lh.c - Linehome's pools: the three ways of seeing a change, and the two kinds of log.
+ * lh.c - Linehome's pools: the four ways of seeing a change, and the two kinds of log.
  *
  * The map is the one of libpmemobj.c: chained nodes of the same key and value, in objects of the pool;
  * the links are plain pointers. Threads share the handle; lh_tx_begin makes them wait for each other.
@@ -88,7 +88,7 @@ static void *open_pool(const struct system *system, const char *folder, bool cre
 	join(path, folder, "pool");
 	options.see = system->variant & 3;
 	options.log = system->variant >> 2;
-	h->declare = options.see != LH_SEE_PAGE;
+	h->declare = options.see == LH_SEE_DECLARED || options.see == LH_SEE_CHECKED;
 	check((create ? lh_pool_create : lh_pool_open)(path, &options, &h->pool, &error), &error, path);
 	h->root = lh_pool_root(h->pool, sizeof(*h->root), &error);
 	check(h->root ? 0 : -1, &error, "root");
@@ -199,5 +199,9 @@ LINEHOME(lh_checked, "lh-checked", "lh_tx_add and watched, redo log", ON_SHM | O
          LH_LOG_REDO);
 LINEHOME(lh_page_undo, "lh-page-undo", "plain stores, undo log", ON_SHM, LH_SEE_PAGE, LH_LOG_UNDO);
 LINEHOME(lh_declared_undo, "lh-declared-undo", "lh_tx_add, undo log", ON_SHM, LH_SEE_DECLARED, LH_LOG_UNDO);
+LINEHOME(lh_translated, "lh-translated", "plain stores of translated code, redo log", ON_SHM | ON_DISK,
+         LH_SEE_TRANSLATED, LH_LOG_REDO);
+LINEHOME(lh_translated_undo, "lh-translated-undo", "plain stores of translated code, undo log", ON_SHM,
+         LH_SEE_TRANSLATED, LH_LOG_UNDO);
 LINEHOME(lh_checked_undo, "lh-checked-undo", "lh_tx_add and watched, undo log", ON_SHM, LH_SEE_CHECKED,
          LH_LOG_UNDO);

@@ -52,9 +52,11 @@ static const struct {
 	{ "Linehome", &lh_page },
 	{ "Linehome", &lh_declared },
 	{ "Linehome", &lh_checked },
+	{ "Linehome", &lh_translated },
 	{ "Linehome", &lh_page_undo },
 	{ "Linehome", &lh_declared_undo },
 	{ "Linehome", &lh_checked_undo },
+	{ "Linehome", &lh_translated_undo },
 };
 #define KNOWN (sizeof(known) / sizeof(known[0]))
 

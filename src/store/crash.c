@@ -371,6 +371,18 @@ static void direct_fence(const struct lh_direct *direct)
 	lh__unlock(crash->store.sys, &crash->lock);
 }
 
+static int direct_map_private(const struct lh_direct *direct, uint64_t page, size_t pages, void *address)
+{
+	struct lh_crash *crash = of_direct(direct);
+	long result;
+
+	if (page > crash->options.pages || pages > crash->options.pages - page)
+		return -EINVAL;
+	result = LH_SYS(crash->store.sys, SYS_mmap, address, pages * LH_PAGE_SIZE, PROT_READ | PROT_WRITE,
+	                MAP_PRIVATE | MAP_FIXED, crash->file, page * LH_PAGE_SIZE);
+	return result < 0 && result > -LH_PAGE_SIZE ? (int)result : 0;
+}
+
 static int direct_map(const struct lh_direct *direct, uint64_t page, size_t pages, void *address)
 {
 	struct lh_crash *crash = of_direct(direct);
@@ -451,7 +463,8 @@ int lh__crash_open(const struct lh_sys *sys, const struct lh_crash_options *opti
 			                            .flush = direct_flush,
 			                            .write = direct_write,
 			                            .fence = direct_fence,
-			                            .map = direct_map };
+			                            .map = direct_map,
+			                            .map_private = direct_map_private };
 		crash->store.direct = &crash->direct;
 	}
 	*out = crash;

@@ -92,15 +92,27 @@ static long map_at(const struct lh_file *file, uint64_t page, uint64_t pages, vo
 	              file->map.flags | fixed, file->fd, page * LH_PAGE_SIZE);
 }
 
-static int direct_map(const struct lh_direct *direct, uint64_t page, size_t pages, void *address)
+static int map_again(const struct lh_direct *direct, uint64_t page, size_t pages, void *address, int flags)
 {
+	const struct lh_file *file = of_direct(direct);
 	const uint64_t have = __atomic_load_n(&direct->pages, __ATOMIC_ACQUIRE);
 	long result;
 
 	if (page > have || pages > have - page || pages == 0 || (uintptr_t)address % LH_PAGE_SIZE != 0)
 		return -EINVAL;
-	result = map_at(of_direct(direct), page, pages, address, MAP_FIXED);
+	result = LH_SYS(file->store.sys, SYS_mmap, address, pages * LH_PAGE_SIZE, file->map.protection,
+	                flags | MAP_FIXED, file->fd, page * LH_PAGE_SIZE);
 	return result < 0 && result >= -4095 ? (int)result : 0;
+}
+
+static int direct_map(const struct lh_direct *direct, uint64_t page, size_t pages, void *address)
+{
+	return map_again(direct, page, pages, address, of_direct(direct)->map.flags);
+}
+
+static int direct_map_private(const struct lh_direct *direct, uint64_t page, size_t pages, void *address)
+{
+	return map_again(direct, page, pages, address, MAP_PRIVATE | MAP_NORESERVE);
 }
 
 int lh__file_map_grow(struct lh_file *file)
@@ -143,9 +155,11 @@ int lh__file_map_open(struct lh_file *file, uint64_t reach, const char *name, st
 
 	map->protection = file->read_only ? PROT_READ : PROT_READ | PROT_WRITE;
 	map->flush = best_flush();
-	map->direct = (struct lh_direct){
-		.flush = direct_flush, .write = direct_write, .fence = direct_fence, .map = direct_map
-	};
+	map->direct = (struct lh_direct){ .flush = direct_flush,
+		                          .write = direct_write,
+		                          .fence = direct_fence,
+		                          .map = direct_map,
+		                          .map_private = direct_map_private };
 	result = probe(file, name, error);
 	if (result != 0)
 		return (int)result;

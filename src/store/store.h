@@ -93,6 +93,9 @@ struct lh_direct {
 	 * errno; the caller unmaps.
 	 */
 	int (*map)(const struct lh_direct *direct, uint64_t page, size_t pages, void *address) LH_MUST_CHECK;
+	/* The same, but what is stored there stays there. NULL: there is no such mapping. */
+	int (*map_private)(const struct lh_direct *direct, uint64_t page, size_t pages,
+	                   void *address) LH_MUST_CHECK;
 };
 
 /* Every slot is required; lh__store_check asserts it in the conformance suite. */

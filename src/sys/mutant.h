@@ -39,7 +39,16 @@
 	X(UNDO_HOME_NOT_FLUSHED)                                                                             \
 	X(UNDO_END_NOT_FENCED)                                                                               \
 	X(UNDO_COMMITTED_TOO)                                                                                \
-	X(CLOSE_WITHOUT_CHECKPOINT)
+	X(CLOSE_WITHOUT_CHECKPOINT)                                                                          \
+	X(SEES_NO_PLAIN)                                                                                     \
+	X(SEES_NO_POP)                                                                                       \
+	X(SEES_NO_REPEATED)                                                                                  \
+	X(SEES_NO_VECTOR)                                                                                    \
+	X(SEES_NO_MASKED)                                                                                    \
+	X(SEES_NO_ATOMIC)                                                                                    \
+	X(SEES_NO_STATE)                                                                                     \
+	X(SEES_NO_STREAMED)                                                                                  \
+	X(SEES_NO_SCATTERED)
 
 #ifdef LH_MUTANTS
 enum lh_mutant {

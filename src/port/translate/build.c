@@ -49,6 +49,7 @@ struct block {
 	struct page *page;
 	uint64_t address;
 	unsigned count, length;
+	bool checked; /* it may change unseen */
 	unsigned places;
 	struct place place[LH_BLOCK_INSTRUCTIONS];
 	uint8_t *start;
@@ -174,8 +175,8 @@ static bool decode_full(struct decoded *decoded, size_t size)
 	ZydisDecoder decoder;
 
 	decoder_for(&decoder, false);
-	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, (const void *)(uintptr_t)decoded->address, size,
-	                                           &decoded->instruction, decoded->operands));
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, decoded->bytes, size, &decoded->instruction,
+	                                           decoded->operands));
 }
 
 static bool decode_minimal(struct decoded *decoded, size_t size)
@@ -183,29 +184,62 @@ static bool decode_minimal(struct decoded *decoded, size_t size)
 	ZydisDecoder decoder;
 
 	decoder_for(&decoder, true);
-	return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL,
-	                                                  (const void *)(uintptr_t)decoded->address, size,
-	                                                  &decoded->instruction));
+	return ZYAN_SUCCESS(
+		ZydisDecoderDecodeInstruction(&decoder, NULL, decoded->bytes, size, &decoded->instruction));
 }
 
-/* One instruction: false where it is none, or goes on in a page that is not there. */
+/*
+ * One instruction, of bytes that are read once, since others may be writing them: false where it is none, or
+ * goes on in a page that is not there; or in one that may change, unless it comes first.
+ */
 static bool decode_one(struct block *block, struct decoded *decoded)
 {
-	size_t left = PAGE - decoded->address % PAGE;
+	size_t left = PAGE - decoded->address % PAGE, most = ZYDIS_MAX_INSTRUCTION_LENGTH;
+	const uint8_t *program = (const uint8_t *)(uintptr_t)decoded->address;
 	bool (*decode)(struct decoded *, size_t) =
-		has_client(block->translator) ? decode_full : decode_minimal;
+		has_client(block->translator) || block->checked ? decode_full : decode_minimal;
+	const struct page *page;
 	int error;
 
-	if (left < ZYDIS_MAX_INSTRUCTION_LENGTH && !decode(decoded, left)) {
-		if (!lh__cache_page(block->translator, decoded->address + left, &error))
+	if (left > most)
+		left = most;
+	memcpy(decoded->bytes, program, left);
+	if (!decode(decoded, left)) {
+		page = left < most ? lh__cache_page(block->translator, decoded->address + left, &error)
+		                   : NULL;
+		if (!page || (page->checked && block->count > 0))
 			return false;
-		left = ZYDIS_MAX_INSTRUCTION_LENGTH;
+		block->checked |= page->checked;
+		decode = block->checked ? decode_full : decode;
+		memcpy(decoded->bytes + left, program + left, most - left);
+		if (!decode(decoded, most))
+			return false;
 	}
-	if (!decode(decoded, left < ZYDIS_MAX_INSTRUCTION_LENGTH ? left : ZYDIS_MAX_INSTRUCTION_LENGTH))
-		return false;
-	memcpy(decoded->bytes, (const void *)(uintptr_t)decoded->address, decoded->instruction.length);
 	decoded->kind = kind_of(&decoded->instruction);
 	return true;
+}
+
+/* What may write to memory: where that may be the block's own, the block ends behind it. */
+static bool writes(struct decoded *decoded)
+{
+	struct lh_accesses accesses;
+
+	if (lh__accesses(&decoded->instruction, decoded->operands, &accesses) < 0)
+		return true;
+	for (unsigned i = 0; i < accesses.count; i++)
+		if (accesses.at[i].kind & LH_ACCESS_WRITE)
+			return true;
+	return false;
+}
+
+/* cpuid and serialize: what comes after them is what memory holds then. */
+static bool serializes(const ZydisDecodedInstruction *instruction)
+{
+	return instruction->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+	       instruction->opcode_map == ZYDIS_OPCODE_MAP_0F &&
+	       (instruction->opcode == 0xa2 ||
+	        (instruction->opcode == 0x01 && instruction->raw.modrm.mod == 3 &&
+	         instruction->raw.modrm.reg == 5));
 }
 
 /* At least one instruction; what cannot be decoded is a last one that runs natively. */
@@ -213,6 +247,7 @@ static void decode_block(struct block *block, unsigned most)
 {
 	uint64_t address = block->address;
 
+	block->checked = block->page->checked;
 	for (block->count = 0; block->count < most && address / PAGE == block->address / PAGE;) {
 		struct decoded *decoded = &block->decoded[block->count];
 
@@ -229,6 +264,8 @@ static void decode_block(struct block *block, unsigned most)
 		block->count++;
 		address += decoded->instruction.length;
 		if (decoded->kind != PLAIN && decoded->kind != READ_GS)
+			break;
+		if (serializes(&decoded->instruction) || (block->checked && writes(decoded)))
 			break;
 	}
 	block->length = (unsigned)(address - block->address);
@@ -441,14 +478,46 @@ static void put_table_jump(struct lh_emitter *emitter)
 	lh__put_word(emitter, 0);
 }
 
+static void land(struct lh_emitter *emitter, uint8_t *from)
+{
+	if (!emitter->full)
+		from[-1] = (uint8_t)(emitter->at - from);
+}
+
+/* The thread goes on natively, at an address of the program's, or at a function of the translator's own. */
+static void put_native(struct lh_emitter *emitter, uint64_t address)
+{
+	lh__put_bytes(emitter, 0x25ff, 2); /* jmp *literal(%rip) */
+	lh__put_literal(emitter, address, 0, 1);
+}
+
+/* Where a client wants to know of this return: a jump, with rcx spilled, from behind which this returns. */
+static uint8_t *put_if_marked(struct lh_emitter *emitter, const struct lh_translate_client *client)
+{
+	lh__put_gs(emitter, OP_LOAD, RCX, LH_T_OWN + client->returned_offset);
+	lh__put_bytes(emitter, 0x0c0c8d48, 4); /* lea (%rsp,%rcx), %rcx */
+	lh__put_bytes(emitter, 0x00e3, 2);     /* jrcxz */
+	return emitter->at;
+}
+
 static void put_return(struct lh_emitter *emitter, const struct decoded *decoded)
 {
+	const struct lh_translate_client *client = &emitter->translator->client;
+	uint8_t *marked = NULL;
+
 	put_spills(emitter);
+	if (client->returned)
+		marked = put_if_marked(emitter, client);
 	lh__put_bytes(emitter, 0x58, 1); /* pop %rax */
 	if (decoded->instruction.opcode == 0xc2)
 		lh__put_memory(emitter, OP_LEA, RSP, RSP, -1, 1,
 		               (uint16_t)decoded->instruction.raw.imm[0].value.u);
 	put_table_jump(emitter);
+	if (!marked)
+		return;
+	land(emitter, marked);
+	lh__put_gs(emitter, OP_LOAD, RCX, LH_T_SPILL + 8);
+	put_native(emitter, (uint64_t)(uintptr_t)client->returned);
 }
 
 /* The operand of an indirect jump or call to rax. */
@@ -515,12 +584,6 @@ static uint8_t *put_unless_call(struct lh_emitter *emitter, int32_t number)
 	return emitter->at;
 }
 
-static void land(struct lh_emitter *emitter, uint8_t *from)
-{
-	if (!emitter->full)
-		from[-1] = (uint8_t)(emitter->at - from);
-}
-
 /* A jump within the fragment to the start of a jump that is patched. */
 static void put_back(struct lh_emitter *emitter, const uint8_t *to)
 {
@@ -545,6 +608,22 @@ static uint8_t *put_making_call(struct lh_emitter *emitter, uint64_t next, const
 	return child;
 }
 
+/* The client is asked first: with all registers true, and the address and the way back in a literal. */
+static void put_see_call(struct lh_emitter *emitter, const struct decoded *decoded)
+{
+	uint8_t *literal;
+
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_SPILL);
+	lh__put_bytes(emitter, 0x058d48, 3); /* lea literal(%rip), %rax */
+	literal = emitter->at;
+	lh__put_literal(emitter, decoded->address, 0, 2);
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_CALL);
+	lh__put_gs(emitter, OP_LOAD, RAX, LH_T_SPILL);
+	put_native(emitter, (uint64_t)(uintptr_t)lh__translate_leave_syscall);
+	if (!emitter->full && emitter->literals >= 2 && emitter->literal[emitter->literals - 2].site == literal)
+		emitter->literal[emitter->literals - 2].value[1] = lh__executes_at(emitter, emitter->at);
+}
+
 /*
  * In place, but for what makes a process or thread: fork, clone and clone3 leave, and go on as the
  * translator says. A new thread is native. A child of fork must come to the translator before it executes
@@ -558,6 +637,8 @@ static void put_syscall(struct lh_emitter *emitter, const struct decoded *decode
 	const uint8_t *parent;
 	unsigned on, clone;
 
+	if (emitter->translator->client.call)
+		put_see_call(emitter, decoded);
 	for (int i = 0; i < 3; i++)
 		leave[i] = put_unless_call(emitter, makers[i]);
 	plain = emitter->at;
@@ -577,13 +658,6 @@ static void put_syscall(struct lh_emitter *emitter, const struct decoded *decode
 	lh__put_bytes(emitter, 0xe9, 1);
 	emitter->jump[clone].child_site = emitter->at;
 	lh__put_word(emitter, 0);
-}
-
-/* The thread goes on natively, at an address of the program's, or at a function of the translator's own. */
-static void put_native(struct lh_emitter *emitter, uint64_t address)
-{
-	lh__put_bytes(emitter, 0x25ff, 2); /* jmp *literal(%rip) */
-	lh__put_literal(emitter, address, 0, 1);
 }
 
 static void put_read_gs(struct lh_emitter *emitter, const struct decoded *decoded)
@@ -720,10 +794,11 @@ static int put_stub(struct lh_emitter *emitter, unsigned i, struct jump **out)
 	jump->plain = offset_in(emitter, emitter->jump[i].plain);
 	jump->thread = offset_in(emitter, emitter->jump[i].thread);
 	jump->fork = offset_in(emitter, emitter->jump[i].fork);
-	jump->site = jump->plain ? 0 : offset_in(emitter, emitter->jump[i].site);
+	jump->stale = emitter->jump[i].stale;
+	jump->site = jump->plain || jump->stale ? 0 : offset_in(emitter, emitter->jump[i].site);
 	lh__put_distance(emitter->jump[i].site, emitter->at);
 	if (emitter->jump[i].child_site)
-		lh__put_distance(emitter->jump[i].child_site, emitter->cache->write + out[0]->stub);
+		lh__put_distance(emitter->jump[i].child_site, emitter->cache->write + out[i - 1]->stub);
 	lh__put_bytes(emitter, 0x2504c765, 4); /* movl $number, %gs:EXIT */
 	lh__put_word(emitter, LH_T_EXIT);
 	lh__put_word(emitter, lh__number(emitter->cache, jump));
@@ -796,6 +871,7 @@ static uint64_t own_function(uint64_t address)
 		{ (uint64_t)(uintptr_t)lh__translate_end, lh__translate_end_inside },
 		{ (uint64_t)(uintptr_t)lh__translate_forget, lh__translate_forget_inside },
 		{ (uint64_t)(uintptr_t)lh__translate_is_on, lh__translate_is_on_inside },
+		{ (uint64_t)(uintptr_t)lh__translate_is_here, lh__translate_is_here_inside },
 		{ (uint64_t)(uintptr_t)lh__translate_thread_bytes, lh__translate_bytes_inside },
 		{ (uint64_t)(uintptr_t)lh__translate_native_back, lh__translate_native_back },
 	};
@@ -863,8 +939,9 @@ static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entr
 	fragment->place_count = (uint16_t)block->places;
 	fragment->places = places;
 	block->translator->counts.bytes += (uint64_t)(emitter->at - (cache->write + cache->used));
+	if (lh__cache_add(cache, fragment, block->page) < 0)
+		return -ENOSPC;
 	cache->used = offset_in(emitter, emitter->at);
-	lh__cache_add(cache, fragment, block->page);
 	if (entry_next) {
 		fragment->entry = offset_in(emitter, emitter->start);
 		fragment->entry_next = entry_next;
@@ -877,6 +954,50 @@ static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entr
 	return 0;
 }
 
+/* ecx becomes 0 where the program's bytes at the address are these: 1, 2 or 4 of them. */
+static void put_difference(struct lh_emitter *emitter, uint64_t address, const uint8_t *bytes, unsigned size)
+{
+	uint32_t value = 0;
+
+	memcpy(&value, bytes, size);
+	lh__put_constant(emitter, RCX, address);
+	if (size == 4)
+		lh__put_bytes(emitter, 0x098b, 2); /* mov (%rcx), %ecx */
+	else
+		lh__put_bytes(emitter, size == 2 ? 0x09b70f : 0x09b60f, 3); /* movzwl, movzbl */
+	lh__put_bytes(emitter, 0x898d, 2);                                  /* lea -value(%rcx), %ecx */
+	lh__put_word(emitter, 0 - value);
+}
+
+/* The fragment goes on only where the program's code still is what it was made of. No flag is touched. */
+static void put_check(struct lh_emitter *emitter, const struct block *block)
+{
+	uint8_t code[LH_BLOCK_INSTRUCTIONS * ZYDIS_MAX_INSTRUCTION_LENGTH];
+	const uint8_t *first = NULL;
+	unsigned at = 0, size, stale;
+
+	for (unsigned i = 0; i < block->count; i++)
+		memcpy(code + (block->decoded[i].address - block->address), block->decoded[i].bytes,
+		       block->decoded[i].instruction.length);
+	lh__put_gs(emitter, OP_STORE, RCX, LH_T_SPILL + 8);
+	for (; at < block->length && !emitter->full; at += size) {
+		size = block->length - at >= 4 ? 4 : block->length - at >= 2 ? 2 : 1;
+		put_difference(emitter, block->address + at, code + at, size);
+		if (first) {
+			lh__put_bytes(emitter, 0x05e3, 2); /* jrcxz over the jump */
+			put_back(emitter, first);
+			continue;
+		}
+		while (((uintptr_t)emitter->at + 3) & 3 && !emitter->full)
+			lh__put_bytes(emitter, 0x90, 1);
+		lh__put_bytes(emitter, 0x05e3, 2);
+		first = emitter->at;
+		stale = put_jump(emitter, 0, block->address);
+		emitter->jump[stale].stale = true;
+	}
+	lh__put_gs(emitter, OP_LOAD, RCX, LH_T_SPILL + 8);
+}
+
 static int build_block(struct block *block, bool entered, struct fragment **out)
 {
 	struct lh_emitter *emitter = emitter_for(block->translator);
@@ -887,6 +1008,8 @@ static int build_block(struct block *block, bool entered, struct fragment **out)
 		entry_next = put_entry(emitter, block->address);
 	block->places = 0;
 	block->start = emitter->at;
+	if (block->checked && !own)
+		put_check(emitter, block);
 	if (own) {
 		put_native(emitter, own);
 	} else if (is_native(block->translator, block->address)) {
@@ -906,6 +1029,20 @@ static void count(struct block *block)
 	counts->instructions += block->count;
 	if (block->decoded[0].kind == ALONE || block->decoded[0].kind == NATIVE)
 		counts->slow++;
+}
+
+int lh__build_rest(struct lh_translator *translator, uint64_t address, struct fragment **out)
+{
+	struct block block = { .translator = translator, .decoded = translator->decoded, .address = address };
+	int error;
+
+	block.page = lh__cache_page(translator, address, &error);
+	if (!block.page)
+		return error;
+	decode_block(&block, 1);
+	analyse(&block);
+	block.page = NULL;
+	return build_block(&block, false, out);
 }
 
 int lh__build(struct lh_translator *translator, uint64_t address, bool entered, struct fragment **out)

@@ -18,6 +18,7 @@
 #define ALIGN_TABLE (TABLE_ENTRIES * 8)
 #define REACH ((uint64_t)0x7ff00000)
 #define STEP ((uint64_t)16 << 20)
+#define LEAST 32u /* bytes that a fragment takes: a jump, its stub, and what aligns them */
 #define FIRST 64u /* bytes before the first fragment: where all unknown targets lead */
 
 uint64_t lh__map(const struct lh_sys *sys, uint64_t hint, size_t size, int protection, int flags, int fd)
@@ -95,7 +96,7 @@ void lh__cache_free(struct lh_translator *translator, struct cache *cache)
 /* Metadata: the table of targets, aligned as its look-up needs it, then tables of fragments and pages. */
 static int map_arena(const struct lh_sys *sys, struct cache *cache)
 {
-	size_t size = cache->size * 2 + ALIGN_TABLE * 2;
+	size_t size = cache->size * 2 + cache->size / 4 + ALIGN_TABLE * 2;
 	uint64_t at, aligned;
 
 	at = lh__map(sys, 0, size + ALIGN_TABLE, PROT_READ | PROT_WRITE,
@@ -130,9 +131,11 @@ static int make_tables(struct cache *cache)
 	cache->hash = lh__cache_metadata(cache, hash * sizeof(*cache->hash));
 	cache->pages = lh__cache_metadata(cache, pages * sizeof(*cache->pages));
 	cache->entries = lh__cache_metadata(cache, pages * sizeof(*cache->entries));
+	cache->order_size = cache->size / LEAST;
+	cache->order = lh__cache_metadata(cache, cache->order_size * sizeof(*cache->order));
 	cache->hash_mask = hash - 1;
 	cache->page_mask = cache->entry_mask = pages - 1;
-	if (!cache->hash || !cache->pages || !cache->entries)
+	if (!cache->hash || !cache->pages || !cache->entries || !cache->order)
 		return -ENOMEM;
 	/* jmp *%gs:LH_T_LEAVE_INDIRECT */
 	__builtin_memcpy(cache->write,
@@ -243,17 +246,19 @@ struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, 
 	struct cache *cache = translator->current;
 	uint64_t number = address / PAGE;
 	struct page *page = find_page(cache, number), **head;
-	uint8_t byte;
+	int checked;
 
 	if (page)
 		return page;
-	*error = lh__peek(translator->sys, number * PAGE, &byte, 1);
-	if (*error < 0)
-		return NULL;
 	page = lh__cache_metadata(cache, sizeof(*page));
-	*error = page ? 0 : -ENOSPC;
+	*error = -ENOSPC;
 	if (!page)
 		return NULL;
+	checked = lh__changed_page(translator, number);
+	*error = checked < 0 ? checked : 0;
+	if (checked < 0)
+		return NULL;
+	page->checked = checked;
 	head = &cache->pages[hash_of(number) & cache->page_mask];
 	page->number = number;
 	page->next = *head;
@@ -261,14 +266,21 @@ struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, 
 	return page;
 }
 
-void lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *page)
+int lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *page)
 {
 	struct fragment **head = &cache->hash[hash_of(fragment->address) & cache->hash_mask];
 
+	if (cache->order_count == cache->order_size)
+		return -ENOSPC;
+	cache->order[cache->order_count++] = fragment;
+	fragment->forgotten = !page;
+	if (!page)
+		return 0;
 	fragment->next = *head;
 	*head = fragment;
 	fragment->next_in_page = page->fragments;
 	page->fragments = fragment;
+	return 0;
 }
 
 /* One aligned word, by which a jump that threads may be executing leads elsewhere. */
@@ -362,9 +374,10 @@ static void forget_in_page(struct cache *cache, struct page *page, uint64_t star
 }
 
 /* Pages are forgotten too where nothing is left of them: they may no longer be there to be read. */
-static void forget_bucket(struct cache *cache, size_t bucket, uint64_t start, uint64_t end)
+static bool forget_bucket(struct cache *cache, size_t bucket, uint64_t start, uint64_t end)
 {
 	struct page **at = &cache->pages[bucket];
+	bool any = false;
 
 	while (*at) {
 		struct page *page = *at;
@@ -373,57 +386,80 @@ static void forget_bucket(struct cache *cache, size_t bucket, uint64_t start, ui
 		/* An instruction may begin in one page and end in the next. */
 		if (first < end && first + 2 * PAGE > start)
 			forget_in_page(cache, page, start, end);
+		any |= first < end && first + PAGE > start;
 		if (first < end && first + PAGE > start && !page->fragments)
 			*at = page->next;
 		else
 			at = &page->next;
 	}
+	return any;
 }
 
-void lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end)
+bool lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end)
 {
 	struct cache *cache = translator->current;
 	uint64_t first = start / PAGE ? start / PAGE - 1 : 0, last = (end - 1) / PAGE;
+	bool any = false;
 
 	if (end <= start)
-		return;
+		return false;
 	if (last - first >= cache->page_mask) {
 		for (size_t i = 0; i <= cache->page_mask; i++)
-			forget_bucket(cache, i, start, end);
-		return;
+			any |= forget_bucket(cache, i, start, end);
+		return any;
 	}
 	for (uint64_t number = first; number <= last; number++)
-		forget_bucket(cache, hash_of(number) & cache->page_mask, start, end);
+		any |= forget_bucket(cache, hash_of(number) & cache->page_mask, start, end);
+	return any;
 }
 
-/* Slow: it looks at all fragments. */
-static uint64_t address_in(const struct cache *cache, uint32_t code)
+/* The last fragment that begins at or before the offset, if it reaches there. */
+static struct fragment *fragment_at(const struct cache *cache, uint32_t offset)
 {
-	for (size_t i = 0; i <= cache->hash_mask; i++) {
-		for (struct fragment *fragment = cache->hash[i]; fragment; fragment = fragment->next) {
-			uint32_t offset = code - fragment->code;
-			unsigned place = fragment->place_count;
+	size_t low = 0, high = cache->order_count;
+	struct fragment *fragment;
 
-			if (offset >= fragment->code_size)
-				continue;
-			while (place > 0 && fragment->places[place - 1].code > offset)
-				place--;
-			return place ? fragment->address + fragment->places[place - 1].program : 0;
-		}
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (cache->order[middle]->code <= offset)
+			low = middle + 1;
+		else
+			high = middle;
 	}
-	return 0;
+	if (low == 0)
+		return NULL;
+	fragment = cache->order[low - 1];
+	return offset - fragment->code < fragment->code_size ? fragment : NULL;
+}
+
+struct fragment *lh__cache_fragment(const struct lh_translator *translator, uint64_t code, struct cache **out,
+                                    int *instruction)
+{
+	struct cache *next = translator->retired;
+	struct fragment *fragment = NULL;
+	uint32_t offset = 0;
+
+	for (struct cache *cache = translator->current; cache; cache = next, next = next ? next->next : NULL)
+		if (code - (uint64_t)(uintptr_t)cache->execute < cache->size) {
+			*out = cache;
+			offset = (uint32_t)(code - (uint64_t)(uintptr_t)cache->execute);
+			fragment = fragment_at(cache, offset);
+			break;
+		}
+	if (!fragment)
+		return NULL;
+	*instruction = fragment->place_count - 1;
+	while (*instruction >= 0 && fragment->places[*instruction].code > offset - fragment->code)
+		--*instruction;
+	return fragment;
 }
 
 uint64_t lh__cache_address(const struct lh_translator *translator, uint64_t code)
 {
-	const struct cache *next = translator->retired;
+	struct cache *cache;
+	int place;
+	const struct fragment *fragment = lh__cache_fragment(translator, code, &cache, &place);
 
-	for (const struct cache *cache = translator->current; cache;
-	     cache = next, next = next ? next->next : NULL) {
-		uint64_t offset = code - (uint64_t)(uintptr_t)cache->execute;
-
-		if (offset < cache->size)
-			return address_in(cache, (uint32_t)offset);
-	}
-	return 0;
+	return fragment && place >= 0 ? fragment->address + fragment->places[place].program : 0;
 }

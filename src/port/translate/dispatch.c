@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <linux/sched.h>
+#include <signal.h>
 
 /* What a clone goes on as: a new thread natively, a child of fork to the translator at once. */
 static uint64_t resume_clone(struct lh_translated_thread *thread, const struct jump *jump)
@@ -77,20 +78,45 @@ static uint64_t where(struct lh_translated_thread *thread)
 	struct lh_translator *translator = thread->translator;
 	struct jump *jump = thread->exit ? lh__jump(thread->cache, thread->exit) : NULL;
 	uint64_t target = jump ? jump->target : thread->target, to;
+	bool stale = jump && jump->stale;
 
 	thread->dispatches++;
 	if (jump && jump->plain)
 		return resume_clone(thread, jump);
 	lh__after_fork(translator);
-	lh__lock(translator->sys, &translator->lock);
-	to = go(thread, jump, target);
-	lh__unlock(translator->sys, &translator->lock);
+	if (stale)
+		thread->general[RCX] = thread->spill[RCX];
+	do {
+		lh__changed_hold(thread);
+		if (stale)
+			lh__changed_stale(translator, target);
+		to = go(thread, jump, target);
+		lh__changed_release(thread);
+		jump = NULL;
+	} while (__atomic_load_n(&thread->waiting, __ATOMIC_SEQ_CST));
 	return to;
 }
 
 void lh__translate_dispatch(struct lh_translated_thread *thread)
 {
 	thread->resume = where(thread);
+}
+
+void lh__translate_with_vectors(void (*function)(void *own, uint64_t a, uint64_t b), void *own, uint64_t a,
+                                uint64_t b)
+{
+	struct lh_translated_thread *thread =
+		(struct lh_translated_thread *)(void *)((uint8_t *)own - LH_T_OWN);
+
+	bool few = lh__vectors_save_few(thread);
+
+	if (!few)
+		lh__vectors_save(thread);
+	function(own, a, b);
+	if (few)
+		lh__vectors_restore_few(thread);
+	else
+		lh__vectors_restore(thread);
 }
 
 void lh__translate_call_out(struct lh_translated_thread *thread)
@@ -102,4 +128,50 @@ void lh__translate_call_out(struct lh_translated_thread *thread)
 	function(thread->own, thread->a, thread->b);
 	lh__vectors_restore(thread);
 	thread->resume = thread->call[1];
+}
+
+void lh__translate_ask_out(struct lh_translated_thread *thread)
+{
+	const uint64_t *call = thread->call;
+	void (*function)(void *own, uint64_t a, uint64_t b) =
+		(void (*)(void *, uint64_t, uint64_t))(uintptr_t)call[0];
+	uint64_t stay = call[1], next = thread->b;
+
+	lh__vectors_save(thread);
+	function(thread->own, thread->a, next);
+	lh__vectors_restore(thread);
+	thread->resume = thread->depth > 0 ? stay : next;
+}
+
+/* A client sees a system call; where it answers it, the thread goes on behind it. Its literal: inside.h. */
+void lh__translate_syscall_out(struct lh_translated_thread *thread)
+{
+	const struct lh_translate_client *client = &thread->translator->client;
+	const struct lh_sys *sys = thread->translator->sys;
+	static const uint8_t registers[6] = { RDI, RSI, RDX, 10, 8, 9 };
+	struct lh_translate_call call = {
+		.number = (long)thread->general[RAX],
+		.address = thread->call[0],
+		.stack_pointer = thread->general[RSP],
+	};
+	uint64_t all = ~0ull, before = 0, resume = thread->call[1];
+	bool answered;
+
+	for (unsigned i = 0; i < 6; i++)
+		call.argument[i] = (long)thread->general[registers[i]];
+	LH_SYS(sys, SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, 8);
+	lh__vectors_save(thread);
+	answered = client->call(client->context, thread->own, &call);
+	lh__vectors_restore(thread);
+	LH_SYS(sys, SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
+	thread->general[RAX] = (uint64_t)(answered ? call.result : call.number);
+	for (unsigned i = 0; i < 6; i++)
+		thread->general[registers[i]] = (uint64_t)call.argument[i];
+	thread->resume = resume;
+	if (!answered)
+		return;
+	thread->exit = 0;
+	thread->target = call.address + 2;
+	thread->general[RCX] = thread->target;
+	lh__translate_dispatch(thread);
 }

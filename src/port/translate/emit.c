@@ -127,6 +127,25 @@ void lh__emit_shift_right(struct lh_emitter *emitter, int to, int from, unsigned
 	lh__put_bytes(emitter, bits, 1);
 }
 
+void lh__emit_offset(struct lh_emitter *emitter, int to, int from, int32_t value)
+{
+	lh__put_memory(emitter, OP_LEA, to, from, -1, 1, value);
+}
+
+void lh__emit_mask(struct lh_emitter *emitter, int scratch, uint32_t mask)
+{
+	spoil_flags(emitter);
+	lh__put_bytes(emitter,
+	              0x48u | (scratch >= 8 ? 1u : 0) | 0x8100 | (0xe0u | (unsigned)(scratch & 7)) << 16, 3);
+	lh__put_word(emitter, mask);
+}
+
+void lh__emit_add_own(struct lh_emitter *emitter, int scratch, size_t offset)
+{
+	spoil_flags(emitter);
+	lh__put_gs(emitter, OP_ADD, scratch, LH_T_OWN + offset);
+}
+
 void lh__emit_load_own(struct lh_emitter *emitter, int to, size_t offset)
 {
 	lh__put_gs(emitter, OP_LOAD, to, LH_T_OWN + offset);
@@ -219,7 +238,7 @@ int lh__emit_address(struct lh_emitter *emitter, const struct lh_translated_inst
 
 /* ---- conditions */
 
-enum { BELOW = 0x820f, NOT_BELOW = 0x830f, NOT_ZERO = 0x850f, NOT_ABOVE = 0x860f };
+enum { BELOW = 0x820f, NOT_BELOW = 0x830f, ZERO = 0x840f, NOT_ZERO = 0x850f, NOT_ABOVE = 0x860f };
 
 static void skip_if(struct lh_emitter *emitter, int label, unsigned which, unsigned condition)
 {
@@ -270,10 +289,23 @@ int lh__emit_unless_within_own(struct lh_emitter *emitter, int scratch, size_t o
 
 	spoil_flags(emitter);
 	label = new_label(emitter);
-	lh__put_gs(emitter, OP_COMPARE, scratch, LH_T_OWN + offset);
-	skip_if(emitter, label, 0, BELOW);
+	/* Stacks, and what is loaded or allocated, mostly lie above what is looked for. */
 	lh__put_gs(emitter, OP_COMPARE, scratch, LH_T_OWN + offset + 8);
-	skip_if(emitter, label, 1, NOT_BELOW);
+	skip_if(emitter, label, 0, NOT_BELOW);
+	lh__put_gs(emitter, OP_COMPARE, scratch, LH_T_OWN + offset);
+	skip_if(emitter, label, 1, BELOW);
+	return label;
+}
+
+int lh__emit_unless_equal_own(struct lh_emitter *emitter, int scratch, int index, size_t offset)
+{
+	int label;
+
+	spoil_flags(emitter);
+	label = new_label(emitter);
+	lh__put_bytes(emitter, 0x65, 1);
+	lh__put_memory(emitter, OP_COMPARE, scratch, -1, index, 8, (int64_t)(LH_T_OWN + offset));
+	skip_if(emitter, label, 0, ZERO);
 	return label;
 }
 
@@ -428,4 +460,35 @@ void lh__emit_call_state(struct lh_emitter *emitter,
 	}
 	if (emitter->flags_saved)
 		lh__put_bytes(emitter, 0xc0900f9f, 4);
+}
+
+/*
+ * The program's state is made true around it: what was spilled, and the flags. rax alone is borrowed, and
+ * given back before the jump.
+ */
+void lh__emit_ask(struct lh_emitter *emitter, void (*function)(void *own, uint64_t a, uint64_t next), int a,
+                  uint64_t next)
+{
+	uint8_t *literal;
+
+	if (a >= 0)
+		lh__put_gs(emitter, OP_STORE, a, LH_T_A);
+	if (emitter->flags_saved)
+		lh__put_bytes(emitter, 0x9e7f04, 3); /* add $0x7f, %al; sahf */
+	reload(emitter, emitter->spilled);
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_SPILL);
+	lh__put_constant(emitter, RAX, next);
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_B);
+	lh__put_bytes(emitter, 0x058d48, 3); /* lea literal(%rip), %rax */
+	literal = emitter->at;
+	lh__put_literal(emitter, (uint64_t)(uintptr_t)function, 0, 2);
+	lh__put_gs(emitter, OP_STORE, RAX, LH_T_CALL);
+	lh__put_gs(emitter, OP_LOAD, RAX, LH_T_SPILL);
+	lh__put_bytes(emitter, 0x25ff, 2); /* jmp *literal(%rip) */
+	lh__put_literal(emitter, (uint64_t)(uintptr_t)lh__translate_leave_ask, 0, 1);
+	if (!emitter->full && emitter->literals >= 2 &&
+	    emitter->literal[emitter->literals - 2].site == literal)
+		emitter->literal[emitter->literals - 2].value[1] = lh__executes_at(emitter, emitter->at);
+	if (emitter->flags_saved)
+		lh__put_bytes(emitter, 0xc0900f9f, 4); /* lahf; seto %al */
 }

@@ -26,9 +26,13 @@ int lh__emit_address(struct lh_emitter *emitter, const struct lh_translated_inst
 void lh__emit_constant(struct lh_emitter *emitter, int scratch, uint64_t value);
 void lh__emit_copy(struct lh_emitter *emitter, int to, int from);
 void lh__emit_add(struct lh_emitter *emitter, int scratch, int64_t value); /* no flags are touched: lea */
+void lh__emit_offset(struct lh_emitter *emitter, int to, int from, int32_t value); /* nor here */
+void lh__emit_mask(struct lh_emitter *emitter, int scratch, uint32_t mask);        /* and; at most 31 bits */
 void lh__emit_shift_right(struct lh_emitter *emitter, int to, int from, unsigned bits);
 /* 8 bytes of the client's part of the thread's context. */
 void lh__emit_load_own(struct lh_emitter *emitter, int to, size_t offset);
+/* Adds 8 bytes of the client's part. */
+void lh__emit_add_own(struct lh_emitter *emitter, int scratch, size_t offset);
 void lh__emit_store_own(struct lh_emitter *emitter, size_t offset, int from);
 void lh__emit_count_own(struct lh_emitter *emitter, size_t offset, uint32_t by); /* adds */
 /* Memory at a scratch's value plus displacement: 8 bytes. */
@@ -40,6 +44,8 @@ void lh__emit_store(struct lh_emitter *emitter, int base, int32_t displacement, 
  */
 int lh__emit_unless_within(struct lh_emitter *emitter, int scratch, uint64_t start, uint64_t end);
 int lh__emit_unless_within_own(struct lh_emitter *emitter, int scratch, size_t offset);
+/* The same where scratch is what the client's part has in word `index` of an array at offset. */
+int lh__emit_unless_equal_own(struct lh_emitter *emitter, int scratch, int index, size_t offset);
 int lh__emit_unless_zero(struct lh_emitter *emitter, int scratch);
 /* ... unless so many bytes, of 2 to 64, at scratch's value lie in two lines of 64; the value is lost. */
 int lh__emit_unless_across(struct lh_emitter *emitter, int scratch, unsigned size);
@@ -71,6 +77,13 @@ void lh__emit_call_plain(struct lh_emitter *emitter, void (*function)(void *own,
 void lh__emit_call_state(struct lh_emitter *emitter,
                          void (*function)(void *own, const struct lh_access_state *state, uint64_t constant),
                          const struct lh_translated_instruction *instruction, uint64_t constant);
+/*
+ * Calls a function that may end the thread's being translated, with the client's bytes, a scratch's value (or
+ * -1) and an address of the program, at which the thread then goes on natively, with all that the client has
+ * changed put right. May stand between a condition and lh__emit_here. As slow as lh__emit_call.
+ */
+void lh__emit_ask(struct lh_emitter *emitter, void (*function)(void *own, uint64_t a, uint64_t next), int a,
+                  uint64_t next);
 void lh__emit_done(struct lh_emitter *emitter);
 
 #endif

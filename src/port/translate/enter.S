@@ -96,6 +96,20 @@
 	outside	lh__translate_call_out
 	.size	lh__translate_leave_call, . - lh__translate_leave_call
 
+	/* Its literal says who is asked, and where the thread goes on if it stays translated. */
+	function lh__translate_leave_ask
+	outside	lh__translate_ask_out
+	.size	lh__translate_leave_ask, . - lh__translate_leave_ask
+
+	/* Before a system call that a client sees. */
+	function lh__translate_leave_syscall
+	outside	lh__translate_syscall_out
+	.size	lh__translate_leave_syscall, . - lh__translate_leave_syscall
+
+	function lh__translate_return
+	return_translated
+	.size	lh__translate_return, . - lh__translate_return
+
 	function lh__translate_leave_state
 	outside	lh__translate_state_out
 	.size	lh__translate_leave_state, . - lh__translate_leave_state
@@ -183,6 +197,16 @@ lh__translate_native_back:
 	inside	lh__translate_forget_inside lh__translate_forget_now
 	inside	lh__translate_is_on_inside lh__translate_is_on
 	inside	lh__translate_bytes_inside lh__translate_thread_bytes
+
+	function lh__translate_is_here
+	xor	%eax, %eax
+	ret
+	.size	lh__translate_is_here, . - lh__translate_is_here
+
+	function lh__translate_is_here_inside
+	mov	$1, %eax
+	return_translated
+	.size	lh__translate_is_here_inside, . - lh__translate_is_here_inside
 
 	function lh__translate_end
 	jmp	lh__translate_off

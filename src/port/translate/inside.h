@@ -43,6 +43,9 @@
 
 #ifndef __ASSEMBLER__
 
+#include <signal.h>
+#include <ucontext.h>
+
 #include "port/translate/emit.h"
 #include "port/translate/translate.h"
 #include "sys/lock.h"
@@ -57,8 +60,14 @@ enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R11 = 11 }; /* as they are encode
 #define NATIVES 256u              /* functions that are called natively */
 #define LH_BLOCK_INSTRUCTIONS 96u /* a block has at most so many */
 
+#define WAITING 8u
+
 struct cache;
 struct fragment;
+
+struct range {
+	uint64_t start, end;
+};
 
 struct lh_translated_thread {
 	struct lh_translated_thread *self;
@@ -82,6 +91,12 @@ struct lh_translated_thread {
 	struct cache *cache;
 	uint64_t epoch; /* of that cache */
 	int32_t tid;    /* 0: the slot is free */
+	/*
+	 * It holds the lock, or is about to, while a handler of a signal may still run: what that would have
+	 * forgotten waits here (changed.c).
+	 */
+	uint32_t holds, waiting;
+	struct range wait[WAITING];
 	uint64_t dispatches;
 	uint64_t own[] __attribute__((aligned(4096)));
 };
@@ -93,6 +108,7 @@ struct jump {
 	uint32_t site; /* offset in the cache of the distance that is patched; 0: never linked */
 	uint32_t stub; /* where it leads while it is not linked */
 	uint32_t plain, thread, fork; /* where a clone goes on, by kind; 0: this is no clone */
+	bool stale;                   /* its fragment is not what the program's code is now; rcx is spilled */
 	struct fragment *to;
 	struct jump *next; /* of those that lead to the same fragment */
 };
@@ -117,9 +133,10 @@ struct fragment {
 	struct jump *incoming;
 };
 
-/* A page of the program that code was read from: it can be read. */
+/* A page of the program that code was read from: it can be read, and the program may execute it. */
 struct page {
 	uint64_t number;
+	bool checked; /* may change unseen: fragments compare what they were made of when they are entered */
 	struct page *next;
 	struct fragment *fragments; /* that begin in it */
 };
@@ -134,8 +151,34 @@ struct cache {
 	size_t arena_size, arena_used;
 	uint64_t *table;
 	struct fragment **hash, **entries;
+	struct fragment **order; /* all, forgotten ones too, as they lie in the cache */
+	size_t order_count, order_size;
 	struct page **pages;
 	size_t hash_mask, page_mask, entry_mask;
+};
+
+#define REGIONS 32u
+#define GUARDS 65536u
+
+/* A stretch of memory that the program may execute. */
+struct region {
+	uint64_t start, end;
+	uint8_t kind; /* REGION_ */
+};
+enum { REGION_READ = 1, REGION_WRITE = 2, REGION_EXECUTE = 4, REGION_SHARED = 8 };
+
+struct guard {
+	uint64_t number;
+	uint8_t state;   /* GUARD_ */
+	bool busy;       /* checked, and its code did change of late */
+	uint16_t opened; /* times that a store has met it */
+};
+enum {
+	GUARD_NONE,
+	GUARD_PROTECTED,
+	GUARD_OPEN,    /* nothing is made of it */
+	GUARD_CHECKED, /* for a while */
+	GUARD_KERNEL,  /* checked for good: a call may be writing to it */
 };
 
 struct decoded; /* build.c */
@@ -152,6 +195,7 @@ struct lh_translator {
 	uint8_t *slots;
 	size_t slot_bytes;
 	uint32_t slot_count;          /* that have ever been used */
+	bool upper, few;              /* there is AVX-512; vector registers can be saved without xsave */
 	bool fsgsbase, xsave, in_use; /* xgetbv knows components that are as after a reset */
 	struct lh_access_layout layout;
 	uint64_t natives[NATIVES]; /* functions that translated code calls natively */
@@ -161,15 +205,27 @@ struct lh_translator {
 	struct lh_emitter *emitter;
 	size_t emitter_bytes;
 	struct lh_translate_counts counts;
+	/* changed.c: of the program's memory */
+	bool guards;          /* whoever owns the translator hands SIGSEGV to lh__changed_fault first */
+	struct guard *guard;  /* of pages that the program may both write and execute */
+	uint32_t guard_count; /* that are write-protected, so that stores are seen */
+	uint32_t
+		checked_count; /* that are checked for a while, and the processor's clock when last looked at */
+	uint64_t looked;
+	struct region region[REGIONS];
+	unsigned next_region;
+	/* A file's code has come or gone; may be NULL. Called by lh__changed_call, no lock held. */
+	void (*mapped)(void *context, uint64_t start, uint64_t end);
 };
 
 /* ---- enter.S */
 
 extern const char lh__translate_leave[], lh__translate_leave_indirect[], lh__translate_leave_call[];
+extern const char lh__translate_leave_ask[], lh__translate_leave_syscall[];
 extern const char lh__translate_leave_state[], lh__translate_plain[];
 extern const char lh__translate_native_call[], lh__translate_native_back[];
 extern const char lh__translate_begin_inside[], lh__translate_end_inside[], lh__translate_forget_inside[];
-extern const char lh__translate_is_on_inside[], lh__translate_bytes_inside[];
+extern const char lh__translate_is_on_inside[], lh__translate_is_here_inside[], lh__translate_bytes_inside[];
 
 /* ---- open.c */
 
@@ -181,10 +237,21 @@ struct lh_translated_thread *lh__thread_here(const struct lh_translator *transla
 void lh__thread_forget_others(struct lh_translator *translator, struct lh_translated_thread *self);
 bool lh__thread_any_in(const struct lh_translator *translator, const struct cache *cache);
 uint64_t lh__thread_fs(const struct lh_translator *translator);
+/* Whether the stack of a thread lies there, as far as is known. */
+bool lh__thread_stack_in(const struct lh_translator *translator, uint64_t start, uint64_t end);
+/* With all signals blocked; returns, and takes, the mask that was. */
+uint64_t lh__hold(struct lh_translator *translator);
+void lh__release(struct lh_translator *translator, uint64_t mask);
 /* The calling thread's gs is its own again. */
 void lh__thread_leave(struct lh_translator *translator);
 void lh__vectors_save(struct lh_translated_thread *thread);
 void lh__vectors_restore(struct lh_translated_thread *thread);
+/*
+ * The same much faster, for a function that leaves x87 and MMX alone, and upper halves as it finds them, where
+ * those are not in use. False: they are.
+ */
+bool lh__vectors_save_few(struct lh_translated_thread *thread);
+void lh__vectors_restore_few(struct lh_translated_thread *thread);
 
 /* ---- cache.c: all under the lock, but for lh__cache_make */
 
@@ -197,13 +264,21 @@ void lh__cache_enter(struct lh_translator *translator, struct lh_translated_thre
 /* Bytes of the arena, zeroed, aligned to 8; NULL when it is full. */
 void *lh__cache_metadata(struct cache *cache, size_t size);
 struct fragment *lh__cache_find(const struct cache *cache, uint64_t address);
-void lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *page);
-/* The page of an address if it can be read; NULL with -EFAULT in *error where it cannot, or -ENOSPC. */
+/* page: NULL for one that is not to be found, since a thread is on its way into it. -ENOSPC. */
+int lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *page) LH_MUST_CHECK;
+/* The page of an address if code may be read there; NULL with -EFAULT in *error where not, or -ENOSPC. */
 struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, int *error);
 void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to);
 void lh__cache_publish(struct cache *cache, struct fragment *fragment);
-void lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
+/* Whether there was anything. */
+bool lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
 uint64_t lh__cache_address(const struct lh_translator *translator, uint64_t code);
+/*
+ * The fragment that an address in a code cache lies in, be it forgotten, and the last of its instructions
+ * that begins at or before it, counted from 0 (-1: none); NULL: it is in none.
+ */
+struct fragment *lh__cache_fragment(const struct lh_translator *translator, uint64_t code,
+                                    struct cache **cache, int *instruction);
 int lh__peek(const struct lh_sys *sys, uint64_t address, void *out, size_t size) LH_MUST_CHECK;
 uint64_t lh__map(const struct lh_sys *sys, uint64_t hint, size_t size, int protection, int flags, int fd);
 
@@ -220,7 +295,7 @@ static inline struct jump *lh__jump(const struct cache *cache, uint64_t number)
 
 #define LITERALS 256u
 #define LABELS 64u
-#define JUMPS 3u
+#define JUMPS 4u
 #define LITERAL_WORDS 5u
 
 struct lh_emitter {
@@ -247,6 +322,7 @@ struct lh_emitter {
 		uint64_t target;
 		uint8_t *plain, *thread, *fork; /* of a clone: how it is made */
 		uint8_t *child_site;            /* the child's way, to the stub of the first */
+		bool stale;
 	} jump[JUMPS];
 };
 
@@ -256,8 +332,8 @@ void lh__put_bytes(struct lh_emitter *emitter, uint32_t bytes, unsigned count);
 void lh__put_word(struct lh_emitter *emitter, uint32_t value);
 /* Until the place plus ahead is a multiple of 4. */
 void lh__put_nops(struct lh_emitter *emitter, unsigned ahead);
-/* An operation of 8 bytes on a register and memory: base and index may be -1; none of them touches flags. */
-enum { OP_LOAD = 0x8b, OP_STORE = 0x89, OP_LEA = 0x8d, OP_COMPARE = 0x3b };
+/* An operation of 8 bytes on a register and memory: base and index may be -1. */
+enum { OP_LOAD = 0x8b, OP_STORE = 0x89, OP_LEA = 0x8d, OP_ADD = 0x03, OP_COMPARE = 0x3b };
 void lh__put_memory(struct lh_emitter *emitter, unsigned op, int reg, int base, int index, unsigned scale,
                     int64_t displacement);
 void lh__put_gs(struct lh_emitter *emitter, unsigned op, int reg, size_t offset);
@@ -283,15 +359,66 @@ int lh__general(ZydisRegister reg);
 /* -EFAULT: there is nothing at the address; -ENOSPC: the cache is full. entered: by its address. */
 int lh__build(struct lh_translator *translator, uint64_t address, bool entered,
               struct fragment **out) LH_MUST_CHECK;
+/* One instruction, for a thread that is in the middle of it: nobody else finds the fragment. */
+int lh__build_rest(struct lh_translator *translator, uint64_t address, struct fragment **out) LH_MUST_CHECK;
 /* A way into a fragment by its address; -ENOSPC. */
 int lh__build_entry(struct lh_translator *translator, struct fragment *fragment) LH_MUST_CHECK;
 void lh__build_rooms(size_t *decoded, size_t *emitter);
+
+/* ---- changed.c */
+
+/*
+ * Whether code may be read from the page, under the lock: 0; 1: it may change unseen; -EFAULT: it is not
+ * there, or not to be executed. From now on stores to it are seen, unless 1 is returned.
+ */
+int lh__changed_page(struct lh_translator *translator, uint64_t number) LH_MUST_CHECK;
+/* Under the lock: what is known of [start, end), fragments and all, is forgotten; whether there was code. */
+bool lh__changed_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
+/* Under the lock: a fragment of the program's code there has found it changed. */
+void lh__changed_stale(struct lh_translator *translator, uint64_t address);
+/* In a child of fork. */
+void lh__changed_forked(struct lh_translator *translator);
+/* For a handler of a signal that may have interrupted the dispatcher: true: it will forget it. */
+bool lh__changed_wait(struct lh_translated_thread *thread, uint64_t start, uint64_t end);
+/*
+ * From now on pages are write-protected that the program may write and execute: all of its system calls go
+ * through lh__changed_call, and each SIGSEGV through lh__changed_fault.
+ */
+int lh__changed_guard(struct lh_translator *translator) LH_MUST_CHECK;
+/*
+ * Before each system call of a thread, with signals held back and no lock held. True: it has been made, its
+ * result is in call. False: it may be made; buffers that it writes to can be written.
+ */
+bool lh__changed_call(struct lh_translated_thread *thread, struct lh_translate_call *call);
+/*
+ * A SIGSEGV, before anybody else sees it, in the thread that raised it, all signals blocked. True: the thread
+ * goes on with the context as it is then.
+ */
+bool lh__changed_fault(struct lh_translator *translator, const siginfo_t *info, ucontext_t *context);
+
+/* Memory is about to be written to by the kernel; under no lock. */
+void lh__changed_written(struct lh_translator *translator, uint64_t start, uint64_t size);
+/* The lock, where signals may come: their handlers' wishes wait, and are met by whoever holds it. */
+void lh__changed_hold(struct lh_translated_thread *thread);
+void lh__changed_release(struct lh_translated_thread *thread);
+
+/* ---- buffers.c */
+
+/* What the call is going to write to can be written. */
+void lh__changed_buffers(struct lh_translator *translator, const struct lh_translate_call *call);
+
+/* ---- regions.c */
+
+/* What the program may do at an address: 0, or -EFAULT: nothing is there; -ENOSYS: nobody says. */
+int lh__region_at(const struct lh_sys *sys, uint64_t address, struct region *out) LH_MUST_CHECK;
 
 /* ---- dispatch.c */
 
 /* Both say in the context where the thread goes on. */
 void lh__translate_dispatch(struct lh_translated_thread *thread);
 void lh__translate_call_out(struct lh_translated_thread *thread);
+void lh__translate_ask_out(struct lh_translated_thread *thread);
+void lh__translate_syscall_out(struct lh_translated_thread *thread);
 
 /* ---- state.c */
 

@@ -44,6 +44,21 @@ static bool has_in_use(void)
 	return has_xsave() && __get_cpuid_count(0xd, 1, &a, &b, &c, &d) && a & 4;
 }
 
+#define ENABLED_UPPER 0xe0u /* of xcr0: masks, upper halves, upper registers */
+
+/* Masks of 64 bits are an extension of AVX-512. */
+static void note_vectors(struct lh_translator *translator)
+{
+	unsigned a, b = 0, c, d;
+
+	__get_cpuid_count(7, 0, &a, &b, &c, &d);
+	translator->xsave = has_xsave();
+	translator->in_use = has_in_use();
+	lh__access_layout(&translator->layout);
+	translator->upper = (translator->layout.enabled & ENABLED_UPPER) != 0;
+	translator->few = translator->in_use && (!translator->upper || b & bit_AVX512BW);
+}
+
 static size_t page_up(size_t size)
 {
 	return (size + PAGE - 1) & ~(size_t)(PAGE - 1);
@@ -103,6 +118,7 @@ void lh__translate_close(struct lh_translator *translator)
 	unmap(sys, translator->decoded, translator->decoded_bytes);
 	unmap(sys, translator->emitter, translator->emitter_bytes);
 	unmap(sys, translator->alive, PAGE);
+	unmap(sys, translator->guard, GUARDS * sizeof(*translator->guard));
 	lh__free(sys, translator, sizeof(*translator));
 }
 
@@ -122,9 +138,7 @@ int lh__translate_open(const struct lh_translate_options *options, struct lh_tra
 	translator->cache_size = page_up(cache);
 	translator->near = options->near ? options->near : (uint64_t)(uintptr_t)lh__translate_leave;
 	translator->fsgsbase = has_fsgsbase(options->sys);
-	translator->xsave = has_xsave();
-	translator->in_use = has_in_use();
-	lh__access_layout(&translator->layout);
+	note_vectors(translator);
 	if (make(translator) < 0) {
 		lh__translate_close(translator);
 		return lh__fail(error, -ENOMEM, "no memory for a code cache");
@@ -151,6 +165,7 @@ void lh__after_fork(struct lh_translator *translator)
 		return;
 	}
 	translator->lock.word = 0;
+	lh__changed_forked(translator);
 	lh__thread_forget_others(translator, lh__thread_here(translator));
 	translator->current = lh__cache_make(translator);
 	for (struct cache *next; translator->retired; translator->retired = next) {

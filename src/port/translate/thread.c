@@ -63,7 +63,7 @@ static struct lh_translated_thread *thread_of(const struct lh_translator *transl
 
 	if (offset >= (uint64_t)translator->slot_count * translator->slot_bytes)
 		return NULL;
-	return thread_at(translator, (uint32_t)(offset / translator->slot_bytes));
+	return (struct lh_translated_thread *)(uintptr_t)gs; /* nobody else makes it lead there */
 }
 
 struct lh_translated_thread *lh__thread_here(const struct lh_translator *translator)
@@ -154,8 +154,20 @@ static struct lh_translated_thread *take_slot(struct lh_translator *translator)
 	return thread;
 }
 
+bool lh__thread_stack_in(const struct lh_translator *translator, uint64_t start, uint64_t end)
+{
+	for (uint32_t i = 0; i < translator->slot_count; i++) {
+		const struct lh_translated_thread *thread = thread_at(translator, i);
+		uint64_t stack = __atomic_load_n(&thread->general[RSP], __ATOMIC_RELAXED);
+
+		if (thread->tid && stack >= start && stack < end)
+			return true;
+	}
+	return false;
+}
+
 /* A handler of a signal must not meet the lock that its own thread holds. */
-static uint64_t lock_without_signals(struct lh_translator *translator)
+uint64_t lh__hold(struct lh_translator *translator)
 {
 	uint64_t all = ~0ull, before = 0;
 
@@ -164,7 +176,7 @@ static uint64_t lock_without_signals(struct lh_translator *translator)
 	return before;
 }
 
-static void unlock_with_signals(struct lh_translator *translator, uint64_t before)
+void lh__release(struct lh_translator *translator, uint64_t before)
 {
 	lh__unlock(translator->sys, &translator->lock);
 	LH_SYS(translator->sys, SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
@@ -178,9 +190,9 @@ static long adopt(struct lh_translator *translator, struct lh_translated_thread 
 
 	if (gs != 0 && !thread_of(translator, gs))
 		return -EBUSY;
-	mask = lock_without_signals(translator);
+	mask = lh__hold(translator);
 	thread = take_slot(translator);
-	unlock_with_signals(translator, mask);
+	lh__release(translator, mask);
 	if (!thread)
 		return -ENOMEM;
 	set_gs(translator, (uint64_t)(uintptr_t)thread);
@@ -196,10 +208,10 @@ static int activate(struct lh_translator *translator, struct lh_translated_threa
 	__atomic_store_n(&thread->active, 1, __ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&translator->epoch, __ATOMIC_SEQ_CST) == thread->epoch)
 		return 0;
-	mask = lock_without_signals(translator);
+	mask = lh__hold(translator);
 	if (translator->current)
 		lh__cache_enter(translator, thread);
-	unlock_with_signals(translator, mask);
+	lh__release(translator, mask);
 	if (thread->epoch != 0)
 		return 0;
 	__atomic_store_n(&thread->active, 0, __ATOMIC_SEQ_CST);
@@ -264,13 +276,16 @@ void *lh__translate_thread_bytes(const struct lh_translator *translator)
 
 void lh__translate_forget_now(struct lh_translator *translator, uint64_t start, uint64_t end)
 {
+	struct lh_translated_thread *thread;
 	uint64_t mask;
 
 	lh__after_fork(translator);
-	mask = lock_without_signals(translator);
-	if (translator->current)
-		lh__cache_forget(translator, start, end);
-	unlock_with_signals(translator, mask);
+	thread = lh__thread_here(translator);
+	if (thread && lh__changed_wait(thread, start, end))
+		return;
+	mask = lh__hold(translator);
+	lh__changed_forget(translator, start, end);
+	lh__release(translator, mask);
 }
 
 int lh__translate_native(struct lh_translator *translator, uint64_t function)
@@ -294,9 +309,9 @@ out:
 
 uint64_t lh__translate_address(struct lh_translator *translator, uint64_t code)
 {
-	uint64_t mask = lock_without_signals(translator), address = lh__cache_address(translator, code);
+	uint64_t mask = lh__hold(translator), address = lh__cache_address(translator, code);
 
-	unlock_with_signals(translator, mask);
+	lh__release(translator, mask);
 	return address;
 }
 
@@ -327,4 +342,46 @@ void lh__vectors_restore(struct lh_translated_thread *thread)
 		                 : "memory");
 	else
 		__asm__ volatile("fxrstor64 (%0)" : : "r"(thread->vector) : "memory");
+}
+
+/* ---- the same without xsave, which takes some 100 ns */
+
+#define IN_USE_HALVES 0x44u /* AVX, and the upper halves of the first 16 */
+#define FEW_UPPER "256"     /* where the upper 16 go; behind them the masks */
+#define FEW_MASKS "1280"
+#define EACH(list, text) ".irp i," list "\n\t" text "\n\t.endr\n\t"
+#define FIRST "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15"
+#define MASKS "0,1,2,3,4,5,6,7"
+
+bool lh__vectors_save_few(struct lh_translated_thread *thread)
+{
+	unsigned low, high;
+
+	if (!thread->translator->few)
+		return false;
+	__asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
+	if (low & IN_USE_HALVES)
+		return false;
+	__asm__ volatile(EACH(FIRST, "movups %%xmm\\i, 16*\\i(%0)") : : "r"(thread->vector) : "memory");
+	if (!thread->translator->upper)
+		return true;
+	__asm__ volatile(EACH("16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+	                      "vmovdqu64 %%zmm\\i, 64*(\\i-16)+" FEW_UPPER "(%0)")
+	                         EACH(MASKS, "kmovq %%k\\i, 8*\\i+" FEW_MASKS "(%0)")
+	                 :
+	                 : "r"(thread->vector)
+	                 : "memory");
+	return true;
+}
+
+void lh__vectors_restore_few(struct lh_translated_thread *thread)
+{
+	__asm__ volatile(EACH(FIRST, "movups 16*\\i(%0), %%xmm\\i") : : "r"(thread->vector) : "memory");
+	if (thread->translator->upper)
+		__asm__ volatile(EACH("16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+		                      "vmovdqu64 64*(\\i-16)+" FEW_UPPER "(%0), %%zmm\\i")
+		                         EACH(MASKS, "kmovq 8*\\i+" FEW_MASKS "(%0), %%k\\i")
+		                 :
+		                 : "r"(thread->vector)
+		                 : "memory");
 }

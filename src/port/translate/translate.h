@@ -91,6 +91,14 @@ struct lh_translate_client {
 	 * may wait must not be made here.
 	 */
 	bool (*call)(void *context, void *own, struct lh_translate_call *call);
+	/*
+	 * Where this is not NULL: a return at which the stack pointer is minus the word at this offset of the
+	 * client's bytes does not happen. The thread goes here instead, natively, the return address still on
+	 * the stack, all registers as they are; and goes on by a return, or, where it is still translated, by
+	 * a jump to lh__translate_return.
+	 */
+	void (*returned)(void);
+	size_t returned_offset;
 };
 
 struct lh_translate_options {
@@ -124,8 +132,12 @@ void lh__translate_close(struct lh_translator *translator);
  */
 int lh__translate_begin(struct lh_translator *translator, struct lh_error *error) LH_MUST_CHECK;
 void lh__translate_end(struct lh_translator *translator);
+/* No function: what a thread that runs natively, and is still translated, jumps to in place of a return. */
+extern const char lh__translate_return[];
 /* Whether the calling thread is being translated. */
 bool lh__translate_is_on(const struct lh_translator *translator);
+/* Whether the very call is made by translated code: not so in a handler of a signal, which runs natively. */
+bool lh__translate_is_here(void);
 /* The client's bytes of the calling thread; NULL where it has never been translated. */
 void *lh__translate_thread_bytes(const struct lh_translator *translator);
 
@@ -135,6 +147,13 @@ void *lh__translate_thread_bytes(const struct lh_translator *translator);
  * a client is itself made of. -ENOSPC: there are too many.
  */
 int lh__translate_native(struct lh_translator *translator, uint64_t function) LH_MUST_CHECK;
+
+/*
+ * For a function that a client's code calls plainly (emit.h), and that has to call what uses vector registers:
+ * they are saved and restored around it, but for x87 and MMX, which function must not use.
+ */
+void lh__translate_with_vectors(void (*function)(void *own, uint64_t a, uint64_t b), void *own, uint64_t a,
+                                uint64_t b);
 
 /* Code in [start, end) has changed, or is gone: its fragments are forgotten before this returns. */
 void lh__translate_forget(struct lh_translator *translator, uint64_t start, uint64_t end);

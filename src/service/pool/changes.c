@@ -111,6 +111,35 @@ struct change *lh__changes_of(struct lh_pool *pool, uint64_t page)
 	return lh__changes_at(pool, n);
 }
 
+struct change *lh__changes_quick(struct lh_pool *pool, uint64_t page)
+{
+	struct changes *changes = &pool->changes;
+	size_t n = changes->n;
+	uint64_t *slot = find(pool, page);
+
+	if (*slot >> 32 == changes->epoch)
+		return lh__changes_at(pool, (uint32_t)*slot);
+	if (2 * (n + 1) > changes->slots || (n + 1) * sizeof(struct change) > changes->list.usable ||
+	    (n + 1) * LH_PAGE_SIZE > changes->twins.usable ||
+	    (n + 1) * sizeof(struct lh_change) > changes->log.usable)
+		return NULL;
+	*slot = (uint64_t)changes->epoch << 32 | n;
+	*lh__changes_at(pool, n) = (struct change){ .page = page };
+	changes->n++;
+	return lh__changes_at(pool, n);
+}
+
+void lh__changes_save_line(struct lh_pool *pool, struct change *change, unsigned line)
+{
+	const uint64_t *from =
+		(const uint64_t *)(void *)(lh__pool_page(pool, change->page) + LH_LINE_SIZE * line);
+	uint64_t *to = (uint64_t *)(void *)(lh__changes_twin(pool, change) + LH_LINE_SIZE * line);
+
+	for (unsigned i = 0; i < LH_LINE_SIZE / 8; i++)
+		to[i] = from[i];
+	change->saved |= lh__mask_line(line);
+}
+
 unsigned char *lh__changes_twin(struct lh_pool *pool, const struct change *change)
 {
 	return pool->changes.twins.base + LH_PAGE_SIZE * (size_t)(change - lh__changes_at(pool, 0));
@@ -124,6 +153,8 @@ int lh__changes_save(struct lh_pool *pool, struct change *change, lh_mask mask)
 
 	if (old.mask == LH_MASK_NONE)
 		return 0;
+	if (pool->doomed)
+		return pool->doomed;
 	lh__lines_copy(twin, lh__pool_page(pool, change->page), old.mask);
 	if (pool->log == LH_LOG_UNDO && !LH_MUTANT(UNDO_AFTER_STORE))
 		result = lh__journal_undo(pool->journal, &pool->transaction, &old, 1);

@@ -221,12 +221,12 @@ bool lh__fault_touched(struct lh_pool *pool, uintptr_t address, ucontext_t *cont
 	if (!lh__memory_loaded(pool, page)) {
 		if (lh__memory_load(pool, page, 1) < 0)
 			return false;
-		if (!write || pool->see == LH_SEE_DECLARED)
+		if (!write || !lh__pool_protects(pool))
 			return true;
 	} else if (!write) {
 		return pool->lazy; /* another thread has loaded it in between */
 	}
-	if (pool->see == LH_SEE_DECLARED || pool->read_only)
+	if (!lh__pool_protects(pool) || pool->read_only)
 		return false;
 	lh__lock(pool->sys, &pool->changing);
 	seen = see_store(pool, address, context);

@@ -9,6 +9,7 @@
  *     emulate.c   a store, made on behalf of the instruction that faulted
  *     changes.c   the open transaction's changed pages, with their content from before
  *     tx.c        transactions
+ *     translated.c, translated_*.c    threads whose stores are seen by translating their code
  *     object.c    objects, by the heap
  *     home.c      the thread that brings changes home
  *     check.c     looking at a pool that is not open
@@ -114,6 +115,8 @@ struct lh_pool {
 	unsigned depth;
 	bool aborted;
 	uint64_t transaction; /* undo: its number in the log, once it has one */
+	int doomed;           /* why the open transaction cannot commit: a store was not saved */
+	bool translated;      /* its thread's code is (translated.h) */
 	uint64_t newest;      /* redo: the sequence of the newest commit's record; under changing */
 	struct lh_lock changing;
 	bool writing; /* a transaction is open; under changing */
@@ -164,6 +167,12 @@ static inline bool lh__pool_has(const struct lh_pool *pool, const void *pointer,
 	uint64_t all = __atomic_load_n(&pool->size, __ATOMIC_RELAXED);
 
 	return offset <= all && size <= all - offset;
+}
+
+/* Whether stores are seen by protecting pages. */
+static inline bool lh__pool_protects(const struct lh_pool *pool)
+{
+	return pool->see == LH_SEE_PAGE || pool->see == LH_SEE_CHECKED;
 }
 
 /* Why calls may not go on: this is a child of fork, or the pool is broken. */
@@ -218,7 +227,18 @@ int lh__memory_extend(struct lh_pool *pool, uint64_t from, uint64_t to, struct l
 void lh__memory_close(struct lh_pool *pool);
 /* Makes pages present, if they are not. Async-signal-safe as far as the store below is. */
 int lh__memory_load(struct lh_pool *pool, uint64_t page, uint64_t pages) LH_MUST_CHECK;
-bool lh__memory_loaded(const struct lh_pool *pool, uint64_t page);
+static inline bool lh__memory_loaded(const struct lh_pool *pool, uint64_t page)
+{
+	const uint64_t *words = (const uint64_t *)pool->loaded.base;
+
+	return !pool->lazy || __atomic_load_n(&words[page / 64], __ATOMIC_ACQUIRE) >> page % 64 & 1;
+}
+/*
+ * Undo: stores do not come home, from part on until join, which also forgets them. Where memory cannot be
+ * parted, a store raises SIGSEGV.
+ */
+void lh__memory_part(struct lh_pool *pool);
+int lh__memory_join(struct lh_pool *pool) LH_MUST_CHECK;
 
 /* ---- signal.c ---- */
 int lh__signal_add(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
@@ -262,6 +282,9 @@ int lh__changes_open(struct lh_pool *pool) LH_MUST_CHECK;
 void lh__changes_close(struct lh_pool *pool);
 /* The open transaction's note of a page, made where there is none. NULL: no memory. changing is held. */
 struct change *lh__changes_of(struct lh_pool *pool, uint64_t page);
+/* Both without a vector register: the same where nothing has to grow, else NULL; and a line goes to its twin. */
+struct change *lh__changes_quick(struct lh_pool *pool, uint64_t page);
+void lh__changes_save_line(struct lh_pool *pool, struct change *change, unsigned line);
 /*
  * Lines about to be changed are saved, in the twin and (undo) in the log. changing is held, the page present.
  */
@@ -282,6 +305,13 @@ int lh__tx_declare(struct lh_pool *pool, const void *pointer, uint64_t size) LH_
 int lh__tx_save(struct lh_pool *pool, const void *pointer, uint64_t size) LH_MUST_CHECK;
 /* Where this thread has no open transaction: -EPERM. */
 int lh__tx_mine(const struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
+/*
+ * What is about to be stored cannot be saved, and the store cannot fail: the transaction will not commit, and
+ * nothing that is stored from now on comes home.
+ */
+void lh__tx_doom(struct lh_pool *pool, int result);
+/* lh_tx_begin, for the library's own: no code is translated. */
+int lh__tx_begin(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
 /* Ends a transaction that the closing of the pool finds open. */
 void lh__tx_drop(struct lh_pool *pool);
 

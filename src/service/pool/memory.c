@@ -147,7 +147,7 @@ static int open_alias(struct lh_pool *pool)
 {
 	long at;
 
-	if (!pool->port || pool->see == LH_SEE_DECLARED)
+	if (!pool->port || !lh__pool_protects(pool))
 		return 0;
 	if (pool->log == LH_LOG_UNDO) {
 		pool->alias = (unsigned char *)pool->direct->base + pool->home * LH_PAGE_SIZE;
@@ -203,6 +203,26 @@ static int extend_shared(struct lh_pool *pool, uint64_t from, uint64_t to)
 	                         pool->base + from);
 }
 
+void lh__memory_part(struct lh_pool *pool)
+{
+	int (*map_private)(const struct lh_direct *, uint64_t, size_t, void *) = pool->direct->map_private;
+	int result = -EOPNOTSUPP;
+
+	if (map_private)
+		result = map_private(pool->direct, pool->home, pool->size / LH_PAGE_SIZE, pool->base);
+	if (result < 0)
+		LH_SYS(pool->sys, SYS_mprotect, pool->base, pool->size, PROT_READ);
+	LH_SYS(pool->sys, SYS_madvise, pool->base, pool->size, MADV_DONTFORK);
+}
+
+int lh__memory_join(struct lh_pool *pool)
+{
+	int result = extend_shared(pool, 0, pool->size);
+
+	return result < 0 ? result
+	                  : (int)LH_SYS(pool->sys, SYS_madvise, pool->base, pool->size, MADV_DONTFORK);
+}
+
 /* Until here nobody may know the addresses, and nobody can have touched them. */
 static int watch(struct lh_pool *pool, uint64_t from, uint64_t to)
 {
@@ -250,13 +270,6 @@ void lh__memory_close(struct lh_pool *pool)
 }
 
 /* ---- loading ---- */
-
-bool lh__memory_loaded(const struct lh_pool *pool, uint64_t page)
-{
-	const uint64_t *words = (const uint64_t *)pool->loaded.base;
-
-	return !pool->lazy || __atomic_load_n(&words[page / 64], __ATOMIC_ACQUIRE) >> page % 64 & 1;
-}
 
 static void note_loaded(struct lh_pool *pool, uint64_t page, uint64_t pages)
 {

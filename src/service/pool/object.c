@@ -160,7 +160,7 @@ static int find_root(struct lh_pool *pool, size_t size, void **root, struct lh_e
 static void *make_root_in_tx(struct lh_pool *pool, size_t size, struct lh_error *error)
 {
 	void *root = NULL;
-	int result = lh_tx_begin(pool, error);
+	int result = lh__tx_begin(pool, error);
 
 	if (result < 0)
 		return NULL;

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "port/page/page.h"
+#include "service/pool/translated.h"
 
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
@@ -110,12 +111,21 @@ int lh__pool_header_check(const struct lh_pool_header *header, const struct lh_p
 
 /* ---- opening ---- */
 
+static enum lh_log log_of(const struct lh_pool_options *options)
+{
+	enum lh_log log = options->log;
+
+	if (log == LH_LOG_AUTO && options->see == LH_SEE_TRANSLATED)
+		log = lh__translated_options()->log;
+	return log == LH_LOG_UNDO ? LH_LOG_UNDO : LH_LOG_REDO;
+}
+
 static int check_ways(const struct lh_pool_options *options, const struct lh_store *below,
                       struct lh_error *error)
 {
-	if ((unsigned)options->see > LH_SEE_CHECKED || (unsigned)options->log > LH_LOG_UNDO)
+	if ((unsigned)options->see > LH_SEE_TRANSLATED || (unsigned)options->log > LH_LOG_UNDO)
 		return lh__fail(error, -EINVAL, "no such way to see changes, or no such log");
-	if (options->log == LH_LOG_UNDO && !below->direct)
+	if (log_of(options) == LH_LOG_UNDO && !below->direct)
 		return lh__fail(error, -EOPNOTSUPP,
 		                "an undo log needs persistent memory (a DAX file system) or tmpfs");
 	return 0;
@@ -126,13 +136,13 @@ static int open_port(struct lh_pool *pool, struct lh_error *error)
 	struct lh_page_options options = {
 		.engine = LH_ENGINE_INLINE,
 		.device = -1,
-		.protects = pool->see != LH_SEE_DECLARED,
-		.shared = pool->see != LH_SEE_DECLARED,
+		.protects = lh__pool_protects(pool),
+		.shared = lh__pool_protects(pool),
 		.writes_only = pool->log == LH_LOG_UNDO,
 	};
 
 	/* Memory of a file that can only be read is nothing that the kernel would protect. */
-	if (!pool->lazy && (pool->see == LH_SEE_DECLARED || pool->read_only))
+	if (!pool->lazy && (!lh__pool_protects(pool) || pool->read_only))
 		return 0;
 	pool->emulator = lh__emulator_open(pool->sys);
 	if (!pool->emulator)
@@ -184,7 +194,7 @@ static int touch(void *context, const void *from, size_t size)
 /* One transaction with one step; whatever fails, nothing was done. */
 static int in_transaction(struct lh_pool *pool, int (*step)(const struct lh_heap *), struct lh_error *error)
 {
-	int result = lh_tx_begin(pool, error);
+	int result = lh__tx_begin(pool, error);
 
 	if (result < 0)
 		return result;
@@ -263,7 +273,9 @@ static int start(struct lh_pool *pool, struct lh_error *error)
 		result = pool->journal->ops->reserve(pool->journal, pool->header.size / LH_PAGE_SIZE);
 	if (result < 0)
 		return lh__fail(error, result, "there is no room for it: %s", lh__errno_name(result));
-	result = open_memory(pool, error);
+	result = pool->see == LH_SEE_TRANSLATED ? lh__translated_open(error) : 0;
+	if (result == 0)
+		result = open_memory(pool, error);
 	if (result < 0)
 		return result;
 	pool->heap = (struct lh_heap){ pool->base, pool->size, pool, touch, pool->alias };
@@ -288,7 +300,7 @@ static struct lh_pool *new_pool(struct lh_store *journal, const struct lh_pool_o
 	pool->direct = pool->below->direct;
 	pool->home = lh__journal_home(journal);
 	pool->see = options->see;
-	pool->log = options->log == LH_LOG_UNDO ? LH_LOG_UNDO : LH_LOG_REDO;
+	pool->log = log_of(options);
 	pool->lazy = pool->log == LH_LOG_REDO;
 	pool->read_only = options->read_only;
 	pool->quiet = quiet;
@@ -445,6 +457,8 @@ void lh__pool_abandon(struct lh_pool *pool)
 {
 	struct lh_store *below;
 
+	if (pool->translated && pool->owner == lh__pool_self())
+		lh__translated_leave(pool);
 	lh__home_thread_stop(pool);
 	below = destroy(pool);
 	below->ops->close(below);
@@ -496,7 +510,7 @@ static int grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 	int result = larger ? reserve(pool, size, error) : 0;
 
 	if (result == 0)
-		result = lh_tx_begin(pool, error);
+		result = lh__tx_begin(pool, error);
 	if (result < 0)
 		return result;
 	if (larger)

@@ -21,12 +21,20 @@ struct lh_translated_options {
 };
 void lh__translated_configure(const struct lh_translated_options *options);
 
+const struct lh_translated_options *lh__translated_options(void);
+
+/* The process's translator is there. */
+int lh__translated_open(struct lh_error *error) LH_MUST_CHECK;
 /*
- * The calling thread is translated from the return of enter on, until it has left as often as it entered. Of
- * a transaction that has begun.
+ * The calling thread, which has begun a transaction in the pool, is translated from the return of enter on,
+ * until it has left all pools that it has entered. Its stores to them are seen.
  */
-int lh__translated_enter(struct lh_error *error) LH_MUST_CHECK;
-void lh__translated_leave(void);
+int lh__translated_enter(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
+void lh__translated_leave(struct lh_pool *pool);
+/* What the calling thread has stored to is not known to be saved any more. */
+void lh__translated_renew(void);
+/* All code is translated anew. For tests, which change how that is done. */
+void lh__translated_forget(void);
 bool lh__translated_is_on(void);
 /* A function that transactions call natively: lh__translate_native of the process's translator. */
 int lh__translated_native(uint64_t function) LH_MUST_CHECK;

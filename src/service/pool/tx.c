@@ -14,6 +14,7 @@
 #include <errno.h>
 
 #include "service/pool/symbol.h"
+#include "service/pool/translated.h"
 #include "sys/mutant.h"
 
 int lh__pool_refuse(const struct lh_pool *pool, struct lh_error *error)
@@ -52,22 +53,22 @@ static int break_pool(struct lh_pool *pool, int result, struct lh_error *error)
 }
 
 /*
- * Only faults take part in the changes beside the transaction's own thread, and where all is declared there
- * are none.
+ * Only faults take part in the changes beside the transaction's own thread, and where pages are not protected
+ * there are none.
  */
 static void lock_changes(struct lh_pool *pool)
 {
-	if (pool->see != LH_SEE_DECLARED)
+	if (lh__pool_protects(pool))
 		lh__lock(pool->sys, &pool->changing);
 }
 
 static void unlock_changes(struct lh_pool *pool)
 {
-	if (pool->see != LH_SEE_DECLARED)
+	if (lh__pool_protects(pool))
 		lh__unlock(pool->sys, &pool->changing);
 }
 
-int lh_tx_begin(struct lh_pool *pool, struct lh_error *error)
+int lh__tx_begin(struct lh_pool *pool, struct lh_error *error)
 {
 	uintptr_t self = lh__pool_self();
 	int result = enter_to_write(pool, error);
@@ -88,12 +89,30 @@ int lh_tx_begin(struct lh_pool *pool, struct lh_error *error)
 	pool->depth = 1;
 	pool->aborted = false;
 	pool->transaction = 0;
+	pool->doomed = 0;
 	__atomic_store_n(&pool->writing, true, __ATOMIC_RELEASE);
 	return 0;
 }
 
+int lh_tx_begin(struct lh_pool *pool, struct lh_error *error)
+{
+	int result = lh__tx_begin(pool, error);
+
+	if (result < 0 || pool->see != LH_SEE_TRANSLATED || pool->translated)
+		return result;
+	/* Set before, since what follows enter is code that is translated. */
+	pool->translated = true;
+	result = lh__translated_enter(pool, error);
+	if (result < 0)
+		lh__tx_drop(pool);
+	return result;
+}
+
 static void end(struct lh_pool *pool)
 {
+	bool leaves = pool->translated && pool->owner == lh__pool_self();
+
+	pool->translated = false;
 	lock_changes(pool);
 	pool->writing = false;
 	lh__changes_forget(pool);
@@ -102,6 +121,8 @@ static void end(struct lh_pool *pool)
 	pool->depth = 0;
 	__atomic_store_n(&pool->owner, 0, __ATOMIC_RELAXED);
 	lh__unlock(pool->sys, &pool->turn);
+	if (leaves)
+		lh__translated_leave(pool);
 }
 
 /* ---- declaring ---- */
@@ -123,9 +144,9 @@ static int note_page(struct lh_pool *pool, uint64_t page, lh_mask mask, bool who
 static int declare_page(struct lh_pool *pool, uint64_t page, lh_mask mask)
 {
 	struct change *change;
-	int result = note_page(pool, page, mask, pool->see != LH_SEE_DECLARED, &change);
+	int result = note_page(pool, page, mask, lh__pool_protects(pool), &change);
 
-	if (result < 0 || change->open || pool->see == LH_SEE_DECLARED ||
+	if (result < 0 || change->open || !lh__pool_protects(pool) ||
 	    (pool->see == LH_SEE_CHECKED && change->declared != LH_MASK_ALL))
 		return result;
 	result = lh__fault_unprotect(pool, page);
@@ -201,7 +222,7 @@ static int protect_all(struct lh_pool *pool)
 	size_t n = pool->changes.n;
 	int result = 0;
 
-	if (!pool->port || pool->see == LH_SEE_DECLARED)
+	if (!pool->port || !lh__pool_protects(pool))
 		return 0;
 	lh__fault_end(pool);
 	for (size_t i = 0, j; i < n && result == 0; i = j) {
@@ -304,6 +325,32 @@ static int put_back(struct lh_pool *pool, bool inner)
 	return 0;
 }
 
+void lh__tx_doom(struct lh_pool *pool, int result)
+{
+	if (pool->doomed)
+		return;
+	pool->doomed = result;
+	if (pool->log == LH_LOG_UNDO)
+		lh__memory_part(pool);
+}
+
+/*
+ * Stores that were not saved are forgotten. With a redo log nobody has what was there before: the pool has to
+ * be opened again.
+ */
+static int undoom(struct lh_pool *pool)
+{
+	int result = pool->doomed;
+
+	if (result == 0)
+		return 0;
+	pool->doomed = 0;
+	if (pool->log != LH_LOG_UNDO)
+		return result;
+	lh__translated_renew();
+	return lh__memory_join(pool);
+}
+
 /* Memory is as it was at the outermost begin. What has been declared still is, where it goes on. */
 static int abort_all(struct lh_pool *pool, bool inner)
 {
@@ -311,6 +358,8 @@ static int abort_all(struct lh_pool *pool, bool inner)
 
 	lock_changes(pool);
 	result = protect_all(pool);
+	if (result == 0)
+		result = undoom(pool);
 	if (result == 0)
 		result = put_back(pool, inner);
 	if (!inner)
@@ -380,8 +429,13 @@ static int commit(struct lh_pool *pool, uint64_t *sequence, struct lh_error *err
 		lh__fail(error, -ECANCELED, "an inner transaction was aborted, and so this one is too");
 		return fail_and_abort(pool, -ECANCELED, error);
 	}
+	if (pool->doomed && pool->doomed != -E2BIG) {
+		lh__fail(error, pool->doomed, "a store could not be logged (%s)",
+		         lh__errno_name(pool->doomed));
+		return fail_and_abort(pool, pool->doomed, error);
+	}
 	lock_changes(pool);
-	result = log_changes(pool, sequence, error);
+	result = pool->doomed ? pool->doomed : log_changes(pool, sequence, error);
 	/* A store that comes too late finds no transaction. */
 	if (result == 0)
 		pool->writing = false;

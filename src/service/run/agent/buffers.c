@@ -236,7 +236,7 @@ static long repeat_in_place(struct lh_buffers *self, struct lh_trap *trap)
 	if (position <= 0 || !lh__home_watches(self->home, (uintptr_t)position, (uintptr_t)position + 1))
 		return result;
 	trap->argument[3] = position;
-	result = call_kept(self, trap, lh__buffers_row(SYS_pread64));
+	result = call_kept(self, trap, lh__operands(SYS_pread64));
 	trap->argument[3] = asked;
 	return result;
 }
@@ -279,7 +279,7 @@ static bool lends(const struct lh_trap *trap)
 
 long lh__buffers_call(struct lh_buffers *self, struct lh_trap *trap)
 {
-	const struct lh_call *call = lh__buffers_row(trap->nr);
+	const struct lh_call *call = lh__operands(trap->nr);
 
 	if (call->class != LH_CALL_VMSPLICE && call->class != LH_CALL_RING && lends(trap))
 		lh__home_lend(self->home);
@@ -297,7 +297,7 @@ long lh__buffers_call(struct lh_buffers *self, struct lh_trap *trap)
 
 long lh__buffers_call_of_thread(struct lh_buffers *self, struct lh_trap *trap)
 {
-	const struct lh_call *call = lh__buffers_row(trap->nr);
+	const struct lh_call *call = lh__operands(trap->nr);
 
 	if (lends(trap))
 		lh__home_lend(self->home);
@@ -314,9 +314,9 @@ static const long lenders[] = { SYS_vmsplice, SYS_io_uring_setup, SYS_io_uring_e
 void lh__buffers_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64], bool in_line)
 {
 	for (long nr = 0; nr < LH_INTERCEPT_NUMBERS; nr++)
-		if (lh__buffers_row(nr)->class == LH_CALL_PIN ||
-		    lh__buffers_row(nr)->class == LH_CALL_EXECUTE ||
-		    (in_line && lh__buffers_row(nr)->class != LH_CALL_NONE))
+		if (lh__operands(nr)->class == LH_CALL_PIN ||
+		    lh__operands(nr)->class == LH_CALL_EXECUTE ||
+		    (in_line && lh__operands(nr)->class != LH_CALL_NONE))
 			bitmap[nr / 64] |= UINT64_C(1) << nr % 64;
 	for (size_t i = 0; i < sizeof lenders / sizeof lenders[0]; i++)
 		bitmap[lenders[i] / 64] |= UINT64_C(1) << lenders[i] % 64;

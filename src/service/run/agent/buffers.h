@@ -5,7 +5,7 @@
  * the kernel touches one in a system call, the call fails with EFAULT or stops half way. So each call with
  * operands in memory comes through here.
  *
- * How, by what an absent page does to the call (buffers_table.c says which call is which):
+ * How, by what an absent page does to the call (sys/operands.c says which call is which):
  *
  *   late    The call fails with EFAULT and nothing has happened: most calls, all that take names and fill in
  *           structures. They go straight to the kernel, at no cost. On EFAULT the operands are kept and

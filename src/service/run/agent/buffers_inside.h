@@ -3,7 +3,7 @@
 #define LH_SERVICE_RUN_AGENT_BUFFERS_INSIDE_H
 
 #include "service/run/agent/buffers.h"
-#include "service/run/agent/buffers_table.h"
+#include "sys/operands.h"
 
 #define LH_PAGES_OF(size) ((size) & ~(uintptr_t)(LH_PAGE_SIZE - 1))
 #define LH_RUNS 96               /* separate page runs that one call keeps; more are joined */

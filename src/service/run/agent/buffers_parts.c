@@ -331,7 +331,7 @@ static long proceed_with(struct cut *cut, long nr, const long argument[6])
 	cut->trap->nr = nr;
 	for (int i = 0; i < 6; i++)
 		cut->trap->argument[i] = argument[i];
-	result = lh__buffers_whole(cut->self, cut->trap, lh__buffers_row(nr));
+	result = lh__buffers_whole(cut->self, cut->trap, lh__operands(nr));
 	cut->trap->nr = asked;
 	return result;
 }

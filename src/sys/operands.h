@@ -1,6 +1,10 @@
-/* buffers_table.h - what is known of each system call's operands in memory; for buffers.c and its test. */
-#ifndef LH_SERVICE_RUN_AGENT_BUFFERS_TABLE_H
-#define LH_SERVICE_RUN_AGENT_BUFFERS_TABLE_H
+/*
+ * operands.h - what is known of each system call's operands in memory: for whoever sees a program's calls.
+ *
+ * How the agent of `linehome run` makes a call safe is its class; see service/run/agent/buffers.h.
+ */
+#ifndef LH_SYS_OPERANDS_H
+#define LH_SYS_OPERANDS_H
 
 #include <stdint.h>
 
@@ -54,6 +58,6 @@ struct lh_call {
 };
 
 /* The row of a call; for a number beyond the table, one that knows nothing. Never NULL. */
-const struct lh_call *lh__buffers_row(long nr);
+const struct lh_call *lh__operands(long nr);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * buffers_table.c - one row a system call of Linux 6.18 on x86-64 that has operands in memory: how it is made
- * safe, and what its operands are. See buffers.h for the classes.
+ * operands.c - one row a system call of Linux 6.18 on x86-64 that has operands in memory: how it is made
+ * safe, and what its operands are. See service/run/agent/buffers.h for the classes.
  *
  *     [SYS_recvfrom] = { LH_CALL_PARTS, { SIZED(1, 2, 1), LENGTH(4, 5, 4) } }
  *
@@ -15,9 +15,11 @@
  *
  * Numbers that are not in the headers of all supported systems are written as such.
  */
-#include "service/run/agent/buffers_table.h"
+#include "sys/operands.h"
 
-#include "port/page/intercept/intercept.h"
+#include <sys/syscall.h>
+
+#define FIRST_UNKNOWN 470
 
 #define OPERAND(kind, argument, other, size)                                                                 \
 	{                                                                                                    \
@@ -43,7 +45,7 @@
 #define PLACE(argument, other) OPERAND(PLACE, argument, other, 0)
 #define ANY(argument) OPERAND(ANY, argument, 0, 0)
 
-static const struct lh_call table[LH_INTERCEPT_NUMBERS] = {
+static const struct lh_call table[FIRST_UNKNOWN] = {
 	/* data in and out */
 	[SYS_read] = { LH_CALL_PARTS, { SIZED(1, 2, 1) } },
 	[SYS_write] = { LH_CALL_PARTS, { SIZED(1, 2, 1) } },
@@ -320,11 +322,7 @@ static const struct lh_call table[LH_INTERCEPT_NUMBERS] = {
 /* Calls that came after this table. A part of their work may depend on any argument. */
 static const struct lh_call unknown = { LH_CALL_ONCE, { ANY(0), ANY(1), ANY(2), ANY(3), ANY(4) } };
 
-#define FIRST_UNKNOWN 470
-
-const struct lh_call *lh__buffers_row(long nr)
+const struct lh_call *lh__operands(long nr)
 {
-	if (nr < 0 || nr >= LH_INTERCEPT_NUMBERS)
-		return &unknown;
-	return nr >= FIRST_UNKNOWN ? &unknown : &table[nr];
+	return nr < 0 || nr >= FIRST_UNKNOWN ? &unknown : &table[nr];
 }

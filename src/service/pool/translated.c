@@ -1,0 +1,272 @@
+/*
+ * translated.c - the process's one translator, and threads that enter and leave it (translated.h).
+ *
+ * A thread's code is looked at while it has a transaction in at least one pool that is open so, and for the
+ * addresses of those pools alone. What the library does runs natively, also when it is called from such a
+ * transaction: it says itself what it is about to change.
+ *
+ * What is the process's, and no handle's, is here: a thread is translated by one translator, whatever pools it
+ * uses; it is made with the first of them, and stays.
+ */
+#include "service/pool/translated.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "service/pool/translated_inside.h"
+
+static struct {
+	struct lh_lock lock;
+	struct lh_translator *translator;
+	pthread_key_t ends; /* a thread that has been inside */
+	struct lh_translated_options options;
+} process;
+
+void lh__translated_configure(const struct lh_translated_options *options)
+{
+	process.options = *options;
+}
+
+const struct lh_translated_options *lh__translated_options(void)
+{
+	return &process.options;
+}
+
+/* ---- a thread's pools ---- */
+
+static void set_range(struct lh_translated_own *own)
+{
+	uint64_t low = own->pools ? UINT64_MAX : 0, high = 0;
+
+	for (unsigned i = 0; i < own->pools; i++) {
+		uint64_t base = (uintptr_t)own->pool[i]->base, end = base + own->pool[i]->header.reach;
+
+		low = base < low ? base : low;
+		high = end > high ? end : high;
+	}
+	own->low = own->pools ? low - (LH_LINE_SIZE - 1) : 0;
+	own->high = high;
+}
+
+/* No line is known to be saved. */
+static void renew(struct lh_translated_own *own)
+{
+	own->tag += UINT64_C(1) << LH_TRANSLATED_TAG_SHIFT;
+	if (own->tag)
+		return;
+	memset(own->lines, 0, sizeof own->lines);
+	own->tag = UINT64_C(1) << LH_TRANSLATED_TAG_SHIFT;
+}
+
+static bool take_out(struct lh_translated_own *own, const struct lh_pool *pool)
+{
+	for (unsigned i = 0; i < own->pools; i++)
+		if (own->pool[i] == pool) {
+			own->pool[i] = own->pool[--own->pools];
+			set_range(own);
+			return true;
+		}
+	return false;
+}
+
+static int put_in(struct lh_translated_own *own, struct lh_pool *pool)
+{
+	if (own->pools == LH_TRANSLATED_POOLS)
+		return -EMFILE;
+	if (own->pools == 0)
+		renew(own);
+	own->pool[own->pools++] = pool;
+	set_range(own);
+	return 0;
+}
+
+/* Of a thread that has been inside before; else NULL. */
+static struct lh_translated_own *own_here(void)
+{
+	return pthread_getspecific(process.ends);
+}
+
+/* A thread that is inside for the first time, and so translated by now. */
+static int put_in_first(struct lh_translated_own *own, struct lh_pool *pool)
+{
+	int result = -pthread_setspecific(process.ends, own);
+
+	if (result == 0)
+		result = put_in(own, pool);
+	if (result < 0)
+		lh__translate_end(process.translator);
+	return result;
+}
+
+int lh__translated_enter(struct lh_pool *pool, struct lh_error *error)
+{
+	struct lh_translated_own *own = own_here();
+	bool known = own != NULL;
+	int result = 0;
+
+	if (known) {
+		/* Of a pool that somebody has closed meanwhile, and that is at this address again. */
+		if (take_out(own, pool))
+			lh__translate_end(process.translator);
+		result = put_in(own, pool);
+	}
+	if (result == 0)
+		result = lh__translate_begin(process.translator, error);
+	else
+		lh__fail(error, result, "there is no room to note that a thread is inside");
+	if (result == 0 && !known) {
+		own = lh__translate_thread_bytes(process.translator);
+		result = put_in_first(own, pool);
+	}
+	if (result < 0 && own)
+		take_out(own, pool);
+	return result;
+}
+
+void lh__translated_leave(struct lh_pool *pool)
+{
+	struct lh_translated_own *own = own_here();
+
+	if (own && take_out(own, pool))
+		lh__translate_end(process.translator);
+}
+
+void lh__translated_renew(void)
+{
+	struct lh_translated_own *own = process.translator ? own_here() : NULL;
+
+	if (own)
+		renew(own);
+}
+
+bool lh__translated_is_on(void)
+{
+	return process.translator && lh__translate_is_on(process.translator);
+}
+
+int lh__translated_native(uint64_t function)
+{
+	return process.translator ? lh__translate_native(process.translator, function) : -ENODEV;
+}
+
+void lh__translated_forget(void)
+{
+	if (process.translator)
+		lh__translate_forget(process.translator, 0, UINT64_MAX);
+}
+
+/* ---- threads that end, and children ---- */
+
+/* Its transactions end as if they had been aborted, and others may begin theirs. */
+static void thread_ends(void *context)
+{
+	struct lh_translated_own *own = context;
+
+	while (own->pools > 0) {
+		struct lh_pool *pool = own->pool[own->pools - 1];
+
+		if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == lh__pool_self())
+			lh__tx_drop(pool);
+		if (take_out(own, pool))
+			lh__translate_end(process.translator);
+	}
+}
+
+/* In a child of fork, which has no pool: it goes on natively. */
+static void forked(void)
+{
+	struct lh_translated_own *own = own_here();
+
+	if (!own)
+		return;
+	own->pools = 0;
+	set_range(own);
+	while (lh__translate_is_on(process.translator))
+		lh__translate_end(process.translator);
+}
+
+/* ---- the translator ---- */
+
+static int note_natives(struct lh_translator *translator)
+{
+	const uint64_t functions[] = {
+#define NATIVE(name) (uint64_t)(uintptr_t) name
+		NATIVE(lh_pool_create),
+		NATIVE(lh_pool_open),
+		NATIVE(lh_pool_close),
+		NATIVE(lh_pool_grow),
+		NATIVE(lh_pool_info),
+		NATIVE(lh_ptr_off),
+		NATIVE(lh_off_ptr),
+		NATIVE(lh_pool_load),
+		NATIVE(lh_tx_begin),
+		NATIVE(lh_tx_commit),
+		NATIVE(lh_tx_wait),
+		NATIVE(lh_tx_commit_async),
+		NATIVE(lh_tx_abort),
+		NATIVE(lh_tx_add),
+		NATIVE(lh_pool_alloc),
+		NATIVE(lh_pool_alloc_zero),
+		NATIVE(lh_pool_realloc),
+		NATIVE(lh_pool_alloc_aligned),
+		NATIVE(lh_pool_free),
+		NATIVE(lh_pool_usable_size),
+		NATIVE(lh_pool_root),
+		NATIVE(lh__pool_on_store),
+		NATIVE(lh__pool_create),
+		NATIVE(lh__pool_open),
+		NATIVE(lh__pool_abandon),
+		NATIVE(lh__pool_checkpoint),
+		NATIVE(lh__translated_forget),
+		NATIVE(thread_ends),
+		NATIVE(forked),
+#undef NATIVE
+	};
+	int result = 0;
+
+	for (unsigned i = 0; i < sizeof functions / sizeof *functions && result == 0; i++)
+		result = lh__translate_native(translator, functions[i]);
+	return result;
+}
+
+static int make(struct lh_error *error)
+{
+	struct lh_translate_options options = {
+		.sys = &lh__sys_default,
+		.client = { .thread_bytes = sizeof(struct lh_translated_own),
+		            .before = lh__translated_before },
+	};
+	struct lh_translated_seen *seen;
+	struct lh_translator *translator;
+	int result = lh__translated_seen_open(&seen);
+
+	if (result < 0)
+		return lh__fail(error, result, "no memory to translate with");
+	options.client.context = seen;
+	result = lh__translate_open(&options, &translator, error);
+	if (result < 0)
+		return result;
+	result = note_natives(translator);
+	if (result == 0)
+		result = -pthread_key_create(&process.ends, thread_ends);
+	if (result == 0)
+		result = -pthread_atfork(NULL, NULL, forked);
+	if (result < 0) {
+		lh__translate_close(translator);
+		return lh__fail(error, result, "no translator can be made: %s", lh__errno_name(result));
+	}
+	__atomic_store_n(&process.translator, translator, __ATOMIC_RELEASE);
+	return 0;
+}
+
+int lh__translated_open(struct lh_error *error)
+{
+	int result = 0;
+
+	lh__lock(&lh__sys_default, &process.lock);
+	if (!process.translator)
+		result = make(error);
+	lh__unlock(&lh__sys_default, &process.lock);
+	return result;
+}
