@@ -290,7 +290,7 @@ void lh__translate_forget_now(struct lh_translator *translator, uint64_t start, 
 
 int lh__translate_native(struct lh_translator *translator, uint64_t function)
 {
-	uint64_t mask = lock_without_signals(translator);
+	uint64_t mask = lh__hold(translator);
 	unsigned count = translator->native_count;
 	int result = count < NATIVES ? 0 : -ENOSPC;
 
@@ -303,7 +303,7 @@ int lh__translate_native(struct lh_translator *translator, uint64_t function)
 			lh__cache_forget(translator, function, function + 1);
 	}
 out:
-	unlock_with_signals(translator, mask);
+	lh__release(translator, mask);
 	return result;
 }
 

@@ -80,7 +80,8 @@ struct lh_translate_client {
 	/*
 	 * The calling thread leaves the basic block at address, of so many instructions, after the first
 	 * `executed` of them: the next one has raised a signal. Whoever counts at a block's entry corrects it.
-	 * general: the program's registers at that moment, as they are encoded.
+	 * general: the program's registers at that moment, as they are encoded; NULL where the next one has
+	 * not begun: code has changed, and what follows is another block.
 	 */
 	void (*cut)(void *context, void *own, uint64_t address, unsigned instructions, unsigned executed,
 	            const uint64_t *general);

@@ -183,6 +183,6 @@ void lh__count_cut(void *context, void *own, uint64_t address, unsigned instruct
 		sum->bytes_loaded -= part[i].bytes_loaded;
 		sum->bytes_stored -= part[i].bytes_stored;
 	}
-	if (executed < instructions)
+	if (general && executed < instructions)
 		lh__count_slow_cut(thread, address + part[executed].offset, general);
 }
