@@ -343,7 +343,7 @@ uninstall:
 		$(DESTDIR)$(includedir)/linehome/patch.h $(DESTDIR)$(completiondir)/linehome \
 		$(DESTDIR)$(libdir)/liblinehome.a $(DESTDIR)$(libdir)/pkgconfig/linehome.pc \
 		$(addprefix $(DESTDIR)$(libdir)/liblinehome,.so .so.$(SOVERSION) .so.$(VERSION)) \
-		$(DESTDIR)$(libdir)/linehome/liblinehome-run.so \
+		$(addprefix $(DESTDIR)$(libdir)/linehome/,$(AGENTS)) \
 		$(foreach page,$(MAN),$(DESTDIR)$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
 	-rmdir $(DESTDIR)$(libdir)/linehome $(DESTDIR)$(includedir)/linehome
 
