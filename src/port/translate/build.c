@@ -273,8 +273,11 @@ static void decode_block(struct block *block, unsigned most)
 
 /* ---- plain instructions */
 
-static void here(struct lh_emitter *emitter, struct block *block, const struct decoded *decoded)
+/* spilled: registers whose value is in the context when the instruction is executed. */
+static void here(struct lh_emitter *emitter, struct block *block, const struct decoded *decoded,
+                 uint32_t spilled)
 {
+	block->place[block->places].spilled = (uint16_t)spilled;
 	block->place[block->places].code = (uint16_t)(emitter->at - block->start);
 	block->place[block->places].program = (uint16_t)(decoded->address - block->address);
 	block->places++;
@@ -383,13 +386,13 @@ static void put_far_relative(struct lh_emitter *emitter, struct block *block, st
 	uint32_t used;
 
 	if (base >= 0 && instruction->opcode == OP_LEA) {
-		here(emitter, block, decoded);
+		here(emitter, block, decoded, 0);
 		lh__put_constant(emitter, base, instruction->raw.rex.W ? target : (uint32_t)target);
 		return;
 	}
 	if (base >= 0 && base < 8 && base != RSP) {
 		lh__put_constant(emitter, base, target);
-		here(emitter, block, decoded);
+		here(emitter, block, decoded, 0);
 		rebase(instruction, bytes, base);
 		lh__put(emitter, bytes, instruction->length);
 		return;
@@ -401,7 +404,7 @@ static void put_far_relative(struct lh_emitter *emitter, struct block *block, st
 		;
 	lh__put_gs(emitter, OP_STORE, base, LH_T_SPILL + 8 * (size_t)base);
 	lh__put_constant(emitter, base, target);
-	here(emitter, block, decoded);
+	here(emitter, block, decoded, 1u << base);
 	rebase(instruction, bytes, base);
 	lh__put(emitter, bytes, instruction->length);
 	lh__put_gs(emitter, OP_LOAD, base, LH_T_SPILL + 8 * (size_t)base);
@@ -424,7 +427,7 @@ static void put_plain(struct lh_emitter *emitter, struct block *block, struct de
 		}
 		memcpy(bytes + instruction->raw.disp.offset, &(int32_t){ (int32_t)distance }, 4);
 	}
-	here(emitter, block, decoded);
+	here(emitter, block, decoded, 0);
 	lh__put(emitter, bytes, instruction->length);
 }
 
@@ -472,6 +475,7 @@ static void put_spills(struct lh_emitter *emitter)
 /* rax is the target. */
 static void put_table_jump(struct lh_emitter *emitter)
 {
+	emitter->tail = emitter->at;
 	lh__put_gs(emitter, OP_LOAD, RCX, LH_T_TABLE);
 	lh__put_bytes(emitter, 0xc18966, 3); /* mov %ax, %cx */
 	lh__put_bytes(emitter, 0xcd24ff, 3); /* jmp *(,%rcx,8) */
@@ -620,7 +624,8 @@ static void put_see_call(struct lh_emitter *emitter, const struct decoded *decod
 	lh__put_gs(emitter, OP_STORE, RAX, LH_T_CALL);
 	lh__put_gs(emitter, OP_LOAD, RAX, LH_T_SPILL);
 	put_native(emitter, (uint64_t)(uintptr_t)lh__translate_leave_syscall);
-	if (!emitter->full && emitter->literals >= 2 && emitter->literal[emitter->literals - 2].site == literal)
+	if (!emitter->full && emitter->literals >= 2 &&
+	    emitter->literal[emitter->literals - 2].site == literal)
 		emitter->literal[emitter->literals - 2].value[1] = lh__executes_at(emitter, emitter->at);
 }
 
@@ -629,6 +634,17 @@ static void put_see_call(struct lh_emitter *emitter, const struct decoded *decod
  * translator says. A new thread is native. A child of fork must come to the translator before it executes
  * another fragment, by a stub that its parent knew.
  */
+/* All go to the translator first, which makes them on the way back; then on here. */
+static void put_process_call(struct lh_emitter *emitter, const struct decoded *decoded)
+{
+	unsigned call = put_jump(emitter, 0, next_of(decoded));
+
+	emitter->jump[call].length = decoded->instruction.length;
+	emitter->jump[call].plain = emitter->at;
+	lh__put_constant(emitter, RCX, next_of(decoded));
+	put_jump(emitter, 0, next_of(decoded));
+}
+
 static void put_syscall(struct lh_emitter *emitter, const struct decoded *decoded)
 {
 	static const int32_t makers[3] = { SYS_clone, SYS_fork, SYS_clone3 };
@@ -637,6 +653,10 @@ static void put_syscall(struct lh_emitter *emitter, const struct decoded *decode
 	const uint8_t *parent;
 	unsigned on, clone;
 
+	if (emitter->translator->process) {
+		put_process_call(emitter, decoded);
+		return;
+	}
 	if (emitter->translator->client.call)
 		put_see_call(emitter, decoded);
 	for (int i = 0; i < 3; i++)
@@ -662,13 +682,24 @@ static void put_syscall(struct lh_emitter *emitter, const struct decoded *decode
 
 static void put_read_gs(struct lh_emitter *emitter, const struct decoded *decoded)
 {
-	lh__put_constant(emitter,
-	                 decoded->instruction.raw.modrm.rm | (decoded->instruction.raw.rex.B ? 8 : 0), 0);
+	int reg = decoded->instruction.raw.modrm.rm | (decoded->instruction.raw.rex.B ? 8 : 0);
+
+	lh__put_gs(emitter, OP_LOAD, reg, LH_T_GS);
+	if (decoded->instruction.raw.rex.W)
+		return;
+	/* mov: the upper half becomes zero */
+	lh__put_bytes(emitter, reg >= 8 ? 0x45u : 0x40u, 1);
+	lh__put_bytes(emitter, 0x89u | (0xc0u | (unsigned)(reg & 7) * 9) << 8, 2);
 }
 
 static unsigned condition_of(const struct decoded *decoded)
 {
 	return 0x80 | (decoded->instruction.opcode & 0xf);
+}
+
+static bool is_indirect(enum kind kind)
+{
+	return kind == RETURN || kind == INDIRECT_JUMP || kind == INDIRECT_CALL;
 }
 
 static void put_instruction(struct lh_emitter *emitter, struct block *block, struct decoded *decoded)
@@ -677,7 +708,7 @@ static void put_instruction(struct lh_emitter *emitter, struct block *block, str
 		put_plain(emitter, block, decoded);
 		return;
 	}
-	here(emitter, block, decoded);
+	here(emitter, block, decoded, is_indirect(decoded->kind) ? 1u << RAX | 1u << RCX : 0);
 	switch (decoded->kind) {
 	case JUMP: put_jump(emitter, 0, branch_target(decoded)); break;
 	case CONDITIONAL:
@@ -794,6 +825,7 @@ static int put_stub(struct lh_emitter *emitter, unsigned i, struct jump **out)
 	jump->plain = offset_in(emitter, emitter->jump[i].plain);
 	jump->thread = offset_in(emitter, emitter->jump[i].thread);
 	jump->fork = offset_in(emitter, emitter->jump[i].fork);
+	jump->length = emitter->jump[i].length;
 	jump->stale = emitter->jump[i].stale;
 	jump->site = jump->plain || jump->stale ? 0 : offset_in(emitter, emitter->jump[i].site);
 	lh__put_distance(emitter->jump[i].site, emitter->at);
@@ -839,6 +871,7 @@ static struct lh_emitter *emitter_for(struct lh_translator *translator)
 	emitter->end = emitter->start + (room < ROOM ? room : ROOM);
 	emitter->full = false;
 	emitter->labels = emitter->literals = emitter->jumps = 0;
+	emitter->tail = NULL;
 	return emitter;
 }
 
@@ -923,6 +956,7 @@ static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entr
 	struct place *places = lh__cache_metadata(cache, block->places * sizeof(*places));
 	struct jump *jumps[JUMPS];
 	struct fragment *to;
+	const uint8_t *end = emitter->at;
 
 	put_literals(emitter);
 	for (unsigned i = 0; i < emitter->jumps; i++)
@@ -938,6 +972,10 @@ static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entr
 	fragment->instructions = (uint16_t)block->count;
 	fragment->place_count = (uint16_t)block->places;
 	fragment->places = places;
+	fragment->body = (uint32_t)(end - block->start);
+	fragment->tail = emitter->tail ? (uint32_t)(emitter->tail - block->start) : 0;
+	fragment->jump_count = emitter->jumps;
+	fragment->jumps = jumps[0];
 	block->translator->counts.bytes += (uint64_t)(emitter->at - (cache->write + cache->used));
 	if (lh__cache_add(cache, fragment, block->page) < 0)
 		return -ENOSPC;
@@ -947,6 +985,8 @@ static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entr
 		fragment->entry_next = entry_next;
 		lh__cache_publish(cache, fragment);
 	}
+	for (unsigned i = 0; i < emitter->jumps; i++)
+		jumps[i]->from = fragment;
 	for (unsigned i = 0; i < emitter->jumps; i++)
 		if ((to = lh__cache_find(cache, jumps[i]->target)))
 			lh__cache_link(block->translator, jumps[i], to);

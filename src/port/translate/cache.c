@@ -19,7 +19,6 @@
 #define REACH ((uint64_t)0x7ff00000)
 #define STEP ((uint64_t)16 << 20)
 #define LEAST 32u /* bytes that a fragment takes: a jump, its stub, and what aligns them */
-#define FIRST 64u /* bytes before the first fragment: where all unknown targets lead */
 
 uint64_t lh__map(const struct lh_sys *sys, uint64_t hint, size_t size, int protection, int flags, int fd)
 {
@@ -34,6 +33,14 @@ int lh__peek(const struct lh_sys *sys, uint64_t address, void *out, size_t size)
 	long got = LH_SYS(sys, SYS_process_vm_readv, LH_SYS(sys, SYS_getpid), &to, 1, &from, 1, 0);
 
 	return got == (long)size ? 0 : -EFAULT;
+}
+
+int lh__poke(const struct lh_sys *sys, uint64_t address, const void *from, size_t size)
+{
+	struct iovec of = { (void *)(uintptr_t)from, size }, to = { (void *)(uintptr_t)address, size };
+	long put = LH_SYS(sys, SYS_process_vm_writev, LH_SYS(sys, SYS_getpid), &of, 1, &to, 1, 0);
+
+	return put == (long)size ? 0 : -EFAULT;
 }
 
 /* Executable memory from which `near` is reached, below it or above; else anywhere. */
@@ -142,7 +149,7 @@ static int make_tables(struct cache *cache)
 	                 (const uint8_t[]){ 0x65, 0xff, 0x24, 0x25, LH_T_LEAVE_INDIRECT, 0, 0, 0 }, 8);
 	for (size_t i = 0; i < TABLE_ENTRIES; i++)
 		cache->table[i] = (uint64_t)(uintptr_t)cache->execute;
-	cache->used = FIRST;
+	cache->used = CACHE_FIRST;
 	return 0;
 }
 
@@ -292,13 +299,27 @@ static void patch(struct cache *cache, uint32_t site, uint32_t to)
 
 void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to)
 {
-	if (jump->to || !jump->site)
+	if (jump->to || !jump->site || jump->from->held)
 		return;
 	jump->to = to;
 	jump->next = to->incoming;
 	to->incoming = jump;
 	patch(translator->current, jump->site, to->code);
 	translator->counts.links++;
+}
+
+void lh__cache_unlink(struct cache *cache, struct jump *jump)
+{
+	struct jump **at;
+
+	if (!jump->to)
+		return;
+	for (at = &jump->to->incoming; *at != jump; at = &(*at)->next)
+		;
+	*at = jump->next;
+	jump->to = NULL;
+	jump->next = NULL;
+	patch(cache, jump->site, jump->stub);
 }
 
 /* Of those with an entry, by their target's 16 bits. */

@@ -81,8 +81,11 @@ static uint64_t where(struct lh_translated_thread *thread)
 	bool stale = jump && jump->stale;
 
 	thread->dispatches++;
+	if (thread->held_in)
+		lh__held_release(thread);
 	if (jump && jump->plain)
-		return resume_clone(thread, jump);
+		return translator->process ? lh__process_call(thread, jump) : resume_clone(thread, jump);
+	thread->target = target;
 	lh__after_fork(translator);
 	if (stale)
 		thread->general[RCX] = thread->spill[RCX];
@@ -100,6 +103,7 @@ static uint64_t where(struct lh_translated_thread *thread)
 void lh__translate_dispatch(struct lh_translated_thread *thread)
 {
 	thread->resume = where(thread);
+	thread->boundary = true;
 }
 
 void lh__translate_with_vectors(void (*function)(void *own, uint64_t a, uint64_t b), void *own, uint64_t a,
@@ -128,6 +132,7 @@ void lh__translate_call_out(struct lh_translated_thread *thread)
 	function(thread->own, thread->a, thread->b);
 	lh__vectors_restore(thread);
 	thread->resume = thread->call[1];
+	thread->boundary = false;
 }
 
 void lh__translate_ask_out(struct lh_translated_thread *thread)
@@ -141,6 +146,7 @@ void lh__translate_ask_out(struct lh_translated_thread *thread)
 	function(thread->own, thread->a, next);
 	lh__vectors_restore(thread);
 	thread->resume = thread->depth > 0 ? stay : next;
+	thread->boundary = false;
 }
 
 /* A client sees a system call; where it answers it, the thread goes on behind it. Its literal: inside.h. */

@@ -37,25 +37,7 @@
 	xor	%ebp, %ebp
 	mov	%gs:LH_T_SELF, %rdi
 	call	\function
-	pop	%rcx
-	popfq
-	mov	GENERAL(0), %rax
-	mov	GENERAL(1), %rcx
-	mov	GENERAL(2), %rdx
-	mov	GENERAL(3), %rbx
-	mov	GENERAL(4), %rsp
-	mov	GENERAL(5), %rbp
-	mov	GENERAL(6), %rsi
-	mov	GENERAL(7), %rdi
-	mov	GENERAL(8), %r8
-	mov	GENERAL(9), %r9
-	mov	GENERAL(10), %r10
-	mov	GENERAL(11), %r11
-	mov	GENERAL(12), %r12
-	mov	GENERAL(13), %r13
-	mov	GENERAL(14), %r14
-	mov	GENERAL(15), %r15
-	jmp	*%gs:LH_T_RESUME
+	jmp	lh__translate_restore
 	.endm
 
 	/* The program's return address is on the stack: go on there, translated. */
@@ -75,8 +57,176 @@
 \name:
 	.endm
 
+	.macro	mark name
+	.globl	\name
+	.hidden	\name
+\name:
+	.endm
+
 	.text
 	.p2align 4
+	.globl	lh__translate_text
+	.hidden	lh__translate_text
+lh__translate_text:
+
+	/*
+	 * The way back, all registers being in the context, flags on its stack. A signal that came before this
+	 * is seen here; one that comes after finds all that it needs in the context (held.c).
+	 */
+	function lh__translate_restore
+	cmpq	$0, %gs:LH_T_HELD
+	jne	3f
+	mark	lh__translate_restored
+	pop	%rcx
+	popfq
+	mov	GENERAL(0), %rax
+	mov	GENERAL(1), %rcx
+	mov	GENERAL(2), %rdx
+	mov	GENERAL(3), %rbx
+	mov	GENERAL(4), %rsp
+	mov	GENERAL(5), %rbp
+	mov	GENERAL(6), %rsi
+	mov	GENERAL(7), %rdi
+	mov	GENERAL(8), %r8
+	mov	GENERAL(9), %r9
+	mov	GENERAL(10), %r10
+	mov	GENERAL(11), %r11
+	mov	GENERAL(12), %r12
+	mov	GENERAL(13), %r13
+	mov	GENERAL(14), %r14
+	mov	GENERAL(15), %r15
+	jmp	*%gs:LH_T_RESUME
+	mark	lh__translate_restored_end
+3:	mov	%gs:LH_T_SELF, %rdi
+	call	lh__held_resume
+	jmp	lh__translate_restored
+	.size	lh__translate_restore, . - lh__translate_restore
+
+	/* The program's address is in the context, all else is true. */
+	function lh__translate_enter
+	movq	$0, %gs:LH_T_EXIT
+	jmp	lh__translate_leave
+	mark	lh__translate_enter_end
+	.size	lh__translate_enter, . - lh__translate_enter
+
+	/*
+	 * A system call of the program's, unless a signal has come; the client may have changed it. rcx is
+	 * lost in a call anyway.
+	 */
+	function lh__translate_make_call
+	mov	%gs:LH_T_CHANGED, %rax
+	mov	%gs:LH_T_CHANGED + 8, %rdi
+	mov	%gs:LH_T_CHANGED + 16, %rsi
+	mov	%gs:LH_T_CHANGED + 24, %rdx
+	mov	%gs:LH_T_CHANGED + 32, %r10
+	mov	%gs:LH_T_CHANGED + 40, %r8
+	mov	%gs:LH_T_CHANGED + 48, %r9
+	mov	%gs:LH_T_HELD, %rcx
+	jrcxz	1f
+	lea	lh__translate_enter(%rip), %rcx
+	mov	%rcx, %gs:LH_T_AFTER
+	jmp	lh__translate_unblock
+	mark	lh__translate_making
+1:	syscall
+	mark	lh__translate_made
+	mov	GENERAL(7), %rdi
+	mov	GENERAL(6), %rsi
+	mov	GENERAL(2), %rdx
+	mov	GENERAL(10), %r10
+	mov	GENERAL(8), %r8
+	mov	GENERAL(9), %r9
+	jmp	*%gs:LH_T_AFTER
+	mark	lh__translate_made_end
+	.size	lh__translate_make_call, . - lh__translate_make_call
+
+	/* Signals were held back; they come behind this system call, if not to the program then to nobody. */
+	function lh__translate_unblock
+	mov	$14, %eax			/* rt_sigprocmask */
+	mov	$2, %edi			/* SIG_SETMASK */
+	mov	%gs:LH_T_SELF, %rsi
+	lea	LH_T_MASK(%rsi), %rsi
+	mov	$0, %edx
+	mov	$8, %r10d
+	movq	$0, %gs:LH_T_HELD
+	syscall
+	mov	GENERAL(0), %rax
+	mov	GENERAL(1), %rcx
+	mov	GENERAL(2), %rdx
+	mov	GENERAL(6), %rsi
+	mov	GENERAL(7), %rdi
+	mov	GENERAL(8), %r8
+	mov	GENERAL(9), %r9
+	mov	GENERAL(10), %r10
+	mov	GENERAL(11), %r11
+	jmp	*%gs:LH_T_AFTER
+	mark	lh__translate_unblock_end
+	.size	lh__translate_unblock, . - lh__translate_unblock
+
+	/* Of a frame that has been prepared: it leads to lh__translate_enter. */
+	function lh__translate_sigreturn
+	movq	$0, %gs:LH_T_HELD
+	mov	$15, %eax
+	syscall
+	hlt
+	.size	lh__translate_sigreturn, . - lh__translate_sigreturn
+
+	/* The thread's end: the context may be another's as soon as its tid is zero. */
+	function lh__translate_exit
+	movl	$0, %gs:LH_T_TID
+	syscall
+	hlt
+	.size	lh__translate_exit, . - lh__translate_exit
+
+	/* long (long number, const long argument[6], struct lh_translated_thread *child) */
+	function lh__translate_clone
+	mov	%rdx, %r9
+	mov	%rdi, %rax
+	mov	%rsi, %rcx
+	mov	(%rcx), %rdi
+	mov	8(%rcx), %rsi
+	mov	16(%rcx), %rdx
+	mov	24(%rcx), %r10
+	mov	32(%rcx), %r8
+	syscall
+	test	%rax, %rax
+	jz	1f
+	ret
+1:	mov	LH_T_STACK(%r9), %rsp
+	sub	$16, %rsp
+	xor	%ebp, %ebp
+	mov	%r9, %rdi
+	call	lh__clone_begins
+	jmp	lh__translate_restore
+	.size	lh__translate_clone, . - lh__translate_clone
+
+	/* What the kernel knows as the handler of all signals; on the context's stack for signals. */
+	function lh__process_entered
+	sub	$8, %rsp
+	mov	%rdx, %rcx
+	mov	%rsi, %rdx
+	mov	%edi, %esi
+	mov	%gs:LH_T_SELF, %rdi
+	call	lh__signal_entered
+	test	%al, %al
+	jnz	1f
+	add	$16, %rsp
+	mov	$15, %eax			/* rt_sigreturn: the kernel's own frame */
+	syscall
+1:	mov	%gs:LH_T_STACK, %rsp
+	sub	$16, %rsp
+	jmp	lh__translate_restored
+	.size	lh__process_entered, . - lh__process_entered
+
+	/* int (const struct lh_process_options *, struct lh_translator **, struct lh_error *) */
+	function lh__process_open
+	push	%rbx				/* only aligns */
+	call	lh__process_on
+	pop	%rbx
+	test	%rdx, %rdx
+	jnz	1f
+	ret
+1:	return_translated
+	.size	lh__process_open, . - lh__process_open
 
 	/* From a stub; the exit's number is in the context. */
 	function lh__translate_leave
@@ -161,9 +311,7 @@
 	push	%rbx				/* only aligns */
 	.cfi_adjust_cfa_offset 8
 	call	*%r11
-	.globl	lh__translate_native_back
-	.hidden	lh__translate_native_back
-lh__translate_native_back:
+	mark	lh__translate_native_back
 	pop	%rbx
 	.cfi_adjust_cfa_offset -8
 	cmpl	$0, %gs:LH_T_DEPTH
@@ -223,5 +371,7 @@ lh__translate_native_back:
 	function lh__translate_forget
 	jmp	lh__translate_forget_now
 	.size	lh__translate_forget, . - lh__translate_forget
+
+	mark	lh__translate_text_end
 
 	.section .note.GNU-stack, "", @progbits

@@ -40,6 +40,12 @@
 #define LH_T_OWN_AT 368
 #define LH_T_LEAVE_STATE 376
 #define LH_T_PLAIN 384
+#define LH_T_AFTER 392
+#define LH_T_HELD 400
+#define LH_T_MASK 408
+#define LH_T_CHANGED 416
+#define LH_T_TID 472
+#define LH_T_GS 480
 
 #ifndef __ASSEMBLER__
 
@@ -47,6 +53,7 @@
 #include <ucontext.h>
 
 #include "port/translate/emit.h"
+#include "port/translate/process.h"
 #include "port/translate/translate.h"
 #include "sys/lock.h"
 
@@ -55,18 +62,37 @@ enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R11 = 11 }; /* as they are encode
 #define PAGE 4096u
 #define VECTOR_BYTES 2816u /* x87, SSE, AVX and AVX-512 as xsave writes them */
 #define STACK_BYTES 65536u
+#define SIGNAL_BYTES 65536u
 #define THREADS 16384u            /* slots for contexts: address space only */
 #define TABLE_ENTRIES 65536u      /* 16 bits of a target */
 #define NATIVES 256u              /* functions that are called natively */
 #define LH_BLOCK_INSTRUCTIONS 96u /* a block has at most so many */
 
 #define WAITING 8u
+#define CACHE_FIRST 64u /* bytes before the first fragment: where all unknown targets lead */
+#define LH_STACK_DISABLED 2
+#define LH_STACK_DISARMS (1u << 31)
+#define LH_ADDRESS(pointer) ((uint64_t)(uintptr_t)(pointer))
 
 struct cache;
 struct fragment;
 
 struct range {
 	uint64_t start, end;
+};
+
+/* As the kernel has them. */
+struct lh_action {
+	uint64_t handler, flags, restorer, mask;
+};
+struct lh_actions {
+	struct lh_lock lock;
+	struct lh_action of[65];
+};
+struct lh_stack {
+	uint64_t start;
+	int32_t flags, unused;
+	uint64_t size;
 };
 
 struct lh_translated_thread {
@@ -86,11 +112,25 @@ struct lh_translated_thread {
 	uint32_t active; /* may be in a cache */
 	void *own_at;    /* own, for enter.S */
 	const void *leave_state, *plain;
+	/* Of a process that is translated whole (process.c, signal.c). */
+	uint64_t after;      /* where a way of enter.S leads that makes a system call */
+	uint64_t held;       /* all signals are blocked, since one waits or must not come */
+	uint64_t mask;       /* then the program's own */
+	uint64_t changed[7]; /* number and arguments of the call that is about to be made */
+	int32_t tid;         /* 0: the slot is free */
+	uint64_t gs;         /* the program's own */
 	uint8_t vector[VECTOR_BYTES] __attribute__((aligned(64)));
 	struct lh_translator *translator;
 	struct cache *cache;
 	uint64_t epoch; /* of that cache */
-	int32_t tid;    /* 0: the slot is free */
+	uint64_t next;  /* behind the system call at target */
+	bool boundary;  /* what is resumed is a boundary: all is true, the program is at target */
+	bool vforked;   /* a child of vfork, or a thread of one */
+	bool nested;    /* a signal has come before another one's handler had blocked it */
+	uint64_t nested_mask;
+	struct fragment *held_in; /* whose exits lead here since a signal waits for its end */
+	struct lh_stack alternate;
+	struct lh_actions *actions, own_actions;
 	/*
 	 * It holds the lock, or is about to, while a handler of a signal may still run: what that would have
 	 * forgotten waits here (changed.c).
@@ -108,14 +148,16 @@ struct jump {
 	uint32_t site; /* offset in the cache of the distance that is patched; 0: never linked */
 	uint32_t stub; /* where it leads while it is not linked */
 	uint32_t plain, thread, fork; /* where a clone goes on, by kind; 0: this is no clone */
+	uint32_t length;              /* of a system call's instruction, which target is behind */
 	bool stale;                   /* its fragment is not what the program's code is now; rcx is spilled */
-	struct fragment *to;
+	struct fragment *from, *to;
 	struct jump *next; /* of those that lead to the same fragment */
 };
 
 /* Where an instruction of the program lies in the fragment. */
 struct place {
 	uint16_t code, program; /* bytes from the start of either */
+	uint16_t spilled;       /* registers whose value is in the context */
 };
 
 struct fragment {
@@ -124,6 +166,11 @@ struct fragment {
 	uint32_t code;              /* offset in the cache */
 	uint32_t code_size;         /* with what follows it */
 	uint32_t entry, entry_next; /* offsets: the entry, 0 for none; the distance in it that leads on */
+	uint32_t body;              /* bytes of it before constants and stubs */
+	uint32_t tail; /* offset in the code: rax is the target there, it and rcx are spilled; or 0 */
+	uint32_t held; /* threads that wait for its end: its exits are not linked */
+	uint32_t jump_count;
+	struct jump *jumps;
 	uint16_t instructions, place_count;
 	bool forgotten;
 	const struct place *places;
@@ -181,7 +228,8 @@ enum {
 	GUARD_KERNEL,  /* checked for good: a call may be writing to it */
 };
 
-struct decoded; /* build.c */
+struct decoded;    /* build.c */
+struct lh_process; /* process.c */
 
 struct lh_translator {
 	const struct lh_sys *sys;
@@ -205,6 +253,7 @@ struct lh_translator {
 	struct lh_emitter *emitter;
 	size_t emitter_bytes;
 	struct lh_translate_counts counts;
+	struct lh_process *process; /* process.c; NULL: threads switch themselves over */
 	/* changed.c: of the program's memory */
 	bool guards;          /* whoever owns the translator hands SIGSEGV to lh__changed_fault first */
 	struct guard *guard;  /* of pages that the program may both write and execute */
@@ -227,6 +276,17 @@ extern const char lh__translate_native_call[], lh__translate_native_back[];
 extern const char lh__translate_begin_inside[], lh__translate_end_inside[], lh__translate_forget_inside[];
 extern const char lh__translate_is_on_inside[], lh__translate_is_here_inside[], lh__translate_bytes_inside[];
 
+/* What a thread resumes at to make a system call of the program's; to let signals come; to find its target. */
+extern const char lh__translate_make_call[], lh__translate_making[];
+extern const char lh__translate_made[], lh__translate_made_end[];
+extern const char lh__translate_unblock[], lh__translate_unblock_end[];
+extern const char lh__translate_enter[], lh__translate_enter_end[];
+extern const char lh__translate_restore[], lh__translate_restored[], lh__translate_restored_end[];
+extern const char lh__translate_text[], lh__translate_text_end[];
+extern const char lh__translate_sigreturn[], lh__translate_exit[];
+void lh__process_entered(int signal, siginfo_t *info, void *context);
+long lh__translate_clone(long number, const long argument[6], struct lh_translated_thread *child);
+
 /* ---- open.c */
 
 void lh__after_fork(struct lh_translator *translator);
@@ -242,6 +302,10 @@ bool lh__thread_stack_in(const struct lh_translator *translator, uint64_t start,
 /* With all signals blocked; returns, and takes, the mask that was. */
 uint64_t lh__hold(struct lh_translator *translator);
 void lh__release(struct lh_translator *translator, uint64_t mask);
+struct lh_translated_thread *lh__thread_take(struct lh_translator *translator);
+long lh__thread_adopt(struct lh_translator *translator, struct lh_translated_thread **out) LH_MUST_CHECK;
+int lh__thread_activate(struct lh_translator *translator, struct lh_translated_thread *thread) LH_MUST_CHECK;
+void lh__thread_set_gs(const struct lh_translator *translator, uint64_t base);
 /* The calling thread's gs is its own again. */
 void lh__thread_leave(struct lh_translator *translator);
 void lh__vectors_save(struct lh_translated_thread *thread);
@@ -279,6 +343,9 @@ uint64_t lh__cache_address(const struct lh_translator *translator, uint64_t code
  */
 struct fragment *lh__cache_fragment(const struct lh_translator *translator, uint64_t code,
                                     struct cache **cache, int *instruction);
+/* It leads to the translator again. */
+void lh__cache_unlink(struct cache *cache, struct jump *jump);
+int lh__poke(const struct lh_sys *sys, uint64_t address, const void *from, size_t size) LH_MUST_CHECK;
 int lh__peek(const struct lh_sys *sys, uint64_t address, void *out, size_t size) LH_MUST_CHECK;
 uint64_t lh__map(const struct lh_sys *sys, uint64_t hint, size_t size, int protection, int flags, int fd);
 
@@ -308,6 +375,7 @@ struct lh_emitter {
 	uint32_t taken, spilled; /* registers handed out, and those of them whose value is in the context */
 	bool flags_saved;        /* in rax */
 	unsigned labels, literals, jumps;
+	uint8_t *tail; /* where a jump through the table begins */
 	struct {
 		uint8_t *site[2]; /* distances that lead here */
 		uint32_t taken, spilled;
@@ -320,6 +388,7 @@ struct lh_emitter {
 	struct {
 		uint8_t *site;
 		uint64_t target;
+		unsigned length;
 		uint8_t *plain, *thread, *fork; /* of a clone: how it is made */
 		uint8_t *child_site;            /* the child's way, to the stub of the first */
 		bool stale;
@@ -419,6 +488,45 @@ void lh__translate_dispatch(struct lh_translated_thread *thread);
 void lh__translate_call_out(struct lh_translated_thread *thread);
 void lh__translate_ask_out(struct lh_translated_thread *thread);
 void lh__translate_syscall_out(struct lh_translated_thread *thread);
+
+/* ---- process.c: a program that is translated whole */
+
+struct lh_process {
+	struct lh_process_options options;
+	uint64_t *misses; /* a table of targets that knows none */
+	uint32_t threads;
+	struct lh_actions actions;
+};
+/* A system call: where the thread goes on. */
+uint64_t lh__process_call(struct lh_translated_thread *thread, const struct jump *jump);
+/* Until the thread resumes, no signal comes. */
+void lh__process_hold(struct lh_translated_thread *thread);
+void lh__process_ends(struct lh_translated_thread *thread, int status);
+
+/* ---- clone.c */
+
+bool lh__clone(struct lh_translated_thread *thread, struct lh_translate_call *call);
+/* The thread is about to end; the client hears of it. */
+void lh__clone_ends(struct lh_translated_thread *thread, int status);
+void lh__clone_tell(struct lh_translated_thread *thread);
+
+/* ---- signal.c */
+
+bool lh__signal_action(struct lh_translated_thread *thread, struct lh_translate_call *call);
+bool lh__signal_stack(struct lh_translated_thread *thread, struct lh_translate_call *call);
+uint64_t lh__signal_return(struct lh_translated_thread *thread);
+/* All that the kernel has now becomes the program's. */
+void lh__signal_take(struct lh_translator *translator, struct lh_translated_thread *thread);
+/* The kernel's alternate stack of the calling thread is the context's. */
+void lh__signal_own_stack(struct lh_translated_thread *thread);
+
+/* ---- held.c: signals that wait for a block's end */
+
+/* Makes the state the program's, at an address of its own. False: it is not at a boundary; it will be. */
+bool lh__held_true(struct lh_translated_thread *thread, ucontext_t *context, bool synchronous);
+uint64_t lh__register(const ucontext_t *context, int reg);
+/* The thread has come to the translator. */
+void lh__held_release(struct lh_translated_thread *thread);
 
 /* ---- state.c */
 

@@ -75,7 +75,8 @@ static int make(struct lh_translator *translator)
 {
 	const struct lh_sys *sys = translator->sys;
 
-	translator->slot_bytes = PAGE + STACK_BYTES + page_up(LH_T_OWN + translator->client.thread_bytes);
+	translator->slot_bytes =
+		PAGE + SIGNAL_BYTES + STACK_BYTES + page_up(LH_T_OWN + translator->client.thread_bytes);
 	translator->slots = reserve(sys, translator->slot_bytes * THREADS, PROT_NONE);
 	lh__build_rooms(&translator->decoded_bytes, &translator->emitter_bytes);
 	translator->decoded = reserve(sys, translator->decoded_bytes, PROT_READ | PROT_WRITE);

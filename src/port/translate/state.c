@@ -100,4 +100,5 @@ void lh__translate_state_out(struct lh_translated_thread *thread)
 	function(thread->own, &state, thread->call[2]);
 	lh__vectors_restore(thread);
 	thread->resume = thread->call[1];
+	thread->boundary = false;
 }

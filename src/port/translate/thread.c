@@ -37,7 +37,7 @@ static uint64_t segment_base(const struct lh_translator *translator, long which)
 	return base;
 }
 
-static void set_gs(const struct lh_translator *translator, uint64_t base)
+void lh__thread_set_gs(const struct lh_translator *translator, uint64_t base)
 {
 	if (translator->fsgsbase)
 		__asm__ volatile("wrgsbase %0" : : "r"(base) : "memory");
@@ -53,7 +53,7 @@ uint64_t lh__thread_fs(const struct lh_translator *translator)
 static struct lh_translated_thread *thread_at(const struct lh_translator *translator, uint32_t slot)
 {
 	return (struct lh_translated_thread *)(void *)(translator->slots + slot * translator->slot_bytes +
-	                                               PAGE + STACK_BYTES);
+	                                               PAGE + SIGNAL_BYTES + STACK_BYTES);
 }
 
 /* The context that gs leads to, be it this thread's or its maker's. */
@@ -70,12 +70,14 @@ struct lh_translated_thread *lh__thread_here(const struct lh_translator *transla
 {
 	struct lh_translated_thread *thread = thread_of(translator, segment_base(translator, ARCH_GET_GS));
 
-	return thread && thread->fs == segment_base(translator, ARCH_GET_FS) ? thread : NULL;
+	/* In a process that is translated whole each thread has its own, whatever it does with fs. */
+	return thread && (translator->process || thread->fs == segment_base(translator, ARCH_GET_FS)) ? thread
+	                                                                                              : NULL;
 }
 
 void lh__thread_leave(struct lh_translator *translator)
 {
-	set_gs(translator, 0);
+	lh__thread_set_gs(translator, 0);
 }
 
 void lh__thread_forget_others(struct lh_translator *translator, struct lh_translated_thread *self)
@@ -99,8 +101,9 @@ bool lh__thread_any_in(const struct lh_translator *translator, const struct cach
 		struct lh_translated_thread *thread = thread_at(translator, i);
 
 		if (__atomic_load_n(&thread->active, __ATOMIC_SEQ_CST) && thread->epoch == cache->epoch &&
-		    !(thread->tid && LH_SYS(translator->sys, SYS_tgkill, LH_SYS(translator->sys, SYS_getpid),
-		                            thread->tid, 0) == -ESRCH))
+		    !(!translator->process && thread->tid &&
+		      LH_SYS(translator->sys, SYS_tgkill, LH_SYS(translator->sys, SYS_getpid), thread->tid,
+		             0) == -ESRCH))
 			return true;
 	}
 	return false;
@@ -114,13 +117,14 @@ static int64_t free_slot(const struct lh_translator *translator)
 	for (uint32_t i = 0; i < translator->slot_count; i++) {
 		int32_t tid = thread_at(translator, i)->tid;
 
-		if (tid == 0 || LH_SYS(translator->sys, SYS_tgkill, process, tid, 0) == -ESRCH)
+		if (tid == 0 ||
+		    (!translator->process && LH_SYS(translator->sys, SYS_tgkill, process, tid, 0) == -ESRCH))
 			return i;
 	}
 	return translator->slot_count < THREADS ? (int64_t)translator->slot_count : -1;
 }
 
-static struct lh_translated_thread *take_slot(struct lh_translator *translator)
+struct lh_translated_thread *lh__thread_take(struct lh_translator *translator)
 {
 	int64_t slot = free_slot(translator);
 	struct lh_translated_thread *thread;
@@ -129,7 +133,7 @@ static struct lh_translated_thread *take_slot(struct lh_translator *translator)
 		return NULL;
 	thread = thread_at(translator, (uint32_t)slot);
 	if (slot == translator->slot_count) {
-		if (LH_SYS(translator->sys, SYS_mprotect, (uintptr_t)thread - STACK_BYTES,
+		if (LH_SYS(translator->sys, SYS_mprotect, (uintptr_t)thread - STACK_BYTES - SIGNAL_BYTES,
 		           translator->slot_bytes - PAGE, PROT_READ | PROT_WRITE) < 0)
 			return NULL;
 		__atomic_store_n(&translator->slot_count, translator->slot_count + 1, __ATOMIC_RELEASE);
@@ -183,7 +187,7 @@ void lh__release(struct lh_translator *translator, uint64_t before)
 }
 
 /* A context for the calling thread, which has none: 0, or a negative errno. */
-static long adopt(struct lh_translator *translator, struct lh_translated_thread **out)
+long lh__thread_adopt(struct lh_translator *translator, struct lh_translated_thread **out)
 {
 	uint64_t gs = segment_base(translator, ARCH_GET_GS), mask;
 	struct lh_translated_thread *thread = NULL;
@@ -191,17 +195,17 @@ static long adopt(struct lh_translator *translator, struct lh_translated_thread 
 	if (gs != 0 && !thread_of(translator, gs))
 		return -EBUSY;
 	mask = lh__hold(translator);
-	thread = take_slot(translator);
+	thread = lh__thread_take(translator);
 	lh__release(translator, mask);
 	if (!thread)
 		return -ENOMEM;
-	set_gs(translator, (uint64_t)(uintptr_t)thread);
+	lh__thread_set_gs(translator, (uint64_t)(uintptr_t)thread);
 	*out = thread;
 	return 0;
 }
 
 /* In a cache from now on: in the newest. */
-static int activate(struct lh_translator *translator, struct lh_translated_thread *thread)
+int lh__thread_activate(struct lh_translator *translator, struct lh_translated_thread *thread)
 {
 	uint64_t mask;
 
@@ -226,7 +230,7 @@ struct outcome lh__translate_on(struct lh_translator *translator, struct lh_erro
 	lh__after_fork(translator);
 	thread = lh__thread_here(translator);
 	if (!thread)
-		result = adopt(translator, &thread);
+		result = lh__thread_adopt(translator, &thread);
 	if (result == -EBUSY)
 		return (struct outcome){ lh__fail(error, -EBUSY, "the gs register is in use"), NULL };
 	if (result == 0 && thread->depth > 0) {
@@ -235,7 +239,7 @@ struct outcome lh__translate_on(struct lh_translator *translator, struct lh_erro
 		return (struct outcome){ 0, NULL };
 	}
 	if (result == 0)
-		result = activate(translator, thread);
+		result = lh__thread_activate(translator, thread);
 	if (result < 0)
 		return (struct outcome){ lh__fail(error, -ENOMEM, "no memory to translate a thread"), NULL };
 	thread->depth = 1;
