@@ -75,7 +75,9 @@ static void executed(unsigned cpu, void *context)
 
 static void accessed(unsigned cpu, uint32_t information, uint64_t address, void *context)
 {
-	(void)cpu, (void)address, (void)context;
+	(void)cpu, (void)address;
+	if (!context)
+		return;
 	if (qemu_plugin_mem_is_store(information)) {
 		stores++;
 		bytes_stored += 1u << qemu_plugin_mem_size_shift(information);
@@ -97,10 +99,11 @@ static void translated(uint64_t id, struct qemu_plugin_tb *block)
 			read_maps();
 			ours = look_up(address);
 		}
-		if (ours <= 0)
-			continue;
-		qemu_plugin_register_vcpu_insn_exec_cb(instruction, executed, NO_REGISTERS, NULL);
-		qemu_plugin_register_vcpu_mem_cb(instruction, accessed, NO_REGISTERS, READ_AND_WRITE, NULL);
+		/* Of all, since qemu tells of some by the callback of the instruction before. */
+		qemu_plugin_register_vcpu_mem_cb(instruction, accessed, NO_REGISTERS, READ_AND_WRITE,
+		                                 ours > 0 ? instruction : NULL);
+		if (ours > 0)
+			qemu_plugin_register_vcpu_insn_exec_cb(instruction, executed, NO_REGISTERS, NULL);
 	}
 }
 
@@ -110,8 +113,8 @@ static void ended(uint64_t id, void *context)
 
 	(void)id, (void)context;
 	if (out)
-		fprintf(out, "%lu %lu %lu %lu %lu\n", (long)instructions, (long)bytes_loaded, (long)bytes_stored,
-		        (long)loads, (long)stores);
+		fprintf(out, "%lu %lu %lu %lu %lu\n", (long)instructions, (long)bytes_loaded,
+		        (long)bytes_stored, (long)loads, (long)stores);
 	if (out)
 		fclose(out);
 }
