@@ -67,10 +67,12 @@ static void jumps(void *context, uint64_t buffer, uint64_t next)
 		lh__translated_drop();
 }
 
-static void see_block(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions)
+static void see_block(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions,
+                      const struct lh_translated_instruction *instruction)
 {
 	(void)context;
 	(void)instructions;
+	(void)instruction;
 	lh__frames_block(&places, emitter, address);
 }
 
