@@ -90,6 +90,9 @@ POOL_SRC := $(addprefix bench/pool/,main.c count.c yardstick.c $(PEERS:%=%.c)) \
 	$(if $(wildcard src/service/pool/pool.c),bench/pool/lh.c bench/pool/life.c)
 BENCH_BIN := $(call bin,bench,$(B))
 POOL_BIN := $(B)/bench/pool
+# The same for an ordinary library in a pool.
+ATOMIC_SRC := bench/atomic/main.c $(if $(filter libpmemobj,$(PEERS)),$(wildcard bench/atomic/pm_*.c))
+ATOMIC_BIN := $(B)/bench/atomic
 EXAMPLE_BIN := $(call bin,examples,$(B)) $(B)/examples/patch/server $(B)/examples/patch/fix.so $(B)/examples/ordinary/keep
 FUZZ_BIN := $(call bin,fuzz,$(BUILD))
 
@@ -226,6 +229,11 @@ $(B)/bench/%: $(B)/obj/bench/%.o $(B)/liblinehome.a
 	$(link) $(LIB_LIBS) -lm $(LIBS_$*)
 $(POOL_BIN): $(call obj,$(B),$(POOL_SRC)) $(B)/liblinehome.a
 	$(link) $(if $(PEERS),$$(pkg-config --libs $(PEERS))) $(AGENT_LIBS) $(LIB_LIBS)
+$(ATOMIC_BIN): $(ATOMIC_SRC) $(wildcard bench/atomic/*.h) $(B)/examples/ordinary/libordinary.so $(B)/liblinehome.so
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -g -O2 $(WARN) $(EXTRA_CFLAGS) $(SAN_FLAGS) -Iinclude $(if $(filter libpmemobj,$(PEERS)),-DHAVE_PMEMOBJ) \
+		-o $@ $(filter %.c,$^) -L$(B)/examples/ordinary -lordinary -L$(B) -llinehome \
+		-Wl,-rpath,$(abspath $(B)/examples/ordinary):$(abspath $(B)) $(if $(filter libpmemobj,$(PEERS)),-lpmemobj)
 # An agent of the tests' own, with nothing in it but what sees system calls.
 TEST_AGENT := $(P)/tests/agents/intercept.so
 TEST_AGENT_OBJ := $(call obj,$(P),tests/agents/intercept.c $(INTERCEPT_SRC) $(wildcard src/sys/*.c src/code/*.c))
@@ -323,7 +331,7 @@ demo: deps
 	$(again) all programs
 	$(Q)scripts/demo
 
-bench: all programs $(BENCH_BIN) $(POOL_BIN)
+bench: all programs $(BENCH_BIN) $(POOL_BIN) $(ATOMIC_BIN)
 	$(Q)for program in $(BENCH_BIN) $(wildcard bench/*.sh); do \
 		echo "== $$(basename $$program)"; $$program || exit 1; done
 

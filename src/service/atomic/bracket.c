@@ -102,15 +102,11 @@ static bool is_inside(const struct lh_frames *frames)
 
 void lh__bracket_enter(struct lh_bracket *bracket, uint64_t stack_pointer)
 {
-	struct lh_frames *frames;
-	bool on;
-	int result;
+	int on = lh__translated_settle(stack_pointer), result;
 
-	if (lh__translated_settle(stack_pointer) < 0)
+	if (on < 0)
 		return; /* a handler of a signal: as it is */
-	frames = lh__translated_frames();
-	on = frames && lh__translated_is_on();
-	if (on && bracket->begins && bracket->ends && is_inside(frames))
+	if (on && bracket->begins && bracket->ends && is_inside(lh__translated_frames()))
 		return;
 	if (bracket->begins) {
 		result = lh__translated_begin(stack_pointer);
@@ -119,9 +115,8 @@ void lh__bracket_enter(struct lh_bracket *bracket, uint64_t stack_pointer)
 			return;
 		}
 		on = true;
-		frames = lh__translated_frames();
 	}
-	if (on && bracket->ends && !lh__frames_mark(frames, stack_pointer, bracket))
+	if (on && bracket->ends && !lh__frames_mark(lh__translated_frames(), stack_pointer, bracket))
 		complain(bracket, -EMLINK, "its return ends no transaction",
 		         "too many calls of such functions are under way");
 }

@@ -25,7 +25,7 @@
 	mov	%eax, %ecx
 	shr	$2, %ecx
 	and	$WIDE, %ecx
-	test	$0xe0, %eax
+	test	$0x40, %eax			/* upper halves of zmm0 to zmm15 */
 	jz	2f
 	mov	$WIDEST, %ecx
 2:
@@ -40,8 +40,14 @@
 	each	movups, %xmm, \n, \save
 	jmp	5f
 3:	each	vmovups, %zmm, \n, \save
+	.if	\save
+	vzeroupper				/* or what is called pays for each instruction without VEX */
+	.endif
 	jmp	5f
 4:	each	vmovups, %ymm, \n, \save
+	.if	\save
+	vzeroupper
+	.endif
 5:
 	.endm
 	.macro	each operation, register, n, save

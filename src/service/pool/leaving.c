@@ -157,11 +157,13 @@ struct lh_frames *lh__translated_frames(void)
 
 int lh__translated_settle(uint64_t stack_pointer)
 {
-	const struct lh_frames *frames = lh__translated_frames();
+	const struct lh_translated_own *own = lh__translated_own();
 
-	if (!frames || !lh__translated_is_on() || lh__translate_is_here())
+	if (!own || own->pools == 0)
 		return 0;
-	if (!lh__frames_stale(frames, stack_pointer))
+	if (lh__translate_is_here())
+		return 1;
+	if (!lh__frames_stale(&own->frames, stack_pointer))
 		return -EBUSY;
 	lh__translated_drop();
 	return 0;

@@ -43,9 +43,9 @@ bool lh__translated_is_on(void);
  */
 void lh__translated_drop(void);
 /*
- * What whoever begins or ends a transaction asks first: whether the calling thread, which runs natively,
- * has one nevertheless. -EBUSY: it is a handler of a signal that has interrupted one. Where a handler has
- * left one for good that is aborted.
+ * What whoever begins or ends a transaction asks first: 1: the calling thread has one, and is translated; 0:
+ * it has none. -EBUSY: it is a handler of a signal that has interrupted one. Where a handler has left one for
+ * good that is aborted.
  */
 int lh__translated_settle(uint64_t stack_pointer) LH_MUST_CHECK;
 /* tx_begin, by whoever has this stack pointer. */
