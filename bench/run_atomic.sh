@@ -25,7 +25,7 @@ under() { # under LOG BRACKETS WORD...: in a new pool
 note() { # note WHAT KIND RESULT
 	echo "$1 $2 ${3#*=}" >>"$results"
 }
-for repetition in $(seq "$repetitions"); do
+for _ in $(seq "$repetitions"); do
 	for kind in hash redblack btree; do
 		note volatile $kind "$(timeout 60 "$program" $kind "$seconds")"
 		for log in redo undo; do

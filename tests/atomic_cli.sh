@@ -54,7 +54,7 @@ for where in "$shm" "$disk"; do
 		for kind in hash redblack btree; do
 			"$linehome" pool create "$where/pool" --size 16M >/dev/null || exit 1
 			good=0 killed=0
-			for round in $(seq "$rounds"); do
+			for _ in $(seq "$rounds"); do
 				output=$(kept 0.$((RANDOM % 15 + 5)) "$where" $log $kind 10000000 2>&1)
 				status=$?
 				if [ $status = 137 ]; then killed=$((killed + 1)); else good=1; fi

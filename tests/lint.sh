@@ -73,7 +73,7 @@ check_symbols() {
 		done
 	nm -g --defined-only "$2/liblinehome.a" 2>/dev/null | awk 'NF == 3 && $3 !~ /^(lh_|tx_(begin|end|abort)$)/ { print "liblinehome.a: defines " $3 }'
 	for agent in run count atomic; do
-		nm -D --defined-only "$2/liblinehome-$agent.so" | awk -v agent=$agent '{ print "liblinehome-" agent ".so: exports " $3 }'
+		nm -D --defined-only "$2/liblinehome-$agent.so" | awk -v agent="$agent" '{ print "liblinehome-" agent ".so: exports " $3 }'
 	done
 }
 

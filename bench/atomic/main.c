@@ -3,7 +3,7 @@
  * --pool`, in a pool; or written by hand for libpmemobj, where that is there to build with.
  *
  *     atomic hash|redblack|btree SECONDS [POOL]     POOL: a new file for libpmemobj
- *     atomic enter SECONDS                          nanoseconds of a call that is a transaction and does nothing
+ *     atomic enter SECONDS                          ns of a call that is a transaction and does nothing
  *
  * Half of 100,000 keys are there; then keys are put and taken at random, each with a value of 24 bytes.
  */
