@@ -57,7 +57,7 @@ for what in volatile redo undo libpmemobj; do
 	done
 	echo
 done
-echo "# a call that is a transaction and does nothing, ns: redo $(middle redo enter), undo $(middle undo enter); plainly $(middle plainly enter)"
+echo "# a call that is a transaction and does nothing, ns of CPU time: redo $(middle redo enter), undo $(middle undo enter); plainly $(middle plainly enter)"
 echo
 for kind in hash redblack btree; do
 	for log in redo undo; do

@@ -24,6 +24,16 @@ static __thread struct joined {
 	unsigned places[TOGETHER_MAX]; /* here */
 } joined;
 
+/* Where it is: a word that is reached without a call, however the library was loaded. */
+static __thread struct joined *known __attribute__((tls_model("initial-exec")));
+
+static struct joined *joined_here(void)
+{
+	if (!known)
+		known = &joined;
+	return known;
+}
+
 static bool before(const struct lh_pool *pool, const struct lh_pool *other)
 {
 	return memcmp(pool->header.id, other->header.id, sizeof pool->header.id) < 0;
@@ -140,7 +150,7 @@ static int fail_closed(int result, struct lh_error *error)
 
 int lh__atomic_begin(struct lh_error *error)
 {
-	struct joined *mine = &joined;
+	struct joined *mine = joined_here();
 	int result;
 
 	if (is_open(mine) == 0) {
@@ -187,14 +197,14 @@ static int finish(struct joined *mine, struct lh_error *error)
 
 int lh__atomic_last(struct lh_error *error)
 {
-	struct joined *mine = &joined;
+	struct joined *mine = joined_here();
 
 	return is_last(mine) ? finish(mine, error) : 0;
 }
 
 int lh__atomic_end(struct lh_error *error)
 {
-	struct joined *mine = &joined;
+	struct joined *mine = joined_here();
 
 	int result = is_open(mine);
 
@@ -206,7 +216,7 @@ int lh__atomic_end(struct lh_error *error)
 
 int lh__atomic_abort(struct lh_error *error)
 {
-	struct joined *mine = &joined;
+	struct joined *mine = joined_here();
 	int result = is_open(mine);
 
 	if (result < 0 || mine->depth == 0)
@@ -228,7 +238,7 @@ int lh__atomic_abort(struct lh_error *error)
 
 void lh__atomic_forget(struct lh_pool *pool)
 {
-	struct joined *mine = &joined;
+	struct joined *mine = joined_here();
 	unsigned i = 0;
 
 	while (i < mine->n && mine->pools[i] != pool)
