@@ -19,7 +19,11 @@
 #include "linehome/atomic.h"
 #include "tap.h"
 
+#ifdef __clang__
+#define NOINLINE __attribute__((noinline, visibility("default")))
+#else
 #define NOINLINE __attribute__((noinline, noclone, visibility("default")))
+#endif
 
 static struct lh_pool *pool;
 static long *cells; /* in the pool */
