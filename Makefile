@@ -232,7 +232,7 @@ $(POOL_BIN): $(call obj,$(B),$(POOL_SRC)) $(B)/liblinehome.a
 # What libpmemobj's macros expand to is warned of: setjmp, and pointers that might be NULL.
 $(ATOMIC_BIN): $(ATOMIC_SRC) $(wildcard bench/atomic/*.h) $(B)/examples/ordinary/libordinary.so $(B)/liblinehome.so
 	@mkdir -p $(@D)
-	$(Q)$(CC) -std=gnu11 -g -O2 $(WARN) $(if $(findstring clang,$(CC)),,-Wno-clobbered) -Wno-array-bounds $(EXTRA_CFLAGS) $(SAN_FLAGS) -Iinclude $(if $(filter libpmemobj,$(PEERS)),-DHAVE_PMEMOBJ) \
+	$(Q)$(CC) -std=gnu11 -g -O2 $(WARN) $(if $(findstring clang,$(CC)),,-Wno-clobbered) -Wno-array-bounds -Wno-stringop-overflow $(EXTRA_CFLAGS) $(SAN_FLAGS) -Iinclude $(if $(filter libpmemobj,$(PEERS)),-DHAVE_PMEMOBJ) \
 		-o $@ $(filter %.c,$^) -L$(B)/examples/ordinary -lordinary -L$(B) -llinehome \
 		-Wl,-rpath,$(abspath $(B)/examples/ordinary):$(abspath $(B)) $(if $(filter libpmemobj,$(PEERS)),-lpmemobj)
 # An agent of the tests' own, with nothing in it but what sees system calls.

@@ -418,7 +418,12 @@ static void check_threads(void)
 	cells[20] = 0;
 	COUNTED(run_thread(exit_thread), 0, 1, "a thread that exits inside aborts");
 	is(cells[20], 0, "memory is as it was");
-	COUNTED(run_thread(exit_raw), 0, 1, "also one that libc does not know of");
+#ifdef __SANITIZE_ADDRESS__ /* which remembers a thread by libc's, and finds it again in another */
+	(void)exit_raw;
+	skip("also one that exits without libc", "AddressSanitizer");
+#else
+	COUNTED(run_thread(exit_raw), 0, 1, "also one that exits without libc");
+#endif
 	is(cells[20], 0, "memory is as it was");
 	COUNTED(edge_put(&cells[20], 1), 1, 0, "others may begin theirs");
 }

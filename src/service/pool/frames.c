@@ -45,12 +45,24 @@ const void *lh__frames_unmark(struct lh_frames *frames)
 
 /* ---- setjmp and longjmp */
 
-/* All names of glibc's setjmp lead to one function, and those of its longjmp too. */
+static uint64_t find(void *libc, const char *name)
+{
+	return (uint64_t)(uintptr_t)dlsym(libc ? libc : RTLD_DEFAULT, name);
+}
+
+/*
+ * All names of glibc's setjmp lead to one function, and those of its longjmp to two. Those of others that
+ * stand in for them, such as sanitizers', come to these in the end.
+ */
 void lh__frames_find(struct lh_frames_places *places)
 {
-	places->set = (uint64_t)(uintptr_t)dlsym(RTLD_DEFAULT, "__sigsetjmp");
-	places->jump = (uint64_t)(uintptr_t)dlsym(RTLD_DEFAULT, "siglongjmp");
-	places->jump_checked = (uint64_t)(uintptr_t)dlsym(RTLD_DEFAULT, "__longjmp_chk");
+	void *libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
+
+	places->set = find(libc, "__sigsetjmp");
+	places->jump = find(libc, "siglongjmp");
+	places->jump_checked = find(libc, "__longjmp_chk");
+	if (libc)
+		dlclose(libc);
 }
 
 static void remember(void *own, uint64_t buffer, uint64_t offset)
