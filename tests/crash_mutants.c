@@ -38,12 +38,18 @@ static bool is_of_stores(enum lh_mutant mutant)
 	return mutant >= LH_MUTANT_SEES_NO_PLAIN;
 }
 
+/* And what is wrong with several pools where there are several. */
+static bool is_of_several(enum lh_mutant mutant)
+{
+	return mutant >= LH_MUTANT_DECIDED_TOO_EARLY && !is_of_stores(mutant);
+}
+
 static bool journal_notices(struct journal_run *run, uint64_t seed, char *why, size_t size)
 {
 	uint64_t tried = 0, refused = 0;
 	unsigned i;
 
-	if (is_of_stores(lh__mutant))
+	if (is_of_stores(lh__mutant) || is_of_several(lh__mutant))
 		return false;
 	for (i = 0; i < JOURNAL_WAYS; i++) {
 		journal_script(run, &journal_ways[i], seed, MEDIA);
@@ -62,6 +68,8 @@ static bool pool_notices(struct pool_run *run, uint64_t seed, char *why, size_t 
 {
 	unsigned i;
 
+	if (is_of_several(lh__mutant))
+		return false;
 	for (i = 0; i < POOL_WAYS; i++) {
 		if (lh__mutant != LH_MUTANT_NONE &&
 		    is_of_stores(lh__mutant) != (pool_ways[i].see == LH_SEE_TRANSLATED))
@@ -77,8 +85,11 @@ static bool together_notices(struct together_run *run, uint64_t seed, char *why,
 {
 	unsigned i;
 
+	if (!is_of_several(lh__mutant) && lh__mutant != LH_MUTANT_NONE)
+		return false;
 	for (i = 0; i < TOGETHER_WAYS; i++) {
-		together_script(run, &together_ways[i], seed, MEDIA);
+		together_script(run, &together_ways[i], seed,
+		                lh__mutant == LH_MUTANT_NONE ? MEDIA / 8 : MEDIA);
 		if (noticed(&run->states, together_ways[i].name, why, size))
 			return true;
 	}
@@ -97,12 +108,9 @@ static void child(enum lh_mutant mutant, int out)
 
 	lh__mutant = mutant;
 	for (seed = 1; journal && pool && together && seed < 1 + 2 * rounds; seed += 2)
-		/* What is wrong only with several pools is not looked for where there is one. */
-		if ((mutant < LH_MUTANT_DECIDED_TOO_EARLY &&
-		     (journal_notices(journal, seed, why, sizeof why) ||
-		      pool_notices(pool, seed, why, sizeof why))) ||
-		    ((mutant >= LH_MUTANT_DECIDED_TOO_EARLY || mutant == LH_MUTANT_NONE) &&
-		     together_notices(together, seed, why, sizeof why)))
+		if (journal_notices(journal, seed, why, sizeof why) ||
+		    pool_notices(pool, seed, why, sizeof why) ||
+		    together_notices(together, seed, why, sizeof why))
 			break;
 	if (write(out, why, strlen(why)) < 0)
 		_exit(2);

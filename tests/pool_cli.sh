@@ -332,7 +332,7 @@ for command in info check log 'log --content'; do
 	[ "$(wc -L <"$files/out")" -le 80 ] || wrong=1
 done
 ok $wrong 'what is printed fits into 80 columns'
-for command in '' create info check recover log; do
+for command in '' create info check recover decide log; do
 	# shellcheck disable=SC2086 # perhaps none
 	pool $command --help
 	[ $status = 0 ] && grep -q "^Usage: linehome pool $command" "$files/out" && [ "$(wc -L <"$files/out")" -le 80 ]
@@ -345,6 +345,8 @@ ok $? 'output that cannot be written is a failure'
 # ---- what can be wrong with the words
 
 fails 2 'linehome pool: no command; write for instance linehome pool create FILE, or see linehome pool --help'
+fails 2 'linehome pool decide: one of --ask, --commit, --drop and --forget is needed' decide x
+fails 2 'linehome pool decide: one of --ask, --commit, --drop and --forget is needed' decide --commit --drop x
 fails 2 'linehome pool: chekc: unknown command; did you mean check?' chekc x
 fails 2 'linehome pool: frobnicate: unknown command; see linehome pool --help' frobnicate
 fails 2 'linehome pool: --json: unknown option; see linehome pool --help' --json

@@ -798,6 +798,37 @@ static uint64_t word_of(const char *path, const struct way *way)
 	return value;
 }
 
+/* Whether a command prints that; or there is no such command here. */
+static bool says(const char *command, const char *path, const char *text)
+{
+	const char *build = getenv("LINEHOME_BUILD");
+	char line[1000], program[400];
+	bool found = false;
+	FILE *out;
+
+	snprintf(program, sizeof program, "%s/linehome", build ? build : ".");
+	if (access(program, X_OK) != 0)
+		return true;
+	snprintf(line, sizeof line, "%.300s pool %s %.400s", program, command, path);
+	out = popen(line, "r");
+	while (out && fgets(line, sizeof line, out))
+		found |= strstr(line, text) != NULL;
+	return out && pclose(out) == 0 && found;
+}
+
+static void shows(const struct bed *bed, unsigned waits)
+{
+	ok(says("check", bed->path[waits], "Waits for") &&
+	           says("check", bed->path[waits], bed->path[1 - waits]) &&
+	           !says("check", bed->path[1 - waits], "Waits for"),
+	   "check says which pool a pool waits for");
+	ok(says("check --json", bed->path[waits], "\"waits_for\": {"), "... also as JSON");
+	ok(says("log", bed->path[waits], "prepared") &&
+	           says("log", bed->path[waits], "is decided by transaction") &&
+	           says("log --json", bed->path[waits], "\"decides\""),
+	   "log says so too");
+}
+
 /* Its other one is moved away; then it is decided by asking there, or by hand; or both are moved. */
 static void needs_the_other(struct bed *bed, unsigned waits, unsigned variant)
 {
@@ -810,6 +841,7 @@ static void needs_the_other(struct bed *bed, unsigned waits, unsigned variant)
 	struct lh_pool *pool;
 	uint64_t mine, its;
 
+	shows(bed, waits);
 	snprintf(folder, sizeof folder, "%.395s.d", bed->path[other]);
 	MUST(mkdir(folder, 0700));
 	snprintf(moved, sizeof moved, "%s%s", folder, strrchr(bed->path[other], '/'));

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "linehome/atomic.h"
+#include "service/pool/frames.h"
 #include "service/pool/translated.h"
 
 /* What this thread has joined. */
@@ -94,15 +95,6 @@ static void leave(struct lh_pool *pool)
 		lh__tx_end(pool);
 }
 
-/* This thread's stores to the pool are seen from here on. */
-static int translate(struct lh_pool *pool, struct lh_error *error)
-{
-	if (pool->see != LH_SEE_TRANSLATED || pool->translated)
-		return 0;
-	pool->translated = true;
-	return lh__translated_enter(pool, error);
-}
-
 static int enter_all(struct joined *mine, struct lh_error *error)
 {
 	unsigned held = 0, i; /* held: pools before this one may not be waited for */
@@ -117,12 +109,7 @@ static int enter_all(struct joined *mine, struct lh_error *error)
 			mine->pools[i]->joined = true;
 	}
 	if (result < 0)
-		i--;
-	/* From the first of them on this very code is translated. */
-	for (unsigned j = 0; j < mine->n && result == 0; j++)
-		result = translate(mine->pools[j], error);
-	if (result < 0)
-		while (i-- > 0)
+		for (i--; i-- > 0;)
 			leave(mine->pools[i]);
 	return result;
 }
@@ -255,6 +242,44 @@ void lh__atomic_forget(struct lh_pool *pool)
 }
 
 /* ---- the program's calls ---- */
+
+/* What could not be translated has not begun. */
+static int undo_begin(struct joined *mine, int result)
+{
+	for (unsigned i = mine->n; i-- > 0;)
+		leave(mine->pools[i]);
+	let_go(mine);
+	mine->depth = 0;
+	return result;
+}
+
+/*
+ * From the first pool that is entered on this very function is translated; so what it does then, and what it
+ * has to return to, is little.
+ */
+int lh__translated_begin(uint64_t stack_pointer)
+{
+	struct joined *mine = joined_here();
+	int result = lh__atomic_begin(NULL);
+	struct lh_frames *frames;
+
+	if (result < 0 || mine->depth > 1)
+		return result;
+	for (unsigned i = 0; i < mine->n; i++) {
+		struct lh_pool *pool = mine->pools[i];
+
+		if (pool->see != LH_SEE_TRANSLATED || pool->translated)
+			continue;
+		pool->translated = true;
+		result = lh__translated_enter(pool, NULL);
+		if (result < 0)
+			return undo_begin(mine, result);
+	}
+	frames = lh__translated_frames();
+	if (frames && !frames->base)
+		frames->base = stack_pointer;
+	return 0;
+}
 
 /* With which the caller of the function goes on that this stands in. */
 #define STACK_POINTER ((uint64_t)(uintptr_t)__builtin_frame_address(0) + 16)

@@ -169,16 +169,6 @@ int lh__translated_settle(uint64_t stack_pointer)
 	return 0;
 }
 
-int lh__translated_begin(uint64_t stack_pointer)
-{
-	int result = lh__atomic_begin(NULL);
-	struct lh_frames *frames = result == 0 ? lh__translated_frames() : NULL;
-
-	if (frames && !frames->base)
-		frames->base = stack_pointer;
-	return result;
-}
-
 int lh__translated_commit(void)
 {
 	int result = lh__atomic_end(NULL);

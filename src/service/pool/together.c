@@ -111,6 +111,17 @@ static void end_all(struct joint *joint)
 
 /* ---- one pool, or none ---- */
 
+static int commit_one(struct lh_pool *pool, struct lh_error *error)
+{
+	uint64_t sequence = 0;
+	int result = lh__tx_commit(pool, &sequence, error);
+
+	if (result < 0 || sequence == 0)
+		return result;
+	lh__home_thread_nudge(pool);
+	return lh_tx_wait(pool, sequence, error);
+}
+
 /* It commits as ever; the others have nothing to commit. */
 static int commit_alone(struct joint *joint, struct lh_error *error)
 {
@@ -372,6 +383,8 @@ int lh__together_commit(struct lh_pool *const *pools, unsigned n, struct lh_erro
 	struct joint joint;
 	int result = refused(pools, n, error);
 
+	if (result == 0 && n == 1)
+		return commit_one(pools[0], error);
 	begin(&joint, pools, n);
 	if (result == 0)
 		result = find_changed(&joint, error);
