@@ -1,10 +1,10 @@
 /*
- * translate_changed.h - code that comes, changes and goes, and whether what runs is what is there: rewritten by
- * its own thread, by itself, by another thread, by the kernel, through another mapping; made executable and
- * writable in turn; unmapped, and other code in its place; and memory that may not be executed.
+ * translate_changed.h - code that comes, changes and goes, and whether what runs is what is there: rewritten
+ * by its own thread, by itself, by another thread, by the kernel, through another mapping; made executable
+ * and writable in turn; unmapped, and other code in its place; and memory that may not be executed.
  *
- * For tests in which a thread is translated between on() and off(), and for a program that does nothing of the
- * kind itself. Whoever includes it has:
+ * For tests in which a thread is translated between on() and off(), and for a program that does nothing of
+ * the kind itself. Whoever includes it has:
  *
  *     on, off          around what is to be translated
  *     CALL             a system call of the program's, between them
@@ -17,6 +17,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -290,19 +291,24 @@ static void check_half(const char *how)
 
 /* ---- the kernel writes */
 
-enum by { BY_READ, BY_READV, BY_RECVMSG, BY_VM_WRITEV, BYS };
+enum by { BY_READ, BY_READV, BY_RECVMSG, BY_VM_WRITEV, BY_PWRITE, BY_WRITE, BYS };
 
 static long bring(enum by by, const int *from, const uint8_t *code, uint8_t *to, size_t size)
 {
 	struct iovec here = { (void *)(uintptr_t)code, size }, there[2] = { { to, 3 }, { to + 3, size - 3 } };
 	struct msghdr message = { .msg_iov = there, .msg_iovlen = 2 };
 
-	if (by != BY_VM_WRITEV && write(from[1], code, size) != (ssize_t)size)
+	if (by < BY_VM_WRITEV && write(from[1], code, size) != (ssize_t)size)
 		return -EIO;
 	switch (by) {
 	case BY_READ: return CALL(SYS_read, from[0], to, size, 0, 0, 0);
 	case BY_READV: return CALL(SYS_readv, from[0], there, 2, 0, 0, 0);
 	case BY_RECVMSG: return CALL(SYS_recvmsg, from[0], &message, 0, 0, 0, 0);
+	case BY_PWRITE: return CALL(SYS_pwrite64, from[2], code, size, to, 0, 0);
+	case BY_WRITE:
+		if (CALL(SYS_lseek, from[2], to, SEEK_SET, 0, 0, 0) < 0)
+			return -EIO;
+		return CALL(SYS_write, from[2], code, size, 0, 0, 0);
 	default: return CALL(SYS_process_vm_writev, getpid(), &here, 1, there, 2, 0);
 	}
 }
@@ -311,14 +317,16 @@ static void check_kernel(const char *how)
 {
 	uint8_t *made = memory_with(2 * PAGE_BYTES, RWX), *at = made + PAGE_BYTES - 4, code[6];
 	unsigned wrong = 0;
-	int from[2];
+	int from[3];
 
+	from[2] = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
 	if (socketpair(AF_UNIX, SOCK_DGRAM, 0, from) < 0)
 		abort();
 	on();
 	for (int by = 0; by < BYS; by++) {
 		/* A mapping anew: nothing is known of its pages. */
-		CALL(SYS_mmap, made, 2 * PAGE_BYTES, RWX, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+		CALL(SYS_mmap, made, 2 * PAGE_BYTES, by < BY_PWRITE ? RWX : RX,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 		for (uint32_t i = 0; i < 100; i++) {
 			make_constant(code, i);
 			wrong += bring((enum by)by, from, code, at, sizeof(code)) != (long)sizeof(code);
@@ -329,6 +337,7 @@ static void check_kernel(const char *how)
 	is(wrong, 0, "%s: code that the kernel writes, into two pages", how);
 	close(from[0]);
 	close(from[1]);
+	close(from[2]);
 	gone(made, 2 * PAGE_BYTES);
 }
 

@@ -142,6 +142,12 @@ static void show(const struct outcome *native, const struct outcome *translated,
 	       a[at], b[at]);
 }
 
+/* Code that may be written checks itself when it is entered; that is not all that is to be tried. */
+static void allow_stream(const struct stream *stream, int protection)
+{
+	mprotect(stream->area, CODE_BYTES, PROT_READ | PROT_EXEC | protection);
+}
+
 /* How many of so many streams are not the same; shows the first. */
 static unsigned differing(struct lh_translate_options options, unsigned count, unsigned enough)
 {
@@ -155,7 +161,9 @@ static unsigned differing(struct lh_translate_options options, unsigned count, u
 	for (uint64_t seed = first_seed; seed < first_seed + count && wrong < enough; seed++) {
 		uint64_t start = (uint64_t)(uintptr_t)stream.area;
 
+		allow_stream(&stream, PROT_WRITE);
 		make_stream(&stream, seed);
+		allow_stream(&stream, seed % 2 ? 0 : PROT_WRITE);
 		lh__translate_forget(translator, start, start + CODE_BYTES);
 		run_stream(&stream, NULL, seed, &native);
 		run_stream(&stream, translator, seed, &translated);
@@ -245,7 +253,9 @@ static void check_counts(unsigned count)
 	end_stream(&stream);
 	empty = excess(&stream, translator, 1);
 	for (uint64_t seed = first_seed; seed < first_seed + count; seed++) {
+		allow_stream(&stream, PROT_WRITE);
 		make_stream(&stream, seed);
+		allow_stream(&stream, seed % 2 ? 0 : PROT_WRITE);
 		more = excess(&stream, translator, seed);
 		executed += steps.counted.reads + steps.counted.writes;
 		if ((more.reads != empty.reads || more.writes != empty.writes) && wrong++ == 0)

@@ -1,6 +1,6 @@
 /*
- * changing.c - a program whose code comes, changes and goes (../translate_changed.h). What it says is the same
- * whoever runs it.
+ * changing.c - a program whose code comes, changes and goes (../translate_changed.h). What it says is the
+ * same whoever runs it.
  */
 #include <signal.h>
 #include <ucontext.h>

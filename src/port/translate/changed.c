@@ -24,6 +24,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
+#include <unistd.h>
 
 #define MOST_OPENED 16u           /* stores that a guard meets until its page is checked instead */
 #define MORE_OPENED 2u            /* when that was so before */
@@ -31,6 +32,8 @@
 #define MOST_GUARDS 16384u        /* each splits a mapping: processes may have some 65,000 */
 #define PROBES 32u
 #define EVERYWHERE (~(uint64_t)0)
+#define LOWEST_PLACE ((uint64_t)1 << 32)
+#define HIGHEST ((uint64_t)1 << 47)
 #define ERROR_WRITE 2 /* in the error code of a page fault */
 
 static bool failed(uint64_t result)
@@ -104,7 +107,7 @@ static void open_guard(struct lh_translator *translator, struct guard *guard, ui
 	set_guard(translator, guard, state);
 }
 
-/* Pages that were checked for a while and have not changed are guarded again: that is several times faster. */
+/* Pages that were checked and have not changed for a while are guarded again: several times faster. */
 static void look_again(struct lh_translator *translator)
 {
 	uint64_t now = __builtin_ia32_rdtsc();
@@ -192,7 +195,8 @@ static int region_of(struct lh_translator *translator, uint64_t address, struct 
 	return 0;
 }
 
-static int guard_page(struct lh_translator *translator, uint64_t number, const struct region *region)
+/* Whether it has to be checked instead. */
+static bool guard_page(struct lh_translator *translator, uint64_t number, const struct region *region)
 {
 	struct guard *guard = NULL;
 
@@ -200,7 +204,7 @@ static int guard_page(struct lh_translator *translator, uint64_t number, const s
 	    !lh__thread_stack_in(translator, region->start, region->end))
 		guard = guard_of(translator, number, true);
 	if (!guard)
-		return 1;
+		return true;
 	set_guard(translator, guard, GUARD_PROTECTED);
 	return guard->state != GUARD_PROTECTED;
 }
@@ -213,8 +217,9 @@ static bool is_there(const struct lh_translator *translator, uint64_t number)
 	return lh__peek(translator->sys, number * PAGE, &byte, 1) == 0;
 }
 
-int lh__changed_page(struct lh_translator *translator, uint64_t number)
+int lh__changed_page(struct lh_translator *translator, struct page *page)
 {
+	uint64_t number = page->number;
 	struct guard *guard = guard_of(translator, number, false);
 	struct region region = { .kind = REGION_READ };
 	int result = 0;
@@ -225,11 +230,13 @@ int lh__changed_page(struct lh_translator *translator, uint64_t number)
 		result = region_of(translator, number * PAGE, &region);
 	if (result == -EFAULT || (region.kind & REGION_READ && !is_there(translator, number)))
 		return -EFAULT;
+	page->made = guard || !(region.kind & REGION_FILE);
 	if (guard)
-		return guard->state >= GUARD_CHECKED;
-	if (region.kind & REGION_SHARED)
-		return 1;
-	return region.kind & REGION_WRITE ? guard_page(translator, number, &region) : 0;
+		page->checked = guard->state >= GUARD_CHECKED;
+	else
+		page->checked = region.kind & REGION_SHARED ||
+		                (region.kind & REGION_WRITE && guard_page(translator, number, &region));
+	return 0;
 }
 
 bool lh__changed_forget(struct lh_translator *translator, uint64_t start, uint64_t end)
@@ -361,8 +368,41 @@ static bool advises(const uint64_t *argument, struct change *change)
 	       argument[2] == MADV_DONTNEED_LOCKED;
 }
 
+/* A file's places that are addresses of code as well are rare enough to be taken for such. */
+static bool is_code(const struct lh_translator *translator, uint64_t at)
+{
+	struct region region;
+
+	return at >= LOWEST_PLACE && at < HIGHEST && lh__region_at(translator->sys, at, &region) == 0 &&
+	       region.kind & REGION_EXECUTE;
+}
+
+/* Writing to /proc/self/mem, which changes what is not writable too. */
+static bool pokes(const struct lh_translator *translator, uint64_t at, uint64_t size, struct change *change)
+{
+	if (!is_code(translator, at) || size > HIGHEST)
+		return false;
+	change->range[0] = (struct range){ at, at + size };
+	return true;
+}
+
+static bool writes(const struct lh_translator *translator, const uint64_t *argument, struct change *change)
+{
+	if (!translator->memory || argument[0] + 1 != (uint64_t)translator->memory)
+		return false;
+	return pokes(translator, (uint64_t)LH_SYS(translator->sys, SYS_lseek, argument[0], 0, SEEK_CUR),
+	             argument[2], change);
+}
+
+static bool seeks(struct lh_translator *translator, const uint64_t *argument)
+{
+	if (argument[2] == SEEK_SET && is_code(translator, argument[1]))
+		translator->memory = (int)argument[0] + 1;
+	return false;
+}
+
 /* Whether the call may change what code there is, and where. */
-static bool changes(const struct lh_translator *translator, const struct lh_translate_call *call,
+static bool changes(struct lh_translator *translator, const struct lh_translate_call *call,
                     struct change *change)
 {
 	uint64_t argument[6];
@@ -378,6 +418,9 @@ static bool changes(const struct lh_translator *translator, const struct lh_tran
 	case SYS_mremap: return moves(argument, change);
 	case SYS_brk: return shrinks(translator, argument[0], change);
 	case SYS_madvise: return advises(argument, change);
+	case SYS_pwrite64: return pokes(translator, argument[3], argument[2], change);
+	case SYS_lseek: return seeks(translator, argument);
+	case SYS_write: return writes(translator, argument, change);
 	/* How much of memory a segment takes is not known here; they are rare. */
 	case SYS_shmat: change->range[0].end = EVERYWHERE; return argument[2] & SHM_REMAP;
 	case SYS_shmdt: change->range[0].end = EVERYWHERE; return true;

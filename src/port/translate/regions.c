@@ -29,6 +29,7 @@ static int ask(const struct lh_sys *sys, int fd, uint64_t address, struct region
 	if (result < 0)
 		return result == -ENOENT ? -EFAULT : -ENOSYS;
 	*out = (struct region){ question.start, question.end, (uint8_t)(question.kind & 15) };
+	out->kind |= question.inode ? REGION_FILE : 0;
 	return 0;
 }
 
@@ -71,7 +72,7 @@ static uint64_t number(struct text *text)
 	}
 }
 
-/* 55d0c000-55d0d000 r-xp ... */
+/* 55d0c000-55d0d000 r-xp 00001000 fe:01 1234 ... */
 static bool line(struct text *text, struct region *out)
 {
 	int next;
@@ -82,6 +83,10 @@ static bool line(struct text *text, struct region *out)
 	for (unsigned i = 0; i < 4; i++)
 		if (letter(text) == "rwxs"[i])
 			out->kind |= (uint8_t)(1u << i);
+	letter(text);
+	for (unsigned i = 0; i < 3; i++)
+		number(text);
+	out->kind |= number(text) ? REGION_FILE : 0;
 	do {
 		next = letter(text);
 	} while (next >= 0 && next != '\n');
