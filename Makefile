@@ -51,10 +51,11 @@ endif
 # CORE is what the agent is made of. It runs in other people's programs, on threads without libc's thread-local
 # storage: no stack protector, and none of the libraries below.
 CORE_DIRS := sys line code store net/data home port port/page
-LIB_DIRS := $(CORE_DIRS) port/code port/translate net service/client service/serve service/pool service/code
+LIB_DIRS := $(CORE_DIRS) port/code port/translate net service/client service/serve service/pool service/code \
+	service/atomic
 CORE_SRC := $(foreach d,$(CORE_DIRS),$(wildcard src/$(d)/*.c))
 LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c)) $(wildcard src/port/translate/*.S) \
-	src/service/code/blob.S
+	src/service/code/blob.S src/service/atomic/entry.S
 # What is put into programs whose code is watched; the library carries it (src/service/code/blob.h).
 INSIDE_SRC := $(wildcard src/port/code/inside/*.[cS]) src/port/code/text.c src/sys/format.c
 # What sees the program's system calls is the agent's alone.
@@ -89,12 +90,17 @@ POOL_SRC := $(addprefix bench/pool/,main.c count.c yardstick.c $(PEERS:%=%.c)) \
 	$(if $(wildcard src/service/pool/pool.c),bench/pool/lh.c bench/pool/life.c)
 BENCH_BIN := $(call bin,bench,$(B))
 POOL_BIN := $(B)/bench/pool
-EXAMPLE_BIN := $(call bin,examples,$(B)) $(B)/examples/patch/server $(B)/examples/patch/fix.so
+# The same for an ordinary library in a pool.
+ATOMIC_SRC := bench/atomic/main.c $(if $(filter libpmemobj,$(PEERS)),$(wildcard bench/atomic/pm_*.c))
+ATOMIC_BIN := $(B)/bench/atomic
+EXAMPLE_BIN := $(call bin,examples,$(B)) $(B)/examples/patch/server $(B)/examples/patch/fix.so $(B)/examples/ordinary/keep
 FUZZ_BIN := $(call bin,fuzz,$(BUILD))
 
 .PHONY: all tests programs examples FORCE
+# The last one is linked with the library; the others have in them what they need.
 AGENTS := liblinehome-run.so liblinehome-count.so
-all: $(B)/liblinehome.a $(B)/liblinehome.so $(B)/linehome $(addprefix $(B)/,$(AGENTS))
+ATOMIC := liblinehome-atomic.so
+all: $(B)/liblinehome.a $(B)/liblinehome.so $(B)/linehome $(addprefix $(B)/,$(AGENTS) $(ATOMIC))
 tests: $(TEST_BIN) $(TOOL_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN)
 programs: $(PROGRAM_BIN)
 examples: $(EXAMPLE_BIN)
@@ -137,6 +143,7 @@ $(B)/obj/src/service/code/blob.o: CPPFLAGS += $(BLOB_FLAGS)
 $(B)/obj/src/service/code/blob.o: $(INSIDE)
 # Where an installed launcher finds the agent; in the build tree it stands beside the launcher.
 $(CLI_OBJ): CPPFLAGS += -DLH_AGENT_PATH='"$(libdir)/linehome/liblinehome-run.so"' \
+	-DLH_ATOMIC_AGENT_PATH='"$(libdir)/linehome/$(ATOMIC)"' \
 	-DLH_COUNT_AGENT_PATH='"$(libdir)/linehome/liblinehome-count.so"'
 $(CLI_OBJ): $(B)/libdir
 
@@ -185,6 +192,11 @@ $(addprefix $(B)/,$(AGENTS)): $(B)/%.so: $(P)/%.so
 	$(Q)cp $< $@
 endif
 
+# The library, with what starts it: a program that uses the library has one of it.
+$(B)/$(ATOMIC): $(call obj,$(B),src/service/atomic/agent/agent.c) src/agent.map $(B)/liblinehome.so
+	$(link) -shared -Wl,-z,now,-z,nodelete $(if $(SAN),,-Wl,-z,defs) -Wl,--version-script,src/agent.map \
+		-L$(B) -llinehome -Wl,-rpath,'$$ORIGIN:$$ORIGIN/..'
+
 # Nothing but relative relocations may be left for its loader.
 $(INSIDE): $(INSIDE_OBJ) src/inside.map
 	$(Q)$(CC) -nostdlib -shared -Wl,-Bsymbolic,-z,defs,-z,noexecstack,-z,norelro,-z,max-page-size=4096 \
@@ -217,6 +229,12 @@ $(B)/bench/%: $(B)/obj/bench/%.o $(B)/liblinehome.a
 	$(link) $(LIB_LIBS) -lm $(LIBS_$*)
 $(POOL_BIN): $(call obj,$(B),$(POOL_SRC)) $(B)/liblinehome.a
 	$(link) $(if $(PEERS),$$(pkg-config --libs $(PEERS))) $(AGENT_LIBS) $(LIB_LIBS)
+# What libpmemobj's macros expand to is warned of: setjmp, and pointers that might be NULL.
+$(ATOMIC_BIN): $(ATOMIC_SRC) $(wildcard bench/atomic/*.h) $(B)/examples/ordinary/libordinary.so $(B)/liblinehome.so
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -g -O2 $(WARN) $(if $(findstring clang,$(CC)),,-Wno-clobbered) -Wno-array-bounds -Wno-stringop-overflow $(EXTRA_CFLAGS) $(SAN_FLAGS) -Iinclude $(if $(filter libpmemobj,$(PEERS)),-DHAVE_PMEMOBJ) \
+		-o $@ $(filter %.c,$^) -L$(B)/examples/ordinary -lordinary -L$(B) -llinehome \
+		-Wl,-rpath,$(abspath $(B)/examples/ordinary):$(abspath $(B)) $(if $(filter libpmemobj,$(PEERS)),-lpmemobj)
 # An agent of the tests' own, with nothing in it but what sees system calls.
 TEST_AGENT := $(P)/tests/agents/intercept.so
 TEST_AGENT_OBJ := $(call obj,$(P),tests/agents/intercept.c $(INTERCEPT_SRC) $(wildcard src/sys/*.c src/code/*.c))
@@ -255,6 +273,7 @@ $(B)/tests/objects/%.so: $(P)/tests/objects/%.so
 endif
 $(filter $(B)/tests/code_inside $(B)/bench/code_trap,$(TEST_BIN) $(BENCH_BIN)): $(B)/tests/objects/watched.so
 $(filter $(B)/tests/translate_code,$(TEST_BIN)): $(B)/tests/objects/throws.so
+$(filter $(B)/tests/atomic_edges,$(TEST_BIN)): $(B)/tests/objects/atomic_throws.so
 $(filter $(B)/tests/translate_changed,$(TEST_BIN)): $(addprefix $(B)/tests/objects/,first.so second.so)
 # Programs that tests, demo and benchmarks run under Linehome: plain ones, never sanitized, without the library.
 $(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/programs/ring.h tests/programs/counted.h
@@ -279,6 +298,14 @@ $(B)/examples/patch/server: examples/patch/server.c examples/patch/rates.c
 $(B)/examples/patch/%.so: examples/patch/%.c include/linehome/patch.h
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O2 $(WARN) $(EXTRA_CFLAGS) -Iinclude -shared -fPIC -o $@ $<
+# An ordinary library, compiled without any header of ours; and a program that gives it a pool for its memory.
+$(B)/examples/ordinary/libordinary.so: $(addprefix examples/ordinary/,map.c hash.c redblack.c btree.c map.h inside.h)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c11 -g -O2 $(WARN) $(EXTRA_CFLAGS) -shared -fPIC -o $@ $(filter %.c,$^)
+$(B)/examples/ordinary/keep: examples/ordinary/keep.c examples/ordinary/map.h include/linehome/atomic.h \
+		$(B)/examples/ordinary/libordinary.so $(B)/liblinehome.so
+	$(Q)$(CC) -std=c11 -g -O2 $(WARN) $(EXTRA_CFLAGS) $(SAN_FLAGS) -D_GNU_SOURCE -Iinclude -o $@ $< \
+		-L$(@D) -lordinary -L$(B) -llinehome -Wl,-rpath,$(abspath $(@D)):$(abspath $(B))
 # What is fuzzed is compiled once, for all targets.
 FUZZ_FLAGS = $(CPPFLAGS) $(BLOB_FLAGS) $(filter-out -O0 -O2,$(CFLAGS)) -O1 -fno-sanitize-recover=undefined
 FUZZ_OBJ := $(call obj,$(BUILD)/fuzz,$(LIB_SRC))
@@ -313,7 +340,7 @@ demo: deps
 	$(again) all programs
 	$(Q)scripts/demo
 
-bench: all programs $(BENCH_BIN) $(POOL_BIN)
+bench: all programs $(BENCH_BIN) $(POOL_BIN) $(ATOMIC_BIN)
 	$(Q)for program in $(BENCH_BIN) $(wildcard bench/*.sh); do \
 		echo "== $$(basename $$program)"; $$program || exit 1; done
 
@@ -343,12 +370,12 @@ install: all
 	install -d $(addprefix $(DESTDIR),$(bindir) $(includedir)/linehome $(libdir)/pkgconfig $(libdir)/linehome $(completiondir))
 	install -m 755 $(B)/linehome $(DESTDIR)$(bindir)/
 	install -m 644 include/linehome.h $(DESTDIR)$(includedir)/
-	install -m 644 include/linehome/patch.h $(DESTDIR)$(includedir)/linehome/
+	install -m 644 include/linehome/*.h $(DESTDIR)$(includedir)/linehome/
 	install -m 644 $(B)/liblinehome.a $(DESTDIR)$(libdir)/
 	install -m 755 $(B)/liblinehome.so $(DESTDIR)$(libdir)/liblinehome.so.$(VERSION)
 	ln -sf liblinehome.so.$(VERSION) $(DESTDIR)$(libdir)/liblinehome.so.$(SOVERSION)
 	ln -sf liblinehome.so.$(SOVERSION) $(DESTDIR)$(libdir)/liblinehome.so
-	install -m 755 $(addprefix $(B)/,$(AGENTS)) $(DESTDIR)$(libdir)/linehome/
+	install -m 755 $(addprefix $(B)/,$(AGENTS) $(ATOMIC)) $(DESTDIR)$(libdir)/linehome/
 	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(libdir)|; s|@INCLUDEDIR@|$(includedir)|; s|@VERSION@|$(VERSION)|' \
 		scripts/linehome.pc.in >$(DESTDIR)$(libdir)/pkgconfig/linehome.pc
 	install -m 644 src/cli/completion.bash $(DESTDIR)$(completiondir)/linehome
@@ -356,10 +383,10 @@ install: all
 		$(DESTDIR)$(mandir)/man$${page##*.}/$$(basename $$page) || exit 1; done
 uninstall:
 	rm -f $(DESTDIR)$(bindir)/linehome $(DESTDIR)$(includedir)/linehome.h \
-		$(DESTDIR)$(includedir)/linehome/patch.h $(DESTDIR)$(completiondir)/linehome \
+		$(patsubst include/%,$(DESTDIR)$(includedir)/%,$(wildcard include/linehome/*.h)) $(DESTDIR)$(completiondir)/linehome \
 		$(DESTDIR)$(libdir)/liblinehome.a $(DESTDIR)$(libdir)/pkgconfig/linehome.pc \
 		$(addprefix $(DESTDIR)$(libdir)/liblinehome,.so .so.$(SOVERSION) .so.$(VERSION)) \
-		$(addprefix $(DESTDIR)$(libdir)/linehome/,$(AGENTS)) \
+		$(addprefix $(DESTDIR)$(libdir)/linehome/,$(AGENTS) $(ATOMIC)) \
 		$(foreach page,$(MAN),$(DESTDIR)$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
 	-rmdir $(DESTDIR)$(libdir)/linehome $(DESTDIR)$(includedir)/linehome
 

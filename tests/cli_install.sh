@@ -38,7 +38,7 @@ cp -a "$from"/obj "$from"/flags "$from"/liblinehome* "$from"/linehome "$build/"
 
 ok 'make install' make -s install BUILD="$build" SAN= MODE=release PREFIX="$prefix"
 for file in bin/linehome include/linehome.h include/linehome/patch.h lib/liblinehome.a "lib/liblinehome.so.$version" lib/liblinehome.so \
-	lib/linehome/liblinehome-run.so lib/linehome/liblinehome-count.so lib/pkgconfig/linehome.pc share/man/man1/linehome.1 \
+	lib/linehome/liblinehome-run.so lib/linehome/liblinehome-count.so lib/linehome/liblinehome-atomic.so include/linehome/atomic.h lib/pkgconfig/linehome.pc share/man/man1/linehome.1 \
 	share/man/man1/linehome-pool.1 share/man/man1/linehome-patch.1 share/man/man3/lh_patch.3 \
 	share/man/man1/linehome-run.1 share/man/man1/linehome-serve.1 share/man/man3/linehome.3 \
 	share/man/man3/lh_pool.3 share/man/man3/lh_tx.3 share/man/man3/lh_pool_alloc.3 \
@@ -56,6 +56,11 @@ ok 'linehome run finds the agent that was installed' bash -c '[ "$("$1" run --lo
 
 ok 'and linehome count its own' bash -c '[ "$("$1" count -o "$2" -- echo here)" = here ] && grep -q instructions "$2"' - \
 	"$prefix/bin/linehome" "$root/counts"
+
+printf 'int main(void) { return 0; }\n' | cc -x c -o "$root/main" -
+ok 'and linehome atomic its own, with the library' bash -c '[ "$("$1" atomic --begin main --end main -- "$2" 2>&1)" = \
+	"linehome atomic: main: runs without a transaction: no pool is open with LH_SEE_TRANSLATED" ]' - \
+	"$prefix/bin/linehome" "$root/main"
 
 export PKG_CONFIG_PATH=$lib/pkgconfig
 ok 'pkg-config has the version' bash -c '[ "$(pkg-config --modversion linehome)" = "$1" ]' - "$version"

@@ -21,7 +21,7 @@ port
 home
 service/client
 service/serve service/pool service/code service/launch
-service/run service/count
+service/run service/count service/atomic
 cli
 '
 core='sys line code net/data store port home'
@@ -72,7 +72,7 @@ check_symbols() {
 				echo "liblinehome.so: exports $symbol, which linehome.h does not declare"
 		done
 	nm -g --defined-only "$2/liblinehome.a" 2>/dev/null | awk 'NF == 3 && $3 !~ /^(lh_|tx_(begin|end|abort)$)/ { print "liblinehome.a: defines " $3 }'
-	for agent in run count; do
+	for agent in run count atomic; do
 		nm -D --defined-only "$2/liblinehome-$agent.so" | awk -v agent="$agent" '{ print "liblinehome-" agent ".so: exports " $3 }'
 	done
 }
@@ -115,8 +115,8 @@ check_vectors() {
 # Variables that can change, outside of any handle. Tables of pointers are in .data.rel.ro, which cannot. These are
 # known: the choice among variants for this processor, which is the same whoever makes it; the one through which
 # rewritten system calls find their handle; the one through which a signal finds its pool; the pools that the process
-# has open, and those that a thread's tx_begin has joined; the one translator that a process's threads may have; and
-# the inside agent, which has nothing but its handler; nobody hands those anything.
+# has open, and those that a thread's tx_begin has joined; its translator; and the inside agent, which has nothing but its handler;
+# nobody hands those anything.
 check_state() {
 	local object name
 	for object in $(objects "$2" "$core net service/client service/serve service/pool service/code" | sort -u) $(inside_objects "$2"); do
@@ -294,6 +294,7 @@ symbols_tree() { # symbols_tree LIBRARY AGENT: C of the two
 	ar rcs "$tree/build/liblinehome.a" "$tree/build/bad.o"
 	echo "$2" | cc -fPIC -shared -x c -o "$tree/build/liblinehome-run.so" -
 	cp "$tree/build/liblinehome-run.so" "$tree/build/liblinehome-count.so"
+	cp "$tree/build/liblinehome-run.so" "$tree/build/liblinehome-atomic.so"
 }
 holds symbols 'the library exports what its header declares, the agent nothing'
 symbols_tree 'int oops(void) { return 0; }' ''

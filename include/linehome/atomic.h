@@ -35,6 +35,44 @@ LH_API int tx_end(void);
 /* Memory is as it was; enclosing transactions will end so too. -EPERM. */
 LH_API int tx_abort(void);
 
+/*
+ * ---- transactions of functions that know of none ----
+ *
+ * `linehome atomic` loads a library into a program that calls lh_atomic_start before main; a program may call
+ * it itself, before it opens a pool and while it has one thread.
+ */
+
+/* What happens when a transaction makes a system call that cannot be undone. */
+enum lh_atomic_calls {
+	LH_ATOMIC_ALLOW = 0,
+	LH_ATOMIC_WARN = 1,  /* a line, once for each place that makes one */
+	LH_ATOMIC_ABORT = 2, /* it fails with ECANCELED, and the transaction's end aborts, with -ECANCELED */
+};
+
+struct lh_atomic_options {
+	/*
+	 * Names of functions, NULL at the end or for none: a transaction begins when one of the first is
+	 * entered, and ends when one of the second returns. A name may stand in both: then each outermost
+	 * call is a transaction. "NAME" is each function of that name in the program and its libraries as
+	 * they are loaded now, "MODULE!NAME" that of one of them.
+	 */
+	const char *const *begin, *const *end;
+	enum lh_log log; /* of pools that are opened with LH_LOG_AUTO */
+	enum lh_atomic_calls calls;
+	const char *pool;              /* that lh_atomic_pool opens; NULL: none */
+	void (*say)(const char *line); /* what nobody returns: warnings, transactions undone; NULL: nowhere */
+};
+/*
+ * -ENOENT: there is no such function. -ENOTSUP: a transaction cannot begin or end there. -EBUSY: there is
+ * more than one thread. -EEXIST: the program has this library in it twice.
+ */
+LH_API int lh_atomic_start(const struct lh_atomic_options *options, struct lh_error *error) LH_MUST_CHECK;
+/*
+ * The pool that `linehome atomic --pool` names, opened with LH_SEE_TRANSLATED by the first call; who closes
+ * it sees to it that nobody asks again. NULL: none was named (-ENODEV), or it cannot be opened.
+ */
+LH_API struct lh_pool *lh_atomic_pool(struct lh_error *error);
+
 #ifdef __cplusplus
 }
 #endif

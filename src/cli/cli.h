@@ -156,6 +156,7 @@ int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_pool(int argc, char **argv);
 int cli_patch(int argc, char **argv);
+int cli_atomic(int argc, char **argv);
 int cli_cover(int argc, char **argv);
 int cli_trace(int argc, char **argv);
 int cli_count(int argc, char **argv);

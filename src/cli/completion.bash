@@ -14,15 +14,16 @@ _linehome_options() {
 	'cover merge') echo '--record --output --format --include-libraries --filter --source --fail-under --drcov-version -o --help --version' ;;
 	patch) echo 'apply list revert --pid --wait --name --bytes --at --keep --audit --json -p --help --version' ;;
 	trace) echo '--pid --calls --interval --windows --duration --include-libraries --wait --format --output -p -o --help --version' ;;
+	atomic) echo '--begin --end --log --syscalls --pool --help --version' ;;
 	count) echo '--by --lines --footprint --json --output -o --help --version' ;;
-	*) echo 'run serve pool cover patch trace count --help --version' ;;
+	*) echo 'run serve pool atomic cover patch trace count --help --version' ;;
 	esac
 }
 
 # Where the program stands that a command runs, or nothing where none has begun: its words complete as its own.
 _linehome_program() {
 	local at=2
-	[[ ${COMP_WORDS[1]:-} == @(run|cover|trace|count) && ${COMP_WORDS[2]:-} != merge ]] || return
+	[[ ${COMP_WORDS[1]:-} == @(run|atomic|cover|trace|count) && ${COMP_WORDS[2]:-} != merge ]] || return
 	while [ "$at" -lt "$COMP_CWORD" ]; do
 		case ${COMP_WORDS[at]} in
 		--) echo $((at + 1)) && return ;;
@@ -54,6 +55,9 @@ _linehome() {
 		[ "$command" = trace ] || mapfile -t COMPREPLY < <(compgen -W 'summary lcov cobertura drcov json html' -- "$word")
 		;;
 	--by) mapfile -t COMPREPLY < <(compgen -W 'all module thread process' -- "$word") ;;
+	--log) mapfile -t COMPREPLY < <(compgen -W 'redo undo' -- "$word") ;;
+	--syscalls) mapfile -t COMPREPLY < <(compgen -W 'allow warn abort' -- "$word") ;;
+	--pool) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--granularity) mapfile -t COMPREPLY < <(compgen -W 'block line' -- "$word") ;;
 	--drcov-version) mapfile -t COMPREPLY < <(compgen -W '2 3' -- "$word") ;;
 	--pid | -p) mapfile -t COMPREPLY < <(compgen -W "$(ps -e -o pid= 2>/dev/null)" -- "$word") ;;
@@ -63,10 +67,10 @@ _linehome() {
 	apply) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--store) mapfile -t COMPREPLY < <(compgen -W 'mem: unix: tcp://' -- "$word") ;;
 	--listen) mapfile -t COMPREPLY < <(compgen -W 'unix: tcp://' -- "$word") ;;
-	--local | --size | --reach | --log-size | --layout | --address | --timeout | --grace | --filter | --source | --from | --until | --exclude | --fail-under | --wait | --name | --bytes | --at | --calls | --interval | --windows | --duration) COMPREPLY=() ;;
+	--local | --size | --reach | --log-size | --layout | --address | --timeout | --grace | --filter | --source | --from | --until | --exclude | --fail-under | --wait | --name | --bytes | --at | --calls | --interval | --windows | --duration | --begin | --end) COMPREPLY=() ;;
 	*)
 		mapfile -t COMPREPLY < <(compgen -W "$(_linehome_options "$command")" -- "$word")
-		if [[ $command == @(run|cover|trace|count) && $word != -* ]]; then
+		if [[ $command == @(run|atomic|cover|trace|count) && $word != -* ]]; then
 			mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -c -- "$word")
 		elif [[ $command == @(pool |cover m)* && $word != -* ]]; then
 			mapfile -t COMPREPLY < <(compgen -f -- "$word")

@@ -9,6 +9,7 @@ int main(int argc, char **argv)
 		{ "run", cli_run, "run a program whose memory lives on a memory node" },
 		{ "serve", cli_serve, "be a memory node" },
 		{ "pool", cli_pool, "memory that survives a crash: make it, look at it, recover it" },
+		{ "atomic", cli_atomic, "make transactions of a program's functions" },
 		{ "cover", cli_cover, "watch which code of a program runs" },
 		{ "patch", cli_patch, "change functions of a running program, and take that back" },
 		{ "trace", cli_trace, "see which code of a program is live when, or count and time calls" },

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "linehome/atomic.h"
+#include "service/pool/frames.h"
 #include "service/pool/translated.h"
 
 /* What this thread has joined. */
@@ -23,6 +24,16 @@ static __thread struct joined {
 	struct lh_pool *pools[TOGETHER_MAX];
 	unsigned places[TOGETHER_MAX]; /* here */
 } joined;
+
+/* Where it is: a word that is reached without a call, however the library was loaded. */
+static __thread struct joined *known __attribute__((tls_model("initial-exec")));
+
+static struct joined *joined_here(void)
+{
+	if (!known)
+		known = &joined;
+	return known;
+}
 
 static bool before(const struct lh_pool *pool, const struct lh_pool *other)
 {
@@ -126,7 +137,7 @@ static int fail_closed(int result, struct lh_error *error)
 
 int lh__atomic_begin(struct lh_error *error)
 {
-	struct joined *mine = &joined;
+	struct joined *mine = joined_here();
 	int result;
 
 	if (is_open(mine) == 0) {
@@ -173,14 +184,14 @@ static int finish(struct joined *mine, struct lh_error *error)
 
 int lh__atomic_last(struct lh_error *error)
 {
-	struct joined *mine = &joined;
+	struct joined *mine = joined_here();
 
 	return is_last(mine) ? finish(mine, error) : 0;
 }
 
 int lh__atomic_end(struct lh_error *error)
 {
-	struct joined *mine = &joined;
+	struct joined *mine = joined_here();
 
 	int result = is_open(mine);
 
@@ -192,7 +203,7 @@ int lh__atomic_end(struct lh_error *error)
 
 int lh__atomic_abort(struct lh_error *error)
 {
-	struct joined *mine = &joined;
+	struct joined *mine = joined_here();
 	int result = is_open(mine);
 
 	if (result < 0 || mine->depth == 0)
@@ -214,7 +225,7 @@ int lh__atomic_abort(struct lh_error *error)
 
 void lh__atomic_forget(struct lh_pool *pool)
 {
-	struct joined *mine = &joined;
+	struct joined *mine = joined_here();
 	unsigned i = 0;
 
 	while (i < mine->n && mine->pools[i] != pool)
@@ -246,10 +257,11 @@ static int undo_begin(struct joined *mine, int result)
  * From the first pool that is entered on this very function is translated; so what it does then, and what it
  * has to return to, is little.
  */
-int tx_begin(void)
+int lh__translated_begin(uint64_t stack_pointer)
 {
-	struct joined *mine = &joined;
+	struct joined *mine = joined_here();
 	int result = lh__atomic_begin(NULL);
+	struct lh_frames *frames;
 
 	if (result < 0 || mine->depth > 1)
 		return result;
@@ -263,17 +275,28 @@ int tx_begin(void)
 		if (result < 0)
 			return undo_begin(mine, result);
 	}
+	frames = lh__translated_frames();
+	if (frames && !frames->base)
+		frames->base = stack_pointer;
 	return 0;
+}
+
+/* With which the caller of the function goes on that this stands in. */
+#define STACK_POINTER ((uint64_t)(uintptr_t)__builtin_frame_address(0) + 16)
+
+int tx_begin(void)
+{
+	int result = lh__translated_settle(STACK_POINTER);
+
+	return result < 0 ? result : lh__translated_begin(STACK_POINTER);
 }
 
 int tx_end(void)
 {
-	int result = lh__atomic_end(NULL);
-
-	return result == -E2BIG ? -ENOSPC : result;
+	return lh__translated_settle(STACK_POINTER) < 0 ? -EPERM : lh__translated_commit();
 }
 
 int tx_abort(void)
 {
-	return lh__atomic_abort(NULL);
+	return lh__translated_settle(STACK_POINTER) < 0 ? -EPERM : lh__atomic_abort(NULL);
 }

@@ -9,11 +9,16 @@
  * That is a variable that is no handle's, as in signal.c: what it lists are the process's handles.
  */
 #include "service/pool/inside.h"
+#include "service/pool/note.h"
 
 #include <errno.h>
 #include <limits.h>
 
 #define PLACES 1024u
+
+static const struct lh_note note
+	__attribute__((section(".note.linehome"), used,
+                       aligned(4))) = { { sizeof(LH_NOTE_NAME), 4, LH_NOTE_TYPE }, LH_NOTE_NAME, 1 };
 
 static struct {
 	struct lh_lock lock; /* of who changes it */

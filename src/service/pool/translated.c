@@ -75,8 +75,12 @@ static int put_in(struct lh_translated_own *own, struct lh_pool *pool)
 {
 	if (own->pools == LH_TRANSLATED_POOLS)
 		return -EMFILE;
-	if (own->pools == 0)
+	if (own->pools == 0) {
 		renew(own);
+		lh__frames_clear(&own->frames);
+	}
+	if (!own->frames.thread)
+		own->frames.thread = lh__raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0);
 	own->pool[own->pools++] = pool;
 	set_range(own);
 	return 0;
@@ -125,6 +129,11 @@ int lh__translated_enter(struct lh_pool *pool, struct lh_error *error)
 	return result;
 }
 
+struct lh_translated_own *lh__translated_own(void)
+{
+	return process.translator ? own_here() : NULL;
+}
+
 void lh__translated_leave(struct lh_pool *pool)
 {
 	struct lh_translated_own *own = own_here();
@@ -159,8 +168,7 @@ void lh__translated_forget(void)
 
 /* ---- threads that end, and children ---- */
 
-/* Its transactions end as if they had been aborted, and others may begin theirs. */
-static void thread_ends(void *context)
+void lh__translated_thread_ends(void *context)
 {
 	struct lh_translated_own *own = context;
 
@@ -183,6 +191,8 @@ static void forked(void)
 		return;
 	own->pools = 0;
 	set_range(own);
+	lh__frames_clear(&own->frames);
+	own->frames.thread = 0;
 	while (lh__translate_is_on(process.translator))
 		lh__translate_end(process.translator);
 }
@@ -214,9 +224,9 @@ static int note_natives(struct lh_translator *translator)
 		NATIVE(lh_pool_free),
 		NATIVE(lh_pool_usable_size),
 		NATIVE(lh_pool_root),
-		NATIVE(tx_begin),
-		NATIVE(tx_end),
-		NATIVE(tx_abort),
+		NATIVE(lh__translated_begin),
+		NATIVE(lh__translated_commit),
+		NATIVE(lh__atomic_abort),
 		NATIVE(lh__translated_enter),
 		NATIVE(lh__pool_on_store),
 		NATIVE(lh__pool_create),
@@ -224,7 +234,8 @@ static int note_natives(struct lh_translator *translator)
 		NATIVE(lh__pool_abandon),
 		NATIVE(lh__pool_checkpoint),
 		NATIVE(lh__translated_forget),
-		NATIVE(thread_ends),
+		NATIVE(lh__translated_drop),
+		NATIVE(lh__translated_thread_ends),
 		NATIVE(forked),
 #undef NATIVE
 	};
@@ -249,12 +260,13 @@ static int make(struct lh_error *error)
 	if (result < 0)
 		return lh__fail(error, result, "no memory to translate with");
 	options.client.context = seen;
+	lh__leaving_prepare(&options.client);
 	result = lh__translate_open(&options, &translator, error);
 	if (result < 0)
 		return result;
 	result = note_natives(translator);
 	if (result == 0)
-		result = -pthread_key_create(&process.ends, thread_ends);
+		result = -pthread_key_create(&process.ends, lh__translated_thread_ends);
 	if (result == 0)
 		result = -pthread_atfork(NULL, NULL, forked);
 	if (result < 0) {

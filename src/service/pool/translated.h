@@ -18,6 +18,7 @@ struct lh_translated_options {
 	enum lh_log log; /* of pools that are opened with LH_LOG_AUTO; LH_LOG_AUTO: as ever */
 	enum lh_call_policy calls;
 	void (*say)(const char *line); /* warnings; NULL: nowhere */
+	void (*returned)(void);        /* where marked returns lead (frames.h); NULL: there are none */
 };
 void lh__translated_configure(const struct lh_translated_options *options);
 
@@ -36,6 +37,23 @@ void lh__translated_renew(void);
 /* All code is translated anew. For tests, which change how that is done. */
 void lh__translated_forget(void);
 bool lh__translated_is_on(void);
+/*
+ * Aborts all transactions of the calling thread, which goes on natively; by whoever runs natively: its
+ * frames are gone (frames.h), or it ends.
+ */
+void lh__translated_drop(void);
+/*
+ * What whoever begins or ends a transaction asks first: 1: the calling thread has one, and is translated; 0:
+ * it has none. -EBUSY: it is a handler of a signal that has interrupted one. Where a handler has left one for
+ * good that is aborted.
+ */
+int lh__translated_settle(uint64_t stack_pointer) LH_MUST_CHECK;
+/* tx_begin, by whoever has this stack pointer. */
+int lh__translated_begin(uint64_t stack_pointer) LH_MUST_CHECK;
+/* tx_end, by whoever has settled, or knows what he does. */
+int lh__translated_commit(void) LH_MUST_CHECK;
+/* Of the calling thread; NULL: it has never been inside. */
+struct lh_frames *lh__translated_frames(void);
 /* A function that transactions call natively: lh__translate_native of the process's translator. */
 int lh__translated_native(uint64_t function) LH_MUST_CHECK;
 

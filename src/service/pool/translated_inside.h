@@ -3,7 +3,9 @@
 #define LH_POOL_TRANSLATED_INSIDE_H
 
 #include "port/translate/emit.h"
+#include "service/pool/frames.h"
 #include "service/pool/inside.h"
+#include "service/pool/translated.h"
 
 #define LH_TRANSLATED_POOLS 64u
 #define LH_TRANSLATED_LINES 512u
@@ -20,7 +22,20 @@ struct lh_translated_own {
 	uint64_t lines[LH_TRANSLATED_LINES];
 	unsigned pools; /* that it has a transaction in */
 	struct lh_pool *pool[LH_TRANSLATED_POOLS];
+	struct lh_frames frames;
 };
+
+/* ---- translated.c */
+
+/* Of the calling thread; NULL: it has never been inside. */
+struct lh_translated_own *lh__translated_own(void);
+/* Its transactions end as if they had been aborted, and others may begin theirs. */
+void lh__translated_thread_ends(void *own);
+
+/* ---- leaving.c */
+
+/* What of the translator's client has to do with how transactions end. */
+void lh__leaving_prepare(struct lh_translate_client *client);
 
 /* ---- translated_emit.c: a client of the translator */
 
