@@ -1,11 +1,11 @@
 /*
- * together.c - what a transaction over two pools costs beside one in each of them, and what tx_begin and tx_end
- * cost where nothing is changed.
+ * together.c - what a transaction over two pools costs beside one in each of them, and what tx_begin and
+ * tx_end cost where nothing is changed.
  *
  *     together [ROUNDS]
  *
- * The alternatives are measured by turns, and the medians of the rounds printed. A transaction changes one line
- * of each pool.
+ * The alternatives are measured by turns, and the medians of the rounds printed. A transaction changes one
+ * line of each pool.
  */
 #include <stdio.h>
 #include <stdlib.h>
