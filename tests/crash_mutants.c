@@ -31,11 +31,19 @@ static bool noticed(const struct crash_states *states, const char *by, char *why
 	return states->failed;
 }
 
+/* A class of stores that is not seen shows where code is translated, and nowhere else. */
+static bool is_of_stores(enum lh_mutant mutant)
+{
+	return mutant >= LH_MUTANT_SEES_NO_PLAIN;
+}
+
 static bool journal_notices(struct journal_run *run, uint64_t seed, char *why, size_t size)
 {
 	uint64_t tried = 0, refused = 0;
 	unsigned i;
 
+	if (is_of_stores(lh__mutant))
+		return false;
 	for (i = 0; i < JOURNAL_WAYS; i++) {
 		journal_script(run, &journal_ways[i], seed, MEDIA);
 		if (noticed(&run->states, journal_ways[i].name, why, size))
@@ -54,6 +62,9 @@ static bool pool_notices(struct pool_run *run, uint64_t seed, char *why, size_t 
 	unsigned i;
 
 	for (i = 0; i < POOL_WAYS; i++) {
+		if (lh__mutant != LH_MUTANT_NONE &&
+		    is_of_stores(lh__mutant) != (pool_ways[i].see == LH_SEE_TRANSLATED))
+			continue;
 		pool_script(run, &pool_ways[i], seed, MEDIA);
 		if (noticed(&run->states, pool_ways[i].name, why, size))
 			return true;

@@ -13,6 +13,7 @@
 
 #include "crash_states.h"
 #include "service/pool/pool.h"
+#include "store_ways.h"
 
 enum {
 	POOL_SIZE = 64 * 1024,
@@ -37,6 +38,8 @@ static const struct pool_way pool_ways[] = {
 	{ "redo in memory, declared", true, false, LH_SEE_DECLARED, LH_LOG_REDO, 60 },
 	{ "undo in memory, declared", true, false, LH_SEE_DECLARED, LH_LOG_UNDO, 60 },
 	{ "undo in memory, pages are seen", true, false, LH_SEE_PAGE, LH_LOG_UNDO, 60 },
+	{ "redo by requests, translated", false, false, LH_SEE_TRANSLATED, LH_LOG_REDO, 60 },
+	{ "undo in memory, translated", true, false, LH_SEE_TRANSLATED, LH_LOG_UNDO, 60 },
 };
 enum { POOL_WAYS = sizeof pool_ways / sizeof *pool_ways };
 
@@ -169,7 +172,7 @@ static bool pool_add(struct pool_run *run, void *pointer, size_t size)
 {
 	struct lh_error error;
 
-	return run->way->see == LH_SEE_PAGE ||
+	return run->way->see == LH_SEE_PAGE || run->way->see == LH_SEE_TRANSLATED ||
 	       pool_must(run, lh_tx_add(run->pool, pointer, size, &error), "add", &error);
 }
 
@@ -220,6 +223,35 @@ static void map_delete(struct pool_run *run)
 	pool_must(run, lh_pool_free(run->pool, entry, &error), "free", &error);
 }
 
+/* A place in some entry that has `most` bytes, aligned to 16; NULL: there is none. */
+static unsigned char *map_place(struct pool_run *run, uint64_t most)
+{
+	uint64_t first = random_next(&run->random);
+
+	for (uint64_t i = 0; i < POOL_BUCKETS; i++)
+		for (struct pool_entry *entry = run->root->bucket[(first + i) % POOL_BUCKETS]; entry;
+		     entry = entry->next) {
+			uint64_t start = -(uintptr_t)entry->value % 16;
+
+			if (entry->size >= start + most)
+				return entry->value + start +
+				       random_next(&run->random) % ((entry->size - start - most) / 16 + 1) *
+				               16;
+		}
+	return NULL;
+}
+
+/* Where every store is seen: by each class of instruction. */
+static void map_change_by_all(struct pool_run *run)
+{
+	enum store_way by = (enum store_way)(random_next(&run->random) % STORE_WAYS);
+	uint64_t value = random_next(&run->random);
+	unsigned char *at = map_place(run, by == STORE_STATE ? STORE_STATE_SIZE : STORE_SIZE);
+
+	if (at)
+		store_by(by, at, value);
+}
+
 static void map_change(struct pool_run *run)
 {
 	struct pool_entry *entry = run->root->bucket[random_next(&run->random) % POOL_BUCKETS];
@@ -233,7 +265,9 @@ static void map_some(struct pool_run *run)
 	unsigned n = 1 + (unsigned)(random_next(&run->random) % 3);
 
 	while (n-- > 0 && !run->states.failed) {
-		if (pool_chance(run, 50))
+		if (run->way->see == LH_SEE_TRANSLATED && pool_chance(run, 60))
+			map_change_by_all(run);
+		else if (pool_chance(run, 50))
 			map_insert(run);
 		else if (pool_chance(run, 60))
 			map_delete(run);

@@ -36,6 +36,8 @@ static const struct kill_way ways[] = {
 	{ "tmpfs, redo, declared", "/dev/shm", LH_SEE_DECLARED, LH_LOG_REDO, 12000, false },
 	{ "tmpfs, undo, pages are seen", "/dev/shm", LH_SEE_PAGE, LH_LOG_UNDO, 12000, false },
 	{ "tmpfs, undo, declared", "/dev/shm", LH_SEE_DECLARED, LH_LOG_UNDO, 12000, false },
+	{ "tmpfs, redo, translated", "/dev/shm", LH_SEE_TRANSLATED, LH_LOG_REDO, 12000, false },
+	{ "tmpfs, undo, translated", "/dev/shm", LH_SEE_TRANSLATED, LH_LOG_UNDO, 12000, false },
 };
 
 /* What the parent sees of its children. */

@@ -17,6 +17,7 @@
 
 #include "line_random.h"
 #include "service/pool/pool.h"
+#include "service/pool/translated.h"
 #include "tap.h"
 
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI };
@@ -242,13 +243,33 @@ static inline void machine_close(struct machine_pool *pool)
 	free(pool->before);
 }
 
+/* Where code is translated, it is executed as it is outside of transactions, and the memory put back. */
+static inline bool machine_run_outside(struct machine_pool *pool, const struct machine *before,
+                                       struct outcome *out)
+{
+	*out = (struct outcome){ .signal = 0 };
+	machine_signal = 0;
+	now = *before;
+	machine_enter();
+	out->after = now;
+	out->signal = machine_signal;
+	memcpy(out->memory, pool->region, REGION);
+	memcpy(pool->region, pool->before, REGION);
+	return true;
+}
+
 /* Executes code with the registers of before; native: on memory that is open. */
 static inline bool machine_run(struct machine_pool *pool, const struct machine *before, bool native,
                                struct outcome *out)
 {
+	bool translated = pool->see == LH_SEE_TRANSLATED;
 	struct lh_pool_info info;
 	uint64_t faults;
 
+	if (translated && native)
+		return machine_run_outside(pool, before, out);
+	if (translated)
+		lh__translated_forget();
 	if (lh_tx_begin(pool->pool, NULL) != 0)
 		return false;
 	if (native && lh_tx_add(pool->pool, pool->region, REGION, NULL) != 0)

@@ -129,7 +129,7 @@ static void sizes_refused(const struct way *way)
 		{ "a log that wraps around", { .log_size = UINT64_MAX }, -EINVAL },
 		{ "an address inside a page", { .address = (UINT64_C(1) << 45) + 8 }, -EINVAL },
 		{ "an address of the kernel's", { .address = UINT64_C(1) << 47 }, -EINVAL },
-		{ "no such way to see", { .see = (enum lh_see)3 }, -EINVAL },
+		{ "no such way to see", { .see = (enum lh_see)4 }, -EINVAL },
 		{ "no such log", { .log = (enum lh_log)3 }, -EINVAL },
 		{ "a new pool that is read-only", { .read_only = true }, -EINVAL },
 		{ "a layout of 64 bytes",
@@ -161,7 +161,7 @@ static void undo_on_disk(void)
 		skip(disk.name, "there is no folder that is not on tmpfs");
 		return;
 	}
-	for (options.see = LH_SEE_PAGE; options.see <= LH_SEE_CHECKED; options.see++) {
+	for (options.see = LH_SEE_PAGE; options.see <= LH_SEE_TRANSLATED; options.see++) {
 		is(try_create(way_path(&disk, path), &options, &error), -EOPNOTSUPP,
 		   "an undo log is refused on a disk");
 		ok(strstr(error.text, "tmpfs") && strstr(error.text, path) && access(path, F_OK) != 0,
@@ -759,7 +759,7 @@ struct cost {
 static struct cost cost_of(const struct way *way)
 {
 	/* A store that is its page's only one is made by the library, which saves its line. */
-	bool faults = way->see != LH_SEE_DECLARED;
+	bool faults = see_by_faults(way->see);
 	uint64_t lines = way->see == LH_SEE_CHECKED ? 64 : 1, undo = (40 + 8 + 64 * lines + 63) / 64;
 
 	/* A record of 40 bytes and a line set of 8 and a line: two lines. */

@@ -321,7 +321,7 @@ static int declare(void *context, void *object, size_t usable)
 static void begin(struct bed *bed)
 {
 	bed->bad += lh_tx_begin(bed->pool, &error) != 0;
-	if (bed->options.see != LH_SEE_PAGE)
+	if (bed->options.see == LH_SEE_DECLARED || bed->options.see == LH_SEE_CHECKED)
 		bed->bad += lh_pool_objects(bed->pool, declare, bed->pool) != 0;
 }
 
@@ -411,6 +411,7 @@ static const struct {
 	{ LH_SEE_PAGE, "page, redo", "page, undo", 300 },
 	{ LH_SEE_DECLARED, "declared, redo", "declared, undo", 300 },
 	{ LH_SEE_CHECKED, "checked, redo", "checked, undo", 40 },
+	{ LH_SEE_TRANSLATED, "translated, redo", "translated, undo", 300 },
 };
 
 int main(void)

@@ -42,7 +42,7 @@ static bool is_picture(struct lh_pool *pool, const unsigned char *copy)
 
 static void declare(struct lh_pool *pool, volatile void *at, size_t size)
 {
-	if (way_info(pool).see != LH_SEE_PAGE)
+	if (!see_all(way_info(pool).see))
 		MUST(lh_tx_add(pool, (const void *)at, size, &why));
 }
 
@@ -345,6 +345,9 @@ static void stores_of_threads(const struct way *way)
 
 	for (unsigned commits = 0; commits < 2; commits++) {
 		MUST(lh_tx_begin(pool, &why));
+		/* Where code is translated, only the stores of who began it are seen. */
+		if (way->see == LH_SEE_TRANSLATED)
+			MUST(lh_tx_add(pool, (const void *)root, ROOT_WORDS * 8, &why));
 		declare(pool, root, ROOT_WORDS * 8);
 		work(worker, pool, store_part, 1);
 		is(join(worker), THREADS, "%s: others than who began it cannot end it, nor declare",
@@ -711,7 +714,7 @@ static void outside(const struct way *way)
 	char path[400];
 	struct child child = { way, path, 0 };
 
-	if (way->see == LH_SEE_DECLARED)
+	if (!see_by_faults(way->see))
 		return;
 	way_close(pool_of(way, path));
 	for (; child.how < 5; child.how++) {
@@ -777,7 +780,7 @@ static void passes_on(const struct way *way)
 	struct child child = { way, way_path(way, path), 0 };
 	int status;
 
-	if (way->see == LH_SEE_DECLARED)
+	if (!see_by_faults(way->see))
 		return;
 	status = in_child(chained, &child);
 	ok(WIFEXITED(status) && WEXITSTATUS(status) == 40, "%s: the handler from before gets it (0x%x)",

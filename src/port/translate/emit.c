@@ -341,7 +341,7 @@ static void put_values(struct lh_emitter *emitter, int a, int b)
 		lh__put_gs(emitter, OP_STORE, b, LH_T_B);
 }
 
-/* Leaves by one of the context's ways, with the address of constants: the function, where it returns to, ... */
+/* Leaves by one of the context's ways, with the address of constants: the function, where it returns to... */
 static uint64_t *put_leave(struct lh_emitter *emitter, int scratch, unsigned words, unsigned way)
 {
 	uint64_t *value;

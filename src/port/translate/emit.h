@@ -64,8 +64,8 @@ void lh__emit_call_plain(struct lh_emitter *emitter, void (*function)(void *own,
 /*
  * The same for one that looks at the program's registers, all of them as they are before the instruction (for
  * accesses that are not plain: lh__access_bytes); registers that are dead may have been scratches, and what
- * scratches held is lost. state is complete, but for `left` and `header`, which are zero; gs is 0; constant is
- * handed on. Slow.
+ * scratches held is lost. state is complete, but for `left` and `header`, which are zero, and gs, which is 0;
+ * constant is handed on. Slow.
  */
 void lh__emit_call_state(struct lh_emitter *emitter,
                          void (*function)(void *own, const struct lh_access_state *state, uint64_t constant),

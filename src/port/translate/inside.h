@@ -297,6 +297,11 @@ extern const char lh__translate_sigreturn[], lh__translate_exit[];
 void lh__process_entered(int signal, siginfo_t *info, void *context);
 long lh__translate_clone(long number, const long argument[6], struct lh_translated_thread *child);
 
+/* ---- vectors.S: the lowest parts of all vector registers; upper: with AVX-512's, and masks */
+
+void lh__vectors_put_aside(uint8_t *area, bool upper);
+void lh__vectors_take_back(const uint8_t *area, bool upper);
+
 /* ---- open.c */
 
 void lh__after_fork(struct lh_translator *translator);
@@ -323,8 +328,8 @@ void lh__vectors_restore(struct lh_translated_thread *thread);
 /* Before anything that is not compiled without them: Zydis, a client. */
 void lh__vectors_needed(struct lh_translator *translator);
 /*
- * The same much faster, for a function that leaves x87 and MMX alone, and upper halves as it finds them, where
- * those are not in use. False: they are.
+ * The same much faster, for a function that leaves x87 and MMX alone, and upper halves as it finds them,
+ * where those are not in use. False: they are.
  */
 bool lh__vectors_save_few(struct lh_translated_thread *thread);
 void lh__vectors_restore_few(struct lh_translated_thread *thread);

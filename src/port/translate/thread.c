@@ -357,11 +357,6 @@ void lh__vectors_needed(struct lh_translator *translator)
 /* ---- the same without xsave, which takes some 100 ns */
 
 #define IN_USE_HALVES 0x44u /* AVX, and the upper halves of the first 16 */
-#define FEW_UPPER "256"     /* where the upper 16 go; behind them the masks */
-#define FEW_MASKS "1280"
-#define EACH(list, text) ".irp i," list "\n\t" text "\n\t.endr\n\t"
-#define FIRST "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15"
-#define MASKS "0,1,2,3,4,5,6,7"
 
 bool lh__vectors_save_few(struct lh_translated_thread *thread)
 {
@@ -372,26 +367,11 @@ bool lh__vectors_save_few(struct lh_translated_thread *thread)
 	__asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
 	if (low & IN_USE_HALVES)
 		return false;
-	__asm__ volatile(EACH(FIRST, "movups %%xmm\\i, 16*\\i(%0)") : : "r"(thread->vector) : "memory");
-	if (!thread->translator->upper)
-		return true;
-	__asm__ volatile(EACH("16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-	                      "vmovdqu64 %%zmm\\i, 64*(\\i-16)+" FEW_UPPER "(%0)")
-	                         EACH(MASKS, "kmovq %%k\\i, 8*\\i+" FEW_MASKS "(%0)")
-	                 :
-	                 : "r"(thread->vector)
-	                 : "memory");
+	lh__vectors_put_aside(thread->vector, thread->translator->upper);
 	return true;
 }
 
 void lh__vectors_restore_few(struct lh_translated_thread *thread)
 {
-	__asm__ volatile(EACH(FIRST, "movups 16*\\i(%0), %%xmm\\i") : : "r"(thread->vector) : "memory");
-	if (thread->translator->upper)
-		__asm__ volatile(EACH("16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-		                      "vmovdqu64 64*(\\i-16)+" FEW_UPPER "(%0), %%zmm\\i")
-		                         EACH(MASKS, "kmovq 8*\\i+" FEW_MASKS "(%0), %%k\\i")
-		                 :
-		                 : "r"(thread->vector)
-		                 : "memory");
+	lh__vectors_take_back(thread->vector, thread->translator->upper);
 }

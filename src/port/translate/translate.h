@@ -142,8 +142,8 @@ void *lh__translate_thread_bytes(const struct lh_translator *translator);
 int lh__translate_native(struct lh_translator *translator, uint64_t function) LH_MUST_CHECK;
 
 /*
- * For a function that a client's code calls plainly (emit.h), and that has to call what uses vector registers:
- * they are saved and restored around it, but for x87 and MMX, which function must not use.
+ * For a function that a client's code calls plainly (emit.h), and that has to call what uses vector
+ * registers: they are saved and restored around it, but for x87 and MMX, which function must not use.
  */
 void lh__translate_with_vectors(void (*function)(void *own, uint64_t a, uint64_t b), void *own, uint64_t a,
                                 uint64_t b);

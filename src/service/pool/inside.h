@@ -282,7 +282,7 @@ int lh__changes_open(struct lh_pool *pool) LH_MUST_CHECK;
 void lh__changes_close(struct lh_pool *pool);
 /* The open transaction's note of a page, made where there is none. NULL: no memory. changing is held. */
 struct change *lh__changes_of(struct lh_pool *pool, uint64_t page);
-/* Both without a vector register: the same where nothing has to grow, else NULL; and a line goes to its twin. */
+/* Without a vector register: the same where nothing has to grow, else NULL; and a line goes to its twin. */
 struct change *lh__changes_quick(struct lh_pool *pool, uint64_t page);
 void lh__changes_save_line(struct lh_pool *pool, struct change *change, unsigned line);
 /*

@@ -5,8 +5,8 @@
  * addresses of those pools alone. What the library does runs natively, also when it is called from such a
  * transaction: it says itself what it is about to change.
  *
- * What is the process's, and no handle's, is here: a thread is translated by one translator, whatever pools it
- * uses; it is made with the first of them, and stays.
+ * What is the process's, and no handle's, is here: a thread is translated by one translator, whatever pools
+ * it uses; it is made with the first of them, and stays.
  */
 #include "service/pool/translated.h"
 

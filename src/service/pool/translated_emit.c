@@ -121,7 +121,7 @@ static bool is_left_out(const struct lh_translated_instruction *instruction, con
 	       (LH_MUTANT(SEES_NO_VECTOR) && plain && vector) ||
 	       (LH_MUTANT(SEES_NO_MASKED) && access->mask != ZYDIS_REGISTER_NONE && !access->index_size) ||
 	       (LH_MUTANT(SEES_NO_ATOMIC) && access->kind & LH_ACCESS_ATOMIC) ||
-	       (LH_MUTANT(SEES_NO_STATE) && (access->state || x87)) ||
+	       (LH_MUTANT(SEES_NO_STATE) && (access->state || x87 || access->size > 64)) ||
 	       (LH_MUTANT(SEES_NO_STREAMED) && access->kind & LH_ACCESS_STREAM) ||
 	       (LH_MUTANT(SEES_NO_SCATTERED) && access->index_size);
 }

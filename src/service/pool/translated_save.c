@@ -1,9 +1,9 @@
 /*
  * translated_save.c - before a store of a translated thread: the lines that it changes are saved.
  *
- * Runs between two of the program's instructions, whose vector registers stay as they are: this file, and what
- * it calls in the usual case (a redo log, a page that is there), is compiled without them. For anything else,
- * they are put aside first.
+ * Runs between two of the program's instructions, whose vector registers stay as they are: this file, and
+ * what it calls in the usual case (a redo log, a page that is there), is compiled without them. For anything
+ * else, they are put aside first.
  *
  * The store itself cannot fail. Where its lines cannot be saved the transaction is doomed (lh__tx_doom).
  */
