@@ -92,10 +92,11 @@ enum lh_see {
 	 */
 	LH_SEE_CHECKED = 2,
 	/*
-	 * Nothing is declared and nothing faults: from lh_tx_begin to the commit the calling thread's code,
-	 * with all that it calls, is translated, so that every store to the pool is seen before it happens.
-	 * Stores outside transactions are not seen, and neither are those of other threads and of handlers of
-	 * signals, which run as they are.
+	 * Nothing is declared and nothing faults but to load a page: from lh_tx_begin to the outermost commit
+	 * the calling thread's code, with all that it calls, is translated, so that every store to the pool is
+	 * seen before it happens. Stores outside transactions are not seen, and neither are those of other
+	 * threads, of the kernel, and of handlers of signals, which run as they are; nor what is stored
+	 * through the stack pointer. A thread that ends inside a transaction aborts it.
 	 */
 	LH_SEE_TRANSLATED = 3,
 };
@@ -113,7 +114,8 @@ enum lh_log {
 	 * The program works in the file's own memory; old lines are logged before they change. No copy of the
 	 * pool in memory; three fences a commit. Only where the file is persistent memory (a DAX file
 	 * system), or on tmpfs, whose memory is all the medium there is. LH_SEE_PAGE and LH_SEE_CHECKED on
-	 * tmpfs only; there a store that the log has no room for is SIGBUS, since a store cannot fail.
+	 * tmpfs only; there a store that the log has no room for is SIGBUS, since a store cannot fail. With
+	 * LH_SEE_TRANSLATED it is made where it does not reach the file, and the commit fails.
 	 */
 	LH_LOG_UNDO = 2,
 };
@@ -212,7 +214,8 @@ LH_API int lh_pool_load(struct lh_pool *pool, const void *pointer, size_t size,
  * that their stores have happened before the commit. begin, commit and abort are called by the thread that
  * began.
  *
- * lh_tx_begin inside a transaction joins it: it ends with the outermost commit.
+ * lh_tx_begin inside a transaction joins it: it ends with the outermost commit. LH_SEE_TRANSLATED: -EBUSY, the
+ * gs register is the program's own; -ENOMEM; nothing has begun then.
  */
 LH_API int lh_tx_begin(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
 /*

@@ -1,6 +1,10 @@
 /*
  * build.c - a block of the program becomes a fragment (inside.h).
  *
+ * With it, a few of those are made that are executed next if the last jump is not taken, or for sure: each is
+ * a fragment of its own, directly behind the one before. Where one is forgotten, what falls into it is led
+ * around by a jump (lh__cache_sever).
+ *
  * A block ends at any branch and system call, at the end of a page, and after so many instructions. Its
  * instructions are copied; what is written anew is how control leaves:
  *
@@ -1233,8 +1237,8 @@ static uint64_t follower_of(const struct block *block)
 }
 
 /*
- * Code of this page may be read before it is executed: it is a file's, or stores to it will be seen. What a JIT
- * has not written yet is not code.
+ * Code of this page may be read before it is executed: it is a file's, or stores to it will be seen. What a
+ * JIT has not written yet is not code.
  */
 static bool may_follow(const struct lh_translator *translator, const struct page *page)
 {

@@ -1,9 +1,10 @@
 /*
  * cache.c - the code cache, and what is known of the fragments in it (inside.h).
  *
- * A cache is filled from its start, with what is seldom executed from its end, and never tidied: what is forgotten stays as dead code, for a thread may
- * be in it. When it is full there is a new one. A thread says in its context in which cache it may be, by its
- * epoch, and moves to the newest when it comes to the translator; a cache that is no thread's is unmapped.
+ * A cache is filled from its start, with what is seldom executed from its end, and never tidied: what is
+ * forgotten stays as dead code, for a thread may be in it. When it is full there is a new one. A thread says
+ * in its context in which cache it may be, by its epoch, and moves to the newest when it comes to the
+ * translator; a cache that is no thread's is unmapped.
  */
 #include "port/translate/inside.h"
 

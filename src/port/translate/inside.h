@@ -456,8 +456,8 @@ static inline uint64_t lh__executes_at(const struct lh_emitter *emitter, const u
 
 /*
  * False: not known here, Zydis may know it. Sets length, encoding, opcode_map, opcode, attributes (HAS_REX,
- * HAS_MODRM), and of raw: prefix_count, the values of prefixes, rex, modrm, disp (value, offset), and imm[0]'s
- * value where it is a distance. Nothing else.
+ * HAS_MODRM), and of raw: prefix_count, the values of prefixes, rex, modrm, disp (value, offset), and the
+ * value of imm[0] where it is a distance. Nothing else.
  */
 bool lh__decode_quickly(const uint8_t code[LH_INSTRUCTION_ROOM], ZydisDecodedInstruction *out);
 
