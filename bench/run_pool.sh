@@ -191,6 +191,12 @@ if "$pool" list disk | grep -q '^lh-' && [ -z "${SYSTEMS-}" ]; then
 	aim "shm, 1 changed: lh-page / libpmemobj" "$(better shm lh-page libpmemobj)" '>=' 0.4
 	aim "shm, 1 changed: lh-page / LMDB" "$(better shm lh-page LMDB)" '>=' 2
 	aim "shm, 32 changed: lh-page / libpmemobj" "$(better shm lh-page libpmemobj 32)" '>=' 1
+	for changed in 1 4 32; do
+		for log in "" -undo; do
+			aim "shm, $changed changed: lh-translated$log / libpmemobj" "$(better shm lh-translated$log libpmemobj $changed)" '>=' 1
+			aim "shm, $changed changed: lh-translated$log / lh-page$log" "$(better shm lh-translated$log lh-page$log $changed)" '>=' 1
+		done
+	done
 	aim "shm, 1 changed: fences of lh-declared" "$(value shm lh-declared 1 1 fences)" '<=' 3
 	aim "shm, 1 changed: fences of lh-declared-undo" "$(value shm lh-declared-undo 1 1 fences)" '<=' 3
 	aim "shm, 32 changed: lh-page, log bytes / bytes of changed lines" \

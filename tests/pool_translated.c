@@ -346,6 +346,52 @@ static void several(const struct way *way)
 	unlink(path_c);
 }
 
+static pthread_barrier_t barrier;
+static struct lh_pool *other;
+
+static void *loses_its_pool(void *unused)
+{
+	volatile uint64_t *root;
+	bool was, on;
+
+	MUST(lh_tx_begin(shared, &why));
+	words[30] = 1;
+	pthread_barrier_wait(&barrier); /* it is closed now */
+	pthread_barrier_wait(&barrier);
+	was = lh__translated_is_on();
+	MUST(lh_tx_begin(other, &why));
+	root = way_root(other);
+	root[1] = 3;
+	MUST(lh_tx_commit(other, &why));
+	on = lh__translated_is_on();
+	return was && !on && root[1] == 3 ? unused : NULL;
+}
+
+static void closed_by_others(const struct way *way)
+{
+	char path_a[400], path_b[400];
+	pthread_t thread;
+	void *right;
+
+	shared = way_create(way, way_path(way, path_a));
+	other = way_create(way, way_path(way, path_b));
+	words = way_root(shared);
+	pthread_barrier_init(&barrier, NULL, 2);
+	pthread_create(&thread, NULL, loses_its_pool, &barrier);
+	pthread_barrier_wait(&barrier);
+	way_close(shared);
+	pthread_barrier_wait(&barrier);
+	pthread_join(thread, &right);
+	pthread_barrier_destroy(&barrier);
+	ok(right != NULL, "%s: one whose pool was closed goes on in another, and then natively", way->name);
+	shared = way_open(way, path_a);
+	is(words[30], 0, "%s: ... what it had changed is as before", way->name);
+	way_close(shared);
+	way_close(other);
+	unlink(path_a);
+	unlink(path_b);
+}
+
 /* ---- gs ---- */
 
 static int busy(void *context)
@@ -393,5 +439,6 @@ int main(void)
 	each(fork_inside);
 	each(signal_inside);
 	each(several);
+	each(closed_by_others);
 	return ways_end();
 }

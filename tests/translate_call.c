@@ -59,7 +59,7 @@ static void call_plain(void *context, struct lh_emitter *emitter,
 	}
 }
 
-/* A sum that depends on registers of all kinds and on flags over each store; 2 stores a round, rounds up to 9. */
+/* A sum that depends on registers of all kinds and on flags over each store; 2 stores a round. */
 uint64_t stores_work(uint64_t *memory, uint64_t rounds);
 __asm__(".text\nstores_work: push %rbx\npush %r12\npush %r13\npush %r14\nmov $1, %eax\nmov $2, %ecx\n"
         "mov $3, %edx\nmov $4, %ebx\nmov $5, %r8d\nmov $6, %r9d\nmov $7, %r10d\nmov $8, %r11d\nmov $9, "

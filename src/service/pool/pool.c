@@ -254,6 +254,7 @@ static struct lh_store *destroy(struct lh_pool *pool)
 	lh__here_remove(pool);
 	below = lh__journal_release(pool->journal);
 	lh__signal_remove(pool);
+	lh__translated_close(pool);
 	if (pool->port)
 		pool->port->ops->close(pool->port);
 	lh__memory_close(pool);
@@ -278,7 +279,7 @@ static int start(struct lh_pool *pool, struct lh_error *error)
 		result = pool->journal->ops->reserve(pool->journal, pool->header.size / LH_PAGE_SIZE);
 	if (result < 0)
 		return lh__fail(error, result, "there is no room for it: %s", lh__errno_name(result));
-	result = pool->see == LH_SEE_TRANSLATED ? lh__translated_open(error) : 0;
+	result = pool->see == LH_SEE_TRANSLATED ? lh__translated_open(pool, error) : 0;
 	if (result == 0)
 		result = open_memory(pool, error);
 	if (result < 0)

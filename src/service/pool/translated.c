@@ -21,6 +21,7 @@ static struct {
 	struct lh_lock lock;
 	struct lh_translator *translator;
 	pthread_key_t ends; /* a thread that has been inside */
+	struct lh_pool *pools[LH_TRANSLATED_POOLS];
 	struct lh_translated_options options;
 } process;
 
@@ -104,6 +105,25 @@ static int put_in_first(struct lh_translated_own *own, struct lh_pool *pool)
 	return result;
 }
 
+static bool is_open(const struct lh_pool *pool)
+{
+	for (unsigned i = 0; i < LH_TRANSLATED_POOLS; i++)
+		if (__atomic_load_n(&process.pools[i], __ATOMIC_ACQUIRE) == pool)
+			return true;
+	return false;
+}
+
+/* Another thread may have closed a pool that this one was inside of. */
+static void leave_closed(struct lh_translated_own *own)
+{
+	for (unsigned i = own->pools; i-- > 0;)
+		if (!is_open(own->pool[i]) ||
+		    __atomic_load_n(&own->pool[i]->owner, __ATOMIC_RELAXED) != lh__pool_self()) {
+			take_out(own, own->pool[i]);
+			lh__translate_end(process.translator);
+		}
+}
+
 int lh__translated_enter(struct lh_pool *pool, struct lh_error *error)
 {
 	struct lh_translated_own *own = own_here();
@@ -111,7 +131,8 @@ int lh__translated_enter(struct lh_pool *pool, struct lh_error *error)
 	int result = 0;
 
 	if (known) {
-		/* Of a pool that somebody has closed meanwhile, and that is at this address again. */
+		leave_closed(own);
+		/* The same handle's address again, after such a closing. */
 		if (take_out(own, pool))
 			lh__translate_end(process.translator);
 		result = put_in(own, pool);
@@ -175,7 +196,7 @@ void lh__translated_thread_ends(void *context)
 	while (own->pools > 0) {
 		struct lh_pool *pool = own->pool[own->pools - 1];
 
-		if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == lh__pool_self())
+		if (is_open(pool) && __atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == lh__pool_self())
 			lh__tx_drop(pool);
 		if (take_out(own, pool))
 			lh__translate_end(process.translator);
@@ -277,13 +298,32 @@ static int make(struct lh_error *error)
 	return 0;
 }
 
-int lh__translated_open(struct lh_error *error)
+static int add(struct lh_pool *pool, struct lh_error *error)
+{
+	for (unsigned i = 0; i < LH_TRANSLATED_POOLS; i++)
+		if (!process.pools[i]) {
+			__atomic_store_n(&process.pools[i], pool, __ATOMIC_RELEASE);
+			return 0;
+		}
+	return lh__fail(error, -EMFILE, "more than %u pools cannot be open at once", LH_TRANSLATED_POOLS);
+}
+
+int lh__translated_open(struct lh_pool *pool, struct lh_error *error)
 {
 	int result = 0;
 
 	lh__lock(&lh__sys_default, &process.lock);
 	if (!process.translator)
 		result = make(error);
+	if (result == 0)
+		result = add(pool, error);
 	lh__unlock(&lh__sys_default, &process.lock);
 	return result;
+}
+
+void lh__translated_close(struct lh_pool *pool)
+{
+	for (unsigned i = 0; i < LH_TRANSLATED_POOLS; i++)
+		if (__atomic_load_n(&process.pools[i], __ATOMIC_RELAXED) == pool)
+			__atomic_store_n(&process.pools[i], NULL, __ATOMIC_RELEASE);
 }

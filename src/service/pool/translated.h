@@ -24,8 +24,9 @@ void lh__translated_configure(const struct lh_translated_options *options);
 
 const struct lh_translated_options *lh__translated_options(void);
 
-/* The process's translator is there. */
-int lh__translated_open(struct lh_error *error) LH_MUST_CHECK;
+/* The process's translator is there, and knows of the pool until it is closed. */
+int lh__translated_open(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
+void lh__translated_close(struct lh_pool *pool);
 /*
  * The calling thread, which has begun a transaction in the pool, is translated from the return of enter on,
  * until it has left all pools that it has entered. Its stores to them are seen.
