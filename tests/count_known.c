@@ -1,6 +1,6 @@
 /*
- * count_known.c - counts of loops that are known by construction (programs/counted.h): what n rounds more make
- * of the program's own module must be n times a round, exactly.
+ * count_known.c - counts of loops that are known by construction (programs/counted.h): what n rounds more
+ * make of the program's own module must be n times a round, exactly.
  */
 /* timeout: 180 */
 #include "service/count/count.h"

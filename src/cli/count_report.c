@@ -264,7 +264,7 @@ bool count_write_json(FILE *out, const struct lh_count_report *report, const str
 {
 	bool lines = options->lines;
 	json_t *object =
-		json_pack("{s:i,s:I,s:o,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "exit_status",
+		json_pack("{s:i,s:I,s:o,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "exit_status",
 	                  report->status, "wall_ms", (json_int_t)report->milliseconds, "total",
 	                  counts_json(&report->total, lines), "modules",
 	                  rows_json(&report->modules, COUNT_MODULE, lines), "threads",
@@ -275,7 +275,8 @@ bool count_write_json(FILE *out, const struct lh_count_report *report, const str
 	                  (json_int_t)report->untranslated, "uncorrected_blocks",
 	                  (json_int_t)report->uncorrected, "lost_threads", (json_int_t)report->lost_threads,
 	                  "lost_processes", (json_int_t)report->lost_processes, "lost_execs",
-	                  (json_int_t)report->lost_execs);
+	                  (json_int_t)report->lost_execs, "lost_footprints",
+	                  (json_int_t)report->lost_footprints);
 	bool done;
 
 	if (object && options->footprint)

@@ -2,12 +2,13 @@
  * counted.h - loops of which it is known what one round loads and stores, for tests of linehome count.
  *
  * What a case may use: r14 is a buffer of three pages, aligned to a page, all of whose bytes are 1 at first;
- * rax, rbx, rcx, rdx, rsi, rdi and the vector registers. Columns: name; what the processor must have; the code;
- * then instructions, loads, stores, bytes loaded, bytes stored, and lines beyond one for each access that were
- * loaded and stored. Two instructions that make the loop are not among them.
+ * rax, rbx, rcx, rdx, rsi, rdi and the vector registers. Columns: name; what the processor must have; the
+ * code; then instructions, loads, stores, bytes loaded, bytes stored, and lines beyond one for each access
+ * that were loaded and stored. Two instructions that make the loop are not among them.
  *
- * In the cases fault and fault_in_string an instruction raises SIGSEGV. A handler steps over it, and is counted
- * with it: two instructions, two loads and a store of 8 bytes. Behind the buffer nothing can be touched.
+ * In the cases fault and fault_in_string an instruction raises SIGSEGV. A handler steps over it, and is
+ * counted with it: two instructions, two loads and a store of 8 bytes. Behind the buffer nothing can be
+ * touched.
  */
 #ifndef COUNTED_H
 #define COUNTED_H

@@ -1,7 +1,7 @@
 /*
  * counted_tree.c - threads, children and programs that are executed, for tests of linehome count:
  *
- *     counted_tree threads N      N threads with names, each of which makes 1000 * (i + 1) rounds of one store
+ *     counted_tree threads N      N threads with names, of which i makes 1000 * (i + 1) rounds of one store
  *     counted_tree fork           a child that makes 5000 rounds; its parent waits
  *     counted_tree exec PROGRAM   PROGRAM takes this one's place, with an empty environment
  *     counted_tree spawn PROGRAM  PROGRAM by vfork and exec, once where there is none and once where it is

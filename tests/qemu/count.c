@@ -3,8 +3,8 @@
  *
  *     qemu-x86_64 -plugin PATH/count.so,out=FILE,module=PART-OF-A-PATH PROGRAM
  *
- * FILE has five numbers in the end: instructions, bytes loaded and stored, loads, stores. An access of more than 8
- * bytes is several here, and a repeated instruction as many as its repetitions; bytes are not affected.
+ * FILE has five numbers in the end: instructions, bytes loaded and stored, loads, stores. An access of more
+ * than 8 bytes is several here, and a repeated instruction as many as its repetitions.
  *
  * Debian has no header for plugins: what is needed of version 1 of their interface is declared here.
  */

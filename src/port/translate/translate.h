@@ -63,8 +63,8 @@ struct lh_translate_call {
 struct lh_translate_client {
 	void *context;
 	/*
-	 * Of the client's own in each thread's context, zeroed; emit.h reaches it. It begins a page: while the
-	 * thread lives the client may have other memory mapped there.
+	 * Of the client's own in each thread's context, zeroed; emit.h reaches it. It begins a page: while
+	 * the thread lives the client may have other memory mapped there.
 	 */
 	size_t thread_bytes;
 	/*

@@ -11,7 +11,7 @@
  *                  constant in each, and the sums of its threads that have ended
  *
  *     footprints   where they are wanted, for each process image two tables with a byte for each line of the
- *                  address space: whether it was loaded, and stored. A process maps its own, none of the others
+ *                  address space: whether it was loaded, and stored. A process maps its own alone
  *
  * A thread counts how often it has entered each block; what that means in loads and stores, by module, is
  * worked out when the thread has ended (lh__count_fold). What a block's constants do not say (rep, masks,

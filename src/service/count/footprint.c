@@ -1,6 +1,6 @@
 /*
- * footprint.c - how many lines and pages a process has touched: its two tables have a byte for each line of the
- * address space, and are holes but where something was marked (control.h).
+ * footprint.c - how many lines and pages a process has touched: its two tables have a byte for each line of
+ * the address space, and are holes but where something was marked (control.h).
  */
 #include <fcntl.h>
 #include <string.h>

@@ -18,7 +18,7 @@
  */
 int lh__launch_check(const char *name, struct lh_error *error) LH_MUST_CHECK;
 
-/* The agent's path: the one that is given, or else file beside this program, or else where it is installed. */
+/* The agent's path: the one that is given, else file beside this program, else where it is installed. */
 int lh__launch_agent(const char *given, const char *file, const char *installed, char path[PATH_MAX],
                      struct lh_error *error) LH_MUST_CHECK;
 

@@ -1,9 +1,9 @@
 /*
  * exec.c - another program takes the process's place, and is to be counted too.
  *
- * Its environment has our two variables even where the program has made another one. Whether our agent came to
- * life in it only the agent can say: until it does, the exec stands in the control; what stands there in the
- * end was not counted. An exec that fails is taken out when its thread makes another system call.
+ * Its environment has our two variables even where the program has made another one. Whether our agent came
+ * to life in it only the agent can say: until it does, the exec stands in the control; what stands there in
+ * the end was not counted. An exec that fails is taken out when its thread makes another system call.
  */
 #include <sys/mman.h>
 
