@@ -115,8 +115,8 @@ check_vectors() {
 # Variables that can change, outside of any handle. Tables of pointers are in .data.rel.ro, which cannot. These are
 # known: the choice among variants for this processor, which is the same whoever makes it; the one through which
 # rewritten system calls find their handle; the one through which a signal finds its pool; the pools that the process
-# has open, and those that a thread's tx_begin has joined; its translator; and the inside agent, which has nothing but its handler;
-# nobody hands those anything.
+# has open, and those that a thread's tx_begin has joined; its translator; and the inside agent, which has nothing but
+# its handler; nobody hands those anything.
 check_state() {
 	local object name
 	for object in $(objects "$2" "$core net service/client service/serve service/pool service/code" | sort -u) $(inside_objects "$2"); do
