@@ -515,10 +515,12 @@ static void count_accesses(void *context, struct lh_emitter *emitter,
 	lh__emit_done(emitter);
 }
 
-static void count_block(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions)
+static void count_block(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions,
+                        const struct lh_translated_instruction *instruction)
 {
 	(void)context;
 	(void)address;
+	(void)instruction;
 	lh__emit_count_own(emitter, offsetof(struct own, blocks), instructions);
 	lh__emit_done(emitter);
 }

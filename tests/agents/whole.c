@@ -60,9 +60,11 @@ static void executes(void *context, void *own, struct lh_translate_call *call)
 	say("executes", call->number == SYS_execve, 0);
 }
 
-static void block(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions)
+static void block(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions,
+                  const struct lh_translated_instruction *instruction)
 {
 	(void)context;
+	(void)instruction;
 	(void)address;
 	lh__emit_count_own(emitter, offsetof(struct own, instructions), instructions);
 	lh__emit_done(emitter);
@@ -80,11 +82,13 @@ static void before(void *context, struct lh_emitter *emitter,
 	lh__emit_done(emitter);
 }
 
-static void cut(void *context, void *own, uint64_t address, unsigned instructions, unsigned executed)
+static void cut(void *context, void *own, uint64_t address, unsigned instructions, unsigned executed,
+                const uint64_t *general)
 {
 	struct own *mine = own;
 
 	(void)context;
+	(void)general;
 	(void)address;
 	mine->instructions -= instructions - executed;
 	mine->cut++;
@@ -138,7 +142,7 @@ __attribute__((constructor)) static void enter(int argc, char **argv, char **env
 	if (strstr(words, "scratch"))
 		options.translate.client.before = before;
 	if (strstr(words, "bare"))
-		options.translate.client = (struct lh_translate_client){ 0 };
+		options.translate.client = (struct lh_translate_client){ .thread_bytes = sizeof(struct own) };
 	options.translate.sys = &lh__sys_default;
 	if (lh__process_open(&options, &translator, &error) < 0)
 		say(error.text, 0, 0);

@@ -172,7 +172,9 @@ static void decoder_for(ZydisDecoder *decoder, bool minimal)
 
 static bool has_client(const struct lh_translator *translator)
 {
-	return translator->client.before || translator->client.after;
+	const struct lh_translate_client *client = &translator->client;
+
+	return client->block || client->before || client->after;
 }
 
 static bool decode_full(struct block *block, struct decoded *decoded, size_t size)
@@ -272,6 +274,7 @@ static void decode_block(struct block *block, unsigned most)
 		if (!decode_one(block, decoded)) {
 			if (block->count > 0)
 				break;
+			memset(&decoded->instruction, 0, sizeof(decoded->instruction));
 			decoded->kind = NATIVE;
 			decoded->instruction.length = 1;
 			block->unknown = true;
@@ -800,12 +803,9 @@ static void put_instruction(struct lh_emitter *emitter, struct block *block, str
 
 /* ---- blocks */
 
-static void see(struct lh_emitter *emitter, const struct block *block, unsigned i, bool after)
+static struct lh_translated_instruction shown(const struct decoded *decoded)
 {
-	const struct lh_translate_client *client = &block->translator->client;
-	const struct decoded *decoded = &block->decoded[i];
-	uint32_t live = !after ? decoded->live : i + 1 < block->count ? decoded[1].live : LH_LIVE_ALL;
-	struct lh_translated_instruction instruction = {
+	return (struct lh_translated_instruction){
 		.address = decoded->address,
 		.bytes = decoded->bytes,
 		.length = decoded->instruction.length,
@@ -814,6 +814,14 @@ static void see(struct lh_emitter *emitter, const struct block *block, unsigned 
 		.accesses = &decoded->accesses,
 		.live_before = decoded->live,
 	};
+}
+
+static void see(struct lh_emitter *emitter, const struct block *block, unsigned i, bool after)
+{
+	const struct lh_translate_client *client = &block->translator->client;
+	const struct decoded *decoded = &block->decoded[i];
+	uint32_t live = !after ? decoded->live : i + 1 < block->count ? decoded[1].live : LH_LIVE_ALL;
+	struct lh_translated_instruction instruction = shown(decoded);
 
 	lh__emit_turn(emitter, live, &decoded->accesses);
 	if (after)
@@ -822,14 +830,23 @@ static void see(struct lh_emitter *emitter, const struct block *block, unsigned 
 		client->before(client->context, emitter, &instruction);
 }
 
+static void see_block(struct lh_emitter *emitter, const struct block *block)
+{
+	const struct lh_translate_client *client = &block->translator->client;
+	struct lh_translated_instruction instruction[LH_BLOCK_INSTRUCTIONS];
+
+	for (unsigned i = 0; i < block->count; i++)
+		instruction[i] = shown(&block->decoded[i]);
+	lh__emit_turn(emitter, block->decoded[0].live, NULL);
+	client->block(client->context, emitter, block->address, block->count, instruction);
+}
+
 static void put_block(struct lh_emitter *emitter, struct block *block)
 {
 	const struct lh_translate_client *client = &block->translator->client;
 
-	if (client->block) {
-		lh__emit_turn(emitter, block->decoded[0].live, NULL);
-		client->block(client->context, emitter, block->address, block->count);
-	}
+	if (client->block)
+		see_block(emitter, block);
 	for (unsigned i = 0; i < block->count && !emitter->full; i++) {
 		struct decoded *decoded = &block->decoded[i];
 

@@ -531,7 +531,7 @@ static void leave_old(struct lh_translated_thread *thread, const struct fragment
 		return;
 	if (client->cut)
 		client->cut(client->context, thread->own, old->address, old->instructions,
-		            (unsigned)instruction + 1);
+		            (unsigned)instruction + 1, NULL);
 	/* The old cache may be gone after this. */
 	lh__cache_enter(translator, thread);
 	context->uc_mcontext.gregs[REG_RIP] =

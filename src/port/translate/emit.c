@@ -238,7 +238,7 @@ int lh__emit_address(struct lh_emitter *emitter, const struct lh_translated_inst
 
 /* ---- conditions */
 
-enum { BELOW = 0x820f, NOT_BELOW = 0x830f, ZERO = 0x840f, NOT_ZERO = 0x850f };
+enum { BELOW = 0x820f, NOT_BELOW = 0x830f, ZERO = 0x840f, NOT_ZERO = 0x850f, NOT_ABOVE = 0x860f };
 
 static void skip_if(struct lh_emitter *emitter, int label, unsigned which, unsigned condition)
 {
@@ -319,6 +319,53 @@ int lh__emit_unless_zero(struct lh_emitter *emitter, int scratch)
 	lh__put_bytes(emitter, 0x85u | (0xc0u | (unsigned)(scratch & 7) * 9) << 8, 2);
 	skip_if(emitter, label, 0, NOT_ZERO);
 	return label;
+}
+
+/* An operation on 32 bits of a register and a constant of 8: 4 is and, 7 is cmp. */
+static void with_byte(struct lh_emitter *emitter, unsigned operation, int reg, unsigned value)
+{
+	if (reg >= 8)
+		lh__put_bytes(emitter, 0x41, 1);
+	lh__put_bytes(emitter, 0x83u | (0xc0u | operation << 3 | (unsigned)(reg & 7)) << 8 | value << 16, 3);
+}
+
+int lh__emit_unless_across(struct lh_emitter *emitter, int scratch, unsigned size)
+{
+	int label;
+
+	spoil_flags(emitter);
+	label = new_label(emitter);
+	with_byte(emitter, 4, scratch, 63);
+	with_byte(emitter, 7, scratch, 64 - size);
+	skip_if(emitter, label, 0, NOT_ABOVE);
+	return label;
+}
+
+/* shl or shr of 64 bits: 4 and 5. */
+static void shift(struct lh_emitter *emitter, unsigned operation, int reg, unsigned bits)
+{
+	lh__put_bytes(emitter, 0x48u | (reg >= 8 ? 1u : 0) | 0xc100, 2);
+	lh__put_bytes(emitter, (0xc0u | operation << 3 | (unsigned)(reg & 7)) | bits << 8, 2);
+}
+
+void lh__emit_mark_line(struct lh_emitter *emitter, int scratch, uint64_t base)
+{
+	int line = lh__emit_scratch(emitter), table = lh__emit_scratch(emitter), label;
+	unsigned prefix = 0x40u | (line >= 8 ? 2u : 0) | (table >= 8 ? 1u : 0);
+	unsigned sib = (unsigned)(line & 7) << 3 | (unsigned)(table & 7);
+
+	spoil_flags(emitter);
+	label = new_label(emitter);
+	lh__emit_copy(emitter, line, scratch);
+	shift(emitter, 4, line, 17);
+	shift(emitter, 5, line, 23);
+	lh__put_constant(emitter, table, base);
+	lh__put_bytes(emitter, prefix | 0x7c8000, 3); /* cmpb $0, 0(table,line) */
+	lh__put_bytes(emitter, sib, 3);
+	skip_if(emitter, label, 0, NOT_ZERO);
+	lh__put_bytes(emitter, prefix | 0x44c600, 3); /* movb $1, 0(table,line) */
+	lh__put_bytes(emitter, sib | 0x10000, 3);
+	lh__emit_here(emitter, label);
 }
 
 void lh__emit_here(struct lh_emitter *emitter, int label)

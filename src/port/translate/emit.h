@@ -47,6 +47,13 @@ int lh__emit_unless_within_own(struct lh_emitter *emitter, int scratch, size_t o
 /* The same where scratch is what the client's part has in word `index` of an array at offset. */
 int lh__emit_unless_equal_own(struct lh_emitter *emitter, int scratch, int index, size_t offset);
 int lh__emit_unless_zero(struct lh_emitter *emitter, int scratch);
+/* ... unless so many bytes, of 2 to 64, at scratch's value lie in two lines of 64; the value is lost. */
+int lh__emit_unless_across(struct lh_emitter *emitter, int scratch, unsigned size);
+/*
+ * Sets a byte to 1, unless it is: the one for the line that scratch's value lies in, in a table at base that
+ * has one for each line of the lower 2^47 bytes (2^41 of them). The value stays.
+ */
+void lh__emit_mark_line(struct lh_emitter *emitter, int scratch, uint64_t base);
 void lh__emit_here(struct lh_emitter *emitter, int label);
 /*
  * Calls a function with the client's part of the thread's context and two values, all registers, vector

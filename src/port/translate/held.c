@@ -152,16 +152,21 @@ static void true_instruction(struct lh_translated_thread *thread, ucontext_t *co
 {
 	const struct lh_translate_client *client = &thread->translator->client;
 	const struct place *place = &fragment->places[instruction];
-	uint64_t address = fragment->address + place->program;
+	uint64_t address = fragment->address + place->program, general[16];
+	unsigned executed = (unsigned)instruction;
 
 	unspill(thread, context, place->spilled);
 	/* A trap comes behind its instruction, which is alone in its fragment. */
-	if (fragment->instructions == 1 && offset > place->code && place->spilled == 0)
+	if (fragment->instructions == 1 && offset > place->code && place->spilled == 0) {
 		address += fragment->length;
+		executed++;
+	}
 	set_address(context, address);
+	for (int i = 0; i < 16; i++)
+		general[i] = lh__register(context, i);
 	if (client->cut)
-		client->cut(client->context, thread->own, fragment->address, fragment->instructions,
-		            (unsigned)instruction);
+		client->cut(client->context, thread->own, fragment->address, fragment->instructions, executed,
+		            general);
 }
 
 /* Between two fragments: entries, which compare rax, the target, and load it and rcx again. */

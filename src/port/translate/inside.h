@@ -141,7 +141,7 @@ struct lh_translated_thread {
 	uint32_t holds, waiting;
 	struct range wait[WAITING];
 	uint64_t dispatches;
-	uint64_t own[] __attribute__((aligned(64)));
+	uint64_t own[] __attribute__((aligned(4096)));
 };
 #define LH_T_OWN sizeof(struct lh_translated_thread)
 

@@ -128,7 +128,6 @@ struct lh_translated_thread *lh__thread_take(struct lh_translator *translator)
 {
 	int64_t slot = free_slot(translator);
 	struct lh_translated_thread *thread;
-	uint64_t bytes = LH_T_OWN + translator->client.thread_bytes;
 
 	if (slot < 0)
 		return NULL;
@@ -140,7 +139,10 @@ struct lh_translated_thread *lh__thread_take(struct lh_translator *translator)
 		__atomic_store_n(&translator->slot_count, translator->slot_count + 1, __ATOMIC_RELEASE);
 	} else {
 		translator->counts.dispatches += thread->dispatches;
-		__builtin_memset(thread, 0, bytes);
+		__builtin_memset(thread, 0, LH_T_OWN);
+		/* May be large, and hardly used. */
+		LH_SYS(translator->sys, SYS_madvise, thread->own, translator->client.thread_bytes,
+		       MADV_DONTNEED);
 	}
 	thread->self = thread;
 	thread->stack = thread;

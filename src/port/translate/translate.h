@@ -62,12 +62,17 @@ struct lh_translate_call {
  */
 struct lh_translate_client {
 	void *context;
-	size_t thread_bytes; /* of the client's own in each thread's context, zeroed; emit.h reaches it */
+	/*
+	 * Of the client's own in each thread's context, zeroed; emit.h reaches it. It begins a page: while
+	 * the thread lives the client may have other memory mapped there.
+	 */
+	size_t thread_bytes;
 	/*
 	 * Where a basic block begins: it is entered here only, and left at its end only, but for `cut`. A
 	 * fragment may hold several, one after the other.
 	 */
-	void (*block)(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions);
+	void (*block)(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions,
+	              const struct lh_translated_instruction *instruction);
 	void (*before)(void *context, struct lh_emitter *emitter,
 	               const struct lh_translated_instruction *instruction);
 	void (*after)(void *context, struct lh_emitter *emitter,
@@ -75,8 +80,11 @@ struct lh_translate_client {
 	/*
 	 * The calling thread leaves the basic block at address, of so many instructions, after the first
 	 * `executed` of them: the next one has raised a signal. Whoever counts at a block's entry corrects it.
+	 * general: the program's registers at that moment, as they are encoded; NULL where the next one has
+	 * not begun: code has changed, and what follows is another block.
 	 */
-	void (*cut)(void *context, void *own, uint64_t address, unsigned instructions, unsigned executed);
+	void (*cut)(void *context, void *own, uint64_t address, unsigned instructions, unsigned executed,
+	            const uint64_t *general);
 	/*
 	 * Before each system call of a translated thread, in that thread, on a stack of the translator's, with
 	 * no lock held and signals held back: may change number and arguments, and return false: it is made
