@@ -61,7 +61,10 @@ INSIDE_SRC := $(wildcard src/port/code/inside/*.[cS]) src/port/code/text.c src/s
 INTERCEPT_SRC := $(wildcard src/port/page/intercept/*.c)
 AGENT_SRC := $(wildcard src/service/run/agent/*.c src/service/run/agent/*.S) $(INTERCEPT_SRC)
 AGENT_LIBS := -lZydis
-CLI_SRC := $(wildcard src/cli/*.c) $(wildcard src/service/run/*.c)
+# The agent of count is the translator, and its client.
+COUNT_SRC := $(foreach d,sys code port/translate service/count/agent,$(wildcard src/$(d)/*.c)) \
+	$(wildcard src/port/translate/*.S) src/service/count/fold.c
+CLI_SRC := $(wildcard src/cli/*.c $(foreach d,launch run count,src/service/$(d)/*.c))
 LIB_LIBS := -lZydis -ldw -lelf -lssl -lcrypto -lpthread
 CLI_LIBS := -ljansson $(LIB_LIBS)
 
@@ -69,9 +72,10 @@ obj = $(patsubst %,$(1)/obj/%.o,$(basename $(2)))
 LIB_OBJ := $(call obj,$(B),$(LIB_SRC))
 CLI_OBJ := $(call obj,$(B),$(CLI_SRC))
 AGENT_OBJ := $(call obj,$(P),$(CORE_SRC) $(AGENT_SRC))
+COUNT_OBJ := $(call obj,$(P),$(COUNT_SRC))
 INSIDE_OBJ := $(call obj,$(P)/inside,$(INSIDE_SRC))
 INSIDE := $(P)/linehome-inside
-CORE_OBJ := $(sort $(call obj,$(B),$(CORE_SRC)) $(AGENT_OBJ))
+CORE_OBJ := $(sort $(call obj,$(B),$(CORE_SRC)) $(AGENT_OBJ) $(COUNT_OBJ))
 
 bin = $(patsubst $(1)/%.c,$(2)/$(1)/%,$(wildcard $(1)/*.c))
 TEST_BIN := $(call bin,tests,$(B))
@@ -89,7 +93,8 @@ EXAMPLE_BIN := $(call bin,examples,$(B)) $(B)/examples/patch/server $(B)/example
 FUZZ_BIN := $(call bin,fuzz,$(BUILD))
 
 .PHONY: all tests programs examples FORCE
-all: $(B)/liblinehome.a $(B)/liblinehome.so $(B)/linehome $(B)/liblinehome-run.so
+AGENTS := liblinehome-run.so liblinehome-count.so
+all: $(B)/liblinehome.a $(B)/liblinehome.so $(B)/linehome $(addprefix $(B)/,$(AGENTS))
 tests: $(TEST_BIN) $(TOOL_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN)
 programs: $(PROGRAM_BIN)
 examples: $(EXAMPLE_BIN)
@@ -113,7 +118,9 @@ endif
 $(CORE_OBJ): CFLAGS += -fno-stack-protector
 # Between two instructions of a program, whose vector registers stay as they are; so no calls of memset either.
 NO_VECTORS := -mgeneral-regs-only $(if $(findstring clang,$(CC)),-fno-builtin,-fno-tree-loop-distribute-patterns)
-$(filter $(B)/obj/src/port/translate/%,$(LIB_OBJ)): CFLAGS += -fno-stack-protector $(NO_VECTORS)
+BETWEEN_OBJ := $(filter $(B)/obj/src/port/translate/% $(P)/obj/src/port/translate/% \
+	$(P)/obj/src/service/count/%,$(sort $(LIB_OBJ) $(COUNT_OBJ)))
+$(BETWEEN_OBJ): CFLAGS += -fno-stack-protector $(NO_VECTORS)
 $(filter %/src/sys/lock.o %/src/sys/sys.o,$(CORE_OBJ)): CFLAGS += $(NO_VECTORS)
 SEEING := $(addprefix obj/src/service/pool/,translated_save.o changes.o)
 $(addprefix $(B)/,$(SEEING)) $(addprefix $(B)/mutants/,$(SEEING)): CFLAGS += $(NO_VECTORS)
@@ -129,7 +136,8 @@ BLOB_FLAGS := -DLH_BLOB='"$(INSIDE)"'
 $(B)/obj/src/service/code/blob.o: CPPFLAGS += $(BLOB_FLAGS)
 $(B)/obj/src/service/code/blob.o: $(INSIDE)
 # Where an installed launcher finds the agent; in the build tree it stands beside the launcher.
-$(CLI_OBJ): CPPFLAGS += -DLH_AGENT_PATH='"$(libdir)/linehome/liblinehome-run.so"'
+$(CLI_OBJ): CPPFLAGS += -DLH_AGENT_PATH='"$(libdir)/linehome/liblinehome-run.so"' \
+	-DLH_COUNT_AGENT_PATH='"$(libdir)/linehome/liblinehome-count.so"'
 $(CLI_OBJ): $(B)/libdir
 
 # Style and scripts of pages become part of the object.
@@ -168,8 +176,12 @@ $(B)/liblinehome.so: $(LIB_OBJ) src/linehome.map
 $(P)/liblinehome-run.so: $(AGENT_OBJ) src/agent.map
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs -Wl,--version-script,src/agent.map \
 		-o $@ $(AGENT_OBJ) $(AGENT_LIBS)
+# Before all others: what their constructors do is counted.
+$(P)/liblinehome-count.so: $(COUNT_OBJ) src/agent.map
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs,-z,initfirst -Wl,--version-script,src/agent.map \
+		-o $@ $(COUNT_OBJ) $(AGENT_LIBS)
 ifneq ($(B),$(P))
-$(B)/liblinehome-run.so: $(P)/liblinehome-run.so
+$(addprefix $(B)/,$(AGENTS)): $(B)/%.so: $(P)/%.so
 	$(Q)cp $< $@
 endif
 
@@ -196,6 +208,7 @@ $(B)/tests/crash_mutants: $(MUTANT_OBJ) $(B)/liblinehome.a
 # The part of the inside agent that is not bound to it.
 $(filter $(B)/tests/code_ahead,$(TEST_BIN)): \
 	$(call obj,$(B),$(wildcard src/port/code/inside/ahead_*.c))
+$(filter $(B)/tests/count_%,$(TEST_BIN)): $(call obj,$(B),$(wildcard src/service/launch/*.c src/service/count/*.c))
 $(filter $(B)/tests/agent_engine,$(TEST_BIN)): $(call obj,$(B),src/service/run/agent/engine.c)
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
@@ -244,7 +257,7 @@ $(filter $(B)/tests/code_inside $(B)/bench/code_trap,$(TEST_BIN) $(BENCH_BIN)): 
 $(filter $(B)/tests/translate_code,$(TEST_BIN)): $(B)/tests/objects/throws.so
 $(filter $(B)/tests/translate_changed,$(TEST_BIN)): $(addprefix $(B)/tests/objects/,first.so second.so)
 # Programs that tests, demo and benchmarks run under Linehome: plain ones, never sanitized, without the library.
-$(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/programs/ring.h
+$(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/programs/ring.h tests/programs/counted.h
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O2 -D_GNU_SOURCE $(WARN) $(EXTRA_CFLAGS) -o $@ $< -lpthread $(LIBS_$*)
 $(P)/tests/programs/%: tests/programs/%.cc
@@ -335,7 +348,7 @@ install: all
 	install -m 755 $(B)/liblinehome.so $(DESTDIR)$(libdir)/liblinehome.so.$(VERSION)
 	ln -sf liblinehome.so.$(VERSION) $(DESTDIR)$(libdir)/liblinehome.so.$(SOVERSION)
 	ln -sf liblinehome.so.$(SOVERSION) $(DESTDIR)$(libdir)/liblinehome.so
-	install -m 755 $(B)/liblinehome-run.so $(DESTDIR)$(libdir)/linehome/
+	install -m 755 $(addprefix $(B)/,$(AGENTS)) $(DESTDIR)$(libdir)/linehome/
 	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(libdir)|; s|@INCLUDEDIR@|$(includedir)|; s|@VERSION@|$(VERSION)|' \
 		scripts/linehome.pc.in >$(DESTDIR)$(libdir)/pkgconfig/linehome.pc
 	install -m 644 src/cli/completion.bash $(DESTDIR)$(completiondir)/linehome
@@ -346,7 +359,7 @@ uninstall:
 		$(DESTDIR)$(includedir)/linehome/patch.h $(DESTDIR)$(completiondir)/linehome \
 		$(DESTDIR)$(libdir)/liblinehome.a $(DESTDIR)$(libdir)/pkgconfig/linehome.pc \
 		$(addprefix $(DESTDIR)$(libdir)/liblinehome,.so .so.$(SOVERSION) .so.$(VERSION)) \
-		$(DESTDIR)$(libdir)/linehome/liblinehome-run.so \
+		$(addprefix $(DESTDIR)$(libdir)/linehome/,$(AGENTS)) \
 		$(foreach page,$(MAN),$(DESTDIR)$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
 	-rmdir $(DESTDIR)$(libdir)/linehome $(DESTDIR)$(includedir)/linehome
 

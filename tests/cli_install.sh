@@ -38,7 +38,7 @@ cp -a "$from"/obj "$from"/flags "$from"/liblinehome* "$from"/linehome "$build/"
 
 ok 'make install' make -s install BUILD="$build" SAN= MODE=release PREFIX="$prefix"
 for file in bin/linehome include/linehome.h include/linehome/patch.h lib/liblinehome.a "lib/liblinehome.so.$version" lib/liblinehome.so \
-	lib/linehome/liblinehome-run.so lib/pkgconfig/linehome.pc share/man/man1/linehome.1 \
+	lib/linehome/liblinehome-run.so lib/linehome/liblinehome-count.so lib/pkgconfig/linehome.pc share/man/man1/linehome.1 \
 	share/man/man1/linehome-pool.1 share/man/man1/linehome-patch.1 share/man/man3/lh_patch.3 \
 	share/man/man1/linehome-run.1 share/man/man1/linehome-serve.1 share/man/man3/linehome.3 \
 	share/man/man3/lh_pool.3 share/man/man3/lh_tx.3 share/man/man3/lh_pool_alloc.3 \
@@ -53,6 +53,9 @@ ok 'linehome --version' bash -c '[ "$("$1" --version)" = "linehome $2" ]' - "$pr
 
 ok 'linehome run finds the agent that was installed' bash -c '[ "$("$1" run --local 64M -- echo here)" = here ]' - \
 	"$prefix/bin/linehome"
+
+ok 'and linehome count its own' bash -c '[ "$("$1" count -o "$2" -- echo here)" = here ] && grep -q instructions "$2"' - \
+	"$prefix/bin/linehome" "$root/counts"
 
 export PKG_CONFIG_PATH=$lib/pkgconfig
 ok 'pkg-config has the version' bash -c '[ "$(pkg-config --modversion linehome)" = "$1" ]' - "$version"

@@ -20,8 +20,8 @@ store
 port
 home
 service/client
-service/serve service/pool service/code
-service/run
+service/serve service/pool service/code service/launch
+service/run service/count
 cli
 '
 core='sys line code net/data store port home'
@@ -72,7 +72,9 @@ check_symbols() {
 				echo "liblinehome.so: exports $symbol, which linehome.h does not declare"
 		done
 	nm -g --defined-only "$2/liblinehome.a" 2>/dev/null | awk 'NF == 3 && $3 !~ /^lh_/ { print "liblinehome.a: defines " $3 }'
-	nm -D --defined-only "$2/liblinehome-run.so" | awk '{ print "liblinehome-run.so: exports " $3 }'
+	for agent in run count; do
+		nm -D --defined-only "$2/liblinehome-$agent.so" | awk -v agent="$agent" '{ print "liblinehome-" agent ".so: exports " $3 }'
+	done
 }
 
 objects() {
@@ -104,7 +106,7 @@ check_calls() {
 # What the translator executes between two instructions of a program leaves vector registers alone.
 check_vectors() {
 	local object
-	for object in $(objects "$2" port/translate) "$2"/obj/src/sys/{lock,sys}.o; do
+	for object in $(objects "$2" 'port/translate service/count/agent') "$2"/obj/src/sys/{lock,sys}.o; do
 		[ ! -e "$object" ] || ! objdump -d "$object" | grep -q -E '%([xyz]mm|st)' || echo "${object#"$2/obj/"}: uses vector registers"
 	done
 }
@@ -286,6 +288,7 @@ symbols_tree() { # symbols_tree LIBRARY AGENT: C of the two
 	echo "$1" | cc -fPIC -c -x c -o "$tree/build/bad.o" -
 	ar rcs "$tree/build/liblinehome.a" "$tree/build/bad.o"
 	echo "$2" | cc -fPIC -shared -x c -o "$tree/build/liblinehome-run.so" -
+	cp "$tree/build/liblinehome-run.so" "$tree/build/liblinehome-count.so"
 }
 holds symbols 'the library exports what its header declares, the agent nothing'
 symbols_tree 'int oops(void) { return 0; }' ''

@@ -158,5 +158,6 @@ int cli_pool(int argc, char **argv);
 int cli_patch(int argc, char **argv);
 int cli_cover(int argc, char **argv);
 int cli_trace(int argc, char **argv);
+int cli_count(int argc, char **argv);
 
 #endif

@@ -13,18 +13,19 @@ _linehome_options() {
 	'cover merge') echo '--record --output --format --include-libraries --filter --source --fail-under --drcov-version -o --help --version' ;;
 	patch) echo 'apply list revert --pid --wait --name --bytes --at --keep --audit --json -p --help --version' ;;
 	trace) echo '--pid --calls --interval --windows --duration --include-libraries --wait --format --output -p -o --help --version' ;;
-	*) echo 'run serve pool cover patch trace --help --version' ;;
+	count) echo '--by --lines --footprint --json --output -o --help --version' ;;
+	*) echo 'run serve pool cover patch trace count --help --version' ;;
 	esac
 }
 
 # Where the program stands that a command runs, or nothing where none has begun: its words complete as its own.
 _linehome_program() {
 	local at=2
-	[[ ${COMP_WORDS[1]:-} == @(run|cover|trace) && ${COMP_WORDS[2]:-} != merge ]] || return
+	[[ ${COMP_WORDS[1]:-} == @(run|cover|trace|count) && ${COMP_WORDS[2]:-} != merge ]] || return
 	while [ "$at" -lt "$COMP_CWORD" ]; do
 		case ${COMP_WORDS[at]} in
 		--) echo $((at + 1)) && return ;;
-		--progress | --include-libraries | --libraries) ;;
+		--progress | --include-libraries | --libraries | --lines | --footprint) ;;
 		-*) at=$((at + 1)) ;;
 		*) echo "$at" && return ;;
 		esac
@@ -51,19 +52,20 @@ _linehome() {
 		[ "$command" = trace ] && mapfile -t COMPREPLY < <(compgen -W 'table json html' -- "$word")
 		[ "$command" = trace ] || mapfile -t COMPREPLY < <(compgen -W 'summary lcov cobertura drcov json html' -- "$word")
 		;;
+	--by) mapfile -t COMPREPLY < <(compgen -W 'all module thread process' -- "$word") ;;
 	--granularity) mapfile -t COMPREPLY < <(compgen -W 'block line' -- "$word") ;;
 	--drcov-version) mapfile -t COMPREPLY < <(compgen -W '2 3' -- "$word") ;;
 	--pid | -p) mapfile -t COMPREPLY < <(compgen -W "$(ps -e -o pid= 2>/dev/null)" -- "$word") ;;
 	--prefetch) mapfile -t COMPREPLY < <(compgen -W 'none next' -- "$word") ;;
 	--policy) mapfile -t COMPREPLY < <(compgen -W 'reuse s3fifo second fifo' -- "$word") ;;
-	--stats | --key-file | --output | --record | --audit | -o) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+	--stats | --key-file | --output | --record | --audit | --json | -o) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	apply) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--store) mapfile -t COMPREPLY < <(compgen -W 'mem: unix: tcp://' -- "$word") ;;
 	--listen) mapfile -t COMPREPLY < <(compgen -W 'unix: tcp://' -- "$word") ;;
 	--local | --size | --reach | --log-size | --layout | --address | --timeout | --grace | --filter | --source | --from | --until | --exclude | --fail-under | --wait | --name | --bytes | --at | --calls | --interval | --windows | --duration) COMPREPLY=() ;;
 	*)
 		mapfile -t COMPREPLY < <(compgen -W "$(_linehome_options "$command")" -- "$word")
-		if [[ $command == @(run|cover|trace) && $word != -* ]]; then
+		if [[ $command == @(run|cover|trace|count) && $word != -* ]]; then
 			mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -c -- "$word")
 		elif [[ $command == @(pool |cover m)* && $word != -* ]]; then
 			mapfile -t COMPREPLY < <(compgen -f -- "$word")

@@ -12,6 +12,7 @@ int main(int argc, char **argv)
 		{ "cover", cli_cover, "watch which code of a program runs" },
 		{ "patch", cli_patch, "change functions of a running program, and take that back" },
 		{ "trace", cli_trace, "see which code of a program is live when, or count and time calls" },
+		{ "count", cli_count, "count a program's loads and stores, by module and thread" },
 		{ .name = NULL },
 	};
 	static const struct cli_commands commands = {

@@ -9,6 +9,7 @@
 #include "cli/cli.h"
 #include "home/home.h"
 #include "port/page/page.h"
+#include "service/launch/launch.h"
 #include "service/run/run.h"
 
 #define MIB (1024.0 * 1024.0)
@@ -163,7 +164,7 @@ static int run_with(const struct lh_run_options *options, char **argv, const cha
 	struct lh_run_control control = { 0 };
 	struct lh_run_result result = { 0, 0 };
 	struct lh_error error = { 0, "" };
-	int code = lh__run_check_program(argv[0], &error), status;
+	int code = lh__launch_check(argv[0], &error), status;
 
 	if (code < 0)
 		return failed(code, error.text);

@@ -2,7 +2,6 @@
 #include "service/run/run.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
@@ -10,16 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "service/launch/launch.h"
 #include "service/run/broker.h"
 #include "service/serve/server.h"
 #include "sys/sys.h"
-
-#define PROGRESS_MS 1000
 
 /* A node of this run's own, on a private Unix socket. */
 struct embedded {
@@ -104,28 +100,6 @@ static void close_embedded(struct embedded *embedded)
 
 /* ---- what the agents get ---- */
 
-static int find_agent(struct run *run, struct lh_error *error)
-{
-	ssize_t n;
-	char *slash;
-
-	if (run->options->agent) {
-		snprintf(run->agent, sizeof run->agent, "%s", run->options->agent);
-	} else {
-		n = readlink("/proc/self/exe", run->agent, sizeof run->agent - 32);
-		run->agent[n > 0 ? n : 0] = 0;
-		slash = strrchr(run->agent, '/');
-		if (slash)
-			strcpy(slash + 1, "liblinehome-run.so");
-		if (access(run->agent, R_OK) != 0)
-			snprintf(run->agent, sizeof run->agent, "%s", LH_AGENT_PATH);
-	}
-	if (access(run->agent, R_OK) != 0)
-		return lh__fail(error, -ENOENT, "%s: the agent is missing; build or install it with linehome",
-		                run->agent);
-	return 0;
-}
-
 static int open_control(struct run *run, struct lh_error *error)
 {
 	const struct lh_run_options *options = run->options;
@@ -165,7 +139,8 @@ static int try_node(struct run *run, struct lh_error *error)
 static int prepare(struct run *run, struct lh_error *error)
 {
 	const char *url = run->options->store;
-	int result = find_agent(run, error);
+	int result =
+		lh__launch_agent(run->options->agent, "liblinehome-run.so", LH_AGENT_PATH, run->agent, error);
 
 	if (result == 0 && !url) {
 		result = open_embedded(&run->embedded, error);
@@ -195,126 +170,43 @@ static void clean_up(struct run *run)
 
 /* ---- the program ---- */
 
-/* The program's environment is this process's own: set before the fork, after which nothing may allocate. */
-static int set_environment(const struct run *run, struct lh_error *error)
-{
-	const char *old = getenv("LD_PRELOAD");
-	char preload[2 * PATH_MAX];
-
-	snprintf(preload, sizeof preload, "%s%s%s", run->agent, old && *old ? ":" : "", old ? old : "");
-	if (setenv("LD_PRELOAD", preload, 1) < 0 ||
-	    setenv(LH_RUN_ENVIRONMENT, lh__broker_name(run->broker), 1) < 0)
-		return lh__fail(error, -ENOMEM, "no memory for the program's environment");
-	return 0;
-}
-
-static _Noreturn void become_program(const struct run *run, char *const *argv, int report)
-{
-	int error;
-
-	signal(SIGPIPE, SIG_DFL);
-	sigprocmask(SIG_SETMASK, &run->signals, NULL);
-	execvp(argv[0], argv);
-	error = errno;
-	if (write(report, &error, sizeof error) != (ssize_t)sizeof error)
-		_exit(CHAR_MAX);
-	_exit(127);
-}
-
 static int start(const struct run *run, char *const *argv, pid_t *child, struct lh_error *error)
 {
-	int report[2], failure = set_environment(run, error);
+	int result = lh__launch_preload(run->agent, error);
 
-	*child = -1;
-	if (failure < 0)
-		return failure;
-	if (pipe2(report, O_CLOEXEC) < 0)
-		return lh__fail(error, -errno, "cannot make a pipe: %s", lh__errno_name(errno));
-	fflush(NULL);
-	*child = fork();
-	if (*child == 0)
-		become_program(run, argv, report[1]);
-	close(report[1]);
-	if (*child < 0)
-		failure = errno;
-	else if (read(report[0], &failure, sizeof failure) == (ssize_t)sizeof failure)
-		waitpid(*child, NULL, 0);
-	else
-		failure = 0;
-	close(report[0]);
-	return failure ? lh__fail(error, -failure, "%s: cannot be executed: %s", argv[0],
-	                          lh__errno_name(failure))
-	               : 0;
+	if (result == 0 && setenv(LH_RUN_ENVIRONMENT, lh__broker_name(run->broker), 1) < 0)
+		result = lh__fail(error, -ENOMEM, "no memory for the program's environment");
+	return result < 0 ? result : lh__launch_start(argv, &run->signals, child, error);
 }
 
-static void show_progress(const struct run *run, uint64_t began)
+/* What is shown once a second. */
+struct progress {
+	const struct run *run;
+	uint64_t began;
+};
+
+static void show_progress(void *context)
 {
+	const struct progress *progress = context;
+	const struct run *run = progress->run;
+
 	if (run->options->progress)
-		run->options->progress(run->options->progress_context, run->control, now_ms() - began);
-}
-
-/*
- * Passes a signal that was sent to the launcher on to the program. Those of the terminal reach the program by
- * themselves.
- */
-static void pass_on(int number, pid_t child, bool running)
-{
-	if (running && (number == SIGTERM || number == SIGHUP || number == SIGUSR1 || number == SIGUSR2))
-		kill(child, number);
-}
-
-/* Reaps what has ended; 1: processes are left. */
-static int reap(pid_t child, bool *running, int *status)
-{
-	int ended;
-	pid_t pid;
-
-	while ((pid = waitpid(-1, &ended, WNOHANG)) > 0)
-		if (pid == child) {
-			*status = WIFEXITED(ended) ? WEXITSTATUS(ended) : 128 + WTERMSIG(ended);
-			*running = false;
-		}
-	return pid == 0;
-}
-
-/* Waits for the program, and for the processes that it leaves behind: their memory is here. */
-static int wait_for(const struct run *run, pid_t child, const sigset_t *signals, uint64_t began)
-{
-	struct timespec second = { .tv_sec = PROGRESS_MS / 1000 };
-	bool running = true;
-	int status = 125;
-
-	while (reap(child, &running, &status)) {
-		int number = sigtimedwait(signals, NULL, &second);
-
-		if (number > 0)
-			pass_on(number, child, running);
-		else
-			show_progress(run, began);
-	}
-	return status;
-}
-
-static void take_signals(sigset_t *signals, sigset_t *old)
-{
-	static const int taken[] = { SIGCHLD, SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 };
-
-	sigemptyset(signals);
-	for (size_t i = 0; i < sizeof taken / sizeof taken[0]; i++)
-		sigaddset(signals, taken[i]);
-	pthread_sigmask(SIG_BLOCK, signals, old);
+		run->options->progress(run->options->progress_context, run->control,
+		                       now_ms() - progress->began);
 }
 
 static int run_program(struct run *run, char *const *argv, struct lh_run_result *result,
                        const sigset_t *signals, struct lh_error *error)
 {
 	uint64_t began = now_ms();
+	struct progress progress = { run, began };
 	pid_t child;
 	int failure = start(run, argv, &child, error);
 
 	if (failure < 0)
 		return failure;
-	result->status = wait_for(run, child, signals, began);
+	/* And for the processes that it leaves behind: their memory is here. */
+	result->status = lh__launch_wait(child, signals, show_progress, &progress);
 	result->milliseconds = now_ms() - began;
 	if (lh__broker_failed(run->broker))
 		result->status = 125;
@@ -325,15 +217,13 @@ int lh__run(const struct lh_run_options *options, char *const *argv, struct lh_r
             struct lh_run_control *control, struct lh_error *error)
 {
 	struct run run = { .options = options, .control_fd = -1 };
-	int failure = lh__run_check_program(argv[0], error);
+	int failure = lh__launch_check(argv[0], error);
 	sigset_t signals;
 
 	if (failure < 0)
 		return failure;
 	/* Before any thread is started, so that all of them have these blocked. */
-	take_signals(&signals, &run.signals);
-	signal(SIGPIPE, SIG_IGN);
-	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	lh__launch_signals(&signals, &run.signals);
 	failure = prepare(&run, error);
 	if (failure == 0)
 		failure = run_program(&run, argv, result, &signals, error);

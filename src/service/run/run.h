@@ -35,10 +35,4 @@ struct lh_run_result {
 int lh__run(const struct lh_run_options *options, char *const *argv, struct lh_run_result *result,
             struct lh_run_control *control, struct lh_error *error) LH_MUST_CHECK;
 
-/*
- * Whether a program can be run with an agent: resolves it in PATH, follows #!, and looks at the file
- * (program.c).
- */
-int lh__run_check_program(const char *name, struct lh_error *error) LH_MUST_CHECK;
-
 #endif

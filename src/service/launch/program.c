@@ -13,7 +13,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#include "service/run/run.h"
+#include "service/launch/launch.h"
 #include "sys/sys.h"
 
 #define SCRIPTS_MAX 4
@@ -117,7 +117,7 @@ static int check_file(char path[PATH_MAX], struct lh_error *error)
 	return result;
 }
 
-int lh__run_check_program(const char *name, struct lh_error *error)
+int lh__launch_check(const char *name, struct lh_error *error)
 {
 	char path[PATH_MAX];
 	int result = resolve(name, path);
