@@ -89,9 +89,10 @@ counted 'r["total"]["blocks"] > 1000' python3 -c 'import re; print(sum(i * i for
 # ---- threads: each a row, with its name
 
 counted 'all(len(named("threads", "worker-%d" % i)) == 1 for i in range(8))' "$programs/counted_tree" threads 8
-# A round is a store: what tells two workers apart is a thousand of them. The first one binds symbols.
-holds 'all(sum(t["stores"] for t in named("threads", "worker-%d" % (i + 1))) -
-	sum(t["stores"] for t in named("threads", "worker-%d" % i)) == 1000 for i in range(1, 7))' 2>"$files/why"
+# A round is a store: what tells two workers apart is a thousand of them, and a lock that one of them had to wait for. The
+# first one binds symbols.
+holds 'all(abs(sum(t["stores"] for t in named("threads", "worker-%d" % (i + 1))) -
+	sum(t["stores"] for t in named("threads", "worker-%d" % i)) - 1000) < 200 for i in range(1, 7))' 2>"$files/why"
 report $? 'a thread counts its own stores'
 sed 's/^/# /' "$files/why" | tail -n 1
 

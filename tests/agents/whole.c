@@ -142,7 +142,7 @@ __attribute__((constructor)) static void enter(int argc, char **argv, char **env
 	if (strstr(words, "scratch"))
 		options.translate.client.before = before;
 	if (strstr(words, "bare"))
-		options.translate.client = (struct lh_translate_client){ 0 };
+		options.translate.client = (struct lh_translate_client){ .thread_bytes = sizeof(struct own) };
 	options.translate.sys = &lh__sys_default;
 	if (lh__process_open(&options, &translator, &error) < 0)
 		say(error.text, 0, 0);
