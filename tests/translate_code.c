@@ -402,12 +402,12 @@ static uint64_t unaligned(void)
 {
 	uint64_t flags;
 
-	__asm__ volatile(
-		"pushfq\n\torl $0x40000, (%%rsp)\n\tpopfq\n\tjmp 1f\n1:\tjmp 2f\n2:\tcall 3f\n\tjmp 4f\n"
-		"3:\tret\n4:\tpushfq\n\tpop %0\n\tpush %0\n\tandl $0xfffbffff, (%%rsp)\n\tpopfq"
-		: "=&r"(flags)
-		:
-		: "memory", "cc");
+	__asm__ volatile("lea -128(%%rsp), %%rsp\n\tpushfq\n\torl $0x40000, (%%rsp)\n\tpopfq\n\t"
+	                 "jmp 1f\n1:\tjmp 2f\n2:\tcall 3f\n\tjmp 4f\n3:\tret\n4:\tpushfq\n\tpop %0\n\t"
+	                 "push %0\n\tandl $0xfffbffff, (%%rsp)\n\tpopfq\n\tlea 128(%%rsp), %%rsp"
+	                 : "=&r"(flags)
+	                 :
+	                 : "memory", "cc");
 	return flags;
 }
 
