@@ -12,13 +12,11 @@
 #include <linux/rseq.h>
 #include <sys/mman.h>
 
-#define RSEQ_SIGNATURE 0x53053053
+#define RSEQ_SIGNATURE 0x53053053 /* the C library's */
+#define RSEQ_BYTES 32
+#define RSEQ_REACH 8192
 
 static const uint8_t argument_register[6] = { RDI, RSI, RDX, 10, 8, 9 };
-
-/* What the C library says of what it has registered. */
-extern const ptrdiff_t __rseq_offset __attribute__((weak));
-extern const unsigned __rseq_size __attribute__((weak));
 
 struct process_outcome {
 	long result;
@@ -150,14 +148,15 @@ void lh__process_ends(struct lh_translated_thread *thread, int status)
 
 /* ---- taking over */
 
+/* Nobody says where it was registered, but it is the thread's own, so near fs; each wrong guess is refused. */
 static void forget_rseq(const struct lh_sys *sys, uint64_t fs)
 {
-	unsigned size = &__rseq_size ? __rseq_size : 0;
-
-	/* What is registered is at least 32 bytes, whatever of it is in use. */
-	if (size && &__rseq_offset)
-		LH_SYS(sys, SYS_rseq, fs + (uint64_t)__rseq_offset, size < 32 ? 32 : size,
-		       RSEQ_FLAG_UNREGISTER, RSEQ_SIGNATURE);
+	for (uint64_t distance = 0; distance < RSEQ_REACH; distance += RSEQ_BYTES)
+		if (LH_SYS(sys, SYS_rseq, (fs & ~(uint64_t)(RSEQ_BYTES - 1)) + distance, RSEQ_BYTES,
+		           RSEQ_FLAG_UNREGISTER, RSEQ_SIGNATURE) == 0 ||
+		    LH_SYS(sys, SYS_rseq, (fs & ~(uint64_t)(RSEQ_BYTES - 1)) - distance, RSEQ_BYTES,
+		           RSEQ_FLAG_UNREGISTER, RSEQ_SIGNATURE) == 0)
+			return;
 }
 
 /* A table in which nothing is known, aligned as the one of a cache. */

@@ -17,6 +17,7 @@
 #define FLAG_RESTORER 0x04000000u
 #define FLAG_UNSUPPORTED 0x00000400u
 #define RED_ZONE 128u
+#define LEAST_STACK 2048u
 #define BIT(signal) ((uint64_t)1 << ((signal)-1))
 /* Those that an instruction raises. */
 #define RAISED (BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) | BIT(SIGILL) | BIT(SIGTRAP) | BIT(SIGSYS))
@@ -161,7 +162,7 @@ bool lh__signal_stack(struct lh_translated_thread *thread, struct lh_translate_c
 	if (call->argument[0]) {
 		call->result = lh__peek(sys, (uint64_t)call->argument[0], &now, sizeof(now));
 		if (call->result == 0)
-			call->result = set_stack(thread, &now, call->stack_pointer, MINSIGSTKSZ);
+			call->result = set_stack(thread, &now, call->stack_pointer, LEAST_STACK);
 	}
 	if (call->result == 0 && call->argument[1])
 		call->result = lh__poke(sys, (uint64_t)call->argument[1], &before, sizeof(before));
