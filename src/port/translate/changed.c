@@ -522,7 +522,7 @@ static void leave_old(struct lh_translated_thread *thread, const struct fragment
 	struct lh_translator *translator = thread->translator;
 	const struct lh_translate_client *client = &translator->client;
 	uint64_t address = old->address + old->places[instruction].program;
-	struct fragment *rest = NULL;
+	struct fragment *rest = NULL, *held = thread->held_in;
 	int result = translator->current ? lh__build_rest(translator, address, &rest) : -ENOMEM;
 
 	if (result == -ENOSPC && lh__cache_flush(translator) == 0)
@@ -532,8 +532,13 @@ static void leave_old(struct lh_translated_thread *thread, const struct fragment
 	if (client->cut)
 		client->cut(client->context, thread->own, old->address, old->instructions,
 		            (unsigned)instruction + 1);
+	if (held)
+		held->held--;
+	thread->held_in = NULL;
 	/* The old cache may be gone after this. */
 	lh__cache_enter(translator, thread);
+	if (held)
+		lh__held_force(thread, thread->cache, rest);
 	context->uc_mcontext.gregs[REG_RIP] =
 		(greg_t)(uintptr_t)(thread->cache->execute + rest->code + rest->places[0].code);
 }

@@ -54,8 +54,7 @@ static void unlink_exits(struct cache *cache, struct fragment *fragment)
 		lh__cache_unlink(cache, &fragment->jumps[i]);
 }
 
-/* Under the lock. */
-static void force(struct lh_translated_thread *thread, struct cache *cache, struct fragment *fragment)
+void lh__held_force(struct lh_translated_thread *thread, struct cache *cache, struct fragment *fragment)
 {
 	if (thread->held_in)
 		return;
@@ -75,7 +74,7 @@ static void force_at(struct lh_translated_thread *thread, uint64_t code)
 	lh__changed_hold(thread);
 	fragment = lh__cache_fragment(translator, code, &cache, &place);
 	if (fragment)
-		force(thread, cache, fragment);
+		lh__held_force(thread, cache, fragment);
 	lh__changed_release(thread);
 }
 
@@ -209,7 +208,7 @@ static bool true_in_cache(struct lh_translated_thread *thread, ucontext_t *conte
 		set_address(context, lh__register(context, RAX));
 		unspill(thread, context, TARGET_SPILLED);
 	} else {
-		force(thread, cache, fragment);
+		lh__held_force(thread, cache, fragment);
 		return false;
 	}
 	return true;

@@ -127,6 +127,7 @@ struct lh_translated_thread {
 	bool boundary;  /* what is resumed is a boundary: all is true, the program is at target */
 	bool vforked;   /* a child of vfork, or a thread of one */
 	bool nested;    /* a signal has come before another one's handler had blocked it */
+	bool blocks;   /* the program blocks SIGSEGV; the kernel never does, since guarded pages raise it */
 	uint64_t nested_mask;
 	struct fragment *held_in; /* whose exits lead here since a signal waits for its end */
 	struct lh_stack alternate;
@@ -520,6 +521,7 @@ void lh__clone_tell(struct lh_translated_thread *thread);
 
 /* ---- signal.c */
 
+bool lh__signal_mask(struct lh_translated_thread *thread, struct lh_translate_call *call);
 bool lh__signal_action(struct lh_translated_thread *thread, struct lh_translate_call *call);
 bool lh__signal_stack(struct lh_translated_thread *thread, struct lh_translate_call *call);
 uint64_t lh__signal_return(struct lh_translated_thread *thread);
@@ -535,6 +537,8 @@ bool lh__held_true(struct lh_translated_thread *thread, ucontext_t *context, boo
 uint64_t lh__register(const ucontext_t *context, int reg);
 /* The thread has come to the translator. */
 void lh__held_release(struct lh_translated_thread *thread);
+/* Under the lock: when it is at the fragment's end it comes to the translator. */
+void lh__held_force(struct lh_translated_thread *thread, struct cache *cache, struct fragment *fragment);
 
 /* ---- state.c */
 

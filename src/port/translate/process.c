@@ -82,6 +82,7 @@ static bool answer(struct lh_translated_thread *thread, struct lh_translate_call
 {
 	switch (call->number) {
 	case SYS_rt_sigaction: return lh__signal_action(thread, call);
+	case SYS_rt_sigprocmask: return lh__signal_mask(thread, call);
 	case SYS_sigaltstack: return lh__signal_stack(thread, call);
 	case SYS_rt_sigreturn: *to = lh__signal_return(thread); return false;
 	case SYS_clone:

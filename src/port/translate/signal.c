@@ -119,6 +119,45 @@ bool lh__signal_action(struct lh_translated_thread *thread, struct lh_translate_
 	return true;
 }
 
+/* ---- masks */
+
+static uint64_t blocked(const struct lh_translated_thread *thread)
+{
+	return thread->blocks ? BIT(SIGSEGV) : 0;
+}
+
+/* The program's mask becomes this one. */
+static void set_mask(struct lh_translated_thread *thread, uint64_t mask)
+{
+	thread->blocks = mask & BIT(SIGSEGV);
+	thread->mask = mask & ~BIT(SIGSEGV);
+}
+
+bool lh__signal_mask(struct lh_translated_thread *thread, struct lh_translate_call *call)
+{
+	const struct lh_sys *sys = thread->translator->sys;
+	uint64_t set = 0, before, never = BIT(SIGKILL) | BIT(SIGSTOP);
+	bool changes = call->argument[1];
+	int how = (int)call->argument[0];
+
+	if (call->argument[3] != 8)
+		return false;
+	call->result = changes ? lh__peek(sys, (uint64_t)call->argument[1], &set, sizeof(set)) : 0;
+	if (call->result == 0 && changes && (how < SIG_BLOCK || how > SIG_SETMASK))
+		call->result = -EINVAL;
+	if (call->result < 0)
+		return true;
+	lh__process_hold(thread);
+	before = thread->mask | blocked(thread);
+	if (changes && how != SIG_SETMASK)
+		set = how == SIG_BLOCK ? before | set : before & ~set;
+	if (changes)
+		set_mask(thread, set & ~never);
+	if (call->argument[2])
+		call->result = lh__poke(sys, (uint64_t)call->argument[2], &before, sizeof(before));
+	return true;
+}
+
 /* ---- alternate stacks */
 
 static bool within(const struct lh_stack *stack, uint64_t pointer)
@@ -197,6 +236,8 @@ uint64_t lh__signal_return(struct lh_translated_thread *thread)
 	set_stack(thread, &frame->context.stack, general[REG_RSP], 0);
 	frame->context.stack = own_stack(thread);
 	thread->target = general[REG_RIP];
+	thread->blocks = frame->context.mask & BIT(SIGSEGV);
+	frame->context.mask &= ~BIT(SIGSEGV);
 	general[REG_RIP] = LH_ADDRESS(lh__translate_enter);
 	return LH_ADDRESS(lh__translate_sigreturn);
 }
@@ -270,7 +311,8 @@ static bool deliver(struct lh_translated_thread *thread, int signal, siginfo_t *
 	uint64_t fpstate, state = state_bytes(from->context.fpstate), at;
 	struct frame *frame;
 
-	if (action.handler <= 1 || (raised(signal, info) && from->context.mask & BIT(signal))) {
+	if (action.handler <= 1 ||
+	    (raised(signal, info) && (from->context.mask | blocked(thread)) & BIT(signal))) {
 		if (action.handler == 1 && !raised(signal, info))
 			return false;
 		return die(thread, signal, info, context);
@@ -283,6 +325,7 @@ static bool deliver(struct lh_translated_thread *thread, int signal, siginfo_t *
 	*frame = *from;
 	frame->restorer = action.restorer;
 	frame->context.fpstate = fpstate;
+	frame->context.mask |= blocked(thread);
 	frame->context.stack = thread->alternate;
 	if (thread->alternate.flags & (int32_t)LH_STACK_DISARMS)
 		thread->alternate = (struct lh_stack){ .flags = LH_STACK_DISABLED };
@@ -299,7 +342,7 @@ static bool deliver(struct lh_translated_thread *thread, int signal, siginfo_t *
 	thread->after = LH_ADDRESS(lh__translate_enter);
 	thread->resume = LH_ADDRESS(lh__translate_unblock);
 	thread->boundary = true;
-	thread->mask = mask;
+	set_mask(thread, mask | blocked(thread));
 	thread->held = 1;
 	return true;
 }
@@ -364,8 +407,11 @@ void lh__signal_take(struct lh_translator *translator, struct lh_translated_thre
 {
 	struct lh_actions *actions = &translator->process->actions;
 	const struct lh_sys *sys = translator->sys;
+	uint64_t before = 0;
 
 	thread->actions = actions;
+	LH_SYS(sys, SYS_rt_sigprocmask, SIG_UNBLOCK, &(uint64_t){ BIT(SIGSEGV) }, &before, 8);
+	thread->blocks = before & BIT(SIGSEGV);
 	LH_SYS(sys, SYS_sigaltstack, NULL, &thread->alternate);
 	lh__signal_own_stack(thread);
 	for (int signal = 1; signal <= 64; signal++)
