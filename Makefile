@@ -219,7 +219,7 @@ $(WHOLE_AGENT_OBJ): CFLAGS += -fno-stack-protector
 $(WHOLE_AGENT): $(WHOLE_AGENT_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs,-z,initfirst -o $@ $^ $(AGENT_LIBS)
-$(filter $(B)/tests/translate_process,$(TEST_BIN)): $(WHOLE_AGENT)
+$(filter $(B)/tests/translate_process,$(TEST_BIN)): $(WHOLE_AGENT) $(P)/tests/programs/whole $(P)/tests/programs/exceptions
 # Shared objects that tests load.
 $(P)/tests/objects/%.so: tests/objects/%.c $(P)/flags
 	@mkdir -p $(@D)

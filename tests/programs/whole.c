@@ -512,7 +512,7 @@ static int queued(void)
 
 static void *last(void *argument)
 {
-	usleep(1000);
+	usleep(150000);
 	printf("last\n");
 	fflush(stdout);
 	return argument;

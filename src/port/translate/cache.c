@@ -27,10 +27,11 @@ uint64_t lh__map(const struct lh_sys *sys, uint64_t hint, size_t size, int prote
 	return at < 0 && at > -PAGE ? 0 : (uint64_t)at;
 }
 
+/* By the thread's own number: the first thread of the process may be gone, and then its memory is nobody's. */
 int lh__peek(const struct lh_sys *sys, uint64_t address, void *out, size_t size)
 {
 	struct iovec to = { out, size }, from = { (void *)(uintptr_t)address, size };
-	long got = LH_SYS(sys, SYS_process_vm_readv, LH_SYS(sys, SYS_getpid), &to, 1, &from, 1, 0);
+	long got = LH_SYS(sys, SYS_process_vm_readv, LH_SYS(sys, SYS_gettid), &to, 1, &from, 1, 0);
 
 	return got == (long)size ? 0 : -EFAULT;
 }
@@ -38,7 +39,7 @@ int lh__peek(const struct lh_sys *sys, uint64_t address, void *out, size_t size)
 int lh__poke(const struct lh_sys *sys, uint64_t address, const void *from, size_t size)
 {
 	struct iovec of = { (void *)(uintptr_t)from, size }, to = { (void *)(uintptr_t)address, size };
-	long put = LH_SYS(sys, SYS_process_vm_writev, LH_SYS(sys, SYS_getpid), &of, 1, &to, 1, 0);
+	long put = LH_SYS(sys, SYS_process_vm_writev, LH_SYS(sys, SYS_gettid), &of, 1, &to, 1, 0);
 
 	return put == (long)size ? 0 : -EFAULT;
 }

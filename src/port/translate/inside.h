@@ -280,7 +280,7 @@ extern const char lh__translate_native_call[], lh__translate_native_back[];
 extern const char lh__translate_begin_inside[], lh__translate_end_inside[], lh__translate_forget_inside[];
 extern const char lh__translate_is_on_inside[], lh__translate_is_here_inside[], lh__translate_bytes_inside[];
 
-/* What a thread resumes at to make a system call of the program's; to let signals come; to find its target. */
+/* What a thread resumes at: a system call of the program's; to let signals come; its target. */
 extern const char lh__translate_make_call[], lh__translate_making[];
 extern const char lh__translate_made[], lh__translate_made_end[];
 extern const char lh__translate_unblock[], lh__translate_unblock_end[];
