@@ -77,13 +77,14 @@ static void set_guard(struct lh_translator *translator, struct guard *guard, uin
 {
 	bool was = guard->state == GUARD_PROTECTED, is = state == GUARD_PROTECTED;
 
-	if (is && !protect(translator, guard->number, 0)) {
-		state = GUARD_KERNEL;
-		is = false;
-	}
 	translator->checked_count +=
 		(uint32_t)(state == GUARD_CHECKED) - (uint32_t)(guard->state == GUARD_CHECKED);
-	guard->state = (uint8_t)state;
+	/* First: a handler of a signal that comes in between must know whose fault it is (lh__changed_fault). */
+	__atomic_store_n(&guard->state, (uint8_t)state, __ATOMIC_SEQ_CST);
+	if (is && !protect(translator, guard->number, 0)) {
+		guard->state = GUARD_KERNEL;
+		is = false;
+	}
 	if (was && !is)
 		protect(translator, guard->number, PROT_WRITE);
 	translator->guard_count += (uint32_t)is - (uint32_t)was;
