@@ -212,6 +212,14 @@ $(TEST_AGENT): $(TEST_AGENT_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs -o $@ $^ $(AGENT_LIBS)
 $(filter $(B)/tests/intercept_% $(B)/bench/intercept,$(TEST_BIN) $(BENCH_BIN)): $(TEST_AGENT)
+# One that has a whole program translated, for benchmarks.
+TRANSLATE_AGENT := $(P)/tests/agents/translate.so
+TRANSLATE_AGENT_OBJ := $(call obj,$(P),tests/agents/translate.c $(wildcard src/port/translate/*.[cS] src/sys/*.c \
+	src/code/*.c))
+$(filter %/src/code/% %/tests/agents/%,$(TRANSLATE_AGENT_OBJ)): CFLAGS += -fno-stack-protector
+$(TRANSLATE_AGENT): $(TRANSLATE_AGENT_OBJ)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs,-z,initfirst -o $@ $^ $(AGENT_LIBS)
 WHOLE_AGENT := $(P)/tests/agents/whole.so
 WHOLE_AGENT_OBJ := $(call obj,$(P),tests/agents/whole.c $(wildcard src/sys/*.c src/code/*.c src/port/translate/*.c)) \
 	$(patsubst %.S,$(P)/obj/%.o,$(wildcard src/port/translate/*.S))

@@ -223,10 +223,9 @@ static long call6(long nr, const long a[6])
 	if (!under)
 		return raw(&trap);
 	evict();
-	evictions =
-		lh__operands(nr)->class == LH_CALL_LOOSE || lh__operands(nr)->class == LH_CALL_EXECUTE
-			? 3
-			: 1000;
+	evictions = lh__operands(nr)->class == LH_CALL_LOOSE || lh__operands(nr)->class == LH_CALL_EXECUTE
+	                    ? 3
+	                    : 1000;
 	result = lh__buffers_call(&buffers, &trap);
 	evictions = 0;
 	if (memcmp(&trap, &asked, sizeof trap) != 0)

@@ -101,6 +101,10 @@ static bool call(void *context, void *own, struct lh_translate_call *call)
 		call->result = (long)mine->calls;
 		return true;
 	}
+	if (call->number == 100002) {
+		call->result = (long)mine->instructions;
+		return true;
+	}
 	if (call->number == 100001) {
 		call->number = SYS_getpgid;
 		call->argument[0] = 0;

@@ -358,7 +358,8 @@ static void skip(int signal, siginfo_t *info, void *context)
 	ucontext_t *at = context;
 	static const uint8_t length[] = { [SIGSEGV] = 3, [SIGFPE] = 3, [SIGILL] = 2, [SIGTRAP] = 0 };
 
-	printf("%d %d %d\n", signal, info->si_code, is_program((uint64_t)at->uc_mcontext.gregs[REG_RIP]));
+	printf("%d %d %d %d\n", signal, info->si_code, is_program((uint64_t)at->uc_mcontext.gregs[REG_RIP]),
+	       is_program((uint64_t)(uintptr_t)info->si_addr));
 	at->uc_mcontext.gregs[REG_RIP] += length[signal];
 	at->uc_mcontext.gregs[REG_RBX] += 10;
 }
@@ -563,6 +564,59 @@ static int hooks(void)
 	return 0;
 }
 
+/* ---- instructions, of which each is counted once, however often signals come between them */
+
+extern const char exact_handler[], exact_skip[], exact_restorer[];
+extern uint64_t exact_count;
+long exact(uint64_t rounds, uint64_t *memory);
+__asm__(".text\n"
+        "exact_handler: lock incq exact_count(%rip)\nret\n"
+        "exact_skip: addq $3, 168(%rdx)\nret\n" /* the address in the context */
+        "exact_restorer: mov $15, %eax\nsyscall\n"
+        /* 1 + 1 before; 13 for each round, one of them a load that is skipped where it faults */
+        "exact: mov $100002, %eax\nsyscall\nmov %rax, %r8\n"
+        "1: mov %rdi, %rax\nadd $5, %rax\nmov (%rsi), %rdx\nimul $3, %rax\ncall 2f\nlea (%rax), %rax\n"
+        "cmp %rax, %rdi\nje 1b\ndec %rdi\njnz 1b\n"
+        "mov $100002, %eax\nsyscall\nsub %r8, %rax\nret\n"
+        "2: push %rax\npop %rax\nret\n"
+        ".data\n.globl exact_count\nexact_count: .quad 0\n.text\n");
+
+static void on_exactly(int signal, const void *handler)
+{
+	struct {
+		const void *handler;
+		uint64_t flags;
+		const void *restorer;
+		uint64_t mask;
+	} action = { handler, SA_SIGINFO | SA_RESTART | 0x04000000, exact_restorer, 0 };
+
+	syscall(SYS_rt_sigaction, signal, &action, NULL, 8);
+}
+
+static int exactly(long microseconds)
+{
+	uint64_t memory = 0, rounds = microseconds ? 3000000 : 1000;
+	long plain, got = 0, wanted = 0;
+
+	on_exactly(SIGALRM, exact_handler);
+	on_exactly(SIGSEGV, exact_skip);
+	/* What two rounds differ by is a round; what is left belongs to no round. */
+	plain = exact(1, &memory);
+	plain -= exact(2, &memory) - plain;
+	/* A timer's signal adds its handler's 4; a fault its handler's 4, and takes the load away. */
+	for (int i = 0; i < 10; i++) { /* a signal may come just outside */
+		exact_count = 0;
+		every(microseconds);
+		got = exact(rounds, microseconds ? &memory : (uint64_t *)8);
+		every(0);
+		wanted = plain + (long)rounds * (microseconds ? 13 : 16) + 4 * (long)exact_count;
+		if (got == wanted)
+			break;
+	}
+	printf("off by %ld, signals %d\n", got - wanted, microseconds ? exact_count > 10 : exact_count == 0);
+	return 0;
+}
+
 static int die(const char *how)
 {
 	if (strcmp(how, "segv") == 0)
@@ -575,6 +629,8 @@ static int die(const char *how)
 		raise(SIGTERM);
 	if (strcmp(how, "trap") == 0)
 		__asm__ volatile("int3");
+	if (strcmp(how, "vsyscall") == 0)
+		return ((long (*)(long *))0xffffffffff600400)(NULL)-time(NULL) > 1;
 	if (strcmp(how, "blocked") == 0) {
 		sigset_t set;
 
@@ -605,5 +661,7 @@ int main(int argc, char **argv)
 			return kind[i].run();
 	if (argc > 2 && strcmp(argv[1], "registers") == 0)
 		return registers(atol(argv[2]));
+	if (argc > 2 && strcmp(argv[1], "exactly") == 0)
+		return exactly(atol(argv[2]));
 	return argc > 2 ? die(argv[2]) : 2;
 }

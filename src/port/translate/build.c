@@ -40,7 +40,7 @@ struct decoded {
 	uint64_t address;
 	uint32_t live;
 	enum kind kind;
-	uint8_t bytes[ZYDIS_MAX_INSTRUCTION_LENGTH];
+	uint8_t bytes[LH_INSTRUCTION_ROOM];
 };
 
 struct block {
@@ -49,18 +49,24 @@ struct block {
 	struct page *page;
 	uint64_t address;
 	unsigned count, length;
-	bool checked; /* it may change unseen */
-	bool unknown; /* no instruction: it may become one by what comes behind it */
+	bool falls;        /* the next one that is executed follows directly, if nothing else does */
+	struct jump *fall; /* and its record */
+	bool checked;      /* it may change unseen */
+	bool unknown;      /* no instruction: it may become one by what comes behind it */
 	unsigned places;
 	struct place place[LH_BLOCK_INSTRUCTIONS];
 	uint8_t *start;
 };
 
 #define ROOM ((size_t)60 << 10) /* for one block, a client's code included: struct place counts in 16 bits */
+#define RUN 4u                  /* blocks that are made at once, at most, and one more */
+#define ASIDE                                                                                                \
+	(LITERALS * LITERAL_WORDS * 8 + JUMPS * (STUB + AROUND) +                                            \
+	 16) /* what one may have at the cache's other end */
 
 void lh__build_rooms(size_t *decoded, size_t *emitter)
 {
-	*decoded = (LH_BLOCK_INSTRUCTIONS * sizeof(struct decoded) + PAGE - 1) & ~(size_t)(PAGE - 1);
+	*decoded = (2 * LH_BLOCK_INSTRUCTIONS * sizeof(struct decoded) + PAGE - 1) & ~(size_t)(PAGE - 1);
 	*emitter = (sizeof(struct lh_emitter) + PAGE - 1) & ~(size_t)(PAGE - 1);
 }
 
@@ -169,19 +175,21 @@ static bool has_client(const struct lh_translator *translator)
 	return translator->client.before || translator->client.after;
 }
 
-static bool decode_full(struct decoded *decoded, size_t size)
+static bool decode_full(struct block *block, struct decoded *decoded, size_t size)
 {
 	ZydisDecoder decoder;
 
+	lh__vectors_needed(block->translator);
 	decoder_for(&decoder, false);
 	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, decoded->bytes, size, &decoded->instruction,
 	                                           decoded->operands));
 }
 
-static bool decode_minimal(struct decoded *decoded, size_t size)
+static bool decode_minimal(struct block *block, struct decoded *decoded, size_t size)
 {
 	ZydisDecoder decoder;
 
+	lh__vectors_needed(block->translator);
 	decoder_for(&decoder, true);
 	return ZYAN_SUCCESS(
 		ZydisDecoderDecodeInstruction(&decoder, NULL, decoded->bytes, size, &decoded->instruction));
@@ -195,23 +203,32 @@ static bool decode_one(struct block *block, struct decoded *decoded)
 {
 	size_t left = PAGE - decoded->address % PAGE, most = ZYDIS_MAX_INSTRUCTION_LENGTH;
 	const uint8_t *program = (const uint8_t *)(uintptr_t)decoded->address;
-	bool (*decode)(struct decoded *, size_t) =
-		has_client(block->translator) || block->checked ? decode_full : decode_minimal;
+	bool full = has_client(block->translator) || block->checked;
+	bool (*decode)(struct block *, struct decoded *, size_t) = full ? decode_full : decode_minimal;
 	const struct page *page;
 	int error;
 
+	if (!full && left >= LH_INSTRUCTION_ROOM) {
+		memcpy(decoded->bytes, program, LH_INSTRUCTION_ROOM);
+		if (lh__decode_quickly(decoded->bytes, &decoded->instruction)) {
+			decoded->kind = kind_of(&decoded->instruction);
+			return true;
+		}
+	}
 	if (left > most)
 		left = most;
-	memcpy(decoded->bytes, program, left);
-	if (!decode(decoded, left)) {
+	for (size_t i = 0; i < left; i++)
+		decoded->bytes[i] = program[i];
+	if (!decode(block, decoded, left)) {
 		page = left < most ? lh__cache_page(block->translator, decoded->address + left, &error)
 		                   : NULL;
 		if (!page || (page->checked && block->count > 0))
 			return false;
 		block->checked |= page->checked;
 		decode = block->checked ? decode_full : decode;
-		memcpy(decoded->bytes + left, program + left, most - left);
-		if (!decode(decoded, most))
+		for (size_t i = left; i < most; i++)
+			decoded->bytes[i] = program[i];
+		if (!decode(block, decoded, most))
 			return false;
 	}
 	decoded->kind = kind_of(&decoded->instruction);
@@ -247,6 +264,7 @@ static void decode_block(struct block *block, unsigned most)
 	uint64_t address = block->address;
 
 	block->checked = block->page->checked;
+	block->unknown = false;
 	for (block->count = 0; block->count < most && address / PAGE == block->address / PAGE;) {
 		struct decoded *decoded = &block->decoded[block->count];
 
@@ -393,11 +411,11 @@ static void put_far_relative(struct lh_emitter *emitter, struct block *block, st
 		lh__put_constant(emitter, base, target);
 		here(emitter, block, decoded, 0);
 		rebase(instruction, bytes, base);
-		lh__put(emitter, bytes, instruction->length);
+		lh__put_instruction(emitter, bytes, instruction->length);
 		return;
 	}
 	if (!has_client(block->translator))
-		decode_full(decoded, instruction->length);
+		decode_full(block, decoded, instruction->length);
 	used = registers_of(decoded);
 	for (base = RDI; used & 1u << base; base--)
 		;
@@ -405,17 +423,17 @@ static void put_far_relative(struct lh_emitter *emitter, struct block *block, st
 	lh__put_constant(emitter, base, target);
 	here(emitter, block, decoded, 1u << base);
 	rebase(instruction, bytes, base);
-	lh__put(emitter, bytes, instruction->length);
+	lh__put_instruction(emitter, bytes, instruction->length);
 	lh__put_gs(emitter, OP_LOAD, base, LH_T_SPILL + 8 * (size_t)base);
 }
 
 static void put_plain(struct lh_emitter *emitter, struct block *block, struct decoded *decoded)
 {
 	const ZydisDecodedInstruction *instruction = &decoded->instruction;
-	uint8_t bytes[ZYDIS_MAX_INSTRUCTION_LENGTH];
+	uint8_t bytes[LH_INSTRUCTION_ROOM];
 	int64_t distance;
 
-	memcpy(bytes, decoded->bytes, instruction->length);
+	memcpy(bytes, decoded->bytes, sizeof(bytes));
 	drop_gs(instruction, bytes);
 	if (is_relative(instruction)) {
 		distance = (int64_t)(relative_target(decoded) - lh__executes_at(emitter, emitter->at) -
@@ -427,26 +445,65 @@ static void put_plain(struct lh_emitter *emitter, struct block *block, struct de
 		memcpy(bytes + instruction->raw.disp.offset, &(int32_t){ (int32_t)distance }, 4);
 	}
 	here(emitter, block, decoded, 0);
-	lh__put(emitter, bytes, instruction->length);
+	lh__put_instruction(emitter, bytes, instruction->length);
 }
 
 /* ---- leaving a block */
 
 /* A jump that will be patched; condition: 0x80 to 0x8f, or 0. */
-static unsigned put_jump(struct lh_emitter *emitter, unsigned condition, uint64_t target)
+static unsigned new_jump(struct lh_emitter *emitter, uint64_t target)
 {
 	unsigned number = emitter->jumps++;
 
-	lh__put_nops(emitter, condition ? 2 : 1);
+	memset(&emitter->jump[number], 0, sizeof(emitter->jump[number]));
+	emitter->jump[number].target = target;
+	return number;
+}
+
+static unsigned put_jump(struct lh_emitter *emitter, unsigned condition, uint64_t target)
+{
+	unsigned number = new_jump(emitter, target);
+
+	lh__put_nops(emitter, condition ? 2 : 1, 4);
 	if (condition)
 		lh__put_bytes(emitter, 0x0f | condition << 8, 2);
 	else
 		lh__put_bytes(emitter, 0xe9, 1);
-	memset(&emitter->jump[number], 0, sizeof(emitter->jump[number]));
 	emitter->jump[number].site = emitter->at;
-	emitter->jump[number].target = target;
 	lh__put_word(emitter, 0);
 	return number;
+}
+
+/* A jump to the block that may follow directly: then there is only room for one. */
+static void put_jump_on(struct lh_emitter *emitter, const struct block *block, uint64_t target)
+{
+	unsigned number;
+
+	if (!block->falls) {
+		put_jump(emitter, 0, target);
+		return;
+	}
+	number = new_jump(emitter, target);
+	lh__put_nops(emitter, 0, 5);
+	emitter->jump[number].fall = emitter->at;
+	lh__put_bytes(emitter, 0x00441f0f, 4);
+	lh__put_bytes(emitter, 0, 1);
+}
+
+static void put_conditional(struct lh_emitter *emitter, const struct block *block, unsigned condition,
+                            uint64_t target, uint64_t next)
+{
+	unsigned number;
+
+	if (block->falls)
+		lh__put_nops(emitter, 0, 6);
+	put_jump(emitter, condition, target);
+	if (!block->falls) {
+		put_jump(emitter, 0, next);
+		return;
+	}
+	number = new_jump(emitter, next);
+	emitter->jump[number].fall = emitter->at - 6;
 }
 
 static uint64_t next_of(const struct decoded *decoded)
@@ -461,6 +518,11 @@ static uint64_t branch_target(const struct decoded *decoded)
 
 static void put_push(struct lh_emitter *emitter, uint64_t value)
 {
+	if (value == (uint64_t)(int32_t)value) {
+		lh__put_bytes(emitter, 0x68, 1);
+		lh__put_word(emitter, (uint32_t)value);
+		return;
+	}
 	lh__put_bytes(emitter, 0x35ff, 2); /* push literal(%rip) */
 	lh__put_literal(emitter, value, 0, 1);
 }
@@ -709,15 +771,15 @@ static void put_instruction(struct lh_emitter *emitter, struct block *block, str
 	}
 	here(emitter, block, decoded, is_indirect(decoded->kind) ? 1u << RAX | 1u << RCX : 0);
 	switch (decoded->kind) {
-	case JUMP: put_jump(emitter, 0, branch_target(decoded)); break;
+	case JUMP: put_jump_on(emitter, block, branch_target(decoded)); break;
 	case CONDITIONAL:
-		put_jump(emitter, condition_of(decoded), branch_target(decoded));
-		put_jump(emitter, 0, next_of(decoded));
+		put_conditional(emitter, block, condition_of(decoded), branch_target(decoded),
+		                next_of(decoded));
 		break;
 	case LOOP: put_loop(emitter, decoded); break;
 	case CALL:
 		put_push(emitter, next_of(decoded));
-		put_jump(emitter, 0, branch_target(decoded));
+		put_jump_on(emitter, block, branch_target(decoded));
 		break;
 	case RETURN: put_return(emitter, decoded); break;
 	case INDIRECT_JUMP:
@@ -729,7 +791,7 @@ static void put_instruction(struct lh_emitter *emitter, struct block *block, str
 		break;
 	case READ_GS: put_read_gs(emitter, decoded); break;
 	case ALONE:
-		lh__put(emitter, decoded->bytes, decoded->instruction.length);
+		lh__put_instruction(emitter, decoded->bytes, decoded->instruction.length);
 		put_jump(emitter, 0, next_of(decoded));
 		break;
 	default: put_native(emitter, decoded->address); break;
@@ -779,15 +841,13 @@ static void put_block(struct lh_emitter *emitter, struct block *block)
 	}
 	if (block->decoded[block->count - 1].kind == PLAIN ||
 	    block->decoded[block->count - 1].kind == READ_GS)
-		put_jump(emitter, 0, block->address + block->length);
+		put_jump_on(emitter, block, block->address + block->length);
 }
 
-/* Constants behind the code, to which it refers. */
+/* Constants, to which the code refers. */
 static void put_literals(struct lh_emitter *emitter)
 {
-	while ((uintptr_t)emitter->at & 7 && !emitter->full)
-		lh__put_bytes(emitter, 0xcc, 1);
-	for (unsigned i = 0; i < emitter->literals && !emitter->full; i++) {
+	for (unsigned i = 0; i < emitter->literals; i++) {
 		lh__put_distance(emitter->literal[i].site, emitter->at);
 		lh__put(emitter, emitter->literal[i].value, 8 * emitter->literal[i].count);
 	}
@@ -805,7 +865,14 @@ static int put_stub(struct lh_emitter *emitter, unsigned i, struct jump **out)
 
 	if (!jump || emitter->full)
 		return -ENOSPC;
+	out[i] = jump;
 	jump->target = emitter->jump[i].target;
+	if (emitter->jump[i].fall) {
+		jump->fall = offset_in(emitter, emitter->jump[i].fall);
+		jump->taken = i ? lh__number(emitter->cache, out[i - 1]) : 0;
+		emitter->cache->kept += AROUND + 7;
+		return 0;
+	}
 	jump->stub = offset_in(emitter, emitter->at);
 	jump->plain = offset_in(emitter, emitter->jump[i].plain);
 	jump->thread = offset_in(emitter, emitter->jump[i].thread);
@@ -816,23 +883,19 @@ static int put_stub(struct lh_emitter *emitter, unsigned i, struct jump **out)
 	lh__put_distance(emitter->jump[i].site, emitter->at);
 	if (emitter->jump[i].child_site)
 		lh__put_distance(emitter->jump[i].child_site, emitter->cache->write + out[i - 1]->stub);
-	lh__put_bytes(emitter, 0x2504c765, 4); /* movl $number, %gs:EXIT */
-	lh__put_word(emitter, LH_T_EXIT);
-	lh__put_word(emitter, lh__number(emitter->cache, jump));
-	lh__put_bytes(emitter, 0x2524ff65, 4); /* jmp *%gs:LEAVE */
-	lh__put_word(emitter, LH_T_LEAVE);
-	out[i] = jump;
-	return emitter->full ? -ENOSPC : 0;
+	lh__put_stub(emitter->at, lh__number(emitter->cache, jump));
+	emitter->at += STUB;
+	return 0;
 }
 
 /* Only rax, the target, and rcx are lost to who comes here, and both are spilled. */
-static uint32_t put_entry(struct lh_emitter *emitter, uint64_t address)
+static uint32_t put_entry(struct lh_emitter *emitter, uint64_t address, uint32_t *start)
 {
 	uint64_t minus = (uint64_t)0 - address;
 	uint32_t next;
 
-	while (((uintptr_t)emitter->at + (minus == (uint64_t)(int32_t)minus ? 14 : 17)) & 3 && !emitter->full)
-		lh__put_bytes(emitter, 0x90, 1);
+	lh__put_nops(emitter, minus <= UINT32_MAX ? 12 : minus == (uint64_t)(int32_t)minus ? 14 : 17, 4);
+	*start = offset_in(emitter, emitter->at);
 	lh__put_constant(emitter, RCX, minus);
 	lh__put_bytes(emitter, 0x010c8d48, 4); /* lea (%rcx,%rax), %rcx */
 	lh__put_bytes(emitter, 0xe905e3, 3);   /* jrcxz over the jump */
@@ -843,12 +906,12 @@ static uint32_t put_entry(struct lh_emitter *emitter, uint64_t address)
 	return next;
 }
 
-static struct lh_emitter *emitter_for(struct lh_translator *translator)
+static struct lh_emitter *emitter_for(struct lh_translator *translator, bool follows)
 {
 	struct lh_emitter *emitter = translator->emitter;
 	struct cache *cache = translator->current;
-	size_t start = (cache->used + 15) & ~(size_t)15;
-	size_t room = start < cache->size ? cache->size - start : 0;
+	size_t start = follows ? cache->used : (cache->used + 15) & ~(size_t)15;
+	size_t needed = start + cache->kept + ASIDE, room = needed < cache->top ? cache->top - needed : 0;
 
 	emitter->translator = translator;
 	emitter->cache = cache;
@@ -862,17 +925,16 @@ static struct lh_emitter *emitter_for(struct lh_translator *translator)
 
 int lh__build_entry(struct lh_translator *translator, struct fragment *fragment)
 {
-	struct lh_emitter *emitter = emitter_for(translator);
+	struct lh_emitter *emitter = emitter_for(translator, false);
 	uint32_t next;
 
-	next = put_entry(emitter, fragment->address);
+	next = put_entry(emitter, fragment->address, &fragment->entry);
 	lh__put_bytes(emitter, 0xe9, 1);
 	lh__put_word(emitter, 0);
 	if (emitter->full)
 		return -ENOSPC;
 	lh__put_distance(emitter->at - 4, emitter->cache->write + fragment->code);
 	translator->current->used = offset_in(emitter, emitter->at);
-	fragment->entry = offset_in(emitter, emitter->start);
 	fragment->entry_next = next;
 	lh__cache_publish(translator->current, fragment);
 	return 0;
@@ -937,12 +999,34 @@ static void analyse(struct block *block)
 static void copy_source(const struct block *block, uint8_t *out)
 {
 	for (unsigned i = 0; i < block->count; i++)
-		memcpy(out + (block->decoded[i].address - block->address), block->decoded[i].bytes,
-		       block->decoded[i].instruction.length);
+		for (unsigned at = 0; at < block->decoded[i].instruction.length; at++)
+			out[block->decoded[i].address - block->address + at] = block->decoded[i].bytes[at];
+}
+
+/* What is executed once, or not at all, lies apart, from the end of the cache downwards. */
+static int put_aside(struct lh_emitter *emitter, struct jump **jumps)
+{
+	struct cache *cache = emitter->cache;
+	size_t size = 0;
+
+	for (unsigned i = 0; i < emitter->jumps; i++)
+		size += emitter->jump[i].fall ? 0 : STUB;
+	for (unsigned i = 0; i < emitter->literals; i++)
+		size += 8 * emitter->literal[i].count;
+	cache->used = offset_in(emitter, emitter->at);
+	emitter->end = cache->write + cache->top;
+	cache->top = (cache->top - size) & ~(size_t)7;
+	emitter->at = cache->write + cache->top;
+	put_literals(emitter);
+	for (unsigned i = 0; i < emitter->jumps; i++)
+		if (put_stub(emitter, i, jumps) < 0)
+			return -ENOSPC;
+	return 0;
 }
 
 /* The fragment is written; now it is known, and what it jumps to that is there is linked. */
-static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entry_next, struct fragment **out)
+static int finish(struct lh_emitter *emitter, struct block *block, const uint32_t entry[2],
+                  struct fragment **out)
 {
 	struct cache *cache = emitter->cache;
 	struct fragment *fragment = lh__cache_metadata(cache, sizeof(*fragment));
@@ -951,43 +1035,44 @@ static int finish(struct lh_emitter *emitter, struct block *block, uint32_t entr
 	uint8_t *source = keep ? lh__cache_metadata(cache, block->length) : NULL;
 	struct jump *jumps[JUMPS];
 	struct fragment *to;
-	const uint8_t *end = emitter->at;
+	size_t top = cache->top;
 
-	put_literals(emitter);
-	for (unsigned i = 0; i < emitter->jumps; i++)
-		if (put_stub(emitter, i, jumps) < 0)
-			return -ENOSPC;
-	if (!fragment || !places || emitter->full || (keep && !source))
+	if (!fragment || !places || (keep && !source))
 		return -ENOSPC;
 	if (keep)
 		copy_source(block, source);
 	fragment->source = source;
 	fragment->checked = block->checked;
-	memcpy(places, block->place, block->places * sizeof(*places));
+	for (unsigned i = 0; i < block->places; i++)
+		places[i] = block->place[i];
 	fragment->address = block->address;
 	fragment->length = block->unknown ? ZYDIS_MAX_INSTRUCTION_LENGTH : block->length;
 	fragment->code = offset_in(emitter, block->start);
 	fragment->code_size = (uint32_t)(emitter->at - block->start);
+	if (put_aside(emitter, jumps) < 0)
+		return -ENOSPC;
 	fragment->instructions = (uint16_t)block->count;
 	fragment->place_count = (uint16_t)block->places;
 	fragment->places = places;
-	fragment->body = (uint32_t)(end - block->start);
+	fragment->body = fragment->code_size;
 	fragment->tail = emitter->tail ? (uint32_t)(emitter->tail - block->start) : 0;
 	fragment->jump_count = emitter->jumps;
 	fragment->jumps = jumps[0];
-	block->translator->counts.bytes += (uint64_t)(emitter->at - (cache->write + cache->used));
+	block->translator->counts.bytes +=
+		cache->used - (size_t)(emitter->start - cache->write) + top - cache->top;
 	if (lh__cache_add(cache, fragment, block->page) < 0)
 		return -ENOSPC;
-	cache->used = offset_in(emitter, emitter->at);
-	if (entry_next) {
-		fragment->entry = offset_in(emitter, emitter->start);
-		fragment->entry_next = entry_next;
+	if (entry[1]) {
+		fragment->entry = entry[0];
+		fragment->entry_next = entry[1];
 		lh__cache_publish(cache, fragment);
 	}
 	for (unsigned i = 0; i < emitter->jumps; i++)
 		jumps[i]->from = fragment;
 	for (unsigned i = 0; i < emitter->jumps; i++)
-		if ((to = lh__cache_find(cache, jumps[i]->target)))
+		if (jumps[i]->fall)
+			block->fall = jumps[i];
+		else if ((to = lh__cache_find(cache, jumps[i]->target)))
 			lh__cache_link(block->translator, jumps[i], to);
 	*out = fragment;
 	return 0;
@@ -1027,7 +1112,8 @@ static void put_subtracted(struct lh_emitter *emitter, unsigned at, const uint8_
 {
 	uint32_t value = 0;
 
-	memcpy(&value, bytes, size);
+	for (unsigned i = 0; i < size; i++)
+		value |= (uint32_t)bytes[i] << 8 * i;
 	lh__put_constant(emitter, RCX, address + at);
 	if (size == 4)
 		lh__put_bytes(emitter, 0x098b, 2); /* mov (%rcx), %ecx */
@@ -1035,8 +1121,8 @@ static void put_subtracted(struct lh_emitter *emitter, unsigned at, const uint8_
 		lh__put_bytes(emitter, size == 2 ? 0x09b70f : 0x09b60f, 3); /* movzwl, movzbl */
 	lh__put_bytes(emitter, 0x898d, 2);                                  /* lea -value(%rcx), %ecx */
 	lh__put_word(emitter, 0 - value);
-	while (!*stale && ((uintptr_t)emitter->at + 3) & 3 && !emitter->full)
-		lh__put_bytes(emitter, 0x90, 1); /* what put_jump would put behind jrcxz */
+	if (!*stale)
+		lh__put_nops(emitter, 3, 4); /* what put_jump would put behind jrcxz */
 	lh__put_bytes(emitter, 0x05e3, 2);
 	if (*stale)
 		put_back(emitter, *stale);
@@ -1067,14 +1153,14 @@ static void put_check(struct lh_emitter *emitter, const struct block *block)
 	lh__put_gs(emitter, OP_LOAD, RCX, LH_T_SPILL + 8);
 }
 
-static int build_block(struct block *block, bool entered, struct fragment **out)
+static int build_block(struct block *block, bool entered, bool follows, struct fragment **out)
 {
-	struct lh_emitter *emitter = emitter_for(block->translator);
+	struct lh_emitter *emitter = emitter_for(block->translator, follows);
 	uint64_t own = own_function(block->address);
-	uint32_t entry_next = 0;
+	uint32_t entry[2] = { 0, 0 };
 
 	if (entered)
-		entry_next = put_entry(emitter, block->address);
+		entry[1] = put_entry(emitter, block->address, &entry[0]);
 	block->places = 0;
 	block->start = emitter->at;
 	if (block->checked && !own && !is_native(block->translator, block->address))
@@ -1087,7 +1173,7 @@ static int build_block(struct block *block, bool entered, struct fragment **out)
 	} else {
 		put_block(emitter, block);
 	}
-	return emitter->full ? -ENOSPC : finish(emitter, block, entry_next, out);
+	return emitter->full ? -ENOSPC : finish(emitter, block, entry, out);
 }
 
 static void count(struct block *block)
@@ -1111,26 +1197,95 @@ int lh__build_rest(struct lh_translator *translator, uint64_t address, struct fr
 	decode_block(&block, 1);
 	analyse(&block);
 	block.page = NULL;
-	return build_block(&block, false, out);
+	return build_block(&block, false, false, out);
+}
+
+/* What is executed next, if one can say, and nothing else than the block's last jump: else 0. */
+static uint64_t follower_of(const struct block *block)
+{
+	const struct decoded *last = &block->decoded[block->count - 1];
+
+	switch (last->kind) {
+	case PLAIN:
+	case READ_GS:
+	case CONDITIONAL: return next_of(last);
+	case JUMP:
+	case CALL: return branch_target(last);
+	default: return 0;
+	}
+}
+
+/*
+ * Code of this page may be read before it is executed: it is a file's, or stores to it will be seen. What a JIT
+ * has not written yet is not code.
+ */
+static bool may_follow(const struct lh_translator *translator, const struct page *page)
+{
+	return page && !page->checked && (!page->made || translator->guards);
+}
+
+/* The block that is made next, and follows directly: one that is not known yet, whose page is. */
+static bool look_ahead(const struct block *block, struct block *next)
+{
+	struct lh_translator *translator = block->translator;
+	uint64_t address = own_function(block->address) ? 0 : follower_of(block);
+
+	if (!address || address == block->address || block->checked ||
+	    is_native(translator, block->address) || own_function(address) || is_native(translator, address))
+		return false;
+	next->page = lh__cache_page_known(translator->current, address);
+	if (!may_follow(translator, next->page) || lh__cache_find(translator->current, address))
+		return false;
+	next->translator = translator;
+	next->address = address;
+	decode_block(next, LH_BLOCK_INSTRUCTIONS);
+	return next->decoded[0].kind != ALONE && next->decoded[0].kind != NATIVE && !next->checked;
+}
+
+/* A decoded block; next is where the one goes that follows it directly, or NULL. */
+static int build_one(struct block *block, struct block *next, bool entered, bool follows,
+                     struct fragment **out)
+{
+	int error = -ENOSPC;
+
+	/* A client may put so much into a block that it does not fit: then fewer instructions. */
+	for (unsigned most = LH_BLOCK_INSTRUCTIONS; most > 0 && error == -ENOSPC; most /= 4) {
+		if (most < LH_BLOCK_INSTRUCTIONS)
+			decode_block(block, most);
+		analyse(block);
+		block->falls = next && most == LH_BLOCK_INSTRUCTIONS && look_ahead(block, next);
+		error = build_block(block, entered, follows, out);
+	}
+	if (error == 0)
+		count(block);
+	return error;
 }
 
 int lh__build(struct lh_translator *translator, uint64_t address, bool entered, struct fragment **out)
 {
-	struct block block = { .translator = translator, .decoded = translator->decoded, .address = address };
+	struct block block[2] = { { .translator = translator, .decoded = translator->decoded },
+		                  { .decoded = translator->decoded + LH_BLOCK_INSTRUCTIONS } };
+	struct fragment *follower;
+	unsigned now = 0;
 	int error;
 
-	block.page = lh__cache_page(translator, address, &error);
-	if (!block.page)
+	block[0].address = address;
+	block[0].page = lh__cache_page(translator, address, &error);
+	if (!block[0].page)
 		return error;
-	/* A client may put so much into a block that it does not fit: then fewer instructions. */
-	for (unsigned most = LH_BLOCK_INSTRUCTIONS; most > 0; most /= 4) {
-		decode_block(&block, most);
-		analyse(&block);
-		error = build_block(&block, entered, out);
-		if (error != -ENOSPC)
-			break;
+	decode_block(&block[0], LH_BLOCK_INSTRUCTIONS);
+	error = build_one(&block[0], &block[1], entered, false, out);
+	if (error < 0)
+		return error;
+	for (unsigned i = 2; error == 0 && block[now].falls; i++) {
+		struct jump *fall = block[now].fall;
+
+		now ^= 1;
+		error = build_one(&block[now], i < RUN ? &block[now ^ 1] : NULL, false, true, &follower);
+		if (error < 0)
+			lh__cache_sever(translator->current, fall);
+		else
+			lh__cache_link(translator, fall, follower);
 	}
-	if (error == 0)
-		count(&block);
-	return error;
+	return 0;
 }

@@ -1,7 +1,7 @@
 /*
  * cache.c - the code cache, and what is known of the fragments in it (inside.h).
  *
- * A cache is filled from its start and never tidied: what is forgotten stays as dead code, for a thread may
+ * A cache is filled from its start, with what is seldom executed from its end, and never tidied: what is forgotten stays as dead code, for a thread may
  * be in it. When it is full there is a new one. A thread says in its context in which cache it may be, by its
  * epoch, and moves to the newest when it comes to the translator; a cache that is no thread's is unmapped.
  */
@@ -104,7 +104,7 @@ void lh__cache_free(struct lh_translator *translator, struct cache *cache)
 /* Metadata: the table of targets, aligned as its look-up needs it, then tables of fragments and pages. */
 static int map_arena(const struct lh_sys *sys, struct cache *cache)
 {
-	size_t size = cache->size * 2 + cache->size / 4 + ALIGN_TABLE * 2;
+	size_t size = cache->size * 4 + cache->size / 4 + ALIGN_TABLE * 2;
 	uint64_t at, aligned;
 
 	at = lh__map(sys, 0, size + ALIGN_TABLE, PROT_READ | PROT_WRITE,
@@ -134,7 +134,7 @@ static size_t power_of_two(size_t least)
 
 static int make_tables(struct cache *cache)
 {
-	size_t hash = power_of_two(cache->size / 512), pages = power_of_two(cache->size / 16384);
+	size_t hash = power_of_two(cache->size / 128), pages = power_of_two(cache->size / 16384);
 
 	cache->hash = lh__cache_metadata(cache, hash * sizeof(*cache->hash));
 	cache->dormant = lh__cache_metadata(cache, pages * sizeof(*cache->dormant));
@@ -152,6 +152,7 @@ static int make_tables(struct cache *cache)
 	for (size_t i = 0; i < TABLE_ENTRIES; i++)
 		cache->table[i] = (uint64_t)(uintptr_t)cache->execute;
 	cache->used = CACHE_FIRST;
+	cache->top = cache->size;
 	return 0;
 }
 
@@ -232,9 +233,15 @@ static size_t hash_of(uint64_t value)
 	return (size_t)((value * 0x9e3779b97f4a7c15ull) >> 24);
 }
 
+/* What lies near each other in the program is looked up together, and lies near each other here. */
+static struct fragment **bucket_of(const struct cache *cache, uint64_t address)
+{
+	return &cache->hash[((address >> 3) ^ (address >> 24) * 0x9e3779b1u) & cache->hash_mask];
+}
+
 struct fragment *lh__cache_find(const struct cache *cache, uint64_t address)
 {
-	struct fragment *fragment = cache->hash[hash_of(address) & cache->hash_mask];
+	struct fragment *fragment = *bucket_of(cache, address);
 
 	while (fragment && fragment->address != address)
 		fragment = fragment->next;
@@ -248,6 +255,11 @@ static struct page *find_page(const struct cache *cache, uint64_t number)
 	while (page && page->number != number)
 		page = page->next;
 	return page;
+}
+
+struct page *lh__cache_page_known(const struct cache *cache, uint64_t address)
+{
+	return find_page(cache, address / PAGE);
 }
 
 struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, int *error)
@@ -274,7 +286,7 @@ struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, 
 
 int lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *page)
 {
-	struct fragment **head = &cache->hash[hash_of(fragment->address) & cache->hash_mask];
+	struct fragment **head = bucket_of(cache, fragment->address);
 
 	if (cache->order_count == cache->order_size)
 		return -ENOSPC;
@@ -289,22 +301,66 @@ int lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *p
 	return 0;
 }
 
-/* One aligned word, by which a jump that threads may be executing leads elsewhere. */
+/* A part of one aligned word, which threads may be executing. */
+static void replace(struct cache *cache, uint32_t site, const void *bytes, size_t size)
+{
+	uint64_t *word = (uint64_t *)(void *)(cache->write + (site & ~7u)), now = *word;
+
+	for (size_t i = 0; i < size; i++)
+		((uint8_t *)&now)[(site & 7u) + i] = ((const uint8_t *)bytes)[i];
+	__atomic_store_n(word, now, __ATOMIC_RELEASE);
+}
+
+/* The distance of a jump. */
 static void patch(struct cache *cache, uint32_t site, uint32_t to)
 {
-	__atomic_store_n((int32_t *)(void *)(cache->write + site), (int32_t)(to - (site + 4)),
-	                 __ATOMIC_RELEASE);
+	int32_t distance = (int32_t)(to - (site + 4));
+
+	replace(cache, site, &distance, 4);
 }
 
 void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to)
 {
-	if (jump->to || !jump->site || jump->from->held)
+	if (jump->to || !(jump->site | jump->fall) || jump->from->held)
 		return;
 	jump->to = to;
 	jump->next = to->incoming;
 	to->incoming = jump;
+	if (jump->fall)
+		return;
 	patch(translator->current, jump->site, to->code);
 	translator->counts.links++;
+}
+
+/*
+ * From then on a jump leads aside from where the conditional one is, or nothing, to
+ *     the conditional jump, as before; nop; jmp to the stub; 3 bytes; the stub
+ * for which room has been kept. The jump's own record becomes that of the second one.
+ */
+void lh__cache_sever(struct cache *cache, struct jump *jump)
+{
+	struct jump *taken = jump->taken ? lh__jump(cache, jump->taken) : NULL;
+	uint32_t at = (uint32_t)(cache->top - AROUND) & ~7u;
+	uint8_t away[6] = { 0xe9, 0, 0, 0, 0, 0x90 }, *write = cache->write + at;
+	int32_t distance = (int32_t)((taken ? at : at + 8) - (jump->fall + 5));
+
+	cache->top = at;
+	cache->kept -= AROUND + 7;
+	if (taken)
+		__builtin_memcpy(write, cache->write + jump->fall, 2);
+	write[6] = write[7] = 0x90;
+	write[8] = 0xe9;
+	jump->stub = at + AROUND_STUB;
+	lh__put_stub(write + AROUND_STUB, lh__number(cache, jump));
+	jump->site = at + 9;
+	patch(cache, jump->site, jump->stub);
+	if (taken) {
+		taken->site = at + 2;
+		patch(cache, taken->site, taken->to ? taken->to->code : taken->stub);
+	}
+	__builtin_memcpy(away + 1, &distance, 4);
+	replace(cache, jump->fall, away, taken ? 6 : 5);
+	jump->fall = 0;
 }
 
 void lh__cache_unlink(struct cache *cache, struct jump *jump)
@@ -318,7 +374,10 @@ void lh__cache_unlink(struct cache *cache, struct jump *jump)
 	*at = jump->next;
 	jump->to = NULL;
 	jump->next = NULL;
-	patch(cache, jump->site, jump->stub);
+	if (jump->fall)
+		lh__cache_sever(cache, jump);
+	else
+		patch(cache, jump->site, jump->stub);
 }
 
 /* Of those with an entry, by their target's 16 bits. */
@@ -339,12 +398,19 @@ void lh__cache_publish(struct cache *cache, struct fragment *fragment)
 	__atomic_store_n(slot, (uint64_t)(uintptr_t)(cache->execute + fragment->entry), __ATOMIC_RELEASE);
 }
 
+static uint32_t leads_to(const struct cache *cache, uint32_t site)
+{
+	int32_t distance;
+
+	__builtin_memcpy(&distance, cache->write + site, 4);
+	return site + 4 + (uint32_t)distance;
+}
+
 /* Takes the entry out of the chain of its 16 bits. */
 static void withdraw(struct cache *cache, struct fragment *fragment)
 {
 	struct fragment **at = entries_of(cache, fragment->address), *before = NULL;
-	int32_t distance = *(int32_t *)(void *)(cache->write + fragment->entry_next);
-	uint32_t next = fragment->entry_next + 4 + (uint32_t)distance;
+	uint32_t next = leads_to(cache, fragment->entry_next);
 
 	for (; *at != fragment; at = &(*at)->next_entry)
 		if (((*at)->address ^ fragment->address) % TABLE_ENTRIES == 0)
@@ -400,7 +466,7 @@ struct fragment *lh__cache_revive(struct lh_translator *translator, uint64_t add
 	if (!last || page->checked || last->checked ||
 	    !same(fragment->source, (const uint8_t *)(uintptr_t)address, fragment->length))
 		return NULL;
-	head = &cache->hash[hash_of(address) & cache->hash_mask];
+	head = bucket_of(cache, address);
 	fragment->next = *head;
 	*head = fragment;
 	fragment->next_in_page = page->fragments;
@@ -415,7 +481,7 @@ struct fragment *lh__cache_revive(struct lh_translator *translator, uint64_t add
 
 static void forget_fragment(struct cache *cache, struct fragment *fragment)
 {
-	struct fragment **at = &cache->hash[hash_of(fragment->address) & cache->hash_mask];
+	struct fragment **at = bucket_of(cache, fragment->address);
 
 	while (*at != fragment)
 		at = &(*at)->next;
@@ -425,7 +491,10 @@ static void forget_fragment(struct cache *cache, struct fragment *fragment)
 		withdraw(cache, fragment);
 	for (struct jump *jump = fragment->incoming, *next; jump; jump = next) {
 		next = jump->next;
-		patch(cache, jump->site, jump->stub);
+		if (jump->fall)
+			lh__cache_sever(cache, jump);
+		else
+			patch(cache, jump->site, jump->stub);
 		jump->to = NULL;
 		jump->next = NULL;
 	}

@@ -79,7 +79,7 @@ static void set_guard(struct lh_translator *translator, struct guard *guard, uin
 
 	translator->checked_count +=
 		(uint32_t)(state == GUARD_CHECKED) - (uint32_t)(guard->state == GUARD_CHECKED);
-	/* First: a handler of a signal that comes in between must know whose fault it is (lh__changed_fault). */
+	/* First: a handler of a signal that comes in between must know whose fault it is. */
 	__atomic_store_n(&guard->state, (uint8_t)state, __ATOMIC_SEQ_CST);
 	if (is && !protect(translator, guard->number, 0)) {
 		guard->state = GUARD_KERNEL;

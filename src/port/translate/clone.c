@@ -157,7 +157,7 @@ static struct lh_translated_thread *prepare(struct lh_translated_thread *thread,
 	child->next = thread->next;
 	child->held = 1;
 	child->mask = thread->mask;
-	child->blocks = thread->blocks;
+	child->faults_blocked = thread->faults_blocked;
 	child->gs = thread->gs;
 	child->vforked = vforked || (thread->vforked && !(making->flags & CLONE_THREAD));
 	child->alternate = vforked ? thread->alternate : (struct lh_stack){ .flags = LH_STACK_DISABLED };

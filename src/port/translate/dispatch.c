@@ -2,13 +2,22 @@
  * dispatch.c - a thread has come to an address that its fragment does not know (inside.h).
  *
  * Entered from enter.S with the program's registers saved, but for vector registers: those are saved only
- * where a block is made, since what decodes it may use them.
+ * where a block is made that needs Zydis, or has a client, for these may use them.
  */
 #include "port/translate/inside.h"
 
 #include <errno.h>
 #include <linux/sched.h>
 #include <signal.h>
+
+/* Sanitizers call functions of their own, which use vector registers. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define WITH_VECTORS true
+#elif defined(__has_feature)
+#define WITH_VECTORS (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#else
+#define WITH_VECTORS false
+#endif
 
 /* What a clone goes on as: a new thread natively, a child of fork to the translator at once. */
 static uint64_t resume_clone(struct lh_translated_thread *thread, const struct jump *jump)
@@ -34,14 +43,18 @@ static struct fragment *make(struct lh_translated_thread *thread, uint64_t targe
 	bool entered = thread->exit == 0;
 	int result;
 
-	lh__vectors_save(thread);
+	translator->unsaved = thread;
+	if (WITH_VECTORS || translator->client.block || translator->client.before || translator->client.after)
+		lh__vectors_needed(translator);
 	result = known ? lh__build_entry(translator, known)
 	               : lh__build(translator, target, entered, &fragment);
 	if (result == -ENOSPC && lh__cache_flush(translator) == 0) {
 		lh__cache_enter(translator, thread);
 		result = lh__build(translator, target, entered, &fragment);
 	}
-	lh__vectors_restore(thread);
+	if (!translator->unsaved)
+		lh__vectors_restore(thread);
+	translator->unsaved = NULL;
 	if (result == 0)
 		return fragment;
 	translator->counts.slow++;
@@ -75,6 +88,23 @@ static uint64_t go(struct lh_translated_thread *thread, struct jump *jump, uint6
 	return (uint64_t)(uintptr_t)(thread->cache->execute + fragment->code);
 }
 
+#define VSYSCALL 0xffffffffff600000ull
+
+/* The old page of the kernel's, which nobody can read: a call by its address. */
+static uint64_t after_vsyscall(struct lh_translated_thread *thread, uint64_t target)
+{
+	static const uint16_t number[3] = { SYS_gettimeofday, SYS_time, SYS_getcpu };
+	uint64_t which = (target - VSYSCALL) / 1024;
+
+	if (target < VSYSCALL || target % 1024 || which > 2)
+		return target;
+	thread->general[RAX] = (uint64_t)LH_SYS(thread->translator->sys, number[which], thread->general[RDI],
+	                                        thread->general[RSI], thread->general[RDX]);
+	target = *(const uint64_t *)(uintptr_t)thread->general[RSP];
+	thread->general[RSP] += 8;
+	return target;
+}
+
 static uint64_t where(struct lh_translated_thread *thread)
 {
 	struct lh_translator *translator = thread->translator;
@@ -83,10 +113,12 @@ static uint64_t where(struct lh_translated_thread *thread)
 	bool stale = jump && jump->stale;
 
 	thread->dispatches++;
-	if (thread->held_in)
+	if (thread->misses)
 		lh__held_release(thread);
 	if (jump && jump->plain)
 		return translator->process ? lh__process_call(thread, jump) : resume_clone(thread, jump);
+	if (target >= VSYSCALL && translator->process)
+		target = after_vsyscall(thread, target);
 	thread->target = target;
 	lh__after_fork(translator);
 	if (stale)

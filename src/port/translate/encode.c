@@ -11,8 +11,20 @@ void lh__put(struct lh_emitter *emitter, const void *bytes, size_t size)
 		emitter->full = true;
 		return;
 	}
-	memcpy(emitter->at, bytes, size);
+	for (size_t i = 0; i < size; i++)
+		emitter->at[i] = ((const uint8_t *)bytes)[i];
 	emitter->at += size;
+}
+
+void lh__put_instruction(struct lh_emitter *emitter, const uint8_t bytes[LH_INSTRUCTION_ROOM],
+                         unsigned length)
+{
+	if (emitter->end - emitter->at < (ptrdiff_t)LH_INSTRUCTION_ROOM) {
+		emitter->full = true;
+		return;
+	}
+	memcpy(emitter->at, bytes, LH_INSTRUCTION_ROOM);
+	emitter->at += length;
 }
 
 void lh__put_bytes(struct lh_emitter *emitter, uint32_t bytes, unsigned count)
@@ -30,13 +42,14 @@ void lh__put_word(struct lh_emitter *emitter, uint32_t value)
 	lh__put_bytes(emitter, value, 4);
 }
 
-void lh__put_nops(struct lh_emitter *emitter, unsigned ahead)
+void lh__put_nops(struct lh_emitter *emitter, unsigned ahead, unsigned size)
 {
-	static const uint8_t nop[3][3] = { { 0x90 }, { 0x66, 0x90 }, { 0x0f, 0x1f, 0x00 } };
-	unsigned count = (unsigned)-(((uintptr_t)emitter->at + ahead) & 3) & 3;
+	static const uint32_t nop[] = { 0, 0x90, 0x9066, 0x001f0f, 0x00401f0f, 0x00441f0f };
+	unsigned at = ((uintptr_t)emitter->at + ahead) & 7, count = at + size > 8 ? 8 - at : 0;
 
-	if (count)
-		lh__put(emitter, nop[count - 1], count);
+	lh__put_bytes(emitter, nop[count], count < 4 ? count : 4);
+	if (count > 4)
+		lh__put_bytes(emitter, 0, count - 4);
 }
 
 static unsigned rex(int reg, int index, int base)
@@ -110,6 +123,13 @@ void lh__put_literal(struct lh_emitter *emitter, uint64_t first, uint64_t second
 		return;
 	value[0] = first;
 	value[1] = second;
+}
+
+void lh__put_stub(uint8_t *at, uint32_t number)
+{
+	const uint32_t word[] = { 0x2504c765, LH_T_EXIT, number, 0x2524ff65, LH_T_LEAVE };
+
+	memcpy(at, word, STUB); /* movl $number, %gs:EXIT; jmp *%gs:LEAVE */
 }
 
 void lh__put_distance(uint8_t *site, const uint8_t *to)

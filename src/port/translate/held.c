@@ -54,13 +54,19 @@ static void unlink_exits(struct cache *cache, struct fragment *fragment)
 		lh__cache_unlink(cache, &fragment->jumps[i]);
 }
 
+void lh__held_miss(struct lh_translated_thread *thread)
+{
+	thread->table = LH_ADDRESS(thread->translator->process->misses) / 8;
+	thread->misses = true;
+}
+
 void lh__held_force(struct lh_translated_thread *thread, struct cache *cache, struct fragment *fragment)
 {
 	if (thread->held_in)
 		return;
 	fragment->held++;
 	thread->held_in = fragment;
-	thread->table = LH_ADDRESS(thread->translator->process->misses) / 8;
+	lh__held_miss(thread);
 	unlink_exits(cache, fragment);
 }
 
@@ -84,6 +90,7 @@ void lh__held_release(struct lh_translated_thread *thread)
 	if (thread->held_in)
 		thread->held_in->held--;
 	thread->held_in = NULL;
+	thread->misses = false;
 	thread->table = LH_ADDRESS(thread->cache->table) / 8;
 	lh__changed_release(thread);
 }
@@ -159,11 +166,7 @@ static void true_instruction(struct lh_translated_thread *thread, ucontext_t *co
 /* Between two fragments: entries, which compare rax, the target, and load it and rcx again. */
 static bool true_entry(struct lh_translated_thread *thread, ucontext_t *context, uint64_t at)
 {
-	static const uint8_t reload_rcx[4] = { 0x65, 0x48, 0x8b, 0x0c },
-			     reload_rax[4] = { 0x65, 0x48, 0x8b, 0x04 };
 	const uint8_t *code = (const uint8_t *)(uintptr_t)at;
-	bool reloads =
-		__builtin_memcmp(code, reload_rcx, 4) == 0 || __builtin_memcmp(code, reload_rax, 4) == 0;
 	struct fragment *fragment;
 	struct cache *cache;
 	int32_t distance;
@@ -177,10 +180,27 @@ static bool true_entry(struct lh_translated_thread *thread, ucontext_t *context,
 			set_address(context, fragment->address);
 		return fragment != NULL;
 	}
-	(void)reloads;
 	set_address(context, lh__register(context, RAX));
 	unspill(thread, context, TARGET_SPILLED);
 	return true;
+}
+
+/* Aside: a stub leads to the translator by itself; a jump that has taken a fall's place, to anywhere. */
+static void force_aside(struct lh_translated_thread *thread, uint64_t at)
+{
+	const uint8_t *code = (const uint8_t *)(uintptr_t)at;
+	struct jump *jump;
+	uint32_t number;
+
+	switch (code[0]) {
+	case 0x0f: break;
+	case 0x90: code -= code[1] == 0x90 ? 6 : 7; break;
+	case 0xe9: code -= 8; break;
+	default: return;
+	}
+	__builtin_memcpy(&number, code + AROUND_STUB + STUB_NUMBER, 4);
+	jump = lh__jump(thread->cache, number);
+	lh__held_force(thread, thread->cache, jump->from);
 }
 
 /* In the cache, under the lock. */
@@ -192,6 +212,10 @@ static bool true_in_cache(struct lh_translated_thread *thread, ucontext_t *conte
 	struct fragment *fragment = lh__cache_fragment(thread->translator, at, &cache, &instruction);
 	uint32_t offset;
 
+	if (!fragment && at - LH_ADDRESS(thread->cache->execute) >= thread->cache->top) {
+		force_aside(thread, at);
+		return false;
+	}
 	if (!fragment)
 		return at - LH_ADDRESS(thread->cache->execute) >= CACHE_FIRST &&
 		       true_entry(thread, context, at);
@@ -261,8 +285,10 @@ bool lh__held_true(struct lh_translated_thread *thread, ucontext_t *context, boo
 			force_at(thread, ((const uint64_t *)thread->stack)[-2]);
 		return false;
 	}
-	if (between(at, lh__translate_text, lh__translate_text_end))
+	if (between(at, lh__translate_text, lh__translate_text_end)) {
+		lh__held_miss(thread);
 		return false;
+	}
 	if (!cached(thread->translator, at))
 		return true;
 	lh__changed_hold(thread);

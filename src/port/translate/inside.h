@@ -65,6 +65,7 @@ enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R11 = 11 }; /* as they are encode
 #define SIGNAL_BYTES 65536u
 #define THREADS 16384u            /* slots for contexts: address space only */
 #define TABLE_ENTRIES 65536u      /* 16 bits of a target */
+#define LH_INSTRUCTION_ROOM 16u   /* bytes that are copied of each, at once */
 #define NATIVES 256u              /* functions that are called natively */
 #define LH_BLOCK_INSTRUCTIONS 96u /* a block has at most so many */
 
@@ -122,13 +123,14 @@ struct lh_translated_thread {
 	uint8_t vector[VECTOR_BYTES] __attribute__((aligned(64)));
 	struct lh_translator *translator;
 	struct cache *cache;
-	uint64_t epoch; /* of that cache */
-	uint64_t next;  /* behind the system call at target */
-	bool boundary;  /* what is resumed is a boundary: all is true, the program is at target */
-	bool vforked;   /* a child of vfork, or a thread of one */
-	bool nested;    /* a signal has come before another one's handler had blocked it */
-	bool blocks;   /* the program blocks SIGSEGV; the kernel never does, since guarded pages raise it */
+	uint64_t epoch;      /* of that cache */
+	uint64_t next;       /* behind the system call at target */
+	bool boundary;       /* what is resumed is a boundary: all is true, the program is at target */
+	bool faults_blocked; /* the program blocks SIGSEGV, which the kernel does not */
+	bool vforked;        /* a child of vfork, or a thread of one */
+	bool nested;         /* a signal has come before another one's handler had blocked it */
 	uint64_t nested_mask;
+	bool misses;              /* its table is one that knows nobody */
 	struct fragment *held_in; /* whose exits lead here since a signal waits for its end */
 	struct lh_stack alternate;
 	struct lh_actions *actions, own_actions;
@@ -149,8 +151,10 @@ struct jump {
 	uint32_t site; /* offset in the cache of the distance that is patched; 0: never linked */
 	uint32_t stub; /* where it leads while it is not linked */
 	uint32_t plain, thread, fork; /* where a clone goes on, by kind; 0: this is no clone */
-	uint32_t length;              /* of a system call's instruction, which target is behind */
-	bool stale;                   /* its fragment is not what the program's code is now; rcx is spilled */
+	uint32_t fall;   /* 0, or: the target follows directly, as long as there is no jump at this offset, */
+	uint32_t taken;  /* where there is a conditional one to elsewhere: its number; 0: nothing */
+	uint32_t length; /* of a system call's instruction, which target is behind */
+	bool stale;      /* its fragment is not what the program's code is now; rcx is spilled */
 	struct fragment *from, *to;
 	struct jump *next; /* of those that lead to the same fragment */
 };
@@ -196,7 +200,8 @@ struct page {
 struct cache {
 	struct cache *next; /* of those that are retired */
 	uint64_t epoch;
-	size_t size, used;
+	size_t size, used, top;   /* bytes from its start that are taken, and from where to its end */
+	size_t kept;              /* of those between, for falls that may have to become jumps */
 	uint8_t *write, *execute; /* the two mappings */
 	uint8_t *arena;           /* metadata, bump allocated; starts with the table */
 	size_t arena_size, arena_used;
@@ -256,6 +261,7 @@ struct lh_translator {
 	size_t decoded_bytes;
 	struct lh_emitter *emitter;
 	size_t emitter_bytes;
+	struct lh_translated_thread *unsaved; /* for whom a block is made, while its vectors are not saved */
 	struct lh_translate_counts counts;
 	struct lh_process *process; /* process.c; NULL: threads switch themselves over */
 	/* changed.c: of the program's memory */
@@ -314,6 +320,8 @@ void lh__thread_set_gs(const struct lh_translator *translator, uint64_t base);
 void lh__thread_leave(struct lh_translator *translator);
 void lh__vectors_save(struct lh_translated_thread *thread);
 void lh__vectors_restore(struct lh_translated_thread *thread);
+/* Before anything that is not compiled without them: Zydis, a client. */
+void lh__vectors_needed(struct lh_translator *translator);
 /*
  * The same much faster, for a function that leaves x87 and MMX alone, and upper halves as it finds them, where
  * those are not in use. False: they are.
@@ -336,12 +344,15 @@ struct fragment *lh__cache_find(const struct cache *cache, uint64_t address);
 int lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *page) LH_MUST_CHECK;
 /* The page of an address if code may be read there; NULL with -EFAULT in *error where not, or -ENOSPC. */
 struct page *lh__cache_page(struct lh_translator *translator, uint64_t address, int *error);
+struct page *lh__cache_page_known(const struct cache *cache, uint64_t address);
 /*
  * In memory that JITs write, code is forgotten more often than it changes: protections flip, and its
  * neighbours are written. The fragment for the address, if there has been one that was made of what is there.
  */
 struct fragment *lh__cache_revive(struct lh_translator *translator, uint64_t address);
 void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to);
+/* A fragment that follows directly becomes one that a jump leads to, or to the translator. */
+void lh__cache_sever(struct cache *cache, struct jump *jump);
 void lh__cache_publish(struct cache *cache, struct fragment *fragment);
 /* Whether there was anything. */
 bool lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
@@ -373,6 +384,10 @@ static inline struct jump *lh__jump(const struct cache *cache, uint64_t number)
 #define LABELS 64u
 #define JUMPS 4u
 #define LITERAL_WORDS 5u
+#define STUB 20u
+#define STUB_NUMBER 8u  /* where in it that stands */
+#define AROUND 40u      /* bytes that a fall takes when it becomes a jump, */
+#define AROUND_STUB 16u /* and where in them the stub stands */
 
 struct lh_emitter {
 	struct lh_translator *translator;
@@ -399,17 +414,21 @@ struct lh_emitter {
 		uint64_t target;
 		unsigned length;
 		uint8_t *plain, *thread, *fork; /* of a clone: how it is made */
-		uint8_t *child_site;            /* the child's way, to the stub of the first */
+		uint8_t *fall;       /* its target comes next: what is here is replaced by a jump */
+		bool conditional;    /* and the jump before it is a conditional one, there */
+		uint8_t *child_site; /* the child's way, to the stub of the first */
 		bool stale;
 	} jump[JUMPS];
 };
 
 void lh__put(struct lh_emitter *emitter, const void *bytes, size_t size);
+void lh__put_instruction(struct lh_emitter *emitter, const uint8_t bytes[LH_INSTRUCTION_ROOM],
+                         unsigned length);
 /* Up to 4 bytes, the lowest first. */
 void lh__put_bytes(struct lh_emitter *emitter, uint32_t bytes, unsigned count);
 void lh__put_word(struct lh_emitter *emitter, uint32_t value);
-/* Until the place plus ahead is a multiple of 4. */
-void lh__put_nops(struct lh_emitter *emitter, unsigned ahead);
+/* Until so many bytes that come `ahead` of here do not cross a word of 8: those are changed at once. */
+void lh__put_nops(struct lh_emitter *emitter, unsigned ahead, unsigned size);
 /* An operation of 8 bytes on a register and memory: base and index may be -1. */
 enum { OP_LOAD = 0x8b, OP_STORE = 0x89, OP_LEA = 0x8d, OP_ADD = 0x03, OP_COMPARE = 0x3b };
 void lh__put_memory(struct lh_emitter *emitter, unsigned op, int reg, int base, int index, unsigned scale,
@@ -418,6 +437,8 @@ void lh__put_gs(struct lh_emitter *emitter, unsigned op, int reg, size_t offset)
 void lh__put_constant(struct lh_emitter *emitter, int reg, uint64_t value);
 /* After an operation that ends with a distance: it leads to constants behind the code. */
 void lh__put_literal(struct lh_emitter *emitter, uint64_t first, uint64_t second, unsigned count);
+/* To the translator, because of the exit of this number: STUB bytes at any place. */
+void lh__put_stub(uint8_t *at, uint32_t number);
 /* The same: where to put them, at most LITERAL_WORDS; NULL: there is no room. */
 uint64_t *lh__put_literals(struct lh_emitter *emitter, unsigned count);
 void lh__put_distance(uint8_t *site, const uint8_t *to);
@@ -426,13 +447,22 @@ static inline uint64_t lh__executes_at(const struct lh_emitter *emitter, const u
 	return (uint64_t)(uintptr_t)(emitter->cache->execute + (at - emitter->cache->write));
 }
 
+/* ---- decode.c */
+
+/*
+ * False: not known here, Zydis may know it. Sets length, encoding, opcode_map, opcode, attributes (HAS_REX,
+ * HAS_MODRM), and of raw: prefix_count, the values of prefixes, rex, modrm, disp (value, offset), and imm[0]'s
+ * value where it is a distance. Nothing else.
+ */
+bool lh__decode_quickly(const uint8_t code[LH_INSTRUCTION_ROOM], ZydisDecodedInstruction *out);
+
 /* ---- emit.c */
 
 /* A client's turn: what is live, and which registers addresses are made of. */
 void lh__emit_turn(struct lh_emitter *emitter, uint32_t live, const struct lh_accesses *accesses);
 int lh__general(ZydisRegister reg);
 
-/* ---- build.c, under the lock, vectors saved */
+/* ---- build.c, under the lock */
 
 /* -EFAULT: there is nothing at the address; -ENOSPC: the cache is full. entered: by its address. */
 int lh__build(struct lh_translator *translator, uint64_t address, bool entered,
@@ -502,6 +532,7 @@ void lh__translate_syscall_out(struct lh_translated_thread *thread);
 
 struct lh_process {
 	struct lh_process_options options;
+	uint64_t room;    /* where it lies */
 	uint64_t *misses; /* a table of targets that knows none */
 	uint32_t threads;
 	struct lh_actions actions;
@@ -510,6 +541,7 @@ struct lh_process {
 uint64_t lh__process_call(struct lh_translated_thread *thread, const struct jump *jump);
 /* Until the thread resumes, no signal comes. */
 void lh__process_hold(struct lh_translated_thread *thread);
+void lh__process_free(struct lh_translator *translator);
 void lh__process_ends(struct lh_translated_thread *thread, int status);
 
 /* ---- clone.c */
@@ -521,8 +553,8 @@ void lh__clone_tell(struct lh_translated_thread *thread);
 
 /* ---- signal.c */
 
-bool lh__signal_mask(struct lh_translated_thread *thread, struct lh_translate_call *call);
 bool lh__signal_action(struct lh_translated_thread *thread, struct lh_translate_call *call);
+bool lh__signal_mask(struct lh_translated_thread *thread, struct lh_translate_call *call);
 bool lh__signal_stack(struct lh_translated_thread *thread, struct lh_translate_call *call);
 uint64_t lh__signal_return(struct lh_translated_thread *thread);
 /* All that the kernel has now becomes the program's. */
@@ -535,6 +567,8 @@ void lh__signal_own_stack(struct lh_translated_thread *thread);
 /* Makes the state the program's, at an address of its own. False: it is not at a boundary; it will be. */
 bool lh__held_true(struct lh_translated_thread *thread, ucontext_t *context, bool synchronous);
 uint64_t lh__register(const ucontext_t *context, int reg);
+/* The next jump through the table leads to the translator. */
+void lh__held_miss(struct lh_translated_thread *thread);
 /* The thread has come to the translator. */
 void lh__held_release(struct lh_translated_thread *thread);
 /* Under the lock: when it is at the fragment's end it comes to the translator. */

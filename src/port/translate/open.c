@@ -120,6 +120,7 @@ void lh__translate_close(struct lh_translator *translator)
 	unmap(sys, translator->emitter, translator->emitter_bytes);
 	unmap(sys, translator->alive, PAGE);
 	unmap(sys, translator->guard, GUARDS * sizeof(*translator->guard));
+	lh__process_free(translator);
 	lh__free(sys, translator, sizeof(*translator));
 }
 

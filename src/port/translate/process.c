@@ -161,17 +161,29 @@ static void forget_rseq(const struct lh_sys *sys, uint64_t fs)
 }
 
 /* A table in which nothing is known, aligned as the one of a cache. */
-static uint64_t *make_misses(const struct lh_sys *sys)
+static int make_misses(const struct lh_sys *sys, struct lh_process *process)
 {
 	size_t size = TABLE_ENTRIES * 8;
 	uint64_t at = lh__map(sys, 0, 2 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
-	uint64_t *table = (uint64_t *)(uintptr_t)((at + size - 1) & ~(uint64_t)(size - 1));
 
 	if (!at)
-		return NULL;
+		return -ENOMEM;
+	process->room = at;
+	process->misses = (uint64_t *)(uintptr_t)((at + size - 1) & ~(uint64_t)(size - 1));
 	for (size_t i = 0; i < TABLE_ENTRIES; i++)
-		table[i] = LH_ADDRESS(lh__translate_leave_indirect);
-	return table;
+		process->misses[i] = LH_ADDRESS(lh__translate_leave_indirect);
+	return 0;
+}
+
+void lh__process_free(struct lh_translator *translator)
+{
+	struct lh_process *process = translator->process;
+
+	if (!process)
+		return;
+	if (process->room)
+		LH_SYS(translator->sys, SYS_munmap, process->room, 2 * TABLE_ENTRIES * 8);
+	lh__free(translator->sys, process, sizeof(*process));
 }
 
 static int make(struct lh_translator *translator, const struct lh_process_options *options)
@@ -180,16 +192,11 @@ static int make(struct lh_translator *translator, const struct lh_process_option
 
 	if (!process)
 		return -ENOMEM;
-	process->misses = make_misses(translator->sys);
-	if (!process->misses) {
-		lh__free(translator->sys, process, sizeof(*process));
-		return -ENOMEM;
-	}
 	process->options = *options;
 	process->threads = 1;
 	translator->process = process;
 	translator->mapped = options->mapped;
-	return 0;
+	return make_misses(translator->sys, process);
 }
 
 static long take_over(struct lh_translator *translator, struct lh_translated_thread **out)
@@ -202,12 +209,18 @@ static long take_over(struct lh_translator *translator, struct lh_translated_thr
 	result = lh__thread_activate(translator, thread);
 	if (result < 0)
 		return result;
+	result = lh__changed_guard(translator);
+	if (result < 0)
+		return result;
 	thread->depth = 1;
+	/* Until the program goes on: this is the translator's own code, on the program's stack. */
+	lh__process_hold(thread);
+	lh__held_miss(thread);
 	forget_rseq(translator->sys, thread->fs);
 	lh__signal_take(translator, thread);
 	lh__clone_tell(thread);
 	*out = thread;
-	return lh__changed_guard(translator);
+	return 0;
 }
 
 struct process_outcome lh__process_on(const struct lh_process_options *options, struct lh_translator **out,

@@ -19,7 +19,19 @@
  *     arch_prctl of gs               the program's gs is a value that is kept for it.
  *
  * A program that is killed by a signal of its own making dies natively, at its own address, with its own
- * registers: core files are the program's.
+ * registers: core files are the program's. So do those of SIGABRT and its like.
+ *
+ * A child of vfork (posix_spawn too) is one more thread of its parent, for that time, with zeroed bytes of
+ * its own; thread_ends tells of it, in the parent, when it has become another program or has gone.
+ *
+ * What is not as it would be:
+ *     a signal that comes in the middle of a block waits for its end, a long rep movs too
+ *     one that had to wait is the thread's then, no longer the process's: no other thread's sigwait takes it
+ *     the trap flag, set by the program, traps in translated code; breakpoints of a debugger are not seen
+ *     32-bit system calls (int $0x80) are made, but not seen
+ *     gs other than 0 is refused (-EPERM); wrgsbase and far jumps leave the translator
+ *     an ignored SIGSEGV is handled, so that calls that it interrupts begin anew, or fail with EINTR
+ *     a frame that does not fit on the program's stack kills, where a handler for SIGSEGV might have run
  */
 #ifndef LH_PORT_TRANSLATE_PROCESS_H
 #define LH_PORT_TRANSLATE_PROCESS_H

@@ -17,6 +17,8 @@
 #define FLAG_RESTORER 0x04000000u
 #define FLAG_UNSUPPORTED 0x00000400u
 #define RED_ZONE 128u
+#define FIRST_QUEUED 32
+#define QUEUED 64
 #define LEAST_STACK 2048u
 #define BIT(signal) ((uint64_t)1 << ((signal)-1))
 /* Those that an instruction raises. */
@@ -121,40 +123,40 @@ bool lh__signal_action(struct lh_translated_thread *thread, struct lh_translate_
 
 /* ---- masks */
 
-static uint64_t blocked(const struct lh_translated_thread *thread)
-{
-	return thread->blocks ? BIT(SIGSEGV) : 0;
-}
-
-/* The program's mask becomes this one. */
+/*
+ * The kernel never blocks SIGSEGV: pages that are guarded (changed.c) fault at any time. That the program
+ * blocks it is kept here.
+ */
 static void set_mask(struct lh_translated_thread *thread, uint64_t mask)
 {
-	thread->blocks = mask & BIT(SIGSEGV);
+	thread->faults_blocked = mask & BIT(SIGSEGV);
 	thread->mask = mask & ~BIT(SIGSEGV);
+}
+
+static uint64_t true_mask(const struct lh_translated_thread *thread, uint64_t kernel)
+{
+	return kernel | (thread->faults_blocked ? BIT(SIGSEGV) : 0);
 }
 
 bool lh__signal_mask(struct lh_translated_thread *thread, struct lh_translate_call *call)
 {
 	const struct lh_sys *sys = thread->translator->sys;
-	uint64_t set = 0, before, never = BIT(SIGKILL) | BIT(SIGSTOP);
-	bool changes = call->argument[1];
-	int how = (int)call->argument[0];
+	uint64_t set = 0, before;
+	long how = call->argument[0];
 
-	if (call->argument[3] != 8)
+	if (call->argument[3] != 8 || how < SIG_BLOCK || how > SIG_SETMASK)
 		return false;
-	call->result = changes ? lh__peek(sys, (uint64_t)call->argument[1], &set, sizeof(set)) : 0;
-	if (call->result == 0 && changes && (how < SIG_BLOCK || how > SIG_SETMASK))
-		call->result = -EINVAL;
-	if (call->result < 0)
-		return true;
+	if (call->argument[1] && lh__peek(sys, (uint64_t)call->argument[1], &set, sizeof(set)) < 0)
+		return false;
+	if (!thread->faults_blocked && !(set & BIT(SIGSEGV)))
+		return false;
 	lh__process_hold(thread);
-	before = thread->mask | blocked(thread);
-	if (changes && how != SIG_SETMASK)
-		set = how == SIG_BLOCK ? before | set : before & ~set;
-	if (changes)
-		set_mask(thread, set & ~never);
-	if (call->argument[2])
-		call->result = lh__poke(sys, (uint64_t)call->argument[2], &before, sizeof(before));
+	before = true_mask(thread, thread->mask);
+	set &= ~(BIT(SIGKILL) | BIT(SIGSTOP));
+	if (call->argument[1])
+		set_mask(thread, how == SIG_BLOCK ? before | set : how == SIG_UNBLOCK ? before & ~set : set);
+	call->result =
+		call->argument[2] ? lh__poke(sys, (uint64_t)call->argument[2], &before, sizeof(before)) : 0;
 	return true;
 }
 
@@ -235,9 +237,9 @@ uint64_t lh__signal_return(struct lh_translated_thread *thread)
 	lh__process_hold(thread);
 	set_stack(thread, &frame->context.stack, general[REG_RSP], 0);
 	frame->context.stack = own_stack(thread);
-	thread->target = general[REG_RIP];
-	thread->blocks = frame->context.mask & BIT(SIGSEGV);
+	set_mask(thread, frame->context.mask);
 	frame->context.mask &= ~BIT(SIGSEGV);
+	thread->target = general[REG_RIP];
 	general[REG_RIP] = LH_ADDRESS(lh__translate_enter);
 	return LH_ADDRESS(lh__translate_sigreturn);
 }
@@ -247,6 +249,22 @@ uint64_t lh__signal_return(struct lh_translated_thread *thread)
 static void send_again(const struct lh_sys *sys, int signal, siginfo_t *info)
 {
 	LH_SYS(sys, SYS_rt_tgsigqueueinfo, LH_SYS(sys, SYS_getpid), LH_SYS(sys, SYS_gettid), signal, info);
+}
+
+/* Of those with a queue the first has to come first again. */
+static void send_in_order(const struct lh_sys *sys, int signal, siginfo_t *info)
+{
+	struct timespec now = { 0, 0 };
+	uint64_t set = BIT(signal);
+	siginfo_t others[QUEUED];
+	int count = 0;
+
+	while (signal >= FIRST_QUEUED && count < QUEUED &&
+	       LH_SYS(sys, SYS_rt_sigtimedwait, &set, &others[count], &now, 8) == signal)
+		count++;
+	send_again(sys, signal, info);
+	for (int i = 0; i < count; i++)
+		send_again(sys, signal, &others[i]);
 }
 
 /* As if there had been no handler: it comes again when the thread is at the program's own address. */
@@ -311,8 +329,7 @@ static bool deliver(struct lh_translated_thread *thread, int signal, siginfo_t *
 	uint64_t fpstate, state = state_bytes(from->context.fpstate), at;
 	struct frame *frame;
 
-	if (action.handler <= 1 ||
-	    (raised(signal, info) && (from->context.mask | blocked(thread)) & BIT(signal))) {
+	if (action.handler <= 1 || (raised(signal, info) && from->context.mask & BIT(signal))) {
 		if (action.handler == 1 && !raised(signal, info))
 			return false;
 		return die(thread, signal, info, context);
@@ -325,7 +342,6 @@ static bool deliver(struct lh_translated_thread *thread, int signal, siginfo_t *
 	*frame = *from;
 	frame->restorer = action.restorer;
 	frame->context.fpstate = fpstate;
-	frame->context.mask |= blocked(thread);
 	frame->context.stack = thread->alternate;
 	if (thread->alternate.flags & (int32_t)LH_STACK_DISARMS)
 		thread->alternate = (struct lh_stack){ .flags = LH_STACK_DISABLED };
@@ -342,7 +358,7 @@ static bool deliver(struct lh_translated_thread *thread, int signal, siginfo_t *
 	thread->after = LH_ADDRESS(lh__translate_enter);
 	thread->resume = LH_ADDRESS(lh__translate_unblock);
 	thread->boundary = true;
-	set_mask(thread, mask | blocked(thread));
+	set_mask(thread, mask);
 	thread->held = 1;
 	return true;
 }
@@ -352,7 +368,7 @@ static bool later(struct lh_translated_thread *thread, int signal, siginfo_t *in
 {
 	uint64_t *mask = (uint64_t *)(void *)&context->uc_sigmask;
 
-	send_again(thread->translator->sys, signal, info);
+	send_in_order(thread->translator->sys, signal, info);
 	thread->mask = *mask;
 	thread->held = 1;
 	*mask = ~RAISED | BIT(signal);
@@ -366,11 +382,18 @@ static bool nested(struct lh_translated_thread *thread, int signal, siginfo_t *i
 
 	if (raised(signal, info))
 		return die(thread, signal, info, context);
-	send_again(thread->translator->sys, signal, info);
+	send_in_order(thread->translator->sys, signal, info);
 	thread->nested = true;
 	thread->nested_mask = *mask;
 	*mask = ~(uint64_t)0;
 	return false;
+}
+
+/* What it says of where it came from; si_call_addr lies there too. */
+static void make_true(siginfo_t *info, uint64_t code, uint64_t program)
+{
+	if (LH_ADDRESS(info->si_addr) == code)
+		info->si_addr = (void *)(uintptr_t)program;
 }
 
 /* Whether the thread goes on in a handler; else where the frame says. */
@@ -380,6 +403,7 @@ bool lh__signal_entered(struct lh_translated_thread *thread, int signal, siginfo
 	uint64_t all = ~0ull, mask = 0, pointer = (uint64_t)context->uc_mcontext.gregs[REG_RSP];
 	uint64_t *before = (uint64_t *)(void *)&context->uc_sigmask;
 	bool synchronous = raised(signal, info);
+	uint64_t address;
 
 	LH_SYS(translator->sys, SYS_rt_sigprocmask, SIG_SETMASK, &all, &mask, 8);
 	if (pointer - own_stack(thread).start < SIGNAL_BYTES)
@@ -389,15 +413,20 @@ bool lh__signal_entered(struct lh_translated_thread *thread, int signal, siginfo
 	thread->nested = false;
 	if (synchronous && lh__changed_fault(translator, info, context))
 		return false;
+	address = (uint64_t)context->uc_mcontext.gregs[REG_RIP];
 	if (!lh__held_true(thread, context, synchronous)) {
 		if (synchronous)
 			return die(thread, signal, info, context);
 		return later(thread, signal, info, context);
 	}
+	if (synchronous)
+		make_true(info, address, (uint64_t)context->uc_mcontext.gregs[REG_RIP]);
 	if (thread->held) {
 		mask = (mask & ~*before) | thread->mask;
 		*before = thread->mask;
 	}
+	*before = true_mask(thread, *before);
+	mask = true_mask(thread, mask);
 	return deliver(thread, signal, info, context, mask);
 }
 
@@ -407,11 +436,8 @@ void lh__signal_take(struct lh_translator *translator, struct lh_translated_thre
 {
 	struct lh_actions *actions = &translator->process->actions;
 	const struct lh_sys *sys = translator->sys;
-	uint64_t before = 0;
 
 	thread->actions = actions;
-	LH_SYS(sys, SYS_rt_sigprocmask, SIG_UNBLOCK, &(uint64_t){ BIT(SIGSEGV) }, &before, 8);
-	thread->blocks = before & BIT(SIGSEGV);
 	LH_SYS(sys, SYS_sigaltstack, NULL, &thread->alternate);
 	lh__signal_own_stack(thread);
 	for (int signal = 1; signal <= 64; signal++)

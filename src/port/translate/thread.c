@@ -346,6 +346,14 @@ void lh__vectors_restore(struct lh_translated_thread *thread)
 		__asm__ volatile("fxrstor64 (%0)" : : "r"(thread->vector) : "memory");
 }
 
+void lh__vectors_needed(struct lh_translator *translator)
+{
+	if (!translator->unsaved)
+		return;
+	lh__vectors_save(translator->unsaved);
+	translator->unsaved = NULL;
+}
+
 /* ---- the same without xsave, which takes some 100 ns */
 
 #define IN_USE_HALVES 0x44u /* AVX, and the upper halves of the first 16 */

@@ -314,8 +314,7 @@ static const long lenders[] = { SYS_vmsplice, SYS_io_uring_setup, SYS_io_uring_e
 void lh__buffers_want(uint64_t bitmap[LH_INTERCEPT_NUMBERS / 64], bool in_line)
 {
 	for (long nr = 0; nr < LH_INTERCEPT_NUMBERS; nr++)
-		if (lh__operands(nr)->class == LH_CALL_PIN ||
-		    lh__operands(nr)->class == LH_CALL_EXECUTE ||
+		if (lh__operands(nr)->class == LH_CALL_PIN || lh__operands(nr)->class == LH_CALL_EXECUTE ||
 		    (in_line && lh__operands(nr)->class != LH_CALL_NONE))
 			bitmap[nr / 64] |= UINT64_C(1) << nr % 64;
 	for (size_t i = 0; i < sizeof lenders / sizeof lenders[0]; i++)
