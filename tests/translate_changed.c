@@ -243,9 +243,11 @@ static void check_beyond(void)
 
 static uint64_t counted_from, counted_to;
 
-static void count_block(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions)
+static void count_block(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions,
+                        const struct lh_translated_instruction *instruction)
 {
 	(void)context;
+	(void)instruction;
 	if (address >= counted_from && address < counted_to) {
 		lh__emit_count_own(emitter, 0, instructions);
 		lh__emit_done(emitter);
@@ -264,9 +266,11 @@ static void count_store(void *context, struct lh_emitter *emitter,
 	lh__emit_done(emitter);
 }
 
-static void count_cut(void *context, void *own, uint64_t address, unsigned instructions, unsigned executed)
+static void count_cut(void *context, void *own, uint64_t address, unsigned instructions, unsigned executed,
+                      const uint64_t *general)
 {
 	(void)context;
+	(void)general;
 	if (address >= counted_from && address < counted_to)
 		*(uint64_t *)own -= instructions - executed;
 }

@@ -317,9 +317,11 @@ static void check_full(void)
 	lh__translate_close(translator);
 }
 
-static void count_block(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions)
+static void count_block(void *context, struct lh_emitter *emitter, uint64_t address, unsigned instructions,
+                        const struct lh_translated_instruction *instruction)
 {
 	(void)context;
+	(void)instruction;
 	(void)address;
 	lh__emit_count_own(emitter, 0, instructions);
 	lh__emit_done(emitter);
