@@ -242,7 +242,9 @@ $(B)/tests/objects/%.so: $(P)/tests/objects/%.so
 endif
 $(filter $(B)/tests/code_inside $(B)/bench/code_trap,$(TEST_BIN) $(BENCH_BIN)): $(B)/tests/objects/watched.so
 $(filter $(B)/tests/translate_code,$(TEST_BIN)): $(B)/tests/objects/throws.so
-$(filter $(B)/tests/translate_changed,$(TEST_BIN)): $(addprefix $(B)/tests/objects/,first.so second.so)
+$(filter $(B)/tests/translate_changed,$(TEST_BIN)): $(addprefix $(B)/tests/objects/,first.so second.so) \
+	$(P)/tests/agents/whole.so $(addprefix $(P)/tests/,programs/changing objects/first.so objects/second.so)
+$(P)/tests/programs/changing: tests/translate_changed.h tests/tap.h
 # Programs that tests, demo and benchmarks run under Linehome: plain ones, never sanitized, without the library.
 $(P)/tests/programs/%: tests/programs/%.c tests/programs/program.h tests/programs/ring.h
 	@mkdir -p $(@D)

@@ -302,6 +302,42 @@ static void check_counted(const char *how, bool guards, uint64_t near)
 	stop();
 }
 
+/* ---- a whole program */
+
+static void beside(char *out, size_t size, const char *name)
+{
+	ssize_t length = readlink("/proc/self/exe", out, size - 100);
+
+	if (length < 0)
+		abort();
+	out[length] = 0;
+	snprintf(strrchr(out, '/'), 100, "/%s", name);
+	if (access(out, R_OK) == 0)
+		return;
+	out[length] = 0;
+	snprintf(strrchr(out, '/'), 100, "/../../tests/%s", name); /* a build with a sanitizer */
+}
+
+static void check_program(const char *words)
+{
+	char agent[4096], program[4096], command[9000], line[256];
+	unsigned good = 0, bad = 0;
+	FILE *output;
+
+	beside(agent, sizeof(agent), "agents/whole.so");
+	beside(program, sizeof(program), "programs/changing");
+	snprintf(command, sizeof(command), "LD_PRELOAD=%s LH_WHOLE=%s timeout 60 %s", agent, words, program);
+	output = popen(command, "r");
+	while (output && fgets(line, sizeof(line), output)) {
+		good += strncmp(line, "ok ", 3) == 0;
+		bad += strncmp(line, "not ok ", 7) == 0;
+		if (strncmp(line, "ok ", 3) != 0 && strncmp(line, "1..", 3) != 0)
+			printf("# %s", line);
+	}
+	ok(output && pclose(output) == 0 && bad == 0 && good == 19, "a whole program (%s): %u well, %u not",
+	   words, good, bad);
+}
+
 /* The planted fault: stores are let through, and calls made, without anybody hearing of it. */
 static void check_deaf(void)
 {
@@ -340,6 +376,8 @@ int main(void)
 	check_beyond();
 	check_deaf();
 	stop();
+	check_program("bare");
+	check_program("scratch");
 	check_counted("checked", false, 0);
 	check_counted("guarded", true, 0);
 	check_counted("guarded, far away", true, FAR_AWAY);

@@ -395,6 +395,34 @@ static void check_children(void)
 	lh__translate_close(translator);
 }
 
+/* ---- flags */
+
+/* How a processor is found out: with traps where an access is not aligned, in blocks that are not yet known. */
+static uint64_t unaligned(void)
+{
+	uint64_t flags;
+
+	__asm__ volatile("lea -128(%%rsp), %%rsp\n\tpushfq\n\torl $0x40000, (%%rsp)\n\tpopfq\n\t"
+	                 "jmp 1f\n1:\tjmp 2f\n2:\tcall 3f\n\tjmp 4f\n3:\tret\n4:\tpushfq\n\tpop %0\n\t"
+	                 "push %0\n\tandl $0xfffbffff, (%%rsp)\n\tpopfq\n\tlea 128(%%rsp), %%rsp"
+	                 : "=&r"(flags)
+	                 :
+	                 : "memory", "cc");
+	return flags;
+}
+
+static void check_flags(void)
+{
+	struct lh_translator *translator = translator_with((struct lh_translate_options){ 0 });
+	uint64_t flags;
+
+	begin(translator);
+	flags = unaligned();
+	lh__translate_end(translator);
+	ok(flags & 0x40000, "the translator is entered with alignment checks on");
+	lh__translate_close(translator);
+}
+
 /* ---- traps */
 
 static struct lh_translator *trapped;
@@ -706,6 +734,7 @@ int main(void)
 	check_not_forgotten();
 	check_threads();
 	check_children();
+	check_flags();
 	check_traps();
 	check_odd("near", (struct lh_translate_options){ 0 });
 	check_odd("far", (struct lh_translate_options){ .near = FAR_AWAY });

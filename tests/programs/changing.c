@@ -3,6 +3,7 @@
  * same whoever runs it.
  */
 #include <signal.h>
+#include <sys/time.h>
 #include <ucontext.h>
 
 #include "../translate_changed.h"
@@ -48,12 +49,32 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 	siglongjmp(dead_end, 1);
 }
 
+static volatile unsigned alarms;
+
+static void count_alarm(int signal)
+{
+	(void)signal;
+	alarms++;
+}
+
 int main(void)
 {
+	const struct itimerval often = { .it_interval.tv_usec = 500, .it_value.tv_usec = 500 }, never = { 0 };
+	struct sigaction on_alarm = { .sa_handler = count_alarm, .sa_flags = SA_RESTART };
+	sigset_t all, before;
 	struct sigaction action = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO };
 
 	setvbuf(stdout, NULL, _IONBF, 0);
 	sigaction(SIGSEGV, &action, NULL);
+	sigaction(SIGALRM, &on_alarm, NULL);
+	setitimer(ITIMER_REAL, &often, NULL);
 	check_all("program");
+	setitimer(ITIMER_REAL, &never, NULL);
+	ok(alarms > 0, "signals meanwhile");
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &before);
+	check_rewritten("signals blocked");
+	check_itself("signals blocked");
+	sigprocmask(SIG_SETMASK, &before, NULL);
 	return done();
 }

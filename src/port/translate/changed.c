@@ -77,13 +77,14 @@ static void set_guard(struct lh_translator *translator, struct guard *guard, uin
 {
 	bool was = guard->state == GUARD_PROTECTED, is = state == GUARD_PROTECTED;
 
-	if (is && !protect(translator, guard->number, 0)) {
-		state = GUARD_KERNEL;
-		is = false;
-	}
 	translator->checked_count +=
 		(uint32_t)(state == GUARD_CHECKED) - (uint32_t)(guard->state == GUARD_CHECKED);
-	guard->state = (uint8_t)state;
+	/* First: a handler of a signal that comes in between must know whose fault it is (lh__changed_fault). */
+	__atomic_store_n(&guard->state, (uint8_t)state, __ATOMIC_SEQ_CST);
+	if (is && !protect(translator, guard->number, 0)) {
+		guard->state = GUARD_KERNEL;
+		is = false;
+	}
 	if (was && !is)
 		protect(translator, guard->number, PROT_WRITE);
 	translator->guard_count += (uint32_t)is - (uint32_t)was;
@@ -522,7 +523,7 @@ static void leave_old(struct lh_translated_thread *thread, const struct fragment
 	struct lh_translator *translator = thread->translator;
 	const struct lh_translate_client *client = &translator->client;
 	uint64_t address = old->address + old->places[instruction].program;
-	struct fragment *rest = NULL;
+	struct fragment *rest = NULL, *held = thread->held_in;
 	int result = translator->current ? lh__build_rest(translator, address, &rest) : -ENOMEM;
 
 	if (result == -ENOSPC && lh__cache_flush(translator) == 0)
@@ -532,8 +533,13 @@ static void leave_old(struct lh_translated_thread *thread, const struct fragment
 	if (client->cut)
 		client->cut(client->context, thread->own, old->address, old->instructions,
 		            (unsigned)instruction + 1);
+	if (held)
+		held->held--;
+	thread->held_in = NULL;
 	/* The old cache may be gone after this. */
 	lh__cache_enter(translator, thread);
+	if (held)
+		lh__held_force(thread, thread->cache, rest);
 	context->uc_mcontext.gregs[REG_RIP] =
 		(greg_t)(uintptr_t)(thread->cache->execute + rest->code + rest->places[0].code);
 }

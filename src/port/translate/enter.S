@@ -13,6 +13,11 @@
 #define GENERAL(n) %gs:(LH_T_GENERAL + 8 * n)
 #define SPILL(n) %gs:(LH_T_SPILL + 8 * n)
 
+	/* Flags that C code is not to find set: down, and traps where an access is not aligned. */
+#define DIRECTION 0x400
+#define ALIGNMENT 0x40000
+#define NO_FLAGS 2
+
 	.macro	outside function
 	mov	%rax, GENERAL(0)
 	mov	%rcx, GENERAL(1)
@@ -34,7 +39,11 @@
 	pushfq
 	push	$0				/* aligned; and the end of the frames */
 	cld
-	xor	%ebp, %ebp
+	testl	$ALIGNMENT, 8(%rsp)
+	jz	1f
+	push	$NO_FLAGS
+	popfq
+1:	xor	%ebp, %ebp
 	mov	%gs:LH_T_SELF, %rdi
 	call	\function
 	jmp	lh__translate_restore
@@ -201,6 +210,8 @@ lh__translate_text:
 
 	/* What the kernel knows as the handler of all signals; on the context's stack for signals. */
 	function lh__process_entered
+	push	$NO_FLAGS
+	popfq
 	sub	$8, %rsp
 	mov	%rdx, %rcx
 	mov	%rsi, %rdx
@@ -266,7 +277,7 @@ lh__translate_text:
 
 	/*
 	 * Called by a fragment, on the context's stack, with a function on it that touches no vector register.
-	 * The program's direction flag is looked at, since the function wants it clear.
+	 * The program's direction and alignment flags are looked at, since the function wants them clear.
 	 */
 	function lh__translate_plain
 	push	%rax
@@ -282,7 +293,7 @@ lh__translate_text:
 	mov	%gs:LH_T_OWN_AT, %rdi
 	mov	%gs:LH_T_A, %rsi
 	mov	%gs:LH_T_B, %rdx
-	testl	$0x400, (%rsp)
+	testl	$(DIRECTION | ALIGNMENT), (%rsp)
 	jnz	2f
 	call	*88(%rsp)
 1:	add	$8, %rsp
@@ -296,9 +307,11 @@ lh__translate_text:
 	pop	%rcx
 	pop	%rax
 	ret
-2:	cld
+2:	push	$NO_FLAGS
+	popfq
 	call	*88(%rsp)
-	std
+	push	(%rsp)
+	popfq
 	jmp	1b
 	.size	lh__translate_plain, . - lh__translate_plain
 

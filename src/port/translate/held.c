@@ -60,8 +60,7 @@ void lh__held_miss(struct lh_translated_thread *thread)
 	thread->misses = true;
 }
 
-/* Under the lock. */
-static void force(struct lh_translated_thread *thread, struct cache *cache, struct fragment *fragment)
+void lh__held_force(struct lh_translated_thread *thread, struct cache *cache, struct fragment *fragment)
 {
 	if (thread->held_in)
 		return;
@@ -81,7 +80,7 @@ static void force_at(struct lh_translated_thread *thread, uint64_t code)
 	lh__changed_hold(thread);
 	fragment = lh__cache_fragment(translator, code, &cache, &place);
 	if (fragment)
-		force(thread, cache, fragment);
+		lh__held_force(thread, cache, fragment);
 	lh__changed_release(thread);
 }
 
@@ -201,7 +200,7 @@ static void force_aside(struct lh_translated_thread *thread, uint64_t at)
 	}
 	__builtin_memcpy(&number, code + AROUND_STUB + STUB_NUMBER, 4);
 	jump = lh__jump(thread->cache, number);
-	force(thread, thread->cache, jump->from);
+	lh__held_force(thread, thread->cache, jump->from);
 }
 
 /* In the cache, under the lock. */
@@ -233,7 +232,7 @@ static bool true_in_cache(struct lh_translated_thread *thread, ucontext_t *conte
 		set_address(context, lh__register(context, RAX));
 		unspill(thread, context, TARGET_SPILLED);
 	} else {
-		force(thread, cache, fragment);
+		lh__held_force(thread, cache, fragment);
 		return false;
 	}
 	return true;

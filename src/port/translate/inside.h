@@ -571,6 +571,8 @@ uint64_t lh__register(const ucontext_t *context, int reg);
 void lh__held_miss(struct lh_translated_thread *thread);
 /* The thread has come to the translator. */
 void lh__held_release(struct lh_translated_thread *thread);
+/* Under the lock: when it is at the fragment's end it comes to the translator. */
+void lh__held_force(struct lh_translated_thread *thread, struct cache *cache, struct fragment *fragment);
 
 /* ---- state.c */
 
