@@ -1086,7 +1086,6 @@ static int finish(struct lh_emitter *emitter, struct block *block, const uint32_
 	if (entry[1]) {
 		fragment->entry = entry[0];
 		fragment->entry_next = entry[1];
-		lh__cache_publish(cache, fragment);
 	}
 	for (unsigned i = 0; i < emitter->jumps; i++)
 		jumps[i]->from = fragment;
@@ -1308,5 +1307,8 @@ int lh__build(struct lh_translator *translator, uint64_t address, bool entered, 
 		else
 			lh__cache_link(translator, fall, follower);
 	}
+	/* Only now: whoever comes through the table, which has no lock, falls into what follows. */
+	if ((*out)->entry)
+		lh__cache_publish(translator->current, *out);
 	return 0;
 }
