@@ -1284,7 +1284,7 @@ int lh__build(struct lh_translator *translator, uint64_t address, bool entered, 
 		else
 			lh__cache_link(translator, fall, follower);
 	}
-	/* Not before: from then on threads come there without asking, and what it falls into is to be there. */
+	/* Not before: threads come there at once, without asking, and on into what it falls into. */
 	if ((*out)->entry)
 		lh__cache_publish(translator->current, *out);
 	return 0;
