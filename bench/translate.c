@@ -240,8 +240,9 @@ static void bench_kernel(const struct kernel *kernel)
 #define COLD_BYTES 32u
 
 /*
- * mov (%rdi), %rax; add $1, %rax; mov %rax, (%rdi); test %rax, %rax; jne to the next, over what is not executed:
- * xor %eax, %eax; ret. Each third one is left the other way, by je that is not taken; two nops come first.
+ * mov (%rdi), %rax; add $1, %rax; mov %rax, (%rdi); test %rax, %rax; jne to the next, over what is not
+ * executed: xor %eax, %eax; ret. Each third one is left the other way, by je that is not taken; two nops
+ * come first.
  */
 static uint8_t *make_cold(void)
 {

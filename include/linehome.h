@@ -92,11 +92,11 @@ enum lh_see {
 	 */
 	LH_SEE_CHECKED = 2,
 	/*
-	 * Nothing is declared and nothing faults but to load a page: from lh_tx_begin to the outermost commit
-	 * the calling thread's code, with all that it calls, is translated, so that every store to the pool is
-	 * seen before it happens. Stores outside transactions are not seen, and neither are those of other
-	 * threads, of the kernel, and of handlers of signals, which run as they are; nor what is stored
-	 * through the stack pointer. A thread that ends inside a transaction aborts it.
+	 * Nothing is declared and nothing faults but to load a page: from lh_tx_begin to the outermost
+	 * commit the calling thread's code, with all that it calls, is translated, so that every store to
+	 * the pool is seen before it happens. Stores outside transactions are not seen, and neither are
+	 * those of other threads, of the kernel, and of handlers of signals, which run as they are; nor
+	 * what is stored through the stack pointer. A thread that ends inside a transaction aborts it.
 	 */
 	LH_SEE_TRANSLATED = 3,
 };
@@ -214,8 +214,8 @@ LH_API int lh_pool_load(struct lh_pool *pool, const void *pointer, size_t size,
  * that their stores have happened before the commit. begin, commit and abort are called by the thread that
  * began.
  *
- * lh_tx_begin inside a transaction joins it: it ends with the outermost commit. LH_SEE_TRANSLATED: -EBUSY, the
- * gs register is the program's own; -ENOMEM; nothing has begun then.
+ * lh_tx_begin inside a transaction joins it: it ends with the outermost commit. LH_SEE_TRANSLATED: -EBUSY,
+ * the gs register is the program's own; -ENOMEM; nothing has begun then.
  */
 LH_API int lh_tx_begin(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
 /*

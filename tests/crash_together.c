@@ -1,6 +1,6 @@
 /*
- * crash_together.c - every crash of scripted runs of two and three pools: what is recovered, in whatever order,
- * is in all pools what was committed last, or in all of them what was being committed then.
+ * crash_together.c - every crash of scripted runs of two and three pools: what is recovered, in whatever
+ * order, is in all pools what was committed last, or in all of them what was being committed then.
  *
  * LH_TEST_STATES=N looks at no fewer media; LH_TEST_SEED=N begins with that seed.
  */

@@ -806,7 +806,7 @@ static bool says(const char *command, const char *path, const char *text)
 	bool found = false;
 	FILE *out;
 
-	snprintf(program, sizeof program, "%s/linehome", build ? build : ".");
+	snprintf(program, sizeof program, "%s/linehome", build ? build : "build");
 	if (access(program, X_OK) != 0)
 		return true;
 	snprintf(line, sizeof line, "%.300s pool %s %.400s", program, command, path);

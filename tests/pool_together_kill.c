@@ -1,7 +1,7 @@
 /*
- * pool_together_kill.c - processes that are killed while they change several pools in one transaction: the next
- * one opens them in whatever order and finds the same transaction in all, the last that was acknowledged or the
- * one after it.
+ * pool_together_kill.c - processes that are killed while they change several pools in one transaction: the
+ * next one opens them in whatever order and finds the same transaction in all, the last that was
+ * acknowledged or the one after it.
  *
  * A child may be killed at any time, so also while it recovers one of the pools and has not looked at the
  * others; some children open only one of them and end.

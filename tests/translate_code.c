@@ -397,7 +397,7 @@ static void check_children(void)
 
 /* ---- flags */
 
-/* How a processor is found out: with traps where an access is not aligned, in blocks that are not yet known. */
+/* How a processor is found out: with traps where an access is not aligned, in blocks not yet known. */
 static uint64_t unaligned(void)
 {
 	uint64_t flags;

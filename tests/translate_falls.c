@@ -1,7 +1,7 @@
 /*
- * translate_falls.c - blocks that follow each other directly in the code cache: the way from one into the next
- * is right when the next is changed and forgotten, for each way there is, again and again, for threads that
- * are in the one at that moment, with flags that are live, and in a cache that is full.
+ * translate_falls.c - blocks that follow each other directly in the code cache: the way from one into the
+ * next is right when the next is changed and forgotten, for each way there is, again and again, for threads
+ * that are in the one at that moment, with flags that are live, and in a cache that is full.
  */
 #include <fcntl.h>
 #include <pthread.h>

@@ -1,9 +1,9 @@
 /*
  * whole.c - the agent of the tests of whole programs: it takes over the process that has loaded it.
  *
- * LH_WHOLE, words: scratch (a client that takes scratch registers and changes flags before each instruction,
- * and counts instructions by blocks), tell (each hook says a line on stderr), spoil (a planted fault: handlers
- * of signals see the code cache's addresses).
+ * LH_WHOLE, words: scratch (a client that takes scratch registers and changes flags before each
+ * instruction, and counts instructions by blocks), tell (each hook says a line on stderr), spoil (a planted
+ * fault: handlers of signals see the code cache's addresses).
  */
 #include "port/translate/inside.h"
 

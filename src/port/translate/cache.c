@@ -28,7 +28,7 @@ uint64_t lh__map(const struct lh_sys *sys, uint64_t hint, size_t size, int prote
 	return at < 0 && at > -PAGE ? 0 : (uint64_t)at;
 }
 
-/* By the thread's own number: the first thread of the process may be gone, and then its memory is nobody's. */
+/* By the thread's own number: the process's first thread may be gone, and then its memory is nobody's. */
 int lh__peek(const struct lh_sys *sys, uint64_t address, void *out, size_t size)
 {
 	struct iovec to = { out, size }, from = { (void *)(uintptr_t)address, size };

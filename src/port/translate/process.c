@@ -149,7 +149,7 @@ void lh__process_ends(struct lh_translated_thread *thread, int status)
 
 /* ---- taking over */
 
-/* Nobody says where it was registered, but it is the thread's own, so near fs; each wrong guess is refused. */
+/* Nobody says where it was registered, but it is the thread's own, so near fs; a wrong guess is refused. */
 static void forget_rseq(const struct lh_sys *sys, uint64_t fs)
 {
 	for (uint64_t distance = 0; distance < RSEQ_REACH; distance += RSEQ_BYTES)

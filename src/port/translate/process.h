@@ -1,11 +1,11 @@
 /*
  * process.h - a whole program under the translator: all of its threads, from now on, and its children.
  *
- * What the kernel sees of such a program is what it would see otherwise; what the program sees too. So each of
- * its system calls is seen first (translate.h, struct lh_translate_client), and these are answered or changed
- * here, before the client's `call` hears of them or after:
+ * What the kernel sees of such a program is what it would see otherwise; what the program sees too. So each
+ * of its system calls is seen first (translate.h, struct lh_translate_client), and these are answered or
+ * changed here, before the client's `call` hears of them or after:
  *
- *     rt_sigaction, rt_sigreturn     the kernel knows handlers of ours, which stand where the program's would:
+ *     rt_sigaction, rt_sigreturn     the kernel knows handlers of ours; they stand where the program's would:
  *                                    on its stack or its alternate one, with its mask. They make the frame
  *                                    true (the program's address and registers, nothing spilled) and go on,
  *                                    translated, in the program's handler. A signal that comes between two

@@ -79,17 +79,17 @@ struct lh_translate_client {
 	              const struct lh_translated_instruction *instruction);
 	/*
 	 * The calling thread leaves the basic block at address, of so many instructions, after the first
-	 * `executed` of them: the next one has raised a signal. Whoever counts at a block's entry corrects it.
-	 * general: the program's registers at that moment, as they are encoded; NULL where the next one has
-	 * not begun: code has changed, and what follows is another block.
+	 * `executed` of them: the next one has raised a signal. Whoever counts at a block's entry corrects
+	 * it. general: the program's registers at that moment, as they are encoded; NULL where the next one
+	 * has not begun: code has changed, and what follows is another block.
 	 */
 	void (*cut)(void *context, void *own, uint64_t address, unsigned instructions, unsigned executed,
 	            const uint64_t *general);
 	/*
-	 * Before each system call of a translated thread, in that thread, on a stack of the translator's, with
-	 * no lock held and signals held back: may change number and arguments, and return false: it is made
-	 * as they are then. Or make it itself, or not, and return true: its result is `result`. A call that
-	 * may wait must not be made here.
+	 * Before each system call of a translated thread, in that thread, on a stack of the translator's,
+	 * with no lock held and signals held back: may change number and arguments, and return false: it is
+	 * made as they are then. Or make it itself, or not, and return true: its result is `result`. A call
+	 * that may wait must not be made here.
 	 */
 	bool (*call)(void *context, void *own, struct lh_translate_call *call);
 	/*
