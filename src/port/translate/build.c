@@ -1083,11 +1083,8 @@ static int finish(struct lh_emitter *emitter, struct block *block, const uint32_
 		cache->used - (size_t)(emitter->start - cache->write) + top - cache->top;
 	if (lh__cache_add(cache, fragment, block->page) < 0)
 		return -ENOSPC;
-	if (entry[1]) {
-		fragment->entry = entry[0];
-		fragment->entry_next = entry[1];
-		lh__cache_publish(cache, fragment);
-	}
+	fragment->entry = entry[1] ? entry[0] : 0;
+	fragment->entry_next = entry[1];
 	for (unsigned i = 0; i < emitter->jumps; i++)
 		jumps[i]->from = fragment;
 	for (unsigned i = 0; i < emitter->jumps; i++)
@@ -1308,5 +1305,8 @@ int lh__build(struct lh_translator *translator, uint64_t address, bool entered, 
 		else
 			lh__cache_link(translator, fall, follower);
 	}
+	/* Not before: threads come there at once, without asking, and on into what it falls into. */
+	if ((*out)->entry)
+		lh__cache_publish(translator->current, *out);
 	return 0;
 }

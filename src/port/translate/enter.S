@@ -210,6 +210,8 @@ lh__translate_text:
 
 	/* What the kernel knows as the handler of all signals; on the context's stack for signals. */
 	function lh__process_entered
+	push	$NO_FLAGS
+	popfq
 	sub	$8, %rsp
 	mov	%rdx, %rcx
 	mov	%rsi, %rdx

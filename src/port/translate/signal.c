@@ -438,6 +438,7 @@ void lh__signal_take(struct lh_translator *translator, struct lh_translated_thre
 	const struct lh_sys *sys = translator->sys;
 
 	thread->actions = actions;
+	set_mask(thread, thread->mask);
 	LH_SYS(sys, SYS_sigaltstack, NULL, &thread->alternate);
 	lh__signal_own_stack(thread);
 	for (int signal = 1; signal <= 64; signal++)
