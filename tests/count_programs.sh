@@ -177,16 +177,17 @@ if command -v openssl >/dev/null && command -v curl >/dev/null; then
 	(cd "$work" && exec "$linehome" count -o "$work/table" -- openssl s_server -quiet -accept "127.0.0.1:$port" -key key -cert cert -WWW) \
 		>"$work/server" 2>&1 </dev/null &
 	server=$!
-	children+=($server)
+	children+=("$server")
 	for _ in $(seq 100); do
 		"$linehome" count -o "$work/table2" -- curl -sk -o "$work/got" "https://127.0.0.1:$port/data" && break
 		sleep 0.1
 	done
 	cmp -s "$work/got" "$work/data"
 	ok $? 'curl from openssl s_server, both counted' || note_file "$work/server"
-	for pid in $(cat "/proc/$server/task/$server/children" 2>/dev/null); do kill -TERM "$pid"; done
-	kill -TERM $server 2>/dev/null
-	wait $server 2>/dev/null
+	read -ra served <"/proc/$server/task/$server/children"
+	kill -TERM "${served[@]}" 2>/dev/null
+	kill -TERM "$server" 2>/dev/null
+	wait "$server" 2>/dev/null
 else
 	skip 'curl from openssl s_server' 'not installed'
 fi

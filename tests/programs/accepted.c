@@ -1,7 +1,7 @@
 /*
- * accepted.c - what a tool that rewrites programs must let through, in one: threads that share atomics, faults that
- * are jumped out of, a timer's signals all the while, fork, posix_spawn and system(), and a function that is written
- * anew a hundred times. Says what it has reached; all of that is the same on each run.
+ * accepted.c - what a tool that rewrites programs must let through, in one: threads that share atomics,
+ * faults that are jumped out of, a timer's signals all the while, fork, posix_spawn and system(), and a
+ * function that is written anew a hundred times. Says what it has reached: the same on each run.
  */
 #include <pthread.h>
 #include <setjmp.h>
@@ -73,7 +73,7 @@ static int faults(void)
 	return count;
 }
 
-/* mov $i, %eax; ret: in one page that is written and executed at once, and in one that is protected in between. */
+/* mov $i, %eax; ret: in a page that may be written and executed at once, or is protected in between. */
 static long rewrites(int protection)
 {
 	uint8_t *page = mmap(NULL, 4096, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

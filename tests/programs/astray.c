@@ -1,6 +1,6 @@
 /*
- * astray.c - a program that goes where no code is, or is none, in the way that its word says; it dies of that, or
- * says in its handler what it was told (with a second word).
+ * astray.c - a program that goes where no code is, or is none, in the way that its word says; it dies of
+ * that, or says in its handler what it was told (with a second word).
  */
 #include <signal.h>
 #include <stdint.h>
