@@ -82,7 +82,7 @@ static void row_name(const struct lh_count_row *row, enum count_by by, char name
 	else if (by == COUNT_PROCESS)
 		snprintf(id, sizeof id, " %d, %" PRIu64 " thread%s", row->pid, row->threads,
 		         row->threads == 1 ? "" : "s");
-	snprintf(name, 300, "%s%s", by == COUNT_THREAD ? row->name : last_word(row->name), id);
+	snprintf(name, 300, "%.235s%s", by == COUNT_THREAD ? row->name : last_word(row->name), id);
 }
 
 static void print_row(FILE *out, const struct lh_count_row *row, enum count_by by, uint64_t whole)
