@@ -1,7 +1,7 @@
 #!/bin/bash
 # timeout: 240
 # Real programs, and ones that go astray, under `linehome count`: the output and the exit status are the plain run's, byte
-# for byte, and something was counted. LH_TEST_LONG=1 adds heavier ones.
+# for byte, and something was counted. LH_TEST_LONG=1 adds heavier ones, which take minutes more: without timeout-test.
 . "$(dirname "$0")/lib/run.sh"
 . tests/lib/redis.sh
 export LC_ALL=C PYTHONHASHSEED=0
