@@ -101,7 +101,7 @@ FUZZ_BIN := $(call bin,fuzz,$(BUILD))
 AGENTS := liblinehome-run.so liblinehome-count.so
 ATOMIC := liblinehome-atomic.so
 all: $(B)/liblinehome.a $(B)/liblinehome.so $(B)/linehome $(addprefix $(B)/,$(AGENTS) $(ATOMIC))
-tests: $(TEST_BIN) $(TOOL_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN)
+tests: $(TEST_BIN) $(TOOL_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN) $(P)/tests/agents/profile.so
 programs: $(PROGRAM_BIN)
 examples: $(EXAMPLE_BIN)
 
@@ -256,6 +256,12 @@ WHOLE_AGENT_OBJ := $(call obj,$(P),tests/agents/whole.c $(wildcard src/sys/*.c s
 	$(patsubst %.S,$(P)/obj/%.o,$(wildcard src/port/translate/*.S))
 $(WHOLE_AGENT_OBJ): CFLAGS += -fno-stack-protector
 $(WHOLE_AGENT): $(WHOLE_AGENT_OBJ)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs,-z,initfirst -o $@ $^ $(AGENT_LIBS)
+# One that counts accesses by instruction, for tests/translate_qemu.sh.
+PROFILE_AGENT := $(P)/tests/agents/profile.so
+$(P)/obj/tests/agents/profile.o: CFLAGS += -fno-stack-protector
+$(PROFILE_AGENT): $(P)/obj/tests/agents/profile.o $(filter-out %/whole.o,$(WHOLE_AGENT_OBJ))
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs,-z,initfirst -o $@ $^ $(AGENT_LIBS)
 $(filter $(B)/tests/translate_process,$(TEST_BIN)): $(WHOLE_AGENT) $(P)/tests/programs/whole $(P)/tests/programs/exceptions

@@ -1,29 +1,44 @@
 #!/bin/bash
 # timeout: 240
 # Real programs, and ones that go astray, under `linehome count`: the output and the exit status are the plain run's, byte
-# for byte, and something was counted. LH_TEST_LONG=1 adds heavier ones.
+# for byte, and something was counted. LH_TEST_LONG=1 adds heavier ones, which take minutes more: without timeout-test.
 . "$(dirname "$0")/lib/run.sh"
 . tests/lib/redis.sh
 export LC_ALL=C PYTHONHASHSEED=0
 long=${LH_TEST_LONG-}
 
-# counted NAME COMMAND...: plain, then counted.
-counted() {
-	local name=$1 status plain
-	shift
-	command -v "$1" >/dev/null || { skip "$name" "$1 is not installed"; return; }
+# as_plain COMMAND...: plain, then counted; with the command in $other, if any, in its place.
+status='' plain='' other=()
+as_plain() {
 	# One that a signal kills is told of by its shell, elsewhere.
 	bash -c 'timeout 100 "$@" 2>&3; exit $?' - "$@" >"$work/plain" 3>"$work/plain.err" 2>/dev/null </dev/null
 	plain=$?
 	rm -f "$work/report"
-	bash -c 'timeout 200 "$@" 2>&3; exit $?' - "$linehome" count --json "$work/report" -- "$@" \
+	bash -c 'timeout 200 "$@" 2>&3; exit $?' - "$linehome" count --json "$work/report" -- "${other[@]:-$@}" \
 		>"$work/out" 3>"$work/err" 2>/dev/null </dev/null
 	status=$?
 	[ $status = $plain ] && cmp -s "$work/plain" "$work/out" && grep -q '"loads": [1-9]' "$work/report"
+}
+counted() { # counted NAME COMMAND...
+	local name=$1
+	shift
+	command -v "$1" >/dev/null || { skip "$name" "$1 is not installed"; return; }
+	as_plain "$@"
 	ok $? "$name"
 	[ $status = $plain ] || { note "ends with $status, plainly with $plain"; note_file "$work/err"; }
 	diff -a "$work/plain" "$work/out" | head -n 5 | sed 's/^/# /'
 }
+
+# Planted: a program that says or ends with something else, and one that is not counted.
+for said in 'echo here' 'echo there; exit 3'; do
+	other=(bash -c "$said")
+	! as_plain bash -c 'echo there'
+	ok $? "found out: $said is not echo there"
+done
+other=(bash -c 'echo there')
+as_plain bash -c 'echo there'
+ok $? '... and echo there is'
+other=()
 
 # ---- what programs do that is hard to rewrite, and where they go that there is no code
 
@@ -43,7 +58,6 @@ for part in threads jumps blocked ignored traps load; do counted "awkward: $part
 
 # ---- what cannot be counted is said in one line
 
-cp /bin/true "$work/setuid" && chmod 4755 "$work/setuid"
 echo text >"$work/text"
 cp "$work/text" "$work/program" && chmod 755 "$work/program"
 head -c 4000 /bin/true >"$work/cut" && chmod 755 "$work/cut"
@@ -56,6 +70,17 @@ refused() { # refused STATUS FILE WHAT
 }
 refused 126 "$work/text" 'a file that is not executable'
 refused 126 "$work" 'a folder'
+# Whose rights are the caller's own anyway is counted.
+cp /bin/true "$work/setuid" && chmod 4755 "$work/setuid"
+counted 'a setuid program of the account itself' "$work/setuid"
+if [ "$(id -u)" = 0 ]; then
+	chown 65534 "$work/setuid" && chmod 4755 "$work/setuid"
+	refused 125 "$work/setuid" 'a setuid program of another account'
+elif [ -u "$(command -v su)" ]; then
+	refused 125 "$(command -v su)" 'a setuid program of another account'
+else
+	skip 'a setuid program of another account' 'there is none'
+fi
 refused 127 "$work/absent" 'a file that is not there'
 if echo 'int main(void) { return 4; }' | gcc -m32 -o "$work/narrow" -x c - 2>/dev/null; then
 	refused 125 "$work/narrow" 'a program of 32 bits'

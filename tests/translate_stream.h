@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 
 #include "translate_code.h"
+#include "translate_pieces.h"
 
 #define CODE_BYTES 16384u
 #define DATA_BYTES 4096u
@@ -59,6 +60,7 @@ struct stream {
 	size_t used;     /* of the code */
 	bool wide;       /* AVX-512 */
 	bool avx, moves; /* AVX2; movdir64b */
+	bool compresses; /* AVX-512 VBMI2 */
 	int pushed;
 	bool stepped; /* by the trap flag */
 	bool counted; /* will be stepped */
@@ -412,6 +414,26 @@ static void put_rare(struct stream *stream)
 	put_raw(stream, rare[i].bytes, rare[i].size);
 }
 
+/* One of translate_pieces.h. */
+static void put_piece(struct stream *stream)
+{
+	unsigned lacks = (stream->avx ? 0 : NEEDS_AVX) | (stream->wide ? 0 : NEEDS_WIDE) |
+	                 (stream->moves ? 0 : NEEDS_MOVES) | (stream->counted ? NEEDS_NO_STEPS : 0) |
+	                 (stream->compresses ? 0 : NEEDS_COMPRESS);
+	const uint8_t *at = stream_pieces;
+	unsigned count = 0;
+
+	for (; at < stream_pieces_end; at += 2 + at[1])
+		count++;
+	at = stream_pieces;
+	for (uint64_t skipped = draw(stream, count); skipped > 0; skipped--)
+		at += 2 + at[1];
+	if (at[0] & lacks)
+		return;
+	RAW(stream, "\x48\x8d\xbb\x00\x06\x00\x00"); /* lea 0x600(%rbx), %rdi */
+	put_raw(stream, (const char *)at + 2, at[1]);
+}
+
 static void put_stack(struct stream *stream)
 {
 	unsigned number = free_registers[draw(stream, 6)];
@@ -507,7 +529,7 @@ static void put_call(struct stream *stream)
 
 static void put_anything(struct stream *stream)
 {
-	switch (draw(stream, 24)) {
+	switch (draw(stream, 28)) {
 	case 0: put_string(stream); break;
 	case 1: put_divide(stream); break;
 	case 2:
@@ -520,6 +542,9 @@ static void put_anything(struct stream *stream)
 	case 9: put_gather(stream); break;
 	case 10:
 	case 11: put_rare(stream); break;
+	case 12:
+	case 13:
+	case 14: put_piece(stream); break;
 	default: put_some(stream, 2); break;
 	}
 }
@@ -551,6 +576,7 @@ static void open_stream(struct stream *stream)
 
 	__get_cpuid_count(7, 0, &a, &b, &c, &d);
 	stream->moves = c >> 28 & 1;
+	stream->compresses = __builtin_cpu_supports("avx512vbmi2");
 	stream->avx = __builtin_cpu_supports("avx2");
 	stream->wide = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
 	stream->area = mmap(NULL, AREA_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS,
