@@ -137,7 +137,8 @@ static bool decode_one(struct block *block, struct decoded *decoded)
 	size_t left = PAGE - decoded->address % PAGE, most = ZYDIS_MAX_INSTRUCTION_LENGTH;
 	const uint8_t *program = (const uint8_t *)(uintptr_t)decoded->address;
 	bool full = lh__has_client(block->translator) || block->checked;
-	bool (*decode)(struct block *, struct decoded *, size_t) = full ? lh__block_decode_full : decode_minimal;
+	bool (*decode)(struct block *, struct decoded *, size_t) =
+		full ? lh__block_decode_full : decode_minimal;
 	const struct page *page;
 	int error;
 

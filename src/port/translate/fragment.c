@@ -171,7 +171,7 @@ static int put_aside(struct lh_emitter *emitter, struct jump **jumps)
 
 /* The fragment is written; now it is known, and what it jumps to that is there is linked. */
 int lh__fragment_finish(struct lh_emitter *emitter, struct block *block, const uint32_t entry[2],
-                  struct fragment **out)
+                        struct fragment **out)
 {
 	struct cache *cache = emitter->cache;
 	struct fragment *fragment = lh__cache_metadata(cache, sizeof(*fragment));

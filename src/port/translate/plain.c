@@ -13,7 +13,7 @@
 
 /* spilled: registers whose value is in the context when the instruction is executed. */
 void lh__put_place(struct lh_emitter *emitter, struct block *block, const struct decoded *decoded,
-                 uint32_t spilled)
+                   uint32_t spilled)
 {
 	block->place[block->places].spilled = (uint16_t)spilled;
 	block->place[block->places].code = (uint16_t)(emitter->at - block->start);
