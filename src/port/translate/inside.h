@@ -5,7 +5,7 @@
  *
  *     a direct jump        jmp rel32          to its stub (note the exit's number; jmp the translator), and,
  *                                             once the target is translated, to that
- *     a fall               nothing            the target is the fragment that comes next in the cache; when it
+ *     a fall               nothing            its target is the fragment that follows; when that
  *                                             is forgotten, a jump aside takes the place that is left for it
  *     an indirect one      target to rax, 16 bits of it into the low bits of the table's address in rcx,
  *                          jmp *(,%rcx,8)     to an *entry* of a fragment
@@ -13,7 +13,7 @@
  *                          else to the next entry with the same 16 bits, the last one being the translator
  *
  * So the table is one array of pointers for the whole process, changed by one store, that never misses what
- * it knows; and no flag is touched. A direct call pushes its return address in one instruction. Not through the
+ * it knows; no flag is touched. A direct call pushes its return address in one instruction. Not through the
  * table go functions that run natively (lh__translate_native), and returns that a client has marked.
  *
  * A cache is mapped twice, to be written and to be executed. Code fills it from its start; what is executed
