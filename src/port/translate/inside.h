@@ -13,8 +13,9 @@
  *                          else to the next entry with the same 16 bits, the last one being the translator
  *
  * So the table is one array of pointers for the whole process, changed by one store, that never misses what
- * it knows; no flag is touched. A direct call pushes its return address in one instruction. Not through the
- * table go functions that run natively (lh__translate_native), and returns that a client has marked.
+ * it knows; no flag is touched. A direct call pushes its return address in one instruction. A return that
+ * a client has marked does not go through the table; a fragment for a function that runs natively
+ * (lh__translate_native) holds nothing but a jump out of the cache.
  *
  * A cache is mapped twice, to be written and to be executed. Code fills it from its start; what is executed
  * once or not at all, constants and stubs, from its end: aside.
