@@ -10,7 +10,7 @@
  */
 #include <signal.h>
 
-#include "port/translate/inside.h"
+#include "port/translate/encode.h"
 #include "translate_stream.h"
 
 enum { R9 = 9 };

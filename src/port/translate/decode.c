@@ -1,5 +1,5 @@
 /*
- * decode.c - what build.c must know of an instruction to copy it, for the forms that most code is made of:
+ * decode.c - what block.c must know of an instruction to copy it, for the forms that most code is made of:
  * its length, and where its parts lie. A tenth of the time that Zydis takes; and without vector registers.
  *
  * What is not in these tables is left to Zydis: VEX and EVEX, x87, locked and privileged ones, odd prefixes.

@@ -6,7 +6,7 @@
  * rax is not handed out where that may happen. Where a part is skipped, what was spilled in it is loaded
  * again before its end, so that both ways arrive with the same registers.
  */
-#include "port/translate/inside.h"
+#include "port/translate/encode.h"
 
 #include <string.h>
 

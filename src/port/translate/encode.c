@@ -1,5 +1,5 @@
 /* encode.c - the few instructions that the translator itself writes (inside.h). */
-#include "port/translate/inside.h"
+#include "port/translate/encode.h"
 
 #include <string.h>
 

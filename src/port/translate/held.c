@@ -7,7 +7,7 @@
  * is one that knows nobody; that holds until the thread has come (lh__held_release). In the translator it is
  * seen on the way back (lh__held_resume). Signals are blocked meanwhile.
  */
-#include "port/translate/inside.h"
+#include "port/translate/encode.h"
 
 static const uint8_t frame_register[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
 	                                    REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,

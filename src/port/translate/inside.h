@@ -5,13 +5,20 @@
  *
  *     a direct jump        jmp rel32          to its stub (note the exit's number; jmp the translator), and,
  *                                             once the target is translated, to that
+ *     a fall               nothing            its target is the fragment that follows; when that
+ *                                             is forgotten, a jump aside takes the place that is left for it
  *     an indirect one      target to rax, 16 bits of it into the low bits of the table's address in rcx,
  *                          jmp *(,%rcx,8)     to an *entry* of a fragment
  *     an entry             lea -target(rax) to rcx; jrcxz: reload rax and rcx and go on with the fragment;
  *                          else to the next entry with the same 16 bits, the last one being the translator
  *
  * So the table is one array of pointers for the whole process, changed by one store, that never misses what
- * it knows; and no flag is touched. A direct call pushes its return address from memory, in one instruction.
+ * it knows; no flag is touched. A direct call pushes its return address in one instruction. A return that
+ * a client has marked does not go through the table; a fragment for a function that runs natively
+ * (lh__translate_native) holds nothing but a jump out of the cache.
+ *
+ * A cache is mapped twice, to be written and to be executed. Code fills it from its start; what is executed
+ * once or not at all, constants and stubs, from its end: aside.
  *
  * Who may do what: everything in a cache and in the tables of a translator changes under its lock. Executing
  * threads see two kinds of change, each of an aligned word: the distance of a jump, and a table's pointer.
@@ -237,7 +244,7 @@ enum {
 	GUARD_KERNEL,  /* checked for good: a call may be writing to it */
 };
 
-struct decoded;    /* build.c */
+struct decoded;    /* build.h */
 struct lh_process; /* process.c */
 
 struct lh_translator {
@@ -344,6 +351,12 @@ void lh__cache_sweep(struct lh_translator *translator);
 void lh__cache_enter(struct lh_translator *translator, struct lh_translated_thread *thread);
 /* Bytes of the arena, zeroed, aligned to 8; NULL when it is full. */
 void *lh__cache_metadata(struct cache *cache, size_t size);
+int lh__poke(const struct lh_sys *sys, uint64_t address, const void *from, size_t size) LH_MUST_CHECK;
+int lh__peek(const struct lh_sys *sys, uint64_t address, void *out, size_t size) LH_MUST_CHECK;
+uint64_t lh__map(const struct lh_sys *sys, uint64_t hint, size_t size, int protection, int flags, int fd);
+
+/* ---- known.c: the fragments of a cache, under the lock */
+
 struct fragment *lh__cache_find(const struct cache *cache, uint64_t address);
 /* page: NULL for one that is not to be found, since a thread is on its way into it. -ENOSPC. */
 int lh__cache_add(struct cache *cache, struct fragment *fragment, struct page *page) LH_MUST_CHECK;
@@ -355,10 +368,6 @@ struct page *lh__cache_page_known(const struct cache *cache, uint64_t address);
  * neighbours are written. The fragment for the address, if there has been one that was made of what is there.
  */
 struct fragment *lh__cache_revive(struct lh_translator *translator, uint64_t address);
-void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to);
-/* A fragment that follows directly becomes one that a jump leads to, or to the translator. */
-void lh__cache_sever(struct cache *cache, struct jump *jump);
-void lh__cache_publish(struct cache *cache, struct fragment *fragment);
 /* Whether there was anything. */
 bool lh__cache_forget(struct lh_translator *translator, uint64_t start, uint64_t end);
 uint64_t lh__cache_address(const struct lh_translator *translator, uint64_t code);
@@ -368,11 +377,19 @@ uint64_t lh__cache_address(const struct lh_translator *translator, uint64_t code
  */
 struct fragment *lh__cache_fragment(const struct lh_translator *translator, uint64_t code,
                                     struct cache **cache, int *instruction);
+
+/* ---- link.c: the jumps that lead to them, and the table; under the lock */
+
+void lh__cache_link(struct lh_translator *translator, struct jump *jump, struct fragment *to);
 /* It leads to the translator again. */
 void lh__cache_unlink(struct cache *cache, struct jump *jump);
-int lh__poke(const struct lh_sys *sys, uint64_t address, const void *from, size_t size) LH_MUST_CHECK;
-int lh__peek(const struct lh_sys *sys, uint64_t address, void *out, size_t size) LH_MUST_CHECK;
-uint64_t lh__map(const struct lh_sys *sys, uint64_t hint, size_t size, int protection, int flags, int fd);
+/* All that lead to the fragment do. */
+void lh__cache_unlink_all(struct cache *cache, struct fragment *fragment);
+/* A fragment that follows directly becomes one that a jump leads to, or to the translator. */
+void lh__cache_sever(struct cache *cache, struct jump *jump);
+/* The table leads to the fragment's entry; and no longer. */
+void lh__cache_publish(struct cache *cache, struct fragment *fragment);
+void lh__cache_withdraw(struct cache *cache, struct fragment *fragment);
 
 static inline uint32_t lh__number(const struct cache *cache, const struct jump *jump)
 {
@@ -381,75 +398,6 @@ static inline uint32_t lh__number(const struct cache *cache, const struct jump *
 static inline struct jump *lh__jump(const struct cache *cache, uint64_t number)
 {
 	return (struct jump *)(void *)(cache->arena + number);
-}
-
-/* ---- encode.c: instructions of the translator's own, written at the emitter's place */
-
-#define LITERALS 256u
-#define LABELS 64u
-#define JUMPS 4u
-#define LITERAL_WORDS 5u
-#define STUB 20u
-#define STUB_NUMBER 8u  /* where in it that stands */
-#define AROUND 40u      /* bytes that a fall takes when it becomes a jump, */
-#define AROUND_STUB 16u /* and where in them the stub stands */
-
-struct lh_emitter {
-	struct lh_translator *translator;
-	struct cache *cache;
-	uint8_t *start, *at, *end; /* in the mapping that is written */
-	bool full;                 /* of the cache, or of what is here: the block is made anew */
-	/* emit.c: what may be used at this place */
-	uint32_t live, avoid;    /* liveness.h; registers that addresses are made of */
-	uint32_t taken, spilled; /* registers handed out, and those of them whose value is in the context */
-	bool flags_saved;        /* in rax */
-	unsigned labels, literals, jumps;
-	uint8_t *tail; /* where a jump through the table begins */
-	struct {
-		uint8_t *site[2]; /* distances that lead here */
-		uint32_t taken, spilled;
-	} label[LABELS];
-	struct {
-		uint8_t *site; /* a distance to constants behind the code */
-		uint64_t value[LITERAL_WORDS];
-		unsigned count;
-	} literal[LITERALS];
-	struct {
-		uint8_t *site;
-		uint64_t target;
-		unsigned length;
-		uint8_t *plain, *thread, *fork; /* of a clone: how it is made */
-		uint8_t *fall;       /* its target comes next: what is here is replaced by a jump */
-		bool conditional;    /* and the jump before it is a conditional one, there */
-		uint8_t *child_site; /* the child's way, to the stub of the first */
-		bool stale;
-	} jump[JUMPS];
-};
-
-void lh__put(struct lh_emitter *emitter, const void *bytes, size_t size);
-void lh__put_instruction(struct lh_emitter *emitter, const uint8_t bytes[LH_INSTRUCTION_ROOM],
-                         unsigned length);
-/* Up to 4 bytes, the lowest first. */
-void lh__put_bytes(struct lh_emitter *emitter, uint32_t bytes, unsigned count);
-void lh__put_word(struct lh_emitter *emitter, uint32_t value);
-/* Until so many bytes that come `ahead` of here do not cross a word of 8: those are changed at once. */
-void lh__put_nops(struct lh_emitter *emitter, unsigned ahead, unsigned size);
-/* An operation of 8 bytes on a register and memory: base and index may be -1. */
-enum { OP_LOAD = 0x8b, OP_STORE = 0x89, OP_LEA = 0x8d, OP_ADD = 0x03, OP_COMPARE = 0x3b };
-void lh__put_memory(struct lh_emitter *emitter, unsigned op, int reg, int base, int index, unsigned scale,
-                    int64_t displacement);
-void lh__put_gs(struct lh_emitter *emitter, unsigned op, int reg, size_t offset);
-void lh__put_constant(struct lh_emitter *emitter, int reg, uint64_t value);
-/* After an operation that ends with a distance: it leads to constants behind the code. */
-void lh__put_literal(struct lh_emitter *emitter, uint64_t first, uint64_t second, unsigned count);
-/* To the translator, because of the exit of this number: STUB bytes at any place. */
-void lh__put_stub(uint8_t *at, uint32_t number);
-/* The same: where to put them, at most LITERAL_WORDS; NULL: there is no room. */
-uint64_t *lh__put_literals(struct lh_emitter *emitter, unsigned count);
-void lh__put_distance(uint8_t *site, const uint8_t *to);
-static inline uint64_t lh__executes_at(const struct lh_emitter *emitter, const uint8_t *at)
-{
-	return (uint64_t)(uintptr_t)(emitter->cache->execute + (at - emitter->cache->write));
 }
 
 /* ---- decode.c */
@@ -467,7 +415,7 @@ bool lh__decode_quickly(const uint8_t code[LH_INSTRUCTION_ROOM], ZydisDecodedIns
 void lh__emit_turn(struct lh_emitter *emitter, uint32_t live, const struct lh_accesses *accesses);
 int lh__general(ZydisRegister reg);
 
-/* ---- build.c, under the lock */
+/* ---- build.c (build.h), under the lock */
 
 /* -EFAULT: there is nothing at the address; -ENOSPC: the cache is full. entered: by its address. */
 int lh__build(struct lh_translator *translator, uint64_t address, bool entered,

@@ -5,22 +5,27 @@
  * displacements that are relative to the instruction pointer corrected, and a client's code between them. It
  * lies in the *code cache*, which is mapped twice, once to be written and once to be executed, and never both
  * at once. Control flow is what is rewritten: a direct jump leads to another fragment as soon as there is
- * one, before that to the translator; an indirect one, and a return, through a table of all targets that are
- * known (inside.h), without the translator. Calls push the program's own return addresses, so stacks look as
- * they always did, to unwinders and debuggers too.
+ * one, before that to the translator, or *falls* into it where it follows directly; an indirect one, and a
+ * return, through a table of all targets that are known (inside.h), without the translator. Calls push the
+ * program's own return addresses, so stacks look as they always did, to unwinders and debuggers too.
  *
  * The program's stack is never written below its stack pointer: red zones are its own. What is spilled goes
  * to the thread's *context*, which the gs register leads to; a program that uses gs itself is told apart
  * (-EBUSY). Flags are saved only where they are live, by lahf and seto, never by pushf.
  *
  * Two ways to use it. A thread switches itself over (lh__translate_begin) and back (lh__translate_end), in a
- * process that is otherwise native: for transactions. Or all threads of a program from its start: for
- * `linehome count`; that needs system calls and signals to be seen, which is not this file's business but its
- * owner's.
+ * process that is otherwise native: for transactions. Its system calls are shown to the client; handlers of
+ * signals run natively, and go back into the cache. Or all threads of a program, and its children, from now
+ * on (process.h): for `linehome count`. Then system calls and signals are the translator's business too, and
+ * handlers are translated.
+ *
+ * Code that changes is translated anew (changed.c). Where a thread switches itself over, it need not be told
+ * of what the program may write (such code is compared when it is entered), but of what goes by a system call
+ * (lh__translate_forget).
  *
  * Errors of translation (an instruction that Zydis does not know, memory that is gone) do not stop a program:
- * the fragment ends before, and what cannot be translated runs by the slow path: alone, natively, in a piece
- * of its own, counted.
+ * the fragment ends before, and what cannot be translated runs by the slow path: natively, counted. Such a
+ * thread is native from there on.
  */
 #ifndef LH_PORT_TRANSLATE_H
 #define LH_PORT_TRANSLATE_H
@@ -105,9 +110,11 @@ struct lh_translate_client {
 struct lh_translate_options {
 	const struct lh_sys *sys; /* its call is made between a program's instructions: no vector registers */
 	size_t cache;             /* bytes of code cache; 0: 64 MiB. When it is full all of it is forgotten */
-	uint64_t
-		near; /* an address of the program's code that is hot: the cache lies within 2 GiB of it where
-	                  there is room; 0: of the translator's own code */
+	/*
+	 * An address of the program's code that is hot: the cache lies within 2 GiB of it where there is
+	 * room. 0: of the translator's own code.
+	 */
+	uint64_t near;
 	struct lh_translate_client client;
 };
 
