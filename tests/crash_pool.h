@@ -433,7 +433,7 @@ static void pool_too_large(struct pool_run *run)
 	pool_check_memory(run, "a transaction that is too large");
 }
 
-/* Stores to all of the pool; what can be logged of it in large pieces has been, so that it takes few points. */
+/* Stores to all of the pool; what can be logged of it in large pieces has been, so there are few points. */
 static void pool_store_all(struct pool_run *run)
 {
 	unsigned char *memory;

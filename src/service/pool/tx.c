@@ -104,8 +104,8 @@ int lh__tx_enter(struct lh_pool *pool, bool wait, struct lh_error *error)
 #define STACK_POINTER ((uint64_t)(uintptr_t)__builtin_frame_address(0) + 16)
 
 /*
- * Asked by code that is translated with the thread: one that has left its translation, by siglongjmp out of a
- * handler, either has left the transaction with it, which is aborted here, or has stored what nobody has seen.
+ * Asked by code that is translated with the thread: one that has left its translation, by siglongjmp out of
+ * a handler, has left the transaction with it, which is aborted here; or it is in it, where nobody sees it.
  */
 static int settle_thread(const struct lh_pool *pool, uint64_t stack_pointer, struct lh_error *error)
 {

@@ -27,7 +27,7 @@ static void fail(const char *line)
 	_exit(FAILED);
 }
 
-/* At once, as by a crash: what would save the program's other data believes that the function has succeeded. */
+/* At once, as by a crash: all else in the program believes that the function has succeeded. */
 static void end(const char *function, int error)
 {
 	_exit(FAILED);
