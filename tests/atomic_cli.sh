@@ -99,6 +99,15 @@ says 125 'linehome atomic: (__)?memcpy.*an ifunc.*' 'one that is chosen when it 
 printf 'int main(void) { return 0; }\n' | cc -static -x c -o "$disk/static" - 2>/dev/null &&
 	says 125 'linehome atomic: .*/static: statically linked.*' 'a program without a dynamic linker' \
 		"$linehome" atomic -- "$disk/static"
+cp /bin/true "$disk/rights" && chown nobody "$disk/rights" && chmod u+s "$disk/rights" &&
+	says 125 'linehome atomic: .*/rights: runs with more rights than you have.*' 'one that is setuid' \
+		"$linehome" atomic -- "$disk/rights"
+cp /bin/true "$disk/other" && printf '\267' | dd of="$disk/other" bs=1 seek=18 conv=notrunc status=none &&
+	says 125 'linehome atomic: .*/other: not a program for x86-64' 'one for another processor' \
+		"$linehome" atomic -- "$disk/other"
+cp /bin/true "$disk/small" && printf '\001' | dd of="$disk/small" bs=1 seek=4 conv=notrunc status=none &&
+	says 125 'linehome atomic: .*/small: not a program for x86-64' 'one of 32 bits' \
+		"$linehome" atomic -- "$disk/small"
 cat >"$disk/own.c" <<-'END'
 	#include <linehome.h>
 	int main(void) { return lh_pool_open("/nowhere", 0, &(struct lh_pool *){ 0 }, 0) == 0; }
@@ -127,5 +136,32 @@ report $? 'Ctrl-C' "$output"
 says 0 $'linehome atomic: map_create: runs without a transaction: no pool is open.*made 9, [0-9]+ keys' \
 	'no pool is open: it is said, and the program runs' \
 	"$linehome" atomic --begin map_insert,map_create --end map_insert,map_create -- "$keep" hash "$disk/j" 9
+cat >"$disk/writes.c" <<-'END'
+	#include <linehome/atomic.h>
+	#include <stdio.h>
+	#include <unistd.h>
+	__attribute__((noinline)) void perform(long *at)
+	{
+		*at = 1;
+		if (write(1, "no\n", 3) != 3)
+			*at = 2;
+	}
+	int main(void)
+	{
+		struct lh_pool *pool = lh_atomic_pool(NULL);
+		long *root = lh_pool_root(pool, 8, NULL);
+		perform(root);
+		puts(*root ? "not undone" : "went on");
+		return 0;
+	}
+END
+cc -O1 -I include -o "$disk/writes" "$disk/writes.c" -L "$build" -llinehome -Wl,-rpath,"$(realpath "$build")"
+says 125 $'(.*\n)?linehome atomic: perform: its transaction was undone: one inside it.*' \
+	'a program that goes no further than a transaction that was undone' \
+	"$linehome" atomic --pool "$shm/pool" --syscalls abort --on-undo exit --begin perform --end perform -- \
+	"$disk/writes" "$shm/pool"
+says 0 $'(.*\n)?linehome atomic: perform: its transaction was undone: one inside it.*went on' 'or goes on' \
+	"$linehome" atomic --pool "$shm/pool" --syscalls abort --begin perform --end perform -- \
+	"$disk/writes" "$shm/pool"
 echo "1..$count"
 exit $failed

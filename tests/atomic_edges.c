@@ -37,6 +37,15 @@ static void hear(const char *line)
 	snprintf(lines + strlen(lines), sizeof(lines) - strlen(lines), "%s\n", line);
 }
 
+static const char *undone_in;
+static int undone_by;
+
+static void hear_undone(const char *function, int error)
+{
+	undone_in = function;
+	undone_by = error;
+}
+
 static uint64_t volatile before[2];
 
 static uint64_t commits(void)
@@ -385,6 +394,42 @@ static void check_signals(void)
 	is(cells[14], 0, "memory is as it was");
 }
 
+/* The same for transactions of one pool, by lh_tx_begin. */
+static void check_one_pool(void)
+{
+	cells[18] = cells[19] = 0;
+	COUNTED(
+		{
+			if (setjmp(outside) == 0 && lh_tx_begin(pool, NULL) == 0)
+				jump_out(&cells[18]);
+		},
+		0, 1, "longjmp out of a transaction of lh_tx_begin is its abort");
+	ok(cells[18] == 0 && lh_tx_commit(pool, NULL) == -EPERM, "it has ended");
+	if (sigsetjmp(outside_signal, 1) == 0 && lh_tx_begin(pool, NULL) == 0)
+		raise_and_leap(&cells[18]);
+	COUNTED(
+		{
+			ok(lh_tx_begin(pool, NULL) == 0, "after a handler that leaves it for good");
+			cells[19] = 4;
+			ok(lh_tx_commit(pool, NULL) == 0, "the next begins, and commits");
+		},
+		1, 1, "and the one that was left is aborted");
+	ok(cells[18] == 0 && cells[19] == 4, "memory is as it was, and the next has happened");
+	if (sigsetjmp(outside_signal, 1) == 0 && lh_tx_begin(pool, NULL) == 0)
+		raise_and_leap(&cells[18]);
+	COUNTED(is(lh_tx_commit(pool, NULL), -EPERM, "its commit after that"), 0, 1, "aborts it too");
+	is(cells[18], 0, "memory is as it was");
+	COUNTED(
+		{
+			ok(lh_tx_begin(pool, NULL) == 0, "a handler inside of one");
+			cells[18] = 6;
+			raise(SIGUSR1);
+			ok(begun == -EBUSY && lh_tx_commit(pool, NULL) == 0, "begins none of its own");
+		},
+		1, 0, "and it goes on");
+	is(cells[18], 6, "what it did is there");
+}
+
 /* ---- threads and processes that end */
 
 static void exit_thread(void *cell)
@@ -558,7 +603,7 @@ static void harmless(void *cell)
 
 static void set_calls(enum lh_atomic_calls calls)
 {
-	struct lh_atomic_options options = { .calls = calls, .say = hear };
+	struct lh_atomic_options options = { .calls = calls, .say = hear, .undone = hear_undone };
 	struct lh_error error;
 
 	if (lh_atomic_start(&options, &error) < 0)
@@ -587,6 +632,7 @@ static void check_system_calls(void)
 	ok(written == -1 && failed_with == ECANCELED && cells[30] == 0,
 	   "it has failed, and memory is as it was");
 	ok(strstr(lines, "undone: one inside it was aborted, or made a system call") != NULL, "it is said");
+	is(undone_by, -ECANCELED, "and the program is told");
 	tx_begin();
 	write_inside(&cells[30]);
 	is(tx_end(), -ECANCELED, "tx_end says so too");
@@ -624,6 +670,8 @@ static void check_limits(void)
 	ok(cells[0] == 0 && *(long *)areas[7] == 0, "memory is as it was");
 	ok(strstr(lines, "edge_call: its transaction was undone: there were more changes") != NULL,
 	   "it is said");
+	ok(undone_in && strcmp(undone_in, "edge_call") == 0 && undone_by == -ENOSPC,
+	   "and the program is told");
 	tx_begin();
 	fill(NULL);
 	result = tx_end();
@@ -673,6 +721,7 @@ static void check_all(const char *log)
 	check_explicit_jumps();
 	check_exceptions();
 	check_signals();
+	check_one_pool();
 	check_threads();
 	check_forks();
 	check_ends();

@@ -12,7 +12,7 @@
 #include <errno.h>
 
 #include "crash_states.h"
-#include "service/pool/pool.h"
+#include "service/pool/inside.h"
 #include "store_ways.h"
 
 enum {
@@ -433,6 +433,49 @@ static void pool_too_large(struct pool_run *run)
 	pool_check_memory(run, "a transaction that is too large");
 }
 
+/* Stores to all of the pool; what can be logged of it in large pieces has been, so there are few points. */
+static void pool_store_all(struct pool_run *run)
+{
+	unsigned char *memory;
+	uint64_t all, at = 0;
+
+	memory = (unsigned char *)(uintptr_t)pool_memory(run, &all);
+	if (run->way->log == LH_LOG_REDO)
+		lh__tx_doom(run->pool, -ENOMEM);
+	else
+		while (at < all && lh_tx_add(run->pool, memory + at, LH_PAGE_SIZE, NULL) == 0)
+			at += LH_PAGE_SIZE;
+	for (at = 0; at < all; at += 32)
+		memory[at] ^= 1;
+}
+
+/*
+ * Stores that cannot be logged, and are made all the same: nothing of that transaction is there afterwards.
+ * Returns whether the process dies with it; what has a redo log has to be opened again anyway.
+ */
+static bool pool_doomed(struct pool_run *run)
+{
+	bool undo = run->way->log == LH_LOG_UNDO;
+	struct lh_error error;
+	int result;
+
+	pool_wait(run);
+	if (!pool_must(run, lh_tx_begin(run->pool, &error), "begin", &error))
+		return false;
+	map_some(run);
+	pool_store_all(run);
+	if (!run->pool->doomed)
+		crash_fail(&run->states, "stores that cannot be logged", "the transaction is not doomed");
+	if (run->states.failed || pool_chance(run, 50))
+		return true;
+	result = lh_tx_commit(run->pool, &error);
+	if (result != (undo ? -E2BIG : -ENOMEM))
+		crash_fail(&run->states, "a transaction that is doomed", lh__errno_name(result));
+	if (undo)
+		pool_check_memory(run, "a transaction that is doomed");
+	return !undo;
+}
+
 /* Returns whether the run can go on. */
 static bool pool_step(struct pool_run *run)
 {
@@ -450,7 +493,7 @@ static bool pool_step(struct pool_run *run)
 		pool_too_large(run);
 	else if (dice < 26)
 		pool_wait(run);
-	else if (pool_transaction(run))
+	else if (dice < 30 && run->way->see == LH_SEE_TRANSLATED ? pool_doomed(run) : pool_transaction(run))
 		return pool_reopen(run, true);
 	return !crash_enough(&run->states);
 }

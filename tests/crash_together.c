@@ -8,7 +8,7 @@
 #include "crash_together.h"
 #include "tap.h"
 
-enum { STATES = 40000 };
+enum { STATES = 50000 };
 
 static bool run_way(const struct together_way *way, uint64_t first, uint64_t limit)
 {

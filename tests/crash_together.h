@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #include "crash_states.h"
+#include "linehome/atomic.h"
 #include "service/pool/inside.h"
 #include "slice.h"
 
@@ -31,29 +32,55 @@ struct together_way {
 	unsigned n, steps;
 	enum lh_log log[TOGETHER_POOLS];
 	bool by_requests[TOGETHER_POOLS]; /* though the medium is memory */
+	bool translated;                  /* and by tx_begin */
 };
 
 static const struct together_way together_ways[] = {
-	{ "two, redo by requests", false, false, 2, 30, { LH_LOG_REDO, LH_LOG_REDO }, { 0 } },
-	{ "two, redo by requests and sync", false, true, 2, 30, { LH_LOG_REDO, LH_LOG_REDO }, { 0 } },
-	{ "two, redo in memory", true, false, 2, 30, { LH_LOG_REDO, LH_LOG_REDO }, { 0 } },
-	{ "two, undo in memory", true, false, 2, 30, { LH_LOG_UNDO, LH_LOG_UNDO }, { 0 } },
-	{ "two, undo and redo in memory", true, false, 2, 30, { LH_LOG_UNDO, LH_LOG_REDO }, { 0 } },
+	{ "two, redo by requests", false, false, 2, 30, { LH_LOG_REDO, LH_LOG_REDO }, { 0 }, false },
+	{ "two, redo by requests and sync", false, true, 2, 30, { LH_LOG_REDO, LH_LOG_REDO }, { 0 }, false },
+	{ "two, redo in memory", true, false, 2, 30, { LH_LOG_REDO, LH_LOG_REDO }, { 0 }, false },
+	{ "two, undo in memory", true, false, 2, 30, { LH_LOG_UNDO, LH_LOG_UNDO }, { 0 }, false },
+	{ "two, undo and redo in memory", true, false, 2, 30, { LH_LOG_UNDO, LH_LOG_REDO }, { 0 }, false },
 	{ "two, undo in memory and redo by requests",
 	  true,
 	  false,
 	  2,
 	  30,
 	  { LH_LOG_UNDO, LH_LOG_REDO },
-	  { 0, 1 } },
+	  { 0, 1 },
+	  false },
 	{ "three, undo, redo in memory, redo by requests",
 	  true,
 	  false,
 	  3,
 	  30,
 	  { LH_LOG_UNDO, LH_LOG_REDO, LH_LOG_REDO },
-	  { 0, 0, 1 } },
-	{ "three, redo by requests", false, false, 3, 30, { LH_LOG_REDO, LH_LOG_REDO, LH_LOG_REDO }, { 0 } },
+	  { 0, 0, 1 },
+	  false },
+	{ "three, redo by requests",
+	  false,
+	  false,
+	  3,
+	  30,
+	  { LH_LOG_REDO, LH_LOG_REDO, LH_LOG_REDO },
+	  { 0 },
+	  false },
+	{ "two, redo by requests, translated",
+	  false,
+	  false,
+	  2,
+	  30,
+	  { LH_LOG_REDO, LH_LOG_REDO },
+	  { 0 },
+	  true },
+	{ "three, undo, redo in memory, redo by requests, translated",
+	  true,
+	  false,
+	  3,
+	  30,
+	  { LH_LOG_UNDO, LH_LOG_REDO, LH_LOG_REDO },
+	  { 0, 0, 1 },
+	  true },
 };
 enum { TOGETHER_WAYS = sizeof together_ways / sizeof *together_ways };
 
@@ -272,7 +299,8 @@ static int together_store_some(struct together_run *run, unsigned i, uint64_t le
 {
 	uint64_t size = least + random_next(&run->random) % more;
 	unsigned char *at = run->root[i] + random_next(&run->random) % (TOGETHER_ROOT - size);
-	int result = lh_tx_add(run->pool[i], at, size, error);
+	/* Translated, what is large is declared all the same, so that an undo log has it in few points. */
+	int result = run->way->translated && size < 1000 ? 0 : lh_tx_add(run->pool[i], at, size, error);
 
 	if (result == 0)
 		random_bytes(&run->random, at, size);
@@ -299,10 +327,28 @@ static bool together_begin_all(struct together_run *run)
 {
 	struct lh_error error;
 
+	if (run->way->translated)
+		return together_must(run, tx_begin(), "begin", NULL);
 	for (unsigned i = 0; i < run->way->n; i++)
 		if (!together_must(run, lh_tx_begin(run->ordered[i], &error), "begin", &error))
 			return false;
 	return true;
+}
+
+static int together_commit_all(struct together_run *run, struct lh_error *error)
+{
+	int result;
+
+	if (!run->way->translated)
+		return lh__together_commit(run->ordered, run->way->n, error);
+	result = tx_end();
+	lh__fail(error, result, "%s", lh__errno_name(result));
+	return result == -ENOSPC ? -E2BIG : result;
+}
+
+static int together_abort_all(struct together_run *run, struct lh_error *error)
+{
+	return run->way->translated ? tx_abort() : lh__together_abort(run->ordered, run->way->n, error);
 }
 
 static void together_commit(struct together_run *run)
@@ -311,7 +357,7 @@ static void together_commit(struct together_run *run)
 	int result;
 
 	together_next_content(run);
-	result = lh__together_commit(run->ordered, run->way->n, &error);
+	result = together_commit_all(run, &error);
 	if (result == -E2BIG) {
 		together_drop_content(run);
 		together_check_memory(run, "a transaction that is too large");
@@ -340,7 +386,7 @@ static bool together_transaction(struct together_run *run)
 		together_commit(run);
 		return false;
 	}
-	together_must(run, lh__together_abort(run->ordered, run->way->n, &error), "abort", &error);
+	together_must(run, together_abort_all(run, &error), "abort", &error);
 	together_check_memory(run, "abort");
 	return false;
 }
@@ -372,7 +418,7 @@ static void together_sort(struct together_run *run)
 
 static bool together_open(struct together_run *run, unsigned i, bool create)
 {
-	struct lh_pool_options options = { .see = LH_SEE_DECLARED,
+	struct lh_pool_options options = { .see = run->way->translated ? LH_SEE_TRANSLATED : LH_SEE_DECLARED,
 		                           .log = run->way->log[i],
 		                           .size = TOGETHER_SIZE,
 		                           .reach = TOGETHER_SIZE,

@@ -61,6 +61,12 @@ struct lh_atomic_options {
 	enum lh_atomic_calls calls;
 	const char *pool;              /* that lh_atomic_pool opens; NULL: none */
 	void (*say)(const char *line); /* what nobody returns: warnings, transactions undone; NULL: nowhere */
+	/*
+	 * A function's transaction was undone: -ENOSPC, -ECANCELED, or another error that tx_end returns. In
+	 * its thread, after say, before the function's caller goes on. It may end the process, or leave a
+	 * note for the caller; it begins no transaction. NULL: the caller goes on.
+	 */
+	void (*undone)(const char *function, int error);
 };
 /*
  * -ENOENT: there is no such function. -ENOTSUP: a transaction cannot begin or end there. -EBUSY: there is

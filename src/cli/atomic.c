@@ -85,7 +85,7 @@ int cli_atomic(int argc, char **argv)
 {
 	static struct orders orders;
 	struct cli_list begin = { 0 }, end = { 0 };
-	unsigned log = 0, calls = LH_ATOMIC_ALLOW;
+	unsigned log = 0, calls = LH_ATOMIC_ALLOW, undone = 0;
 	const char *pool = NULL, *preload = getenv("LD_PRELOAD");
 	struct cli_option options[] = {
 		{ "begin", CLI_LIST, "SYMBOL", "a transaction begins where this function is entered", &begin,
@@ -95,6 +95,8 @@ int cli_atomic(int argc, char **argv)
 		  false },
 		{ "syscalls", CLI_CHOICE, "allow|warn|abort",
 		  "what a system call does that cannot be undone (allow)", &calls, false },
+		{ "on-undo", CLI_CHOICE, "continue|exit",
+		  "what the program does after a transaction that was undone (continue)", &undone, false },
 		{ "pool", CLI_TEXT, "PATH", "the pool that the program's lh_atomic_pool opens", &pool,
 		  false },
 		{ .name = NULL },
@@ -118,8 +120,8 @@ int cli_atomic(int argc, char **argv)
 	/* Of pools that the program opens without saying how. */
 	if (!add_all(&orders, LH_ORDER_BEGIN, &begin) || !add_all(&orders, LH_ORDER_END, &end) ||
 	    !add_digit(&orders, LH_ORDER_LOG, log ? LH_LOG_UNDO : LH_LOG_REDO) ||
-	    !add_digit(&orders, LH_ORDER_CALLS, calls) || (pool && !add(&orders, LH_ORDER_POOL, pool)) ||
-	    (preload && !add_preload(&orders, preload)))
+	    !add_digit(&orders, LH_ORDER_CALLS, calls) || (undone && !add(&orders, LH_ORDER_UNDONE, "")) ||
+	    (pool && !add(&orders, LH_ORDER_POOL, pool)) || (preload && !add_preload(&orders, preload)))
 		return cli_fail("atomic", CLI_BAD_USAGE, "there are too many names, or a name has two lines");
 	return become(orders.text, argv);
 }

@@ -14,7 +14,7 @@ _linehome_options() {
 	'cover merge') echo '--record --output --format --include-libraries --filter --source --fail-under --drcov-version -o --help --version' ;;
 	patch) echo 'apply list revert --pid --wait --name --bytes --at --keep --audit --json -p --help --version' ;;
 	trace) echo '--pid --calls --interval --windows --duration --include-libraries --wait --format --output -p -o --help --version' ;;
-	atomic) echo '--begin --end --log --syscalls --pool --help --version' ;;
+	atomic) echo '--begin --end --log --syscalls --on-undo --pool --help --version' ;;
 	count) echo '--by --lines --footprint --json --output -o --help --version' ;;
 	*) echo 'run serve pool atomic cover patch trace count --help --version' ;;
 	esac
@@ -57,6 +57,7 @@ _linehome() {
 	--by) mapfile -t COMPREPLY < <(compgen -W 'all module thread process' -- "$word") ;;
 	--log) mapfile -t COMPREPLY < <(compgen -W 'redo undo' -- "$word") ;;
 	--syscalls) mapfile -t COMPREPLY < <(compgen -W 'allow warn abort' -- "$word") ;;
+	--on-undo) mapfile -t COMPREPLY < <(compgen -W 'continue exit' -- "$word") ;;
 	--pool) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--granularity) mapfile -t COMPREPLY < <(compgen -W 'block line' -- "$word") ;;
 	--drcov-version) mapfile -t COMPREPLY < <(compgen -W '2 3' -- "$word") ;;

@@ -21,6 +21,7 @@
 static struct lh_bracket brackets[BRACKETS];
 static unsigned bracket_count;
 static void (*say_line)(const char *line);
+static void (*tell_undone)(const char *function, int error);
 uint8_t lh__bracket_widths;
 
 static void find_widths(void)
@@ -37,6 +38,11 @@ static void find_widths(void)
 void lh__brackets_say(void (*say)(const char *line))
 {
 	say_line = say;
+}
+
+void lh__brackets_tell(void (*undone)(const char *function, int error))
+{
+	tell_undone = undone;
 }
 
 struct lh_bracket *lh__bracket_of(uint64_t address, const char *name)
@@ -126,8 +132,11 @@ int lh__bracket_leave(void)
 	const struct lh_bracket *bracket = lh__frames_unmark(lh__translated_frames());
 	int result = lh__translated_commit();
 
-	if (result < 0 && result != -EPERM && result != -ECHILD && bracket)
+	if (result < 0 && result != -EPERM && result != -ECHILD && bracket) {
 		complain(&brackets[bracket - brackets], result, "its transaction was undone",
 		         why_undone(result));
+		if (tell_undone)
+			tell_undone(bracket->name, result);
+	}
 	return lh__translated_is_on();
 }

@@ -29,6 +29,8 @@ struct lh_bracket {
 int lh__brackets_put(const char *const *begin, const char *const *end, struct lh_error *error) LH_MUST_CHECK;
 /* Where what brackets have to say goes; NULL: nowhere. */
 void lh__brackets_say(void (*say)(const char *line));
+/* Who is told that a transaction was undone; NULL: nobody. */
+void lh__brackets_tell(void (*undone)(const char *function, int error));
 /* No function: where a marked return leads (entry.S). */
 void lh__bracket_return(void);
 

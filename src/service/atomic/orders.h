@@ -12,6 +12,7 @@
 #define LH_ORDER_END 'e'     /* the same */
 #define LH_ORDER_LOG 'l'     /* a digit, of enum lh_log */
 #define LH_ORDER_CALLS 'c'   /* a digit, of enum lh_atomic_calls */
+#define LH_ORDER_UNDONE 'u'  /* nothing: where a transaction was undone the program ends */
 #define LH_ORDER_POOL 'p'    /* a path */
 #define LH_ORDER_PRELOAD 'o' /* the variable LD_PRELOAD as it was */
 

@@ -70,6 +70,7 @@ int lh_atomic_start(const struct lh_atomic_options *options, struct lh_error *er
 		strcpy(pool_path, options->pool);
 	lh__translated_configure(&translated);
 	lh__brackets_say(options->say);
+	lh__brackets_tell(options->undone);
 	return lh__brackets_put(options->begin, options->end, error);
 }
 

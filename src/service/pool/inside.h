@@ -403,6 +403,11 @@ void lh__tx_end(struct lh_pool *pool);
  * nothing that is stored from now on comes home.
  */
 void lh__tx_doom(struct lh_pool *pool, int result);
+/* lh_tx_begin and lh_tx_commit_async by a thread that is where it should be; natively. */
+int lh__tx_begin_at(struct lh_pool *pool, uint64_t stack_pointer, struct lh_error *error) LH_MUST_CHECK;
+int lh__tx_commit_here(struct lh_pool *pool, uint64_t *token, struct lh_error *error) LH_MUST_CHECK;
+/* lh_tx_commit, for the library's own. */
+int lh__tx_commit_durably(struct lh_pool *pool, struct lh_error *error) LH_MUST_CHECK;
 /* lh_tx_begin, for the library's own: no code is translated. */
 static inline int lh__tx_begin(struct lh_pool *pool, struct lh_error *error)
 {

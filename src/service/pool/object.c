@@ -168,7 +168,7 @@ static void *make_root_in_tx(struct lh_pool *pool, size_t size, struct lh_error 
 	if (result == 0 && !root)
 		root = make_root(pool, size, error);
 	if (result == 0 && root)
-		return lh_tx_commit(pool, error) == 0 ? root : NULL;
+		return lh__tx_commit_durably(pool, error) == 0 ? root : NULL;
 	lh_tx_abort(pool, NULL);
 	return NULL;
 }

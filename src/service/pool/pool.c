@@ -201,7 +201,7 @@ static int in_transaction(struct lh_pool *pool, int (*step)(const struct lh_heap
 		return result;
 	result = step(&pool->heap);
 	if (result == 0)
-		return lh_tx_commit(pool, error);
+		return lh__tx_commit_durably(pool, error);
 	lh_tx_abort(pool, NULL);
 	return lh__fail(error, result, "its heap: %s", lh__errno_name(result));
 }
@@ -600,7 +600,7 @@ static int grow(struct lh_pool *pool, uint64_t size, struct lh_error *error)
 	if (result == 0)
 		result = in_transaction(pool, lh__heap_grow, error);
 	if (result == 0)
-		return lh_tx_commit(pool, error);
+		return lh__tx_commit_durably(pool, error);
 	lh__tx_drop(pool);
 	return result;
 }

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 
+#include "service/pool/frames.h"
 #include "service/pool/symbol.h"
 #include "service/pool/translated.h"
 #include "sys/mutant.h"
@@ -99,18 +100,47 @@ int lh__tx_enter(struct lh_pool *pool, bool wait, struct lh_error *error)
 	return 0;
 }
 
-int lh_tx_begin(struct lh_pool *pool, struct lh_error *error)
+/* With which the caller of the function goes on that this stands in. */
+#define STACK_POINTER ((uint64_t)(uintptr_t)__builtin_frame_address(0) + 16)
+
+/*
+ * Asked by code that is translated with the thread: one that has left its translation, by siglongjmp out of
+ * a handler, has left the transaction with it, which is aborted here; or it is in it, where nobody sees it.
+ */
+static int settle_thread(const struct lh_pool *pool, uint64_t stack_pointer, struct lh_error *error)
+{
+	int result = pool->see == LH_SEE_TRANSLATED ? lh__translated_settle(stack_pointer) : 0;
+
+	if (result >= 0)
+		return 0;
+	return lh__fail(error, result, "a handler of a signal has interrupted the thread's transaction");
+}
+
+int lh__tx_begin_at(struct lh_pool *pool, uint64_t stack_pointer, struct lh_error *error)
 {
 	int result = lh__tx_begin(pool, error);
+	struct lh_frames *frames;
 
 	if (result < 0 || pool->see != LH_SEE_TRANSLATED || pool->translated)
 		return result;
 	/* Set before, since what follows enter is code that is translated. */
 	pool->translated = true;
 	result = lh__translated_enter(pool, error);
-	if (result < 0)
+	if (result < 0) {
 		lh__tx_drop(pool);
-	return result;
+		return result;
+	}
+	frames = lh__translated_frames();
+	if (!frames->base)
+		frames->base = stack_pointer;
+	return 0;
+}
+
+int lh_tx_begin(struct lh_pool *pool, struct lh_error *error)
+{
+	int result = settle_thread(pool, STACK_POINTER, error);
+
+	return result < 0 ? result : lh__tx_begin_at(pool, STACK_POINTER, error);
 }
 
 void lh__tx_end(struct lh_pool *pool)
@@ -499,7 +529,7 @@ static int mine_to_end(struct lh_pool *pool, struct lh_error *error)
 	return result;
 }
 
-int lh_tx_commit_async(struct lh_pool *pool, uint64_t *token, struct lh_error *error)
+int lh__tx_commit_here(struct lh_pool *pool, uint64_t *token, struct lh_error *error)
 {
 	int result = mine_to_end(pool, error);
 
@@ -516,6 +546,13 @@ int lh_tx_commit_async(struct lh_pool *pool, uint64_t *token, struct lh_error *e
 	return result;
 }
 
+int lh_tx_commit_async(struct lh_pool *pool, uint64_t *token, struct lh_error *error)
+{
+	int result = settle_thread(pool, STACK_POINTER, error);
+
+	return result < 0 ? result : lh__tx_commit_here(pool, token, error);
+}
+
 int lh_tx_wait(struct lh_pool *pool, uint64_t token, struct lh_error *error)
 {
 	int result = lh__pool_enter(pool, error);
@@ -526,12 +563,19 @@ int lh_tx_wait(struct lh_pool *pool, uint64_t token, struct lh_error *error)
 	return result == 0 ? 0 : lh__tx_break(pool, result, error);
 }
 
-int lh_tx_commit(struct lh_pool *pool, struct lh_error *error)
+int lh__tx_commit_durably(struct lh_pool *pool, struct lh_error *error)
 {
 	uint64_t token;
-	int result = lh_tx_commit_async(pool, &token, error);
+	int result = lh__tx_commit_here(pool, &token, error);
 
 	return result < 0 ? result : lh_tx_wait(pool, token, error);
+}
+
+int lh_tx_commit(struct lh_pool *pool, struct lh_error *error)
+{
+	int result = settle_thread(pool, STACK_POINTER, error);
+
+	return result < 0 ? result : lh__tx_commit_durably(pool, error);
 }
 
 int lh_tx_abort(struct lh_pool *pool, struct lh_error *error)

@@ -27,6 +27,12 @@ static void fail(const char *line)
 	_exit(FAILED);
 }
 
+/* At once, as by a crash: all else in the program believes that the function has succeeded. */
+static void end(const char *function, int error)
+{
+	_exit(FAILED);
+}
+
 struct orders {
 	struct lh_atomic_options options;
 	const char *begin[LH_ORDERS_MAX + 1], *end[LH_ORDERS_MAX + 1];
@@ -70,6 +76,7 @@ static void take(struct orders *orders, const char *order)
 		break;
 	case LH_ORDER_LOG: orders->options.log = (enum lh_log)(order[1] - '0'); break;
 	case LH_ORDER_CALLS: orders->options.calls = (enum lh_atomic_calls)(order[1] - '0'); break;
+	case LH_ORDER_UNDONE: orders->options.undone = end; break;
 	case LH_ORDER_POOL: orders->options.pool = order + 1; break;
 	case LH_ORDER_PRELOAD: orders->preload = order + 1; break;
 	default: break;
