@@ -335,7 +335,7 @@ JOBS ?= 2
 export LINEHOME_BUILD := $(abspath $(B))
 export CC MODE SAN
 
-.PHONY: deps test bench fuzz soak demo lint format format-check install uninstall clean
+.PHONY: deps test bench fuzz soak soak-streams demo lint format format-check install uninstall clean
 deps:
 	@scripts/deps
 # What is built needs what deps installs, hence a second make, which begins when deps has ended.
@@ -360,7 +360,14 @@ fuzz: $(FUZZ_BIN)
 
 soak: all tests
 	$(Q)end=$$(($$(date +%s) + $(SOAK_TIME))); while [ $$(date +%s) -lt $$end ]; do \
-		LH_TEST_STATES=$(SOAK_STATES) LH_TEST_ROUNDS=100 prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; done
+		LH_TEST_STATES=$(SOAK_STATES) LH_TEST_ROUNDS=100 prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; \
+		$(MAKE) -s soak-streams || exit 1; done
+# Random instruction streams from seeds that no run before had: half a million of each kind in some 10 minutes.
+STREAMS := translate_stream translate_written
+soak-streams: $(addprefix $(B)/tests/,$(STREAMS))
+	$(Q)seed=$$(date +%s); for run in $$(seq 50); do for test in $(STREAMS); do \
+		echo "$$test from seed $$seed"; LH_TEST_SEED=$$seed LH_TEST_ROUNDS=10000 timeout 600 $(B)/tests/$$test >$(B)/soak.out || \
+		{ cat $(B)/soak.out; exit 1; }; seed=$$((seed + 10000)); done; done
 
 CLANG_FORMAT ?= clang-format-14
 FORMATTED = $(shell git ls-files '*.c' '*.h')
