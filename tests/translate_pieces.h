@@ -52,7 +52,7 @@ __asm__(".pushsection .rodata\n.globl stream_pieces, stream_pieces_end\nstream_p
 			0, "and $1, %ecx; cmp %rax, %r8; jrcxz 3f; adcq $1, (%rdi); 3: setg %dl")
                         PIECE(0, "shl $32, %rcx; stc; jecxz 3f; ud2; 3: adc %rax, %rax") PIECE(
 				0, "cmp %rax, %r8; jmp 3f; 4: jb 5f; incq (%rdi); jmp 5f; 3: jmp 4b; 5: adc "
-                                   "$0, %r9")
+				   "$0, %r9")
                                 PIECE(0,
                                       "bt %ecx, %eax; call 3f; jmp 4f; 3: rcrq $1, (%rdi); ret; 4: setc %dl")
         /* bits of memory, by a register */
@@ -76,43 +76,51 @@ __asm__(".pushsection .rodata\n.globl stream_pieces, stream_pieces_end\nstream_p
                                  "9(%rdi)") PIECE(0, "extractps $2, %xmm4, 63(%rdi); pinsrb $5, 7(%rdi), "
                                                      "%xmm4; movlhps %xmm4, %xmm5")
                                 PIECE(1, "vextractf128 $1, %ymm3, 49(%rdi); vmovntdq %ymm4, 128(%rdi); "
-                                         "vbroadcastsd 3(%rdi), %ymm7") PIECE(
-					1,
-					"vmaskmovps %ymm3, %ymm4, 5(%rdi); vpmaskmovq 64(%rdi), %ymm5, %ymm6")
-                                        PIECE(1, "vpmaskmovd %xmm6, %xmm7, 33(%rdi); cmp %rax, %r8; "
-                                                 "vcvtps2ph $0, %ymm3, 1(%rdi); setb %dl") PIECE(
-						1, "vpsrld $24, %ymm3, %ymm1; vmovdqa %ymm4, %ymm2; "
-                                                   "vpgatherdd %ymm2, (%rbx,%ymm1,4), %ymm0")
-                                                PIECE(1, "vpsrlq $56, %ymm5, %ymm1; vmovdqa %ymm6, %ymm2; "
-                                                         "vgatherqpd %ymm2, 9(%rbx,%ymm1,8), %ymm0") PIECE(
-							1, "vpsrld $25, %xmm5, %xmm1; vmovdqa %ymm7, %ymm2; "
-                                                           "vpgatherdq %ymm2, (%rdi,%xmm1,8), %ymm8")
+                                         "vbroadcastsd 3(%rdi), %ymm7")
+                                        PIECE(1, "vmaskmovps %ymm3, %ymm4, 5(%rdi); vpmaskmovq 64(%rdi), "
+                                                 "%ymm5, %ymm6") PIECE(
+						1, "vpmaskmovd %xmm6, %xmm7, 33(%rdi); cmp %rax, %r8; "
+						   "vcvtps2ph $0, %ymm3, 1(%rdi); setb %dl")
+                                                PIECE(1, "vpsrld $24, %ymm3, %ymm1; vmovdqa %ymm4, %ymm2; "
+                                                         "vpgatherdd %ymm2, (%rbx,%ymm1,4), %ymm0")
+                                                        PIECE(1, "vpsrlq $56, %ymm5, %ymm1; vmovdqa %ymm6, "
+                                                                 "%ymm2; "
+                                                                 "vgatherqpd %ymm2, 9(%rbx,%ymm1,8), %ymm0")
+                                                                PIECE(1, "vpsrld $25, %xmm5, %xmm1; vmovdqa "
+                                                                         "%ymm7, %ymm2; "
+                                                                         "vpgatherdq %ymm2, (%rdi,%xmm1,8), "
+                                                                         "%ymm8")
         /* masks */
         PIECE(2, "vpsrld $24, %zmm3, %zmm1; kmovw %ecx, %k1; vpscatterdd %zmm4, (%rbx,%zmm1,4){%k1}") PIECE(
 		2, "vpsrlq $56, %zmm3, %zmm1; kmovw %edx, %k2; vscatterqpd %zmm5, 7(%rbx,%zmm1,8){%k2}")
                 PIECE(2, "vpsrlq $56, %zmm5, %zmm1; kmovw %eax, %k3; vpscatterqd %ymm4, (%rbx,%zmm1,4){%k3}")
                         PIECE(2, "vpsrld $24, %zmm3, %zmm1; kmovw %ecx, %k1; vpgatherdd (%rbx,%zmm1,4), "
                                  "%zmm9{%k1}") PIECE(2, "kmovq %rax, %k1; vmovdqu8 %zmm3, 5(%rdi){%k1}; "
-                                                        "vmovdqu16 64(%rdi), %zmm17{%k1}{z}") PIECE(
-				2,
-				"kmovw %ecx, %k4; vmovupd %zmm4, 3(%rdi){%k4}; vmovaps %zmm5, 64(%rdi){%k4}")
-                                PIECE(2, "kmovw %edx, %k1; vpcompressd %zmm5, 9(%rdi){%k1}; vpexpandq "
-                                         "1(%rdi), %zmm6{%k1}") PIECE(
+                                                        "vmovdqu16 64(%rdi), %zmm17{%k1}{z}")
+                                PIECE(2, "kmovw %ecx, %k4; vmovupd %zmm4, 3(%rdi){%k4}; vmovaps %zmm5, "
+                                         "64(%rdi){%k4}") PIECE(
 					2,
-					"kmovw %edx, %k1; vcompresspd %ymm5, 9(%rdi){%k1}; vpmovqb %zmm4, "
-                                        "99(%rdi){%k1}") PIECE(2,
-                                                               "kmovd %edx, %k1; vpmovwb %zmm6, "
-                                                               "7(%rdi){%k1}; vpmovsdw %zmm4, 99(%rdi){%k1}")
-                                        PIECE(2, "kmovw %eax, %k5; vextracti64x4 $1, %zmm4, 3(%rdi){%k5}; "
-                                                 "vmovss %xmm2, 77(%rdi){%k5}") PIECE(
-						2, "kmovw %eax, %k5; vpaddd 4(%rdi){1to16}, %zmm3, "
-                                                   "%zmm20{%k5}; vpbroadcastq 8(%rdi), %zmm21{%k5}{z}")
-                                                PIECE(2, "kmovq %k5, 3(%rdi); kmovw 9(%rdi), %k6; vcvtps2ph "
-                                                         "$0, %zmm3, 11(%rdi){%k6}")
-                                                        PIECE(16,
-                                                              "kmovq %rcx, %k2; vpcompressb %zmm5, "
-                                                              "9(%rdi){%k2}; vpexpandw 64(%rdi), %zmm6{%k2}")
-                                                                PIECE(1, "vzeroupper")
+					"kmovw %edx, %k1; vpcompressd %zmm5, 9(%rdi){%k1}; vpexpandq "
+					"1(%rdi), %zmm6{%k1}") PIECE(2, "kmovw %edx, %k1; vcompresspd %ymm5, "
+                                                                        "9(%rdi){%k1}; vpmovqb %zmm4, "
+                                                                        "99(%rdi){%k1}")
+                                        PIECE(2, "kmovd %edx, %k1; vpmovwb %zmm6, "
+                                                 "7(%rdi){%k1}; vpmovsdw %zmm4, 99(%rdi){%k1}")
+                                                PIECE(2, "kmovw %eax, %k5; vextracti64x4 $1, %zmm4, "
+                                                         "3(%rdi){%k5}; "
+                                                         "vmovss %xmm2, 77(%rdi){%k5}")
+                                                        PIECE(2, "kmovw %eax, %k5; vpaddd 4(%rdi){1to16}, "
+                                                                 "%zmm3, "
+                                                                 "%zmm20{%k5}; vpbroadcastq 8(%rdi), "
+                                                                 "%zmm21{%k5}{z}")
+                                                                PIECE(2, "kmovq %k5, 3(%rdi); kmovw 9(%rdi), "
+                                                                         "%k6; vcvtps2ph "
+                                                                         "$0, %zmm3, 11(%rdi){%k6}")
+                                                                        PIECE(16, "kmovq %rcx, %k2; "
+                                                                                  "vpcompressb %zmm5, "
+                                                                                  "9(%rdi){%k2}; vpexpandw "
+                                                                                  "64(%rdi), %zmm6{%k2}")
+                                                                                PIECE(1, "vzeroupper")
         /* x87 and areas */
         PIECE(0, "fninit; fldl (%rdi); fstpt 11(%rdi); fldt 11(%rdi); fistpll 32(%rdi)") PIECE(
 		0, "fld1; fsts 3(%rdi); fists 9(%rdi); fbstp 13(%rdi); fbld 13(%rdi); fstps 29(%rdi)")
@@ -127,11 +135,10 @@ __asm__(".pushsection .rodata\n.globl stream_pieces, stream_pieces_end\nstream_p
                                                  "xgetbv; and $0xe7, %eax; xsavec64 (%rsi); xrstor64 (%rsi); "
                                                  "mov %rsi, %rdi; xor %eax, %eax;"
                                                  "mov $344, %ecx; rep stosq")
-                                                PIECE(
-							0, "lea 512(%rbx), %rdi; mov %rdi, %rsi; add $512, "
-                                                           "%rdi; xor %eax, %eax; mov $8, %ecx; rep stosq;"
-							   "xgetbv; and $7, %eax; xsaveopt64 (%rsi); mov "
-                                                           "%rsi, %rdi; xor %eax, %eax; mov $344, %ecx; rep "
-                                                           "stosq") "stream_pieces_end:\n.popsection\n");
+                                                PIECE(0, "lea 512(%rbx), %rdi; mov %rdi, %rsi; add $512, "
+                                                         "%rdi; xor %eax, %eax; mov $8, %ecx; rep stosq;"
+                                                         "xgetbv; and $7, %eax; xsaveopt64 (%rsi); mov "
+                                                         "%rsi, %rdi; xor %eax, %eax; mov $344, %ecx; rep "
+                                                         "stosq") "stream_pieces_end:\n.popsection\n");
 
 #endif
