@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sys/syscall.h>
 
 /* ---- plain calls: before each write */
 
@@ -261,9 +262,49 @@ static void check_natives(void)
 	lh__translate_close(natives);
 }
 
+/* ---- vector registers, where what a client calls saves them once more */
+
+static void clobber(void *own, uint64_t a, uint64_t b)
+{
+	(void)own, (void)a, (void)b;
+	__asm__ volatile("pcmpeqd %%xmm0, %%xmm0\n\tpcmpeqd %%xmm7, %%xmm7" : : : "xmm0", "xmm7");
+}
+
+static bool clobber_twice(void *context, void *own, struct lh_translate_call *call)
+{
+	(void)context, (void)call;
+	clobber(own, 0, 0);
+	lh__translate_with_vectors(clobber, own, 0, 0);
+	clobber(own, 0, 0);
+	return false;
+}
+
+static void check_vectors(void)
+{
+	struct lh_translator *translator = translator_with((struct lh_translate_options){
+		.client = { .thread_bytes = sizeof(struct own), .call = clobber_twice } });
+	uint64_t first = 0x1122334455667788, last = 0x99aabbccddeeff00, got[2] = { 0 };
+
+	begin(translator);
+	for (int i = 0; i < 3; i++) {
+		long number = SYS_getppid;
+
+		__asm__ volatile("movq %3, %%xmm0\n\tmovq %4, %%xmm7\n\tsyscall\n\t"
+		                 "movq %%xmm0, %1\n\tmovq %%xmm7, %2"
+		                 : "+a"(number), "=&r"(got[0]), "=&r"(got[1])
+		                 : "r"(first), "r"(last)
+		                 : "rcx", "r11", "xmm0", "xmm7", "memory");
+	}
+	lh__translate_end(translator);
+	ok(got[0] == first && got[1] == last,
+	   "vector registers are the program's, however often they were saved");
+	lh__translate_close(translator);
+}
+
 int main(void)
 {
 	check_plain();
+	check_vectors();
 	check_state(false);
 	check_state(true);
 	check_natives();

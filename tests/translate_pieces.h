@@ -75,12 +75,13 @@ __asm__(".pushsection .rodata\n.globl stream_pieces, stream_pieces_end\nstream_p
                         PIECE(0, "pextrb $3, %xmm1, 1(%rdi); pextrw $2, %xmm2, 5(%rdi); pextrq $1, %xmm3, "
                                  "9(%rdi)") PIECE(0, "extractps $2, %xmm4, 63(%rdi); pinsrb $5, 7(%rdi), "
                                                      "%xmm4; movlhps %xmm4, %xmm5")
-                                PIECE(1, "vextractf128 $1, %ymm3, 49(%rdi); vmovntdq %ymm4, 128(%rdi); "
-                                         "vbroadcastsd 3(%rdi), %ymm7")
-                                        PIECE(1, "vmaskmovps %ymm3, %ymm4, 5(%rdi); vpmaskmovq 64(%rdi), "
-                                                 "%ymm5, %ymm6") PIECE(
-						1, "vpmaskmovd %xmm6, %xmm7, 33(%rdi); cmp %rax, %r8; "
-						   "vcvtps2ph $0, %ymm3, 1(%rdi); setb %dl")
+                                PIECE(1,
+                                      "vextractf128 $1, %ymm3, 49(%rdi); vmovntdq %ymm4, 128(%rdi); "
+                                      "vbroadcastsd 3(%rdi), %ymm7") PIECE(1, "vmaskmovps %ymm3, %ymm4, "
+                                                                              "5(%rdi); vpmaskmovq 64(%rdi), "
+                                                                              "%ymm5, %ymm6")
+                                        PIECE(1, "vpmaskmovd %xmm6, %xmm7, 33(%rdi); cmp %rax, %r8; "
+                                                 "vcvtps2ph $0, %ymm3, 1(%rdi); setb %dl")
                                                 PIECE(1, "vpsrld $24, %ymm3, %ymm1; vmovdqa %ymm4, %ymm2; "
                                                          "vpgatherdd %ymm2, (%rbx,%ymm1,4), %ymm0")
                                                         PIECE(1, "vpsrlq $56, %ymm5, %ymm1; vmovdqa %ymm6, "
@@ -98,14 +99,14 @@ __asm__(".pushsection .rodata\n.globl stream_pieces, stream_pieces_end\nstream_p
                                  "%zmm9{%k1}") PIECE(2, "kmovq %rax, %k1; vmovdqu8 %zmm3, 5(%rdi){%k1}; "
                                                         "vmovdqu16 64(%rdi), %zmm17{%k1}{z}")
                                 PIECE(2, "kmovw %ecx, %k4; vmovupd %zmm4, 3(%rdi){%k4}; vmovaps %zmm5, "
-                                         "64(%rdi){%k4}") PIECE(
-					2,
-					"kmovw %edx, %k1; vpcompressd %zmm5, 9(%rdi){%k1}; vpexpandq "
-					"1(%rdi), %zmm6{%k1}") PIECE(2, "kmovw %edx, %k1; vcompresspd %ymm5, "
-                                                                        "9(%rdi){%k1}; vpmovqb %zmm4, "
-                                                                        "99(%rdi){%k1}")
-                                        PIECE(2, "kmovd %edx, %k1; vpmovwb %zmm6, "
-                                                 "7(%rdi){%k1}; vpmovsdw %zmm4, 99(%rdi){%k1}")
+                                         "64(%rdi){%k4}") PIECE(2, "kmovw %edx, %k1; vpcompressd %zmm5, "
+                                                                   "9(%rdi){%k1}; vpexpandq "
+                                                                   "1(%rdi), %zmm6{%k1}")
+                                        PIECE(2, "kmovw %edx, %k1; vcompresspd %ymm5, "
+                                                 "9(%rdi){%k1}; vpmovqb %zmm4, "
+                                                 "99(%rdi){%k1}") PIECE(2, "kmovd %edx, %k1; vpmovwb %zmm6, "
+                                                                           "7(%rdi){%k1}; vpmovsdw %zmm4, "
+                                                                           "99(%rdi){%k1}")
                                                 PIECE(2, "kmovw %eax, %k5; vextracti64x4 $1, %zmm4, "
                                                          "3(%rdi){%k5}; "
                                                          "vmovss %xmm2, 77(%rdi){%k5}")

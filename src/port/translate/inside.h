@@ -128,6 +128,7 @@ struct lh_translated_thread {
 	int32_t tid;         /* 0: the slot is free */
 	uint64_t gs;         /* the program's own */
 	uint8_t vector[VECTOR_BYTES] __attribute__((aligned(64)));
+	uint32_t saves; /* of vector registers, not restored yet: the outermost one has the program's */
 	struct lh_translator *translator;
 	struct cache *cache;
 	uint64_t epoch;      /* of that cache */

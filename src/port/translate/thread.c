@@ -243,6 +243,7 @@ struct outcome lh__translate_on(struct lh_translator *translator, struct lh_erro
 	if (result < 0)
 		return (struct outcome){ lh__fail(error, -ENOMEM, "no memory to translate a thread"), NULL };
 	thread->depth = 1;
+	thread->saves = 0; /* a handler may have jumped out of what had saved them */
 	return (struct outcome){ 0, thread };
 }
 
@@ -328,6 +329,8 @@ void lh__translate_counts(const struct lh_translator *translator, struct lh_tran
 
 void lh__vectors_save(struct lh_translated_thread *thread)
 {
+	if (thread->saves++)
+		return;
 	if (thread->translator->xsave)
 		__asm__ volatile("xsave64 (%0)"
 		                 :
@@ -339,6 +342,8 @@ void lh__vectors_save(struct lh_translated_thread *thread)
 
 void lh__vectors_restore(struct lh_translated_thread *thread)
 {
+	if (--thread->saves)
+		return;
 	if (thread->translator->xsave)
 		__asm__ volatile("xrstor64 (%0)"
 		                 :
@@ -364,16 +369,18 @@ bool lh__vectors_save_few(struct lh_translated_thread *thread)
 {
 	unsigned low, high;
 
-	if (!thread->translator->few)
+	if (!thread->translator->few || thread->saves)
 		return false;
 	__asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
 	if (low & IN_USE_HALVES)
 		return false;
 	lh__vectors_put_aside(thread->vector, thread->translator->upper);
+	thread->saves++;
 	return true;
 }
 
 void lh__vectors_restore_few(struct lh_translated_thread *thread)
 {
+	thread->saves--;
 	lh__vectors_take_back(thread->vector, thread->translator->upper);
 }
