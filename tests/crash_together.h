@@ -456,6 +456,9 @@ static bool together_reopen(struct together_run *run, bool dies, unsigned which)
 	for (unsigned i = 0; i < run->way->n; i++)
 		if (which >> i & 1)
 			together_end_pool(run, i, dies);
+	/* Who dies takes along what his thread had begun. */
+	while (dies && tx_end() != -EPERM)
+		;
 	for (unsigned i = 0; i < run->way->n; i++)
 		if (which >> order[i] & 1 && !together_open(run, order[i], false))
 			return false;
