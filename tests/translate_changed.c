@@ -311,15 +311,15 @@ static void check_counted(const char *how, bool guards, uint64_t near)
 static void beside(char *out, size_t size, const char *name)
 {
 	ssize_t length = readlink("/proc/self/exe", out, size - 100);
+	char *slash;
 
 	if (length < 0)
 		abort();
 	out[length] = 0;
-	snprintf(strrchr(out, '/'), 100, "/%s", name);
-	if (access(out, R_OK) == 0)
-		return;
-	out[length] = 0;
-	snprintf(strrchr(out, '/'), 100, "/../../tests/%s", name); /* a build with a sanitizer */
+	slash = strrchr(out, '/');
+	snprintf(slash, 100, "/%s", name);
+	if (access(out, R_OK) != 0)
+		snprintf(slash, 100, "/../../tests/%s", name); /* a build with a sanitizer */
 }
 
 static void check_program(const char *words)
