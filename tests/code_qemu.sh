@@ -2,30 +2,8 @@
 # timeout: 120
 # What qemu's own translator sees real programs access, compared with what the library says of their instructions.
 set -u
-build=$(realpath "${LINEHOME_BUILD:-build}")
-here=$(cd "$(dirname "$0")" && pwd)
-
-if ! command -v qemu-x86_64 >/dev/null; then
-	echo "1..0 # SKIP qemu-x86_64 is not here: scripts/deps --bench"
-	exit 0
-fi
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-if ! "${CC:-cc}" -O2 -fPIC -shared -o "$work/accesses.so" "$here/qemu/accesses.c"; then
-	echo "Bail out! the plugin does not compile"
-	exit 1
-fi
-
-count=0 failures=0
-result() { # result STATUS TEXT
-	count=$((count + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $count - $2"
-	else
-		failures=$((failures + 1))
-		echo "not ok $count - $2"
-	fi
-}
+. "$(dirname "$0")/lib/qemu.sh"
+plugin accesses
 watch() { # watch NAME COMMAND...
 	local name=$1
 	shift

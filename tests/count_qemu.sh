@@ -4,32 +4,10 @@
 # differences: qemu tells of a repeated string instruction once for each repetition, and of an access in parts of at
 # most 8 bytes; so bytes are always the same, and numbers of accesses where there are neither.
 set -u
-build=$(realpath "${LINEHOME_BUILD:-build}")
-here=$(cd "$(dirname "$0")" && pwd)
+. "$(dirname "$0")/lib/qemu.sh"
 linehome=$build/linehome
 [ -x "$build/tests/programs/counted" ] || build=$build/..
-
-if ! command -v qemu-x86_64 >/dev/null; then
-	echo "1..0 # SKIP qemu-x86_64 is not here: scripts/deps --bench"
-	exit 0
-fi
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-if ! "${CC:-cc}" -O2 -fPIC -shared -o "$work/count.so" "$here/qemu/count.c"; then
-	echo "Bail out! the plugin does not compile"
-	exit 1
-fi
-
-count=0 failures=0
-result() { # result STATUS TEXT
-	count=$((count + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $count - $2"
-	else
-		failures=$((failures + 1))
-		echo "not ok $count - $2"
-	fi
-}
+plugin count
 
 # Instructions, bytes loaded and stored, loads and stores of a module, to files; then which of them are compared.
 watch() { # watch MODULE COLUMNS COMMAND...

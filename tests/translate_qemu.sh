@@ -4,31 +4,9 @@
 # those of qemu's own translator. Numbers are compared where every access is at most 8 plain bytes, bytes always: qemu
 # tells of larger accesses, of repeated ones and of areas in parts.
 set -u
-build=$(realpath "${LINEHOME_BUILD:-build}")
-here=$(cd "$(dirname "$0")" && pwd)
-
-if ! command -v qemu-x86_64 >/dev/null; then
-	echo "1..0 # SKIP qemu-x86_64 is not here: scripts/deps --bench"
-	exit 0
-fi
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+. "$(dirname "$0")/lib/qemu.sh"
 [ -f "$build/tests/agents/profile.so" ] || build=$build/..
-if ! "${CC:-cc}" -O2 -fPIC -shared -o "$work/profile.so" "$here/qemu/profile.c"; then
-	echo "Bail out! the plugin does not compile"
-	exit 1
-fi
-
-count=0 failures=0
-result() { # result STATUS TEXT
-	count=$((count + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $count - $2"
-	else
-		failures=$((failures + 1))
-		echo "not ok $count - $2"
-	fi
-}
+plugin profile
 cat >"$work/compare.py" <<'END'
 import sys
 def read(path, part):
