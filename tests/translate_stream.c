@@ -281,6 +281,8 @@ static void check_planted(const char *name, struct lh_translate_client client)
 
 int main(void)
 {
+	uint64_t usual = first_seed;
+
 	if (getenv("LH_TEST_SEED"))
 		first_seed = strtoull(getenv("LH_TEST_SEED"), NULL, 10);
 	check_same("near", (struct lh_translate_options){ 0 }, rounds(2000));
@@ -289,6 +291,8 @@ int main(void)
 	check_same("counted, far", (struct lh_translate_options){ .near = FAR_AWAY, .client = counting },
 	           rounds(500));
 	check_counts(100);
+	/* A loop whose count is spoiled need not end: these faults are planted in the same streams every time. */
+	first_seed = usual;
 	check_planted("flags that are not saved", (struct lh_translate_client){ .before = spoil_flags });
 	check_planted("a register that is not saved",
 	              (struct lh_translate_client){ .before = spoil_register });
