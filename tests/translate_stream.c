@@ -41,7 +41,9 @@ static void count_accesses(struct lh_emitter *emitter, const struct lh_translate
 {
 	for (unsigned i = 0; i < instruction->accesses->count; i++) {
 		const struct lh_access *access = &instruction->accesses->at[i];
-		int address = lh__emit_address(emitter, instruction, access);
+		/* What repeats nothing may name any address. */
+		int address =
+			lh__access_is_plain(access) ? lh__emit_address(emitter, instruction, access) : -1;
 		int shifted = lh__emit_scratch(emitter), label;
 
 		if (address >= 0) {
