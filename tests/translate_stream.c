@@ -293,7 +293,7 @@ int main(void)
 	check_same("counted, far", (struct lh_translate_options){ .near = FAR_AWAY, .client = counting },
 	           rounds(500));
 	check_counts(100);
-	/* A loop whose count is spoiled need not end: these faults are planted in the same streams every time. */
+	/* A loop whose count is spoiled need not end: these are planted in the same streams every time. */
 	first_seed = usual;
 	check_planted("flags that are not saved", (struct lh_translate_client){ .before = spoil_flags });
 	check_planted("a register that is not saved",
