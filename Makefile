@@ -51,7 +51,7 @@ endif
 # CORE is what the agent is made of. It runs in other people's programs, on threads without libc's thread-local
 # storage: no stack protector, and none of the libraries below.
 CORE_DIRS := sys line code store net/data home port port/page
-LIB_DIRS := $(CORE_DIRS) port/code port/translate net service/client service/serve service/pool service/code \
+LIB_DIRS := $(CORE_DIRS) port/code port/translate port/guest net service/client service/serve service/pool service/code \
 	service/atomic
 CORE_SRC := $(foreach d,$(CORE_DIRS),$(wildcard src/$(d)/*.c))
 LIB_SRC := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c)) $(wildcard src/port/translate/*.S) \
@@ -65,7 +65,8 @@ AGENT_LIBS := -lZydis
 # The agent of count is the translator, and its client.
 COUNT_SRC := $(foreach d,sys code port/translate service/count/agent,$(wildcard src/$(d)/*.c)) \
 	$(wildcard src/port/translate/*.S) src/service/count/fold.c
-CLI_SRC := $(wildcard src/cli/*.c $(foreach d,launch run count,src/service/$(d)/*.c))
+MIGRATE_SRC := $(wildcard src/service/migrate/*.c)
+CLI_SRC := $(wildcard src/cli/*.c $(foreach d,launch run count,src/service/$(d)/*.c)) $(MIGRATE_SRC)
 LIB_LIBS := -lZydis -ldw -lelf -lssl -lcrypto -lpthread
 CLI_LIBS := -ljansson $(LIB_LIBS)
 
@@ -221,6 +222,10 @@ $(B)/tests/crash_mutants: $(MUTANT_OBJ) $(B)/liblinehome.a
 $(filter $(B)/tests/code_ahead,$(TEST_BIN)): \
 	$(call obj,$(B),$(wildcard src/port/code/inside/ahead_*.c))
 $(filter $(B)/tests/count_%,$(TEST_BIN)): $(call obj,$(B),$(wildcard src/service/launch/*.c src/service/count/*.c))
+# What migrates machines reads and writes JSON.
+MIGRATE_BIN := $(filter $(B)/tests/migrate_% $(B)/bench/migrate_%,$(TEST_BIN) $(BENCH_BIN))
+$(MIGRATE_BIN): $(call obj,$(B),$(MIGRATE_SRC) $(wildcard src/service/launch/*.c))
+$(foreach name,$(notdir $(MIGRATE_BIN)),$(eval LIBS_$(name) := -ljansson))
 $(filter $(B)/tests/agent_engine,$(TEST_BIN)): $(call obj,$(B),src/service/run/agent/engine.c)
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
@@ -316,7 +321,7 @@ $(B)/examples/ordinary/keep: examples/ordinary/keep.c examples/ordinary/map.h in
 		-L$(@D) -lordinary -L$(B) -llinehome -Wl,-rpath,$(abspath $(@D)):$(abspath $(B))
 # What is fuzzed is compiled once, for all targets.
 FUZZ_FLAGS = $(CPPFLAGS) $(BLOB_FLAGS) $(filter-out -O0 -O2,$(CFLAGS)) -O1 -fno-sanitize-recover=undefined
-FUZZ_OBJ := $(call obj,$(BUILD)/fuzz,$(LIB_SRC))
+FUZZ_OBJ := $(call obj,$(BUILD)/fuzz,$(LIB_SRC) $(MIGRATE_SRC))
 $(BUILD)/fuzz/obj/%.o: %.c $(P)/flags
 	@mkdir -p $(@D)
 	$(Q)clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,address,undefined -MMD -MP -c -o $@ $<
@@ -325,7 +330,7 @@ $(BUILD)/fuzz/obj/%.o: %.S $(P)/flags $(INSIDE) $(PAGE_PARTS)
 	$(Q)clang $(CPPFLAGS) $(BLOB_FLAGS) -MMD -MP -c -o $@ $<
 $(BUILD)/fuzz/%: fuzz/%.c $(FUZZ_OBJ)
 	@mkdir -p $(@D)
-	$(Q)clang $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< $(FUZZ_OBJ) $(LIB_LIBS)
+	$(Q)clang $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< $(FUZZ_OBJ) $(CLI_LIBS)
 
 # ---- what is run
 

@@ -21,7 +21,7 @@ port
 home
 service/client
 service/serve service/pool service/code service/launch
-service/run service/count service/atomic
+service/run service/count service/atomic service/migrate
 cli
 '
 core='sys line code net/data store port home'
