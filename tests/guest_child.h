@@ -24,6 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "line_random.h"
 #include "port/guest/guest.h"
 #include "port/page/uapi.h"
 
@@ -39,6 +40,8 @@ enum child_op {
 	CHILD_UNMAP,    /* value: pages */
 	CHILD_REMAP,    /* value: pages, to elsewhere */
 	CHILD_FORK,     /* a child that ends at once */
+	CHILD_LET_GO,   /* closes its own userfaultfd */
+	CHILD_CHURN,    /* writes to pages, and discards some, until *stop; value: seed */
 };
 
 struct child_order {
@@ -52,8 +55,9 @@ struct child {
 	int uffd;
 	size_t page_size;
 	uint64_t pages;
-	uint64_t address; /* in the child and, unused, in nobody else */
-	unsigned char *mapped;
+	uint64_t address;      /* in the child */
+	unsigned char *mapped; /* there */
+	int *stop;             /* shared */
 };
 
 /* ---- in the child ---- */
@@ -70,6 +74,26 @@ static uint64_t child__fork(void)
 static uint64_t child__result(long result)
 {
 	return result < 0 ? (uint64_t)-errno : 0;
+}
+
+/* Each write changes the page's first word and its last. Now and then a page is made a hole, and left so. */
+static uint64_t child__churn(const struct child *self, uint64_t seed, uint64_t pages)
+{
+	uint64_t n = 0;
+
+	while (!__atomic_load_n(self->stop, __ATOMIC_ACQUIRE)) {
+		uint64_t page = random_next(&seed) % pages;
+		volatile uint64_t *word =
+			(volatile uint64_t *)(void *)(self->mapped + page * self->page_size);
+
+		if (++n % 64 == 0) {
+			madvise((void *)(uintptr_t)word, self->page_size, MADV_REMOVE);
+		} else {
+			word[0] = n;
+			word[self->page_size / 8 - 1] = n;
+		}
+	}
+	return n;
 }
 
 static uint64_t child__carry_out(const struct child *self, const struct child_order *order)
@@ -96,6 +120,8 @@ static uint64_t child__carry_out(const struct child *self, const struct child_or
 		               ? (uint64_t)-errno
 		               : 0;
 	case CHILD_FORK: return child__fork();
+	case CHILD_LET_GO: return child__result(close(self->uffd));
+	case CHILD_CHURN: return child__churn(self, order->value, order->count);
 	}
 	return 0;
 }
@@ -157,6 +183,7 @@ __attribute__((unused)) static void child_end(struct child *child)
 		waitpid(child->pid, NULL, 0);
 	}
 	close(child->socket);
+	munmap(child->stop, LH_PAGE_SIZE);
 	if (child->file >= 0)
 		close(child->file);
 }
@@ -178,7 +205,8 @@ __attribute__((unused)) static bool child_start(struct child *child, enum child_
 	if (memory != CHILD_ANONYMOUS &&
 	    (child->file < 0 || ftruncate(child->file, (off_t)(pages * page_size)) != 0))
 		return false;
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
+	child->stop = mmap(NULL, LH_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (child->stop == MAP_FAILED || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
 		return false;
 	fflush(stdout);
 	child->pid = fork();
