@@ -118,10 +118,9 @@ void lh__engine_changed(struct lh_engine *engine)
 static bool all_here(struct lh_engine *engine)
 {
 	while (engine->cursor < engine->pages) {
-		uint64_t word = __atomic_load_n(&engine->state->fresh.word[engine->cursor / 64],
-		                                __ATOMIC_ACQUIRE) |
-		                __atomic_load_n(&engine->state->zero.word[engine->cursor / 64],
-		                                __ATOMIC_ACQUIRE);
+		uint64_t word =
+			__atomic_load_n(&engine->state->fresh.word[engine->cursor / 64], __ATOMIC_ACQUIRE) |
+			__atomic_load_n(&engine->state->zero.word[engine->cursor / 64], __ATOMIC_ACQUIRE);
 		uint64_t absent = ~word >> engine->cursor % 64;
 
 		if (absent) {

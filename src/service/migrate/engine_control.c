@@ -73,7 +73,8 @@ int lh__engine_guest(struct lh_engine *engine, const struct lh_guest *guest, str
 	bool had;
 
 	if (guest && !guest_fits(engine, guest))
-		return lh__fail(error, -EINVAL, "the guest's memory is not what moves: it has %lu pages, not %lu",
+		return lh__fail(error, -EINVAL,
+		                "the guest's memory is not what moves: it has %lu pages, not %lu",
 		                (unsigned long)lh__guest_pages(guest), (unsigned long)engine->pages);
 	lh__engine_hold(engine);
 	old = engine->guest;
@@ -96,7 +97,7 @@ int lh__engine_guest(struct lh_engine *engine, const struct lh_guest *guest, str
 
 /* ---- copying ---- */
 
-/* Takes pages of `pages` that are also in `also` (NULL: all) out of memory, in runs. */
+/* Takes pages out of memory in runs; shown_only: only those that the guest may see. */
 static int forget(struct lh_engine *engine, const struct lh_pageset *pages, bool shown_only)
 {
 	struct lh_state *state = engine->state;

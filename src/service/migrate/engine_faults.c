@@ -7,16 +7,15 @@
  */
 #include <errno.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "service/migrate/engine_inside.h"
 
-#define READ_MAX 64      /* messages at once */
-#define ASK_MAX 64       /* pages asked for at once */
-#define RETRY_NS 50000   /* until the guest's process has noticed that its event was read */
-#define WATCHED_NS 10000000 /* the same, where its memory is to be no longer watched */
+#define READ_MAX 64    /* messages at once */
+#define ASK_MAX 64     /* pages asked for at once */
+#define RETRY_NS 50000 /* until the guest's process has noticed that its event was read */
 
 static void wake(struct lh_engine *engine, uint64_t page)
 {
@@ -267,7 +266,7 @@ static void ask_misses(struct lh_engine *engine, struct lh_supply *supply)
 	uint64_t pages[ASK_MAX];
 	size_t n, i;
 
-	while (supply && engine->misses && lh__engine_can_put(engine) && (n = to_ask(engine, pages))) {
+	while (supply && lh__engine_can_put(engine) && (n = to_ask(engine, pages))) {
 		for (i = 0; i < n; i++) {
 			if (lh__pageset_has(&engine->state->asked, pages[i]))
 				asked_twice(engine, pages[i]);
@@ -304,15 +303,29 @@ static void take_hints(struct lh_engine *engine, uint64_t page, const uint64_t *
 	lh__engine_kick_idle(engine);
 }
 
+/* What came could not be used. */
+static void ask_again(struct lh_engine *engine, uint64_t page)
+{
+	pthread_mutex_lock(&engine->miss_lock);
+	for (size_t i = 0; i < engine->misses; i++)
+		if (engine->miss[i].page == page)
+			engine->miss[i].asked = false;
+	pthread_mutex_unlock(&engine->miss_lock);
+}
+
 /* Puts and shows one that came; what the guest's events prevent is tried again once they have been read. */
 static void take_answer(struct lh_engine *engine, const struct lh_supply_answer *answer)
 {
+	static const struct timespec a_moment = { 0, RETRY_NS };
 	enum lh_engine_put put;
 
-	while ((put = lh__engine_put(engine, answer)) == LH_ENGINE_AGAIN) {
+	while ((put = lh__engine_put(engine, answer)) == LH_ENGINE_AGAIN &&
+	       !__atomic_load_n(&engine->hold, __ATOMIC_ACQUIRE)) {
+		nanosleep(&a_moment, NULL);
 		read_events(engine);
-		sched_yield();
 	}
+	if (put == LH_ENGINE_AGAIN)
+		ask_again(engine, answer->page);
 	if (put != LH_ENGINE_PUT)
 		return;
 	if (!engine->place->ops->write || lh__engine_reveal(engine, answer->page, 1, NULL) != -EAGAIN)
@@ -347,8 +360,6 @@ static bool answer_misses(struct lh_engine *engine)
 	size_t n = 0;
 	bool left = false;
 
-	if (!__atomic_load_n(&engine->misses, __ATOMIC_RELAXED))
-		return false;
 	pthread_mutex_lock(&engine->miss_lock);
 	for (size_t i = 0; i < engine->misses && n < ASK_MAX; i++)
 		if (engine->miss[i].leads && lh__pageset_has(&engine->state->fresh, engine->miss[i].page))
@@ -366,18 +377,10 @@ static bool answer_misses(struct lh_engine *engine)
 static bool answer_retries(struct lh_engine *engine)
 {
 	size_t n = engine->retries;
-	struct lh_engine_retry *retry;
 
-	if (!n)
-		return false;
-	retry = malloc(n * sizeof(*retry));
-	if (!retry)
-		return true;
-	memcpy(retry, engine->retry, n * sizeof(*retry));
-	engine->retries = 0;
+	engine->retries = 0; /* those that fail again move to the front, where others have been taken out */
 	for (size_t i = 0; i < n; i++)
-		answer_fresh(engine, retry[i]);
-	free(retry);
+		answer_fresh(engine, engine->retry[i]);
 	return engine->retries > 0;
 }
 
@@ -391,8 +394,8 @@ static bool try_complete(struct lh_engine *engine)
 	    lh__engine_is(&engine->guest_left) || !lh__engine_all_here(engine))
 		return false;
 	for (size_t i = 0; i < guest->ranges && !result; i++)
-		result = lh__engine_result(
-			engine, lh__guest_unwatch(guest, guest->range[i].first, guest->range[i].pages));
+		result = lh__engine_result(engine, lh__guest_unwatch(guest, guest->range[i].first,
+		                                                     guest->range[i].pages));
 	if (result)
 		return result == -EAGAIN;
 	engine->retries = 0;

@@ -40,7 +40,7 @@ struct lh_engine_lane {
 	unsigned number;
 	pthread_t thread;
 	bool started;
-	int kick; /* eventfd */
+	int kick;  /* eventfd */
 	bool idle; /* it found nothing to ask for, and sleeps; atomic */
 	struct lh_engine_flying flying;
 	unsigned window;

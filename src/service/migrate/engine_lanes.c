@@ -206,7 +206,8 @@ static void tell_idle(struct lh_engine *engine)
 
 static void sleep_until(struct lh_engine_lane *lane, struct lh_supply *supply, uint64_t wait)
 {
-	struct pollfd poll_for[2] = { { .fd = lane->kick, .events = POLLIN }, { .fd = -1, .events = POLLIN } };
+	struct pollfd poll_for[2] = { { .fd = lane->kick, .events = POLLIN },
+		                      { .fd = -1, .events = POLLIN } };
 	struct timespec limit;
 	uint64_t count;
 

@@ -45,8 +45,8 @@ static enum lh_engine_put put_shown(struct lh_engine *engine, const struct lh_su
 	int result = -ESRCH;
 
 	if (engine->has_guest)
-		result = lh__engine_result(
-			engine, engine->place->ops->show(engine->place, answer->page, 1, answer->data));
+		result = lh__engine_result(engine, engine->place->ops->show(engine->place, answer->page, 1,
+		                                                            answer->data));
 	if (result == -EAGAIN)
 		return LH_ENGINE_AGAIN;
 	if (result)
@@ -119,7 +119,8 @@ void lh__engine_resolve(struct lh_engine *engine, uint64_t page)
 		if (miss.page != page)
 			engine->miss[kept++] = miss;
 		else if (miss.waiting && engine->options.measure)
-			lh__measure_fault(engine->options.measure, LH_FAULT_FAR, miss.thread, miss.began, now);
+			lh__measure_fault(engine->options.measure, LH_FAULT_FAR, miss.thread, miss.began,
+			                  now);
 	}
 	engine->misses = kept;
 	lh__pageset_remove(&engine->missed, page);
