@@ -18,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 			abort();                                                                             \
 	} while (0)
 
-#define PAGES 96u
+#define PAGES 24u
 #define HEAD 24u
 
 struct memory {
@@ -27,7 +27,7 @@ struct memory {
 	uint64_t reads;
 };
 
-/* An entry: the low byte is a page number, the high byte the flags; some are 8 bytes of the input as they are. */
+/* An entry: five bits are a page number, the high byte the flags; some are 8 bytes of the input as they are. */
 static int read_page(void *context, uint64_t page, void *content)
 {
 	struct memory *memory = context;
@@ -39,7 +39,7 @@ static int read_page(void *context, uint64_t page, void *content)
 	for (i = 0; i < 512; i++) {
 		at = (size_t)(page * 512 + i) * 2 % (memory->size - 8);
 		memcpy(&raw, memory->data + at, sizeof(raw));
-		entry[i] = (raw >> 8 & 0x7f) == 0x7f ? raw : (raw & 0xff) << 12 | (raw >> 8 & 0xff);
+		entry[i] = (raw >> 8 & 0x7f) == 0x7f ? raw : (raw & 0x1f) << 12 | (raw >> 8 & 0xff);
 	}
 	return memory->data[page % memory->size] == 0xee ? -1 : 0;
 }
