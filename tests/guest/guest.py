@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import select
 import shutil
 import signal
 import socket
@@ -171,6 +170,25 @@ def files():
     return made.stdout.split()
 
 
+def children(pid):
+    """Of a process, in the order in which they were started."""
+    try:
+        with open('/proc/%d/task/%d/children' % (pid, pid)) as file:
+            return sorted(int(word) for word in file.read().split())
+    except OSError:
+        return []
+
+
+def descendants(pid):
+    found = children(pid)
+    return found + [other for one in found for other in descendants(one)]
+
+
+def kill(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 class Place:
     """A folder of sockets, a folder of memory, and what runs; all of it is gone at the end."""
 
@@ -202,8 +220,9 @@ class Place:
         return process
 
     def stop(self, process):
-        if process.poll() is None:
-            process.kill()
+        """Ends it and what it has started."""
+        for pid in [process.pid] + descendants(process.pid) if process.poll() is None else []:
+            kill(pid)
         process.wait()
         if process in self.running:
             self.running.remove(process)
@@ -225,7 +244,7 @@ class Shape:
     def __init__(self, cpus=1, mib=512, sandbox=False):
         self.cpus, self.mib, self.sandbox = cpus, mib, sandbox
 
-    def qemu(self, place, backend, serial, monitor, *more):
+    def qemu(self, backend, serial, monitor, *more):
         kernel, initramfs = files()
         words = ['qemu-system-x86_64', '-machine', 'pc,accel=tcg,memory-backend=ram0', '-cpu', 'qemu64', '-smp', self.cpus,
                  '-m', self.mib, '-nodefaults', '-no-user-config', '-display', 'none', '-object', backend,
@@ -233,7 +252,8 @@ class Shape:
                  '-append', 'console=ttyS0 quiet panic=-1 mitigations=off tsc=unstable wait=1 virtio=1',
                  '-object', 'rng-random,id=rng0,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng0',
                  '-device', 'virtio-balloon-pci',
-                 '-serial', 'unix:%s,server=on,wait=off' % serial, '-qmp', 'unix:%s,server=on,wait=off' % monitor]
+                 '-serial', 'unix:%s,server=on,wait=off' % serial, '-qmp', 'unix:%s,server=on,wait=off' % monitor,
+                 '-qmp', 'unix:%s.too,server=on,wait=off' % monitor]  # one for tests, one for whom they test
         if self.sandbox:
             words += ['-sandbox', 'on']
         return words + list(more)
@@ -243,7 +263,7 @@ class Shape:
         kernel, initramfs = files()
         version = subprocess.run(['qemu-system-x86_64', '--version'], capture_output=True, text=True).stdout
         known = hashlib.sha256(version.encode() + kernel.encode() + open(initramfs, 'rb').read() +
-                               json.dumps(self.qemu(None, '', '', '')).encode()).hexdigest()[:16]
+                               json.dumps(self.qemu('', '', '')).encode()).hexdigest()[:16]
         folder = '%s/booted-%d-%d-%s' % (CACHE, self.cpus, self.mib, known)
         if not os.path.exists(folder + '/device'):
             for old in os.listdir(CACHE):
@@ -282,7 +302,7 @@ class Machine:
     def start(self, *more, before=(), anonymous=False):
         """Runs QEMU, under the words of `before`."""
         self.log = open(self.monitor + '.log', 'w+')
-        argv = list(before) + self.shape.qemu(self.place, self.backend(anonymous), self.serial, self.monitor, *more)
+        argv = list(before) + self.shape.qemu(self.backend(anonymous), self.serial, self.monitor, *more)
         self.process = self.place.run(argv, stdout=self.log, stderr=self.log)
         self.place.closing.append(self)
 
