@@ -32,7 +32,7 @@ COMPARED = [
     ('linehome precopy-then-postcopy', linehome(mode='precopy-then-postcopy')),
 ]
 ORDERS = [('postcopy, %s' % policy, linehome(mode='postcopy', policy=policy))
-          for policy in ('none', 'linear', 'around', 'ptline')]
+          for policy in ('linear', 'around', 'ptline')]
 
 COLUMNS = [  # of the table: head, figure, factor, digits
     ('reported ms', 'downtime', 1e3, 0), ('silence ms', 'silence', 1e3, 0), ('to 90 % ms', 'recovered', 1e3, 0),

@@ -12,7 +12,6 @@ import move
 import tap
 
 MODES = ('precopy-then-postcopy', 'postcopy')
-ORDERS = ('linear', 'around', 'ptline', 'recorded', 'none')
 KINDS = {
     'idle': 'wmb=160 idle=1',
     'busy': 'wmb=160 hot=0 wper=0',
@@ -30,12 +29,12 @@ SHORT = [
     (1, 'around', 1, 512, 'idle', 'far'),
     (0, 'around', 2, 1024, 'busy', 'balloon'),
     (1, 'ptline', 1, 512, 'scattered', 'balloon far'),
-    (0, 'none', 1, 512, 'idle', 'sandbox'),
+    (0, 'linear', 1, 512, 'idle', 'sandbox parallel'),
 ]
 LONG = [(MODES.index(mode), order, cpus, mib, kind, special)
         for (mode, order, cpus, mib, kind), special in
-        zip(itertools.product(MODES, ('linear', 'around', 'ptline', 'none'), (1, 2), (512, 1024), KINDS),
-            itertools.cycle(('', 'far', 'balloon', 'sandbox', 'balloon far')))]
+        zip(itertools.product(MODES, ('linear', 'around', 'ptline'), (1, 2), (512, 1024), KINDS),
+            itertools.cycle(('', 'far', 'balloon', 'sandbox parallel', 'balloon far')))]
 
 
 def balloon(machine, mib):
@@ -52,8 +51,7 @@ def move_one(place, mode, order, cpus, mib, kind, special, files):
         words['record'] = files
     if order == 'recorded':
         words['recorded'] = files
-    if order == 'none':
-        words['policy'] = 'linear'
+    if 'parallel' in special:
         words['parallel'] = 4
     there.run(mode=MODES[mode], bandwidth=slow, **words)
     if slow:
