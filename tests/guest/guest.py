@@ -8,6 +8,7 @@ What is measured is seen from outside: each line of the console gets the time of
 """
 import collections
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -302,9 +303,9 @@ class Shape:
                                json.dumps(self.qemu('', '', '')).encode()).hexdigest()[:16]
         folder = '%s/booted-%d-%d-%s' % (CACHE, self.cpus, self.mib, known)
         if not os.path.exists(folder + '/device'):
-            for old in os.listdir(CACHE):
-                if old.startswith('booted-%d-%d-' % (self.cpus, self.mib)):
-                    shutil.rmtree(CACHE + '/' + old, ignore_errors=True)
+            for old in glob.glob(CACHE + '/booted-*'):
+                if os.path.getmtime(old) < time.time() - 86400:
+                    shutil.rmtree(old, ignore_errors=True)
             self.boot(folder)
         return folder
 
