@@ -14,8 +14,8 @@ import tap
 MODES = ('precopy-then-postcopy', 'postcopy')
 KINDS = {
     'idle': 'wmb=160 idle=1',
-    'busy': 'wmb=160 hot=0 wper=0',
-    'hot': 'wmb=160 hot=24 wper=128',
+    'busy': 'wmb=160 hot=0 wper=0 disk=1',
+    'hot': 'wmb=160 hot=24 wper=128 disk=1',
     'scattered': 'wmb=160 hot=24 wper=128 scatter=1',
 }
 MIB = 1 << 20
