@@ -226,6 +226,7 @@ $(filter $(B)/tests/count_%,$(TEST_BIN)): $(call obj,$(B),$(wildcard src/service
 MIGRATE_BIN := $(filter $(B)/tests/migrate_% $(B)/bench/migrate_%,$(TEST_BIN) $(BENCH_BIN))
 $(MIGRATE_BIN): $(call obj,$(B),$(MIGRATE_SRC) $(wildcard src/service/launch/*.c))
 $(foreach name,$(notdir $(MIGRATE_BIN)),$(eval LIBS_$(name) := -ljansson))
+$(B)/tests/tools/page_tables: $(call obj,$(B),$(wildcard src/service/migrate/tables*.c))
 $(filter $(B)/tests/agent_engine,$(TEST_BIN)): $(call obj,$(B),src/service/run/agent/engine.c)
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
