@@ -32,8 +32,8 @@ int lh__channel_target(const char *url, const char *key_file, struct lh_channel_
                        struct lh_error *error) LH_MUST_CHECK;
 /*
  * Connects, says hello and reads the answer within timeout_ms; *answer is the receiver's hello. -EACCES:
- * another key; -EBUSY, -ESTALE (LH_MOVE_UNKNOWN), -EPROTONOSUPPORT: as its status; -ECONNREFUSED,
- * -ETIMEDOUT...
+ * another key; -EBUSY, -ESTALE (LH_MOVE_UNKNOWN), -EALREADY (LH_MOVE_OLD), -EPROTONOSUPPORT: as its status,
+ * and *answer is set; -ECONNREFUSED, -ETIMEDOUT...
  */
 int lh__channel_connect(const struct lh_channel_target *target, const struct lh_move_hello *hello,
                         int timeout_ms, struct lh_channel **out, struct lh_move_hello *answer,
