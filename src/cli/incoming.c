@@ -60,8 +60,9 @@ static int check_socket(const char *path, char out[PATH_MAX], struct lh_error *e
 	if (result < 0)
 		return result;
 	if (strlen(out) >= sizeof(((struct sockaddr_un *)0)->sun_path))
-		return lh__fail(error, -ENAMETOOLONG, "%s: too long for a socket's path, which may have %zu bytes",
-		                out, sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
+		return lh__fail(error, -ENAMETOOLONG,
+		                "%s: too long for a socket's path, which may have %zu bytes", out,
+		                sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
 	if (stat(out, &status) == 0 && !S_ISSOCK(status.st_mode))
 		return lh__fail(error, -EINVAL, "--uffd %s: is no socket", path);
 	return 0;
@@ -80,8 +81,8 @@ static int check_memory(const char *path, char out[PATH_MAX], struct lh_error *e
 		return lh__fail(error, -EINVAL, "--memory %s: has a colon in its path; use one without", out);
 	if (stat(out, &status) == 0) {
 		if (!S_ISREG(status.st_mode))
-			return lh__fail(error, -EINVAL, "--memory %s: is no file; QEMU's mem-path must name one",
-			                path);
+			return lh__fail(error, -EINVAL,
+			                "--memory %s: is no file; QEMU's mem-path must name one", path);
 		if (access(out, R_OK | W_OK) != 0)
 			return lh__fail(error, -errno, "--memory %s: %s", path, strerror(errno));
 	}
@@ -111,8 +112,9 @@ static int check_arguments(char *const *argv, const struct cli_list *memory, str
 	for (k = 1; argv[k]; k++)
 		incoming |= strcmp(argv[k], "-incoming") == 0 || strcmp(argv[k], "--incoming") == 0;
 	if (!incoming)
-		return lh__fail(error, -EINVAL,
-		                "the program would not wait for a guest: add -incoming defer to its arguments");
+		return lh__fail(
+			error, -EINVAL,
+			"the program would not wait for a guest: add -incoming defer to its arguments");
 	for (i = 0; i < memory->n; i++) {
 		for (k = 1, named = false; argv[k] && !named; k++)
 			named = strstr(argv[k], base_name(memory->at[i])) != NULL;
@@ -218,14 +220,17 @@ int cli_incoming(int argc, char **argv)
 	struct cli_list memory = { 0 };
 	const char *uffd = NULL;
 	struct cli_option options[] = {
-		{ "uffd", CLI_TEXT, "SOCKET", "where who brings the guest listens for its memory", &uffd, false },
+		{ "uffd", CLI_TEXT, "SOCKET", "where who brings the guest listens for its memory", &uffd,
+		  false },
 		{ "memory", CLI_LIST, "FILE", "the guest's memory; several files with commas between them",
 		  &memory, false },
 		{ .name = NULL },
 	};
-	struct cli_usage usage = { COMMAND, "[--] QEMU [ARG...]",
-		                   "Runs a QEMU that waits for a guest, whose memory comes when it is missed.",
-		                   options, CLI_PROGRAM };
+	struct cli_usage usage = {
+		COMMAND, "[--] QEMU [ARG...]",
+		"Runs a QEMU that waits for a guest, whose memory comes when it is missed.", options,
+		CLI_PROGRAM
+	};
 	struct lh_error error = { 0, "" };
 	int status = cli_parse(&usage, &argc, &argv);
 
@@ -237,9 +242,10 @@ int cli_incoming(int argc, char **argv)
 		return cli_fail(COMMAND, CLI_BAD_USAGE,
 		                "give --memory FILE, the mem-path of the guest's memory-backend-file");
 	if (argc == 0)
-		return cli_fail(COMMAND, CLI_BAD_USAGE,
-		                "no program: write for instance linehome incoming --uffd SOCKET --memory FILE "
-		                "-- qemu-system-x86_64 -incoming defer ...");
+		return cli_fail(
+			COMMAND, CLI_BAD_USAGE,
+			"no program: write for instance linehome incoming --uffd SOCKET --memory FILE "
+			"-- qemu-system-x86_64 -incoming defer ...");
 	if (check_arguments(argv, &memory, &error) < 0)
 		return cli_fail(COMMAND, CLI_BAD_USAGE, "%s", error.text);
 	if (prepare(uffd, &memory, &error) < 0)
