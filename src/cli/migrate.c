@@ -69,9 +69,10 @@ static int check_together(const struct way *way, const struct cli_option *option
 	char name[40];
 
 	if (!(given & (BIT(SOURCE) | BIT(DESTINATION))))
-		return cli_fail(MIGRATE, CLI_BAD_USAGE,
-		                "nothing to move: give --source MONITOR, --destination MONITOR or both; see linehome "
-		                "migrate --help");
+		return cli_fail(
+			MIGRATE, CLI_BAD_USAGE,
+			"nothing to move: give --source MONITOR, --destination MONITOR or both; see linehome "
+			"migrate --help");
 	for (int i = 0; i < OPTIONS; i++) {
 		if (given & BIT(i) & ~(way->needs | way->may))
 			return cli_fail(MIGRATE, CLI_BAD_USAGE, "--%s does not go with %s; leave it out",
@@ -89,9 +90,11 @@ static int check_values(struct migrate_given *values, unsigned given)
 		values->policy = LH_ORDER_RECORDED;
 	if (values->policy == LH_ORDER_RECORDED && !(given & BIT(RECORDED)))
 		return cli_fail(MIGRATE, CLI_BAD_USAGE,
-		                "--policy recorded needs --recorded FILE, which --record of an earlier run has written");
+		                "--policy recorded needs --recorded FILE, which --record of an earlier run "
+		                "has written");
 	if (given & BIT(RECORDED) && values->policy != LH_ORDER_RECORDED)
-		return cli_fail(MIGRATE, CLI_BAD_USAGE, "--recorded is for --policy recorded alone; leave it out");
+		return cli_fail(MIGRATE, CLI_BAD_USAGE,
+		                "--recorded is for --policy recorded alone; leave it out");
 	if (values->parallel > 16)
 		return cli_fail(MIGRATE, CLI_BAD_USAGE, "--parallel %u: more than 16 connections",
 		                values->parallel);
@@ -121,14 +124,15 @@ int cli_migrate(int argc, char **argv)
 {
 	struct migrate_given given = { .policy = LH_ORDER_AROUND, .parallel = 1, .downtime_ms = 30 };
 	struct cli_option options[] = {
-		[SOURCE] = { "source", CLI_TEXT, "MONITOR", "the QMP socket of the QEMU that the guest leaves",
-		             &given.source, false },
+		[SOURCE] = { "source", CLI_TEXT, "MONITOR",
+		             "the QMP socket of the QEMU that the guest leaves", &given.source, false },
 		[DESTINATION] = { "destination", CLI_TEXT, "MONITOR",
 		                  "that of the waiting QEMU where it goes on", &given.destination, false },
 		[UFFD] = { "uffd", CLI_TEXT, "SOCKET",
 		           "where that QEMU hands its memory over (linehome incoming)", &given.uffd, false },
-		[TO] = { "to", CLI_TEXT, "URL", "send to the machine that accepts at unix:PATH or tcp://HOST:PORT",
-		         &given.to, false },
+		[TO] = { "to", CLI_TEXT, "URL",
+		         "send to the machine that accepts at unix:PATH or tcp://HOST:PORT", &given.to,
+		         false },
 		[ACCEPT] = { "accept", CLI_TEXT, "URL", "be the receiver, at unix:PATH or tcp://HOST:PORT",
 		             &given.accept, false },
 		[FROM_SNAPSHOT] = { "from-snapshot", CLI_TEXT, "DIR", "resume from a snapshot, lazily",
@@ -138,8 +142,8 @@ int cli_migrate(int argc, char **argv)
 		[KEY_FILE] = { "key-file", CLI_TEXT, "FILE", "speak TLS over TCP, with the key in FILE",
 		               &given.key_file, false },
 		[MODE] = { "mode", CLI_CHOICE, "precopy-then-postcopy|postcopy",
-		           "what is copied while the guest still runs here (precopy-then-postcopy)", &given.mode,
-		           false },
+		           "what is copied while the guest still runs here (precopy-then-postcopy)",
+		           &given.mode, false },
 		[BANDWIDTH] = { "bandwidth", CLI_SIZE, "SIZE",
 		                "copy at most SIZE a second in the background (no limit)", &given.bandwidth,
 		                false },
@@ -150,17 +154,18 @@ int cli_migrate(int argc, char **argv)
 		               false },
 		[POLICY] = { "policy", CLI_CHOICE, LH_ORDER_WORDS,
 		             "what is copied ahead once the guest runs (around)", &given.policy, false },
-		[RECORDED] = { "recorded", CLI_TEXT, "FILE", "what an earlier run missed, for --policy recorded",
-		               &given.recorded, false },
+		[RECORDED] = { "recorded", CLI_TEXT, "FILE",
+		               "what an earlier run missed, for --policy recorded", &given.recorded, false },
 		[RECORD] = { "record", CLI_TEXT, "FILE", "write what was missed, in its order, to FILE",
 		             &given.record, false },
-		[STATS] = { "stats", CLI_TEXT, "FILE", "write what was done as JSON to FILE in the end; - is stderr",
-		            &given.stats, false },
+		[STATS] = { "stats", CLI_TEXT, "FILE",
+		            "write what was done as JSON to FILE in the end; - is stderr", &given.stats,
+		            false },
 		[OPTIONS] = { .name = NULL },
 	};
 	struct cli_usage usage = { MIGRATE, NULL,
-		                   "Moves a virtual machine that runs on before its memory has arrived.", options,
-		                   CLI_NOTHING };
+		                   "Moves a virtual machine that runs on before its memory has arrived.",
+		                   options, CLI_NOTHING };
 	int status = cli_parse(&usage, &argc, &argv);
 
 	return status != CLI_GO_ON ? status : move(&given, options);

@@ -43,7 +43,8 @@ void migrate_progress(void *context, const struct lh_progress *progress)
 		fprintf(stderr, "\rlinehome: round %u, %.1f %% of %.0f MiB copied, %.0f MiB/s%s\033[K",
 		        progress->round, here, all, speed, rest);
 	else
-		fprintf(stderr, "\rlinehome: moved%s, %.1f %% of %.0f MiB arrived, %.0f MiB/s, %llu faults/s%s\033[K",
+		fprintf(stderr,
+		        "\rlinehome: moved%s, %.1f %% of %.0f MiB arrived, %.0f MiB/s, %llu faults/s%s\033[K",
 		        progress->connected ? "" : ", no connection", here, all, speed,
 		        (unsigned long long)progress->faults_a_second, rest);
 	fflush(stderr);

@@ -157,12 +157,15 @@ static int died_send(void *context, int signal, int *status)
 		return 1;
 	}
 	if (result == 0)
-		*status = cli_fail(MIGRATE, CLI_FAILED,
-		                   "the sender was killed by signal %d before the guest was moved; it runs on", signal);
+		*status =
+			cli_fail(MIGRATE, CLI_FAILED,
+		                 "the sender was killed by signal %d before the guest was moved; it runs on",
+		                 signal);
 	else
-		*status = cli_fail(MIGRATE, CLI_FAILED,
-		                   "the sender was killed by signal %d, and how the guest is cannot be found out: %s",
-		                   signal, error.text);
+		*status = cli_fail(
+			MIGRATE, CLI_FAILED,
+			"the sender was killed by signal %d, and how the guest is cannot be found out: %s",
+			signal, error.text);
 	if (work->over >= 0)
 		(void)!eventfd_write(work->over, 1);
 	return 0;
@@ -264,7 +267,7 @@ int migrate_save(const struct migrate_given *given)
 static struct shared *share(void)
 {
 	struct shared *shared =
-	        mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	return shared == MAP_FAILED ? NULL : shared;
 }
@@ -308,7 +311,8 @@ int migrate_here(const struct migrate_given *given)
 {
 	const char *folder = getenv("TMPDIR");
 	struct work work = { .given = given, .shared = share(), .here = true };
-	struct lh_worker worker[] = { { work_send, died_send, &work }, { work_receive, died_receive, &work } };
+	struct lh_worker worker[] = { { work_send, died_send, &work },
+		                      { work_receive, died_receive, &work } };
 	char at[64];
 	int status;
 

@@ -252,10 +252,11 @@ int lh__handshake_arrange(struct lh_handshake *handshake, const struct lh_state_
 		const struct lh_state_region *at = behind(range, region, regions);
 
 		if (!at || seen[at - region])
-			return lh__fail(error, -EINVAL,
-			                "region %zu that the machine hands over is none of the memory that it "
-			                "has: start it by linehome incoming with that memory's files",
-			                i);
+			return lh__fail(
+				error, -EINVAL,
+				"region %zu that the machine hands over is none of the memory that it "
+				"has: start it by linehome incoming with that memory's files",
+				i);
 		if (range->file_offset != at->offset || range->size / page_size != at->pages)
 			return lh__fail(error, -EINVAL, "%s: the machine hands over another part of it",
 			                at->path);

@@ -10,7 +10,7 @@
  *     running             its memory is needed
  *     complete            only the sender has not been heard to know
  *
- * The last two are those of an earlier machine where the QEMU that hands its memory over waits for a guest.
+ * A file that is older than the QEMU that hands its memory over is an earlier one's, and nobody needs it.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -20,7 +20,7 @@
 #include "service/migrate/send_inside.h"
 #include "sys/sys.h"
 
-/* *left: what stands in the state file; NULL: nothing. */
+/* *left: what stands in the state file, if it is of this machine; NULL: nothing. */
 static int find_left(const struct lh_receive_home *home, struct lh_state **left, struct lh_error *error)
 {
 	char path[1100];
@@ -29,7 +29,13 @@ static int find_left(const struct lh_receive_home *home, struct lh_state **left,
 	*left = NULL;
 	lh__receive_state_path(home, path);
 	result = lh__state_open(path, left, error);
-	return result == -ENOENT ? 0 : result;
+	if (result < 0)
+		return result == -ENOENT ? 0 : result;
+	if (lh__receive_is_younger(home, path)) {
+		lh__state_close(*left, true);
+		*left = NULL;
+	}
+	return 0;
 }
 
 static int open_gate(struct lh_receive *receive, const struct lh_state *state, struct lh_error *error)
@@ -43,86 +49,23 @@ static int open_gate(struct lh_receive *receive, const struct lh_state *state, s
 
 /* ---- a guest that is here ---- */
 
-/* Whether the machine has been given its state: 1; 0: not yet; it waits. */
-static int load_begun(struct lh_receive_home *home, struct lh_error *error)
-{
-	const char *word;
-	json_t *answer;
-	int result = lh__qmp_command(home->machine.qmp, "query-migrate", NULL, -1, &answer, error);
-
-	if (result < 0)
-		return result;
-	word = json_string_value(json_object_get(answer, "status"));
-	result = word && strcmp(word, "none") != 0;
-	json_decref(answer);
-	return result;
-}
-
-/* Where the machine is on its way: sets receive->runs, or loads its state. */
-static int find_machine(struct lh_receive *receive, struct lh_error *error)
-{
-	struct lh_receive_home *home = &receive->home;
-	char status[32];
-	int result = lh__receive_machine(home, error);
-
-	if (result == 0)
-		result = lh__machine_status(&home->machine, status, error);
-	if (result < 0)
-		return result;
-	lh__measure_threads(home->measure, home->machine.cpu, home->machine.cpus);
-	if (strcmp(status, "inmigrate") != 0) {
-		receive->runs = lh__clock(NULL);
-		lh__state_set_phase(home->state, LH_MOVE_RUNNING);
-		return 0;
-	}
-	result = load_begun(home, error);
-	return result != 0 ? result < 0 ? result : 0 : lh__receive_load(receive, error);
-}
-
-/* Whether the QEMU that has handed its memory over waits for a guest. */
-static bool waits(struct lh_receive_home *home)
-{
-	char status[32];
-
-	if (!home->has_machine && lh__receive_machine(home, NULL) < 0)
-		return false;
-	return lh__machine_status(&home->machine, status, NULL) == 0 && strcmp(status, "inmigrate") == 0;
-}
-
-static void release_machine(struct lh_receive_home *home)
-{
-	if (home->has_machine)
-		lh__machine_close(&home->machine);
-	home->has_machine = false;
-}
-
 /*
- * 0: gone on with; 1: it is of an earlier machine. Faults are answered first of all: until then the monitor
- * may not be able to answer.
+ * Faults are answered first of all: until then the monitor may not be able to answer. Where the machine is
+ * the sender has to be heard of for the same reason: lh__receive_run finds out.
  */
 static int take_over(struct lh_receive *receive, struct lh_error *error)
 {
 	struct lh_receive_home *home = &receive->home;
-	enum lh_move_phase phase = lh__state_phase(home->state);
 	int result = lh__receive_home_open(home, false, 2, 0, error);
 
-	if (result == 0)
-		result = lh__engine_answer(home->engine, NULL);
+	if (result == 0 && lh__engine_answer(home->engine, NULL) < 0)
+		result = lh__fail(error, -ENOMEM, "no thread to answer faults");
 	if (result < 0)
 		return result;
-	if (phase == LH_MOVE_GONE) {
-		receive->go = lh__clock(NULL);
-		result = find_machine(receive, error);
-		if (result < 0)
-			return result;
-	} else if (waits(home)) {
-		return 1;
-	} else {
-		receive->runs = lh__clock(NULL);
-	}
-	if (receive->runs)
-		release_machine(home);
 	receive->taken_over = true;
+	receive->go = lh__clock(NULL);
+	if (lh__state_phase(home->state) != LH_MOVE_GONE)
+		receive->runs = receive->go;
 	lh__receive_say(receive->options, "going on with the guest in %s", home->path);
 	return open_gate(receive, home->state, error);
 }
@@ -179,7 +122,7 @@ static int attempt(struct lh_receive *receive, struct lh_error *error)
 static int receive_anew(struct lh_receive *receive, const struct lh_state *left, struct lh_error *error)
 {
 	struct lh_receive_home *home = &receive->home;
-	int result = home->has_machine ? 0 : lh__receive_machine(home, error);
+	int result = lh__receive_machine(home, error);
 
 	if (result == 0)
 		result = lh__machine_awaits(&home->machine, error);
@@ -244,8 +187,9 @@ static int run(struct lh_receive *receive, json_t **stats, struct lh_error *erro
 		json_object_set_new(*stats, "ended", json_true());
 	finish(receive, *stats);
 	if (receive->ended)
-		return lh__fail(error, -ECONNRESET, "the QEMU of the destination has ended before all memory was "
-		                                    "here");
+		return lh__fail(error, -ECONNRESET,
+		                "the QEMU of the destination has ended before all memory was "
+		                "here");
 	return 0;
 }
 
@@ -262,12 +206,7 @@ static int become_home(struct lh_receive *receive, struct lh_error *error)
 		return result;
 	if (left && lh__state_phase(left) != LH_MOVE_COPYING && lh__state_phase(left) != LH_MOVE_RETURNED) {
 		home->state = left;
-		result = take_over(receive, error);
-		if (result <= 0)
-			return result;
-		lh__receive_home_forget(home);
-		lh__state_close(left, true);
-		home->state = left = NULL;
+		return take_over(receive, error);
 	}
 	if (left)
 		lh__state_set_phase(left, LH_MOVE_RETURNED);
@@ -292,14 +231,15 @@ static void close_all(struct lh_receive *receive)
 
 int lh__receive(const struct lh_receive_options *options, json_t **stats, struct lh_error *error)
 {
-	struct lh_receive receive = { .options = options,
-		                      .home = { .options = options, .listener = -1 } };
+	struct lh_receive receive = { .options = options, .home = { .options = options, .listener = -1 } };
 	struct lh_error own = { 0, "" };
 	int result = become_home(&receive, &own);
 
 	*stats = NULL;
 	if (result == 0 && !receive.taken_over)
 		result = lh__receive_load(&receive, &own);
+	if (result == -ECONNRESET && receive.go && !receive.runs)
+		result = lh__fail(&own, -EREMOTEIO, "the QEMU of the destination ended before the guest ran");
 	if (result == 0)
 		result = run(&receive, stats, &own);
 	if (!*stats)

@@ -87,9 +87,9 @@ static int apply_sets(struct lh_receive *receive, struct lh_error *error)
 static int await_fetched(struct lh_receive *receive, struct lh_error *error)
 {
 	for (;;) {
-		unsigned what = lh__engine_wait(receive->home.engine,
-		                                LH_ENGINE_FETCHED | LH_ENGINE_BROKEN | LH_ENGINE_GUEST_LEFT,
-		                                20);
+		unsigned what =
+			lh__engine_wait(receive->home.engine,
+		                        LH_ENGINE_FETCHED | LH_ENGINE_BROKEN | LH_ENGINE_GUEST_LEFT, 20);
 		int result;
 
 		if (what & LH_ENGINE_BROKEN)
@@ -204,9 +204,7 @@ static int take(struct lh_receive *receive, const struct lh_move_message *messag
 	case LH_MOVE_ROUND: return take_round(receive, message->value, error);
 	case LH_MOVE_STOP: take_stop(receive, message->value); return 0;
 	case LH_MOVE_DEVICE: return take_device(receive, message, error);
-	case LH_MOVE_GO:
-		result = take_go(receive, error);
-		return result < 0 ? result : GIVEN;
+	case LH_MOVE_GO: result = take_go(receive, error); return result < 0 ? result : GIVEN;
 	case LH_MOVE_CANCEL: return lh__fail(error, -ECANCELED, "the sender has cancelled the migration");
 	default: return rules(error, "a message that has no place here");
 	}

@@ -31,7 +31,7 @@ static int await_note(struct lh_receive *receive)
 	if (result <= 0)
 		return result;
 	return message.type == LH_MOVE_CANCEL || message.type == LH_MOVE_PLAN ? message.type == LH_MOVE_CANCEL
-	                                                                       : -EPROTO;
+	                                                                      : -EPROTO;
 }
 
 static bool say_until(struct lh_receive *receive, enum lh_move_type type, const char *text)
@@ -43,7 +43,7 @@ static bool say_until(struct lh_receive *receive, enum lh_move_type type, const 
 	       !(type == LH_MOVE_DONE && lh__receive_cancelled(receive->options))) {
 		struct lh_move_hello hello;
 		struct lh_channel *channel =
-		        lh__receive_gate_control(receive->gate, receive->control ? 0 : 50, &hello);
+			lh__receive_gate_control(receive->gate, receive->control ? 0 : 50, &hello);
 		int result;
 
 		if (channel) {

@@ -124,7 +124,8 @@ static void refuse(struct lh_receive_gate *gate, enum lh_move_status status)
 	snprintf(gate->refused, sizeof(gate->refused), "refused a sender: %s", why[status]);
 }
 
-static void answer(struct lh_receive_gate *gate, struct lh_channel *channel, const struct lh_move_hello *hello)
+static void answer(struct lh_receive_gate *gate, struct lh_channel *channel,
+                   const struct lh_move_hello *hello)
 {
 	struct lh_move_hello ours = { .version = LH_MOVE_VERSION };
 	struct known before;

@@ -1,25 +1,30 @@
 /*
- * receive_guest.c - the destination's QEMU as the receiver meets it: its handshake, its monitor, and which
- * pages its mappings are.
+ * receive_guest.c - the destination's QEMU as the receiver meets it: its handshake and its monitor.
  *
  * The monitor does not answer while QEMU's main thread waits for a page, and after a receiver has died that
  * may be so. So where the memory lies, and with it the state file, is found out from the handshake alone: the
  * kernel tells which file the process has mapped at an address.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "service/code/remote.h"
 #include "service/migrate/receive_inside.h"
 #include "sys/sys.h"
 
 #define SAY_WAITING_MS 1000
+#define SLACK_NS UINT64_C(1000000000) /* clocks are set */
+
+static uint64_t nanoseconds(const struct timespec *time)
+{
+	return (uint64_t)time->tv_sec * 1000000000 + (uint64_t)time->tv_nsec;
+}
 
 void lh__receive_say(const struct lh_receive_options *options, const char *format, ...)
 {
@@ -41,113 +46,71 @@ bool lh__receive_cancelled(const struct lh_receive_options *options)
 	return options->cancel >= 0 && poll(&poll_for, 1, 0) > 0;
 }
 
-/* ---- mappings ---- */
+/* ---- which file ---- */
 
-struct mapping {
-	uint64_t start, end, offset, inode;
-	unsigned major, minor;
-	char path[1024];
+struct looking {
+	uint64_t address;
+	char *path; /* of 1024 bytes */
 };
 
-static bool read_mapping(FILE *maps, struct mapping *mapping)
+static int is_there(void *context, const struct lh_mapping *mapping)
 {
-	char line[1400];
-	int at = 0;
+	const struct looking *looking = context;
 
-	if (!fgets(line, sizeof(line), maps))
-		return false;
-	line[strcspn(line, "\n")] = '\0';
-	mapping->inode = 0;
-	mapping->path[0] = '\0';
-	if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %*4s %" SCNx64 " %x:%x %" SCNu64 " %n", &mapping->start,
-	           &mapping->end, &mapping->offset, &mapping->major, &mapping->minor, &mapping->inode, &at) < 6)
-		mapping->inode = 0;
-	else if (at > 0)
-		snprintf(mapping->path, sizeof(mapping->path), "%s", line + at);
-	return true;
-}
-
-/* The mapping at an address of a process: 0, or a negative errno. */
-static int find_mapping(pid_t process, uint64_t address, struct mapping *mapping)
-{
-	char path[64];
-	FILE *maps;
-	int result = -ENOENT;
-
-	snprintf(path, sizeof(path), "/proc/%d/maps", (int)process);
-	maps = fopen(path, "re");
-	if (!maps)
-		return -errno;
-	while (result == -ENOENT && read_mapping(maps, mapping))
-		if (mapping->start <= address && address < mapping->end && mapping->inode != 0)
-			result = 0;
-	fclose(maps);
-	return result;
+	if (looking->address < mapping->start || looking->address >= mapping->end)
+		return 0;
+	if (mapping->path[0] != '/' || strlen(mapping->path) >= 1024)
+		return -EINVAL;
+	strcpy(looking->path, mapping->path);
+	return 1;
 }
 
 static int find_path(struct lh_receive_home *home, struct lh_error *error)
 {
-	struct mapping mapping;
-	int result = find_mapping(home->handshake.process, home->handshake.range[0].address, &mapping);
+	struct looking looking = { home->handshake.range[0].address, home->path };
+	int result = lh__mappings(home->handshake.process, is_there, &looking);
 
-	if (result < 0 || mapping.path[0] != '/')
-		return lh__fail(error, result < 0 ? result : -EINVAL,
-		                "what is mapped at 0x%lx of process %d, which has handed its memory over, cannot be "
-		                "found out: %s",
-		                (unsigned long)home->handshake.range[0].address, (int)home->handshake.process,
-		                result < 0 ? lh__errno_name(result) : "no file");
-	memcpy(home->path, mapping.path, sizeof(home->path));
-	return 0;
+	if (result > 0)
+		return 0;
+	return lh__fail(
+		error, result < 0 ? result : -ENOENT,
+		"which file is mapped at 0x%lx of process %d, which hands its memory over, cannot be found "
+		"out: %s",
+		(unsigned long)looking.address, (int)home->handshake.process,
+		result < 0 ? lh__errno_name(result) : "none");
 }
 
-/* The region that a mapping is of. */
-static const struct lh_state_region *region_of(const struct lh_state *state, const struct mapping *mapping)
+/* When a process began, in nanoseconds of the clock of files; 0: not known. */
+static uint64_t beginning(pid_t process)
 {
-	for (size_t i = 0; i < state->regions; i++) {
-		struct stat status;
+	unsigned long long ticks = 0;
+	struct timespec wall, boot;
+	char path[64], line[1024];
+	const char *at;
+	FILE *file;
 
-		if (stat(state->region[i].path, &status) == 0 && status.st_ino == mapping->inode &&
-		    major(status.st_dev) == mapping->major && minor(status.st_dev) == mapping->minor)
-			return &state->region[i];
-	}
-	return NULL;
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)process);
+	file = fopen(path, "re");
+	if (!file)
+		return 0;
+	at = fgets(line, sizeof(line), file) ? strrchr(line, ')') : NULL;
+	fclose(file);
+	if (!at ||
+	    sscanf(at, ") %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
+	           &ticks) != 1)
+		return 0;
+	clock_gettime(CLOCK_REALTIME, &wall);
+	clock_gettime(CLOCK_BOOTTIME, &boot);
+	return nanoseconds(&wall) - nanoseconds(&boot) +
+	       ticks * (1000000000u / (unsigned long long)sysconf(_SC_CLK_TCK));
 }
 
-static int number_range(const struct lh_receive_home *home, struct lh_guest_range *range,
-                        struct lh_error *error)
+bool lh__receive_is_younger(const struct lh_receive_home *home, const char *path)
 {
-	const struct lh_state_region *region;
-	struct mapping mapping = { 0 };
-	uint64_t offset;
-	int result = find_mapping(home->handshake.process, range->address, &mapping);
+	struct stat status;
 
-	region = result == 0 ? region_of(home->state, &mapping) : NULL;
-	if (!region)
-		return lh__fail(error, -EINVAL,
-		                "the memory at 0x%lx that has been handed over is of no memory backend of the "
-		                "destination's QEMU",
-		                (unsigned long)range->address);
-	offset = mapping.offset + (range->address - mapping.start);
-	if (offset < region->offset || (offset - region->offset) % LH_PAGE_SIZE != 0 ||
-	    (offset - region->offset) / LH_PAGE_SIZE + range->pages > region->pages)
-		return lh__fail(error, -EINVAL, "the memory at 0x%lx that has been handed over does not lie in %s",
-		                (unsigned long)range->address, region->name);
-	range->first = region->first + (offset - region->offset) / LH_PAGE_SIZE;
-	return 0;
-}
-
-int lh__receive_number(struct lh_receive_home *home, struct lh_error *error)
-{
-	int result = 0;
-
-	for (size_t i = 0; result == 0 && i < home->guest.ranges; i++)
-		result = number_range(home, &home->guest.range[i], error);
-	if (result == 0 && lh__guest_pages(&home->guest) != home->state->pages)
-		return lh__fail(error, -EINVAL,
-		                "QEMU has handed over %lu pages of its %lu: name each of its memory files with "
-		                "--memory of linehome incoming",
-		                (unsigned long)lh__guest_pages(&home->guest), (unsigned long)home->state->pages);
-	return result;
+	return stat(path, &status) == 0 &&
+	       beginning(home->handshake.process) > nanoseconds(&status.st_mtim) + SLACK_NS;
 }
 
 /* ---- the handshake ---- */
@@ -155,7 +118,8 @@ int lh__receive_number(struct lh_receive_home *home, struct lh_error *error)
 static int check_handshake(const struct lh_handshake *handshake, struct lh_error *error)
 {
 	if (handshake->page_size != LH_PAGE_SIZE)
-		return lh__fail(error, -EINVAL, "the memory has pages of %zu bytes; only those of 4096 can be moved",
+		return lh__fail(error, -EINVAL,
+		                "the memory has pages of %zu bytes; only those of 4096 can be moved",
 		                handshake->page_size);
 	if (handshake->process <= 0)
 		return lh__fail(error, -EINVAL, "which process hands its memory over cannot be found out");
@@ -213,9 +177,10 @@ int lh__receive_machine(struct lh_receive_home *home, struct lh_error *error)
 		return result;
 	home->has_machine = true;
 	if (home->machine.process != home->handshake.process)
-		return lh__fail(error, -EINVAL,
-		                "the monitor is that of process %d, but process %d has handed its memory over",
-		                (int)home->machine.process, (int)home->handshake.process);
+		return lh__fail(
+			error, -EINVAL,
+			"the monitor is that of process %d, but process %d has handed its memory over",
+			(int)home->machine.process, (int)home->handshake.process);
 	return 0;
 }
 

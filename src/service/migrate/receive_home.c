@@ -42,7 +42,8 @@ static int open_engine(struct lh_receive_home *home, struct lh_error *error)
 
 	if (result < 0)
 		return result;
-	guest.fd = fcntl(home->guest.fd, F_DUPFD_CLOEXEC, 0); /* the engine's own: another engine may follow */
+	guest.fd =
+		fcntl(home->guest.fd, F_DUPFD_CLOEXEC, 0); /* the engine's own: another engine may follow */
 	if (guest.fd < 0)
 		return lh__fail(error, -errno, "no descriptor is free: %s", lh__errno_name(errno));
 	return lh__engine_guest(home->engine, &guest, error);
@@ -52,8 +53,10 @@ static int open_engine(struct lh_receive_home *home, struct lh_error *error)
 static int open_guest(struct lh_receive_home *home, struct lh_error *error)
 {
 	struct lh_handshake handshake = home->handshake;
-	int result;
+	int result = lh__handshake_arrange(&handshake, home->state->region, home->state->regions, error);
 
+	if (result < 0)
+		return result;
 	handshake.fd = fcntl(home->handshake.fd, F_DUPFD_CLOEXEC, 0);
 	if (handshake.fd < 0)
 		return lh__fail(error, -errno, "no descriptor is free: %s", lh__errno_name(errno));
@@ -71,8 +74,6 @@ int lh__receive_home_open(struct lh_receive_home *home, bool fresh, unsigned lan
 	home->lanes = lanes;
 	home->bandwidth = bandwidth;
 	result = open_guest(home, error);
-	if (result == 0)
-		result = lh__receive_number(home, error);
 	if (result == 0)
 		result = lh__place_files(home->state, fresh, &home->place, error);
 	if (result == 0)
@@ -106,7 +107,8 @@ int lh__receive_record(struct lh_receive_home *home, struct lh_error *error)
 	home->recorded = true;
 	result = lh__engine_misses(home->engine, &misses, &n);
 	if (result < 0)
-		return lh__fail(error, result, "what was missed cannot be recorded: %s", lh__errno_name(result));
+		return lh__fail(error, result, "what was missed cannot be recorded: %s",
+		                lh__errno_name(result));
 	result = lh__record_write(home->options->record, LH_PAGE_SIZE, home->state->pages, misses, n, error);
 	free(misses);
 	return result;

@@ -2,7 +2,7 @@
  * receive_inside.h - what the files of the receiver share, and of the restoring of snapshots. receive.c has
  * the whole in order:
  *
- *     receive_guest.c   the handshake, and which pages the guest's mappings are
+ *     receive_guest.c   QEMU's handshake and monitor
  *     receive_home.c    state, place, order, engine: the home of the guest's memory
  *     receive_gate.c    who connects, and what is answered: a thread of its own
  *     receive_plan.c    PLAN and the channels that follow it, the first time and again
@@ -83,17 +83,16 @@ struct lh_receive_home {
 int lh__receive_await(struct lh_receive_home *home, struct lh_error *error) LH_MUST_CHECK;
 /* Opens the machine, which must be waiting. */
 int lh__receive_machine(struct lh_receive_home *home, struct lh_error *error) LH_MUST_CHECK;
+/* Whether the machine is younger than a file. */
+bool lh__receive_is_younger(const struct lh_receive_home *home, const char *path);
 /* Whether the guest's process has gone. */
 bool lh__receive_guest_left(const struct lh_receive_home *home);
-/*
- * Numbers the guest's pages as the state has them, by the files that its ranges are mappings of.
- */
-int lh__receive_number(struct lh_receive_home *home, struct lh_error *error) LH_MUST_CHECK;
 /* Everything else, for home->state; fresh: nothing of what the memory holds is kept. */
 int lh__receive_home_open(struct lh_receive_home *home, bool fresh, unsigned lanes, uint64_t bandwidth,
                           struct lh_error *error) LH_MUST_CHECK;
 /* An engine for another number of lanes, which answers, in place of the one that there is. */
-int lh__receive_home_lanes(struct lh_receive_home *home, unsigned lanes, struct lh_error *error) LH_MUST_CHECK;
+int lh__receive_home_lanes(struct lh_receive_home *home, unsigned lanes,
+                           struct lh_error *error) LH_MUST_CHECK;
 /* Writes the order of misses where that was asked for, once. */
 int lh__receive_record(struct lh_receive_home *home, struct lh_error *error) LH_MUST_CHECK;
 /* Closes all that lh__receive_home_open has opened. */
@@ -104,7 +103,7 @@ void lh__receive_home_close(struct lh_receive_home *home);
 void lh__receive_progress(struct lh_receive_home *home, enum lh_move_phase phase, unsigned round,
                           bool connected, uint64_t *progressed);
 void lh__receive_say(const struct lh_receive_options *options, const char *format, ...)
-        __attribute__((format(printf, 2, 3)));
+	__attribute__((format(printf, 2, 3)));
 bool lh__receive_cancelled(const struct lh_receive_options *options);
 
 /* ---- the receiver ---- */
@@ -124,9 +123,9 @@ struct lh_receive {
 	uint8_t *device;
 	uint64_t device_size, device_have;
 
-	uint64_t go;     /* CLOCK_MONOTONIC: GO was answered */
-	uint64_t runs;   /* the guest ran */
-	bool ended;      /* the guest has */
+	uint64_t go;   /* CLOCK_MONOTONIC: GO was answered */
+	uint64_t runs; /* the guest ran */
+	bool ended;    /* the guest has */
 	bool late_said, broken_said;
 	uint64_t progressed, reported;
 };

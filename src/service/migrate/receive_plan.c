@@ -51,7 +51,8 @@ static int check_regions(const struct lh_plan *plan, const struct lh_state_regio
                          struct lh_error *error)
 {
 	if (plan->regions != regions)
-		return lh__fail(error, -EAGAIN, "the source has %zu memory backends and the destination has %zu",
+		return lh__fail(error, -EAGAIN,
+		                "the source has %zu memory backends and the destination has %zu",
 		                plan->regions, regions);
 	for (size_t i = 0; i < regions; i++)
 		if (strcmp(plan->region[i].name, region[i].name) != 0 ||
@@ -72,8 +73,9 @@ static int check_plan(struct lh_receive *receive, struct lh_error *error)
 	if (plan->lanes < 2 || plan->lanes > LH_RECEIVE_LANES_MAX)
 		return lh__fail(error, -EAGAIN, "%u channels; at most 16 of data are taken", plan->lanes);
 	if (plan->resume != (home->state != NULL))
-		return lh__fail(error, -EAGAIN, plan->resume ? "there is nothing here to go on with"
-		                                             : "this migration has begun already");
+		return lh__fail(error, -EAGAIN,
+		                plan->resume ? "there is nothing here to go on with"
+		                             : "this migration has begun already");
 	if (home->state)
 		return check_regions(plan, home->state->region, home->state->regions, error);
 	return check_regions(plan, home->machine.region, home->machine.regions, error);
@@ -96,7 +98,8 @@ static int open_home(struct lh_receive *receive, const uint8_t id[LH_MOVE_ID], s
 	lh__receive_state_path(home, path);
 	result = lh__state_create(path, id, home->machine.region, home->machine.regions, &home->state, error);
 	if (result == 0)
-		result = lh__receive_home_open(home, true, receive->plan.lanes, receive->plan.bandwidth, error);
+		result = lh__receive_home_open(home, true, receive->plan.lanes, receive->plan.bandwidth,
+		                               error);
 	if (result == 0)
 		result = lh__send_set_open(&receive->stale, home->state->pages, error);
 	if (result == 0)

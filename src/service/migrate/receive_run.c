@@ -32,17 +32,11 @@ static int say_runs(struct lh_receive *receive)
 	return result ? result : lh__channel_flush(receive->control);
 }
 
-/* Looks whether the machine runs: 0: it does, or not yet; -EREMOTEIO: it never will. */
-static int look_at_machine(struct lh_receive *receive, struct lh_error *error)
+/* It does. */
+static void runs(struct lh_receive *receive, uint64_t at)
 {
 	struct lh_receive_home *home = &receive->home;
-	uint64_t at;
-	int result = lh__machine_loaded(&home->machine, 0, &at, error);
 
-	if (result == -ECONNRESET)
-		return lh__fail(error, -EREMOTEIO, "the QEMU of the destination ended while it took the state in");
-	if (result <= 0)
-		return result;
 	receive->runs = at;
 	lh__measure_runs(home->measure, at);
 	lh__state_set_phase(home->state, LH_MOVE_RUNNING);
@@ -51,7 +45,60 @@ static int look_at_machine(struct lh_receive *receive, struct lh_error *error)
 	home->has_machine = false;
 	if (receive->control && say_runs(receive) < 0)
 		lh__receive_drop(receive);
-	return 0;
+}
+
+/* A machine that another receiver may have given its state: 0: it has it, or it is being done. */
+static int find_machine(struct lh_receive *receive, struct lh_error *error)
+{
+	struct lh_receive_home *home = &receive->home;
+	char status[32];
+	json_t *answer;
+	int result = lh__receive_machine(home, error);
+	bool begun;
+
+	if (result == 0)
+		result = lh__machine_status(&home->machine, status, error);
+	if (result == 0)
+		result = lh__qmp_command(home->machine.qmp, "query-migrate", NULL, -1, &answer, error);
+	if (result < 0)
+		return result;
+	begun = json_object_get(answer, "status") != NULL;
+	json_decref(answer);
+	lh__measure_threads(home->measure, home->machine.cpu, home->machine.cpus);
+	if (begun || strcmp(status, "inmigrate") != 0)
+		return 0;
+	result = lh__machine_awaits(&home->machine, error);
+	return result < 0 ? result : lh__receive_load(receive, error);
+}
+
+/*
+ * Looks whether the machine runs: 0: it does, or not yet; -EREMOTEIO: it never will. One that is not known
+ * yet, since its load was begun by another receiver, can be asked only while pages come.
+ */
+static int look_at_machine(struct lh_receive *receive, struct lh_error *error)
+{
+	struct lh_receive_home *home = &receive->home;
+	uint64_t at;
+	int result;
+
+	if (!home->has_machine) {
+		result = receive->control ? find_machine(receive, error) : 0;
+		if (result == -EREMOTEIO)
+			return result;
+		if (result < 0 && home->has_machine)
+			lh__machine_close(&home->machine);
+		if (result < 0)
+			home->has_machine = false;
+		if (!home->has_machine)
+			return 0;
+	}
+	result = lh__machine_loaded(&home->machine, 0, &at, error);
+	if (result == -ECONNRESET)
+		return lh__fail(error, -EREMOTEIO,
+		                "the QEMU of the destination ended while it took the state in");
+	if (result > 0)
+		runs(receive, at);
+	return result < 0 ? result : 0;
 }
 
 static void lost(struct lh_receive *receive, const char *why)
@@ -134,7 +181,8 @@ int lh__receive_run(struct lh_receive *receive, struct lh_error *error)
 			receive->ended = receive->runs != 0;
 			return receive->ended ? 0
 			                      : lh__fail(error, -EREMOTEIO,
-			                                 "the QEMU of the destination ended while it took the state in");
+			                                 "the QEMU of the destination ended while it took "
+			                                 "the state in");
 		}
 		let_in(receive, receive->control ? 0 : tick);
 		if (receive->control)

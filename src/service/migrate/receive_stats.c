@@ -23,8 +23,9 @@ static json_t *microseconds(uint64_t ns)
 
 static void put_faults(json_t *object, const struct lh_measured *measured)
 {
-	static const char *const name[] = { [LH_FAULT_FAR] = "far", [LH_FAULT_HERE] = "here",
-		                            [LH_FAULT_ZERO] = "zero" };
+	static const char *const name[] = {
+		[LH_FAULT_FAR] = "far", [LH_FAULT_HERE] = "here", [LH_FAULT_ZERO] = "zero"
+	};
 	json_t *faults = json_object();
 	uint64_t total = 0;
 
@@ -61,13 +62,14 @@ static void put_counts(json_t *object, struct lh_engine *engine)
 
 	lh__engine_counts(engine, &counts);
 	json_object_set_new(object, "pages",
-	                    json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "all", integer(counts.pages), "here",
-	                              integer(counts.fresh), "zero", integer(counts.zero), "discarded",
-	                              integer(counts.discarded), "hinted", integer(counts.hinted),
-	                              "asked_twice", integer(counts.asked_twice), "since",
-	                              integer(counts.pages_since), "early", integer(counts.early)));
-	json_object_set_new(object, "lines", json_pack("{s:o,s:o}", "all", integer(counts.lines), "since",
-	                                               integer(counts.lines_since)));
+	                    json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "all", integer(counts.pages),
+	                              "here", integer(counts.fresh), "zero", integer(counts.zero),
+	                              "discarded", integer(counts.discarded), "hinted",
+	                              integer(counts.hinted), "asked_twice", integer(counts.asked_twice),
+	                              "since", integer(counts.pages_since), "early", integer(counts.early)));
+	json_object_set_new(object, "lines",
+	                    json_pack("{s:o,s:o}", "all", integer(counts.lines), "since",
+	                              integer(counts.lines_since)));
 	json_object_set_new(object, "bytes",
 	                    json_pack("{s:o,s:o,s:o}", "faults", integer(counts.bytes_faults), "background",
 	                              integer(counts.bytes_background), "copying",
@@ -90,10 +92,10 @@ json_t *lh__receive_stats(const struct lh_receive_home *home, int result, const 
 	json_t *object = json_object();
 
 	json_object_set_new(object, "result",
-	                    json_string(result == 0             ? "complete"
+	                    json_string(result == 0            ? "complete"
 	                                : result == -ECANCELED ? "cancelled"
 	                                : result == -EREMOTEIO ? "returned"
-	                                                        : "failed"));
+	                                                       : "failed"));
 	if (result < 0)
 		json_object_set_new(object, "error", json_string(error->text));
 	json_object_set_new(object, "policy", json_string(policy_word(home->options->policy)));

@@ -112,9 +112,10 @@ static int check_status(struct lh_send *send, struct lh_error *error)
 	int result = lh__machine_status(&send->machine, status, error);
 
 	if (result == 0 && strcmp(status, "postmigrate") == 0)
-		return lh__fail(error, -EINVAL,
-		                "the guest has been migrated already (postmigrate); to let it run here again write "
-		                "cont to its monitor");
+		return lh__fail(
+			error, -EINVAL,
+			"the guest has been migrated already (postmigrate); to let it run here again write "
+			"cont to its monitor");
 	return result;
 }
 

@@ -12,10 +12,9 @@
 static struct lh_move_hello hello_of(const struct lh_send *send, enum lh_move_channel_kind kind,
                                      enum lh_move_phase phase)
 {
-	struct lh_move_hello hello = { .version = LH_MOVE_VERSION,
-		                       .what = kind,
-		                       .phase = phase,
-		                       .incarnation = send->incarnation };
+	struct lh_move_hello hello = {
+		.version = LH_MOVE_VERSION, .what = kind, .phase = phase, .incarnation = send->incarnation
+	};
 
 	memcpy(hello.id, send->note->id, LH_MOVE_ID);
 	return hello;
@@ -101,7 +100,8 @@ static int connect_control(struct lh_send *send, enum lh_move_phase phase, struc
 	memset(answer, 0, sizeof(*answer));
 	send->incarnation++;
 	hello = hello_of(send, LH_MOVE_CONTROL, phase);
-	result = lh__channel_connect(send->options->target, &hello, CONNECT_MS, &send->control, answer, error);
+	result =
+		lh__channel_connect(send->options->target, &hello, CONNECT_MS, &send->control, answer, error);
 	if (result == -EALREADY) /* of a process before this one: later than that */
 		send->incarnation = answer->incarnation;
 	return result;

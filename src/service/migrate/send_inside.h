@@ -58,7 +58,7 @@ struct lh_send {
 
 	struct lh_channel *control;
 	uint32_t incarnation;
-	unsigned connections; /* that have been made */
+	unsigned connections;         /* that have been made */
 	uint64_t bytes_out, bytes_in; /* of the channels of control that have ended */
 
 	/* The pages of the next round or, after the guest's stop, of the last sets. */
@@ -83,7 +83,8 @@ struct lh_send {
 int lh__send_set_open(struct lh_pageset *set, uint64_t pages, struct lh_error *error) LH_MUST_CHECK;
 void lh__send_set_close(struct lh_pageset *set);
 /* PAGES messages; nothing where the set is empty. */
-int lh__send_set(struct lh_channel *channel, enum lh_move_set which, const struct lh_pageset *set) LH_MUST_CHECK;
+int lh__send_set(struct lh_channel *channel, enum lh_move_set which,
+                 const struct lh_pageset *set) LH_MUST_CHECK;
 
 /* ---- send_connect.c ---- */
 

@@ -62,7 +62,8 @@ static int await_round(struct lh_send *send, uint64_t number, struct lh_error *e
 		if (result > 0)
 			result = hear(send, &message, number, error);
 		if (result == -EPROTO)
-			return lh__fail(error, -EPROTO, "the receiver breaks the rules: message %u in round %lu",
+			return lh__fail(error, -EPROTO,
+			                "the receiver breaks the rules: message %u in round %lu",
 			                message.type, (unsigned long)number);
 		if (result != 0)
 			return result < 0 ? result : 0;

@@ -20,8 +20,9 @@ static void say_late(struct lh_send *send)
 	if (send->late_said || !lh__send_cancelled(send))
 		return;
 	send->late_said = true;
-	lh__send_say(send, "too late to cancel: the guest has been given to %s, and its memory still is here; "
-	                   "going on",
+	lh__send_say(send,
+	             "too late to cancel: the guest has been given to %s, and its memory still is here; "
+	             "going on",
 	             send->options->target->url.text);
 }
 
@@ -61,9 +62,10 @@ static int finished(struct lh_send *send, const struct lh_move_message *message,
 	send->theirs = theirs;
 	lh__state_set_phase(send->note, LH_MOVE_COMPLETE);
 	if (json_is_true(json_object_get(theirs, "ended")))
-		return lh__fail(error, -ECONNRESET,
-		                "the QEMU of the destination has ended before it had all memory; the guest stands "
-		                "still here, as it was when it left");
+		return lh__fail(
+			error, -ECONNRESET,
+			"the QEMU of the destination has ended before it had all memory; the guest stands "
+			"still here, as it was when it left");
 	return ENDED;
 }
 
@@ -115,7 +117,8 @@ static int take_answer(struct lh_send *send, const struct lh_move_hello *answer,
 	if (answer->phase == LH_MOVE_RETURNED)
 		return lh__fail(error, -EREMOTEIO, "the guest could not go on at the destination");
 	if (answer->phase == LH_MOVE_COPYING)
-		return lh__fail(error, -EREMOTEIO, "the guest was not given away before the connection broke");
+		return lh__fail(error, -EREMOTEIO,
+		                "the guest was not given away before the connection broke");
 	gone(send);
 	return 0;
 }

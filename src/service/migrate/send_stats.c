@@ -19,8 +19,8 @@ static json_t *rounds_of(const struct lh_send *send)
 	json_t *rounds = json_array();
 
 	for (unsigned i = 0; i < send->rounds; i++)
-		json_array_append_new(rounds, json_pack("{s:o,s:o}", "pages", integer(send->round[i].pages), "ms",
-		                                        milliseconds(send->round[i].ns)));
+		json_array_append_new(rounds, json_pack("{s:o,s:o}", "pages", integer(send->round[i].pages),
+		                                        "ms", milliseconds(send->round[i].ns)));
 	return rounds;
 }
 
@@ -41,13 +41,15 @@ static void put_given(json_t *object, struct lh_send *send)
 	if (send->pages)
 		lh__pages_read_counts(send->pages, &counts);
 	json_object_set_new(object, "given",
-	                    json_pack("{s:o,s:o,s:o,s:o,s:o}", "faults", integer(counts.given[LH_MOVE_FAULTS]),
-	                              "background", integer(counts.given[LH_MOVE_DATA]), "pages_since",
-	                              integer(counts.since), "lines_since", integer(counts.lines_since), "hints",
-	                              integer(counts.hints)));
+	                    json_pack("{s:o,s:o,s:o,s:o,s:o}", "faults",
+	                              integer(counts.given[LH_MOVE_FAULTS]), "background",
+	                              integer(counts.given[LH_MOVE_DATA]), "pages_since",
+	                              integer(counts.since), "lines_since", integer(counts.lines_since),
+	                              "hints", integer(counts.hints)));
 	json_object_set_new(object, "bytes",
 	                    json_pack("{s:o,s:o,s:o}", "faults", integer(counts.bytes[LH_MOVE_FAULTS]),
-	                              "background", integer(counts.bytes[LH_MOVE_DATA]), "control", integer(out)));
+	                              "background", integer(counts.bytes[LH_MOVE_DATA]), "control",
+	                              integer(out)));
 }
 
 static const char *result_word(int result)

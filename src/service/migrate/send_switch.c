@@ -83,8 +83,8 @@ static int send_device(struct lh_send *send, const struct lh_machine_saved *save
 /* STOP, the last sets, the device state. */
 static int say_all(struct lh_send *send, const struct lh_machine_saved *saved)
 {
-	int result = lh__channel_send(send->control, LH_MOVE_STOP, 0, lh__clock(NULL) - send->stop.began,
-	                              NULL, 0);
+	int result =
+		lh__channel_send(send->control, LH_MOVE_STOP, 0, lh__clock(NULL) - send->stop.began, NULL, 0);
 
 	if (result == 0)
 		result = lh__send_set(send->control, LH_MOVE_ZERO, &send->zero);

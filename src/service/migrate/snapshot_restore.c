@@ -4,8 +4,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -13,6 +11,7 @@
 #include "service/migrate/receive_inside.h"
 #include "service/migrate/send_inside.h"
 #include "service/migrate/snapshot.h"
+#include "service/migrate/snapshot_inside.h"
 #include "sys/sys.h"
 
 #define TICK_MS 20
@@ -23,75 +22,12 @@ struct restore {
 	const struct lh_receive_options *options;
 	const char *dir;
 	struct lh_receive_home home;
-	json_t *machine; /* machine.json */
-	struct lh_state_region region[LH_STATE_REGIONS_MAX];
-	size_t regions;
-	uint64_t pages;
+	struct lh_snapshot snapshot;
 	struct lh_tables *tables;
 	struct lh_pages *memory; /* of the snapshot: its holes, and pages for who walks tables */
 	bool runs, ended, late_said;
 	uint64_t progressed;
 };
-
-/* ---- machine.json ---- */
-
-static int malformed(const struct restore *restore, const char *what, struct lh_error *error)
-{
-	return lh__fail(error, -EBADMSG, "%s/machine.json: no snapshot of this version: %s", restore->dir, what);
-}
-
-static int read_machine(struct restore *restore, struct lh_error *error)
-{
-	char path[1100];
-	json_error_t why;
-
-	if (snprintf(path, sizeof(path), "%s/machine.json", restore->dir) >= (int)sizeof(path))
-		return lh__fail(error, -ENAMETOOLONG, "%s: too long", restore->dir);
-	if (access(path, R_OK) != 0)
-		return lh__fail(error, -errno, "%s: no snapshot is there: %s", restore->dir,
-		                lh__errno_name(errno));
-	restore->machine = json_load_file(path, 0, &why);
-	if (!restore->machine)
-		return malformed(restore, why.text, error);
-	if (json_integer_value(json_object_get(restore->machine, "version")) != 1)
-		return malformed(restore, "its version is not 1", error);
-	return 0;
-}
-
-static int read_region(struct restore *restore, const json_t *from, struct lh_error *error)
-{
-	struct lh_state_region *region = &restore->region[restore->regions];
-	const char *name = json_string_value(json_object_get(from, "name"));
-	const char *file = json_string_value(json_object_get(from, "file"));
-	json_int_t pages = json_integer_value(json_object_get(from, "pages"));
-
-	if (!name || !file || strlen(name) >= sizeof(region->name) || strchr(file, '/') || pages <= 0 ||
-	    pages > (json_int_t)LH_PAGE_NUMBER_MAX)
-		return malformed(restore, "a region without name, file or pages", error);
-	if (snprintf(region->path, sizeof(region->path), "%s/%s", restore->dir, file) >=
-	    (int)sizeof(region->path))
-		return malformed(restore, "a name that is too long", error);
-	strcpy(region->name, name);
-	region->offset = 0;
-	region->pages = (uint64_t)pages;
-	region->first = restore->pages;
-	restore->pages += region->pages;
-	restore->regions++;
-	return 0;
-}
-
-static int read_regions(struct restore *restore, struct lh_error *error)
-{
-	const json_t *regions = json_object_get(restore->machine, "regions");
-	size_t n = json_array_size(regions);
-	int result = 0;
-
-	if (n == 0 || n > LH_STATE_REGIONS_MAX)
-		return malformed(restore, "it has no regions, or too many", error);
-	for (size_t i = 0; result == 0 && i < n; i++)
-		result = read_region(restore, json_array_get(regions, i), error);
-	return result;
-}
 
 /* ---- the home ---- */
 
@@ -99,16 +35,18 @@ static int check_alike(const struct restore *restore, struct lh_error *error)
 {
 	const struct lh_machine *machine = &restore->home.machine;
 
-	if (machine->regions != restore->regions)
+	if (machine->regions != restore->snapshot.regions)
 		return lh__fail(error, -EINVAL, "the snapshot has %zu memory backends and QEMU has %zu",
-		                restore->regions, machine->regions);
-	for (size_t i = 0; i < restore->regions; i++)
-		if (strcmp(machine->region[i].name, restore->region[i].name) != 0 ||
-		    machine->region[i].pages != restore->region[i].pages)
+		                restore->snapshot.regions, machine->regions);
+	for (size_t i = 0; i < restore->snapshot.regions; i++)
+		if (strcmp(machine->region[i].name, restore->snapshot.region[i].name) != 0 ||
+		    machine->region[i].pages != restore->snapshot.region[i].pages)
 			return lh__fail(error, -EINVAL,
-			                "memory backend %s of %lu KiB in the snapshot, %s of %lu KiB in QEMU: start it "
+			                "memory backend %s of %lu KiB in the snapshot, %s of %lu KiB in "
+			                "QEMU: start it "
 			                "with the same",
-			                restore->region[i].name, (unsigned long)restore->region[i].pages * 4,
+			                restore->snapshot.region[i].name,
+			                (unsigned long)restore->snapshot.region[i].pages * 4,
 			                machine->region[i].name, (unsigned long)machine->region[i].pages * 4);
 	return 0;
 }
@@ -138,28 +76,14 @@ static int open_home(struct restore *restore, struct lh_error *error)
 /* The guest's page tables, as the snapshot has them; without them there are no hints. */
 static void open_tables(struct restore *restore)
 {
-	const json_t *cr3 = json_object_get(restore->machine, "cr3");
-	const json_t *physical = json_object_get(restore->machine, "physical");
-	uint64_t root[LH_MACHINE_CPUS_MAX];
-	struct lh_physical_range range[LH_STATE_REGIONS_MAX];
-	struct lh_tables_options options = { .physical = range,
-		                             .pages = restore->pages,
-		                             .cr3 = root,
+	struct lh_tables_options options = { .physical = restore->snapshot.physical,
+		                             .physical_count = restore->snapshot.ranges,
+		                             .pages = restore->home.state->pages,
+		                             .cr3 = restore->snapshot.cr3,
+		                             .cr3_count = restore->snapshot.cpus,
 		                             .read = lh__pages_read,
 		                             .context = restore->memory };
-	size_t i;
 
-	for (i = 0; i < json_array_size(cr3) && i < LH_MACHINE_CPUS_MAX; i++)
-		root[i] = (uint64_t)json_integer_value(json_array_get(cr3, i));
-	options.cr3_count = i;
-	for (i = 0; i < json_array_size(physical) && i < LH_STATE_REGIONS_MAX; i++) {
-		const json_t *from = json_array_get(physical, i);
-
-		range[i].address = (uint64_t)json_integer_value(json_object_get(from, "address"));
-		range[i].pages = (uint64_t)json_integer_value(json_object_get(from, "pages"));
-		range[i].first = (uint64_t)json_integer_value(json_object_get(from, "first"));
-	}
-	options.physical_count = i;
 	if (options.cr3_count == 0 || options.physical_count == 0 ||
 	    lh__tables_open(&options, &restore->tables, NULL) < 0)
 		restore->tables = NULL;
@@ -169,11 +93,11 @@ static void open_tables(struct restore *restore)
 static int say_zero(struct restore *restore, struct lh_error *error)
 {
 	struct lh_pageset content, zero;
-	int result = lh__send_set_open(&content, restore->pages, error);
+	int result = lh__send_set_open(&content, restore->home.state->pages, error);
 
 	if (result < 0)
 		return result;
-	result = lh__send_set_open(&zero, restore->pages, error);
+	result = lh__send_set_open(&zero, restore->home.state->pages, error);
 	if (result == 0)
 		result = lh__pages_content(restore->memory, &content, error);
 	if (result == 0) {
@@ -189,22 +113,23 @@ static int say_zero(struct restore *restore, struct lh_error *error)
 static int open_supply(struct restore *restore, struct lh_error *error)
 {
 	struct lh_supply_file file[LH_STATE_REGIONS_MAX];
-	struct lh_pages_options memory = { .region = restore->region, .regions = restore->regions };
+	struct lh_pages_options memory = { .region = restore->snapshot.region,
+		                           .regions = restore->snapshot.regions };
 	struct lh_supply *supply;
 	int result = lh__pages_open(&memory, &restore->memory, error);
 
 	if (result < 0)
 		return result;
-	for (size_t i = 0; i < restore->regions; i++)
-		file[i] = (struct lh_supply_file){ .path = restore->region[i].path,
-			                           .size = restore->region[i].pages * LH_PAGE_SIZE };
+	for (size_t i = 0; i < restore->snapshot.regions; i++)
+		file[i] = (struct lh_supply_file){ .path = restore->snapshot.region[i].path,
+			                           .size = restore->snapshot.region[i].pages * LH_PAGE_SIZE };
 	result = say_zero(restore, error);
 	if (result < 0)
 		return result;
 	if (restore->options->policy == LH_ORDER_PTLINE)
 		open_tables(restore);
-	result = lh__supply_files(file, restore->regions, LH_PAGE_SIZE, LANES, restore->tables, &supply,
-	                          error);
+	result = lh__supply_files(file, restore->snapshot.regions, LH_PAGE_SIZE, LANES, restore->tables,
+	                          &supply, error);
 	if (result == 0)
 		lh__engine_supply(restore->home.engine, supply);
 	return result;
@@ -213,13 +138,10 @@ static int open_supply(struct restore *restore, struct lh_error *error)
 static int load(struct restore *restore, struct lh_error *error)
 {
 	struct lh_receive_home *home = &restore->home;
-	char path[1100];
-	int fd, result;
+	int fd = open(restore->snapshot.device, O_RDONLY | O_CLOEXEC), result;
 
-	snprintf(path, sizeof(path), "%s/device", restore->dir);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return lh__fail(error, -errno, "%s: %s", path, lh__errno_name(errno));
+		return lh__fail(error, -errno, "%s: %s", restore->snapshot.device, lh__errno_name(errno));
 	lh__measure_threads(home->measure, home->machine.cpu, home->machine.cpus);
 	lh__measure_stopped(home->measure, lh__clock(NULL));
 	result = lh__engine_answer(home->engine, NULL);
@@ -271,12 +193,14 @@ static int stay(struct restore *restore, struct lh_error *error)
 		if (what & LH_ENGINE_COMPLETE && restore->runs)
 			return 0;
 		if (what & LH_ENGINE_BROKEN)
-			return lh__fail(error, -EIO, "%s: the snapshot cannot be read any more; the guest stands still",
+			return lh__fail(error, -EIO,
+			                "%s: the snapshot cannot be read any more; the guest stands still",
 			                restore->dir);
 		restore->ended = lh__receive_guest_left(home);
 		if (restore->ended)
 			return restore->runs ? 0
-			                     : lh__fail(error, -ECONNRESET, "QEMU ended while it took the state in");
+			                     : lh__fail(error, -ECONNRESET,
+			                                "QEMU ended while it took the state in");
 		say_late(restore);
 		lh__receive_progress(home, LH_MOVE_RUNNING, 0, true, &restore->progressed);
 	}
@@ -293,7 +217,6 @@ static void close_all(struct restore *restore)
 		lh__tables_close(restore->tables);
 	if (restore->memory)
 		lh__pages_close(restore->memory);
-	json_decref(restore->machine);
 }
 
 int lh__snapshot_restore(const char *dir, const struct lh_receive_options *options, json_t **stats,
@@ -303,10 +226,8 @@ int lh__snapshot_restore(const char *dir, const struct lh_receive_options *optio
 		                   .dir = dir,
 		                   .home = { .options = options, .listener = -1 } };
 	struct lh_error own = { 0, "" };
-	int result = read_machine(&restore, &own);
+	int result = lh__snapshot_read(dir, &restore.snapshot, &own);
 
-	if (result == 0)
-		result = read_regions(&restore, &own);
 	if (result == 0)
 		result = open_home(&restore, &own);
 	if (result == 0)

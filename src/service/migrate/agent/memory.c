@@ -136,8 +136,7 @@ static void describe(struct shim_file *file, int fd)
 static int watch(struct shim *shim, const struct shim_file *file, void *at, size_t size)
 {
 	struct uffdio_register range = { .range = { (uintptr_t)at, size },
-		                         .mode = UFFDIO_REGISTER_MODE_MISSING |
-		                                 UFFDIO_REGISTER_MODE_MINOR };
+		                         .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR };
 	int error;
 
 	if (ioctl(shim->fd, UFFDIO_REGISTER, &range) == 0)
