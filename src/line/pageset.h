@@ -6,7 +6,7 @@
  * whole.
  *
  * Encoded, a set is its runs of neighbouring pages, 12 bytes each, little-endian: first page (8), pages (4,
- * at least 1); runs ascend and do not touch.
+ * at least 1); runs ascend and do not touch, but for what goes on behind one of 2^32 - 1 pages.
  */
 #ifndef LH_LINE_PAGESET_H
 #define LH_LINE_PAGESET_H
