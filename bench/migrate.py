@@ -32,7 +32,7 @@ COMPARED = [
     ('linehome precopy-then-postcopy', linehome(mode='precopy-then-postcopy')),
 ]
 ORDERS = [('postcopy, %s' % policy, linehome(mode='postcopy', policy=policy))
-          for policy in ('none', 'linear', 'around', 'ptline')]
+          for policy in ('linear', 'around', 'ptline')]
 
 COLUMNS = [  # of the table: head, figure, factor, digits
     ('reported ms', 'downtime', 1e3, 0), ('silence ms', 'silence', 1e3, 0), ('to 90 % ms', 'recovered', 1e3, 0),
@@ -41,11 +41,17 @@ COLUMNS = [  # of the table: head, figure, factor, digits
 
 
 def from_stats(figures):
-    """Linehome's own figures, by the names of QEMU's."""
-    stats = figures.get('stats', {})
-    for name, key, factor in (('downtime', 'downtime_ms', 1e-3), ('requests', 'faults', 1), ('bytes', 'bytes', 1)):
-        if key in stats:
-            figures.setdefault(name, stats[key] * factor)
+    """Linehome's own figures, by the names of QEMU's. Faults: those for which a page had to come from the source."""
+    stats = figures.pop('stats', None)
+    if stats:
+        there = stats.get('destination', {})
+        figures['downtime'] = stats['downtime_ms'] / 1e3
+        figures['requests'] = there['faults']['far']['count']
+        figures['bytes'] = sum(stats['bytes'].values())
+        figures['said'] = {name: there.get(name) for name in ('silence_ms', 'recovery_ms', 'stop_to_run_ms')}
+        figures['p50'] = there['faults']['far']['p50_us']
+        figures['rounds'] = [one['pages'] for one in stats['rounds']] + [stats['last_pages']]
+        figures['stop'] = stats['stop_ms']
     return figures
 
 

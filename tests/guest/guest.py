@@ -48,6 +48,12 @@ def wait_for(what, seconds, check, every=0.01):
         time.sleep(every)
 
 
+def stamp(event):
+    """When QEMU says that it was, in the time of this process."""
+    then = event['timestamp']
+    return time.monotonic() - (time.time() - then['seconds'] - then['microseconds'] / 1e6)
+
+
 class Qmp:
     """A QEMU's monitor."""
 
@@ -81,7 +87,7 @@ class Qmp:
         while True:
             answer = self.read()
             if 'event' in answer:
-                self.events.append((time.monotonic(), answer['event'], answer.get('data')))
+                self.events.append((stamp(answer), answer['event'], answer.get('data')))
             elif 'error' in answer:
                 raise Trouble('%s: %s' % (command, answer['error']['desc']))
             else:
@@ -397,3 +403,14 @@ def felt(before, after, seconds_before=2.0, window=0.2, part=0.9):
             recovered = tick.at - last
             break
     return {'silence': silence, 'recovered': recovered, 'speed': usual}
+
+
+def can_migrate():
+    """What `linehome migrate` needs of this machine, or Absent."""
+    release = tuple(int(word) for word in re.findall(r'\d+', os.uname().release)[:2])
+    if release < (6, 8):
+        raise Absent('Linux 6.8 is needed, this is %s' % os.uname().release)
+    if not os.access('/dev/userfaultfd', os.R_OK | os.W_OK) and os.geteuid() != 0:
+        raise Absent('/dev/userfaultfd may not be opened')
+    if not os.path.exists(LINEHOME):
+        raise Trouble('%s is not built' % LINEHOME)
