@@ -79,6 +79,7 @@
 #define LH_MOVE_ALIVE_MS 500u
 #define LH_MOVE_SILENT_MS 5000u /* nothing heard for this long: the connection is taken for broken */
 #define LH_MOVE_SINCE 1u
+#define LH_MOVE_NO_PAGE UINT64_MAX
 
 enum lh_move_channel_kind { LH_MOVE_CONTROL = 1, LH_MOVE_FAULTS = 2, LH_MOVE_DATA = 3 };
 
