@@ -337,8 +337,9 @@ static void *need(size_t size)
 }
 
 /*
- * Pages get their physical memory when they are first touched, one after another as the kernel has it: touched
- * in a random order, neighbours lie anywhere. Half of them are then given back and touched again in another.
+ * Pages get their physical memory when they are first touched, one after another as the kernel has it:
+ * touched in a random order, neighbours lie anywhere. Half of them are then given back and touched again in
+ * another.
  */
 static void scatter(void)
 {
