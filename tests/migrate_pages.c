@@ -159,7 +159,7 @@ static bool same(struct move *move, uint64_t page)
 
 static uint64_t below(struct move *move, uint64_t limit)
 {
-	return line_random(&move->random) % limit;
+	return random_next(&move->random) % limit;
 }
 
 static void scribble(struct move *move, uint64_t page, unsigned lines)
@@ -369,17 +369,19 @@ static void on_its_way(void)
 struct lane_thread {
 	struct move *move;
 	unsigned lane, rounds;
+	bool once; /* each page, one after the other */
 	unsigned failed;
 	uint64_t random;
 };
 
-/* Lane n asks for pages n - 1, n + 1..., so a page is on its way once. */
+/* Lane 1 asks for even pages, lane 2 for odd ones, so a page is on its way once. */
 static void *lane_thread(void *argument)
 {
 	struct lane_thread *thread = argument;
 
 	for (unsigned i = 0; i < thread->rounds; i++) {
-		uint64_t page = line_random(&thread->random) % (PAGES / 2) * 2 + thread->lane - 1;
+		uint64_t half = thread->once ? i : random_next(&thread->random) % (PAGES / 2);
+		uint64_t page = 2 * half + thread->lane - 1;
 		struct lh_supply_answer out;
 
 		thread->failed += !fetch(thread->move, thread->lane, page, true, &out);
@@ -400,7 +402,7 @@ static void *guest_thread(void *argument)
 	int fd = open(guest->move->memory.path[0], O_WRONLY | O_CLOEXEC);
 
 	while (!__atomic_load_n(&guest->stop, __ATOMIC_ACQUIRE)) {
-		uint64_t at = OFFSET + 64 * (line_random(&random) % (FIRST * 64));
+		uint64_t at = OFFSET + 64 * (random_next(&random) % (FIRST * 64));
 
 		memset(line, (int)(random >> 20), sizeof line);
 		if (pwrite(fd, line, sizeof line, (off_t)at) != sizeof line)
@@ -423,7 +425,7 @@ static void guest_runs(void)
 	guest.move = &move;
 	pthread_create(&thread[2], NULL, guest_thread, &guest);
 	for (unsigned i = 0; i < 2; i++) {
-		lane[i] = (struct lane_thread){ &move, i + 1, 4000, 0, i + 7 };
+		lane[i] = (struct lane_thread){ &move, i + 1, 4000, false, 0, i + 7 };
 		pthread_create(&thread[i], NULL, lane_thread, &lane[i]);
 	}
 	for (unsigned i = 0; i < 2; i++)
@@ -444,7 +446,7 @@ static void *miss_thread(void *argument)
 	static uint8_t page[LH_PAGE_SIZE];
 
 	for (unsigned i = 0; i < thread->rounds; i++) {
-		uint64_t number = line_random(&thread->random) % PAGES;
+		uint64_t number = random_next(&thread->random) % PAGES;
 		struct lh_supply_answer out;
 
 		/* What the receiver had when it was all given for the first time. */
@@ -473,7 +475,7 @@ static void misses_and_background(void)
 	for (unsigned i = 0; i < PAGES; i++)
 		scribble(&move, i, 3);
 	for (unsigned i = 0; i < 3; i++) {
-		lane[i] = (struct lane_thread){ &move, i, i ? PAGES / 2 : 2000, 0, i + 7 };
+		lane[i] = (struct lane_thread){ &move, i, i ? PAGES / 2 : 2000, true, 0, i + 7 };
 		pthread_create(&thread[i], NULL, i ? lane_thread : miss_thread, &lane[i]);
 	}
 	for (unsigned i = 0; i < 3; i++) {
