@@ -66,7 +66,16 @@ static void test_text(void)
 static void test_hostile(void)
 {
 	static const char *const texts[] = {
-		"{}", "null", "7", "x", "]", "[]", "[7]", "[[]]", "[{}]", "[null,null]",
+		"{}",
+		"null",
+		"7",
+		"x",
+		"]",
+		"[]",
+		"[7]",
+		"[[]]",
+		"[{}]",
+		"[null,null]",
 		"[{\"base_host_virt_addr\":4096}]",
 		"[" REGION("4096", "4096", "0") "] x",
 		"[" REGION("4096", "4096", "0") "][]",
@@ -86,14 +95,17 @@ static void test_hostile(void)
 		"[" REGION("8192", "4096", "0") "," REGION("4096", "8192", "4096") "]",
 		"[" REGION("4096", "4096", "0") "," REGION("8192", "4096", "0") "]",
 		"[" REGION("4096", "4096", "0") ",{\"base_host_virt_addr\":2097152,\"size\":2097152,"
-		"\"offset\":2097152,\"page_size\":2097152}]",
+						"\"offset\":2097152,\"page_size\":2097152}]",
 		"[{\"base_host_virt_addr\":4096,\"size\":4096,\"offset\":0,\"page_size\":0}]",
 		"[{\"base_host_virt_addr\":4096,\"size\":4096,\"offset\":0,\"page_size\":4}]",
 		"[{\"base_host_virt_addr\":4096,\"size\":4096,\"offset\":0,\"page_size\":12288}]",
 		"[{\"base_host_virt_addr\":0,\"size\":4294967296,\"offset\":0,\"page_size\":4294967296}]",
 		"[{\"size\":4096,\"size\":8192,\"base_host_virt_addr\":4096,\"offset\":0}]",
 		"[{\"base_host_virt_addr\":4096,\"size\":4096,\"offset\":0,\"inode\":-1}]",
-		"[\"\xff\"]", "[{\"\xc3\":1}]", "[}", "\x01[]",
+		"[\"\xff\"]",
+		"[{\"\xc3\":1}]",
+		"[}",
+		"\x01[]",
 	};
 	size_t refused = 0, n = sizeof(texts) / sizeof(texts[0]);
 
@@ -135,7 +147,8 @@ static void test_much(void)
 
 static void test_beginnings(void)
 {
-	static const char whole[] = " [{\"a\\\"]}\":\"[\\\\\",\"size\":8192,\"base_host_virt_addr\":4096,\"offset\":0}]";
+	static const char whole[] =
+		" [{\"a\\\"]}\":\"[\\\\\",\"size\":8192,\"base_host_virt_addr\":4096,\"offset\":0}]";
 	size_t good = 0;
 
 	is(parse(whole), 0, "brackets in words are none");
@@ -230,7 +243,8 @@ static void test_message(int descriptor)
 	unsigned before = open_descriptors();
 
 	is(exchange(&(struct part){ WHOLE, 1 }, 1, descriptor, false), 0, "one message, one descriptor");
-	ok(handshake.ranges == 2 && handshake.fd >= 0 && handshake.socket >= 0 && handshake.process == getpid(),
+	ok(handshake.ranges == 2 && handshake.fd >= 0 && handshake.socket >= 0 &&
+	           handshake.process == getpid(),
 	   "all is known, also who it was");
 	ok(fcntl(handshake.fd, F_GETFL) & O_NONBLOCK, "the descriptor does not block, even if it did");
 	ok(fcntl(handshake.fd, F_GETFD) & FD_CLOEXEC && fcntl(handshake.socket, F_GETFD) & FD_CLOEXEC,

@@ -168,12 +168,11 @@ static int move(struct lh_send *send, struct lh_error *error)
 	if (result == 0)
 		result = lh__send_switch(send, error);
 	if (result < 0) {
+		if (lh__send_cancelled(send)) /* whatever that has broken */
+			result = lh__fail(error, -ECANCELED, "cancelled");
 		lh__send_return(send, error);
-		return result;
 	}
-	if (send->last_pages > 0)
-		lh__send_hint(send);
-	return 0;
+	return result;
 }
 
 static int give(struct lh_send *send, struct lh_error *error)

@@ -33,7 +33,7 @@ struct lh_send_stop {
 	uint64_t sets;   /* said, with the state, to the receiver */
 	uint64_t fetch;  /* what it fetched before GO */
 	uint64_t answer; /* from GO to its answer */
-	uint64_t load;   /* from GO until the guest ran, as the receiver says */
+	uint64_t load;   /* from there until the guest ran, as the receiver says */
 };
 
 struct lh_send {

@@ -42,8 +42,6 @@ static void say_waiting(struct lh_send *send, const char *why)
 static void gone(struct lh_send *send)
 {
 	send->maybe_gone = false;
-	if (send->go && !send->stop.answer)
-		send->stop.answer = lh__clock(NULL) - send->go;
 	lh__state_set_phase(send->note, LH_MOVE_RUNNING);
 }
 
@@ -72,7 +70,12 @@ static int finished(struct lh_send *send, const struct lh_move_message *message,
 static int hear(struct lh_send *send, const struct lh_move_message *message, struct lh_error *error)
 {
 	switch (message->type) {
-	case LH_MOVE_GO: gone(send); return 0;
+	case LH_MOVE_GO:
+		send->stop.answer = lh__clock(NULL) - send->go;
+		gone(send);
+		if (send->last_pages > 0)
+			lh__send_hint(send);
+		return 0;
 	case LH_MOVE_RUNS:
 		gone(send);
 		send->stop.load = message->value;

@@ -30,7 +30,8 @@ static json_t *stop_of(const struct lh_send_stop *stop)
 	                 milliseconds(stop->scan), "sets", milliseconds(stop->sets), "fetch",
 	                 milliseconds(stop->fetch), "answer", milliseconds(stop->answer), "load",
 	                 milliseconds(stop->load), "total",
-	                 milliseconds(stop->save + stop->scan + stop->sets + stop->fetch + stop->load));
+	                 milliseconds(stop->save + stop->scan + stop->sets + stop->fetch + stop->answer +
+	                              stop->load));
 }
 
 static void put_given(json_t *object, struct lh_send *send)
