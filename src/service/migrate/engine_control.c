@@ -225,6 +225,7 @@ int lh__engine_show(struct lh_engine *engine, const struct lh_pageset *except, s
 	if (!set.word)
 		return lh__fail(error, -ENOMEM, "no memory");
 	lh__pageset_join(&set, &engine->state->fresh);
+	lh__pageset_subtract(&set, &engine->state->shown); /* each costs a call, once more too */
 	if (except)
 		lh__pageset_subtract(&set, except);
 	while (!result && (page = lh__pageset_next(&set, page)) != LH_PAGESET_NONE) {
