@@ -16,8 +16,9 @@ _linehome_options() {
 	trace) echo '--pid --calls --interval --windows --duration --include-libraries --wait --format --output -p -o --help --version' ;;
 	atomic) echo '--begin --end --log --syscalls --on-undo --pool --help --version' ;;
 	count) echo '--by --lines --footprint --json --output -o --help --version' ;;
+	serve-uffd) echo '--socket --memory --policy --recorded --record --once --stats --help --version' ;;
 	incoming) echo '--uffd --memory --help --version' ;;
-	*) echo 'run serve pool atomic cover patch trace count incoming --help --version' ;;
+	*) echo 'run serve pool atomic cover patch trace count serve-uffd incoming --help --version' ;;
 	esac
 }
 
