@@ -66,6 +66,8 @@ AGENT_LIBS := -lZydis
 COUNT_SRC := $(foreach d,sys code port/translate service/count/agent,$(wildcard src/$(d)/*.c)) \
 	$(wildcard src/port/translate/*.S) src/service/count/fold.c
 MIGRATE_SRC := $(wildcard src/service/migrate/*.c)
+# What is loaded into a QEMU that waits for a guest.
+UFFD_SRC := $(wildcard src/service/migrate/agent/*.c)
 CLI_SRC := $(wildcard src/cli/*.c $(foreach d,launch run count,src/service/$(d)/*.c)) $(MIGRATE_SRC)
 LIB_LIBS := -lZydis -ldw -lelf -lssl -lcrypto -lpthread
 CLI_LIBS := -ljansson $(LIB_LIBS)
@@ -75,6 +77,7 @@ LIB_OBJ := $(call obj,$(B),$(LIB_SRC))
 CLI_OBJ := $(call obj,$(B),$(CLI_SRC))
 AGENT_OBJ := $(call obj,$(P),$(CORE_SRC) $(AGENT_SRC))
 COUNT_OBJ := $(call obj,$(P),$(COUNT_SRC))
+UFFD_OBJ := $(call obj,$(P),$(UFFD_SRC))
 INSIDE_OBJ := $(call obj,$(P)/inside,$(INSIDE_SRC))
 INSIDE := $(P)/linehome-inside
 CORE_OBJ := $(sort $(call obj,$(B),$(CORE_SRC)) $(AGENT_OBJ) $(COUNT_OBJ))
@@ -99,7 +102,7 @@ FUZZ_BIN := $(call bin,fuzz,$(BUILD))
 
 .PHONY: all tests programs examples FORCE
 # The last one is linked with the library; the others have in them what they need.
-AGENTS := liblinehome-run.so liblinehome-count.so
+AGENTS := liblinehome-run.so liblinehome-count.so liblinehome-uffd.so
 ATOMIC := liblinehome-atomic.so
 all: $(B)/liblinehome.a $(B)/liblinehome.so $(B)/linehome $(addprefix $(B)/,$(AGENTS) $(ATOMIC))
 tests: $(TEST_BIN) $(TOOL_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN) $(P)/tests/agents/profile.so
@@ -145,7 +148,8 @@ $(B)/obj/src/service/code/blob.o: $(INSIDE)
 # Where an installed launcher finds the agent; in the build tree it stands beside the launcher.
 $(CLI_OBJ): CPPFLAGS += -DLH_AGENT_PATH='"$(libdir)/linehome/liblinehome-run.so"' \
 	-DLH_ATOMIC_AGENT_PATH='"$(libdir)/linehome/$(ATOMIC)"' \
-	-DLH_COUNT_AGENT_PATH='"$(libdir)/linehome/liblinehome-count.so"'
+	-DLH_COUNT_AGENT_PATH='"$(libdir)/linehome/liblinehome-count.so"' \
+	-DLH_UFFD_AGENT_PATH='"$(libdir)/linehome/liblinehome-uffd.so"'
 $(CLI_OBJ): $(B)/libdir
 
 # Style and scripts of pages become part of the object.
@@ -188,6 +192,9 @@ $(P)/liblinehome-run.so: $(AGENT_OBJ) src/agent.map
 $(P)/liblinehome-count.so: $(COUNT_OBJ) src/agent.map
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs,-z,initfirst -Wl,--version-script,src/agent.map \
 		-o $@ $(COUNT_OBJ) $(AGENT_LIBS)
+$(P)/liblinehome-uffd.so: $(UFFD_OBJ) src/uffd.map
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs -Wl,--version-script,src/uffd.map \
+		-o $@ $(UFFD_OBJ) -lpthread
 ifneq ($(B),$(P))
 $(addprefix $(B)/,$(AGENTS)): $(B)/%.so: $(P)/%.so
 	$(Q)cp $< $@
