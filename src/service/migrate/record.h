@@ -18,7 +18,10 @@
 
 #include "linehome.h"
 
-/* Writes a whole recording: to a file beside it first, which then takes its name. */
+/*
+ * Writes a whole recording: to a file beside it first, which then takes its name. Of a page that stands in
+ * entries more than once the first counts. On error what was there is as it was.
+ */
 int lh__record_write(const char *path, size_t page_size, uint64_t pages, const uint64_t *entries, size_t n,
                      struct lh_error *error) LH_MUST_CHECK;
 /*

@@ -64,7 +64,7 @@ struct lh_supply_file {
 struct lh_tables;
 /*
  * Files one after another are pages 0, 1, ...; `tables`, which may be NULL and stays the caller's, gives
- * hints. They are mapped read-only. -ENOENT...; -EINVAL: a file is too short.
+ * hints. They are only read, and holes stay holes. -ENOENT...; -EINVAL: a file is too short.
  */
 int lh__supply_files(const struct lh_supply_file *file, size_t files, size_t page_size, unsigned lanes,
                      struct lh_tables *tables, struct lh_supply **out, struct lh_error *error) LH_MUST_CHECK;

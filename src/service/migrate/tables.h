@@ -42,10 +42,14 @@ int lh__tables_open(const struct lh_tables_options *options, struct lh_tables **
                     struct lh_error *error) LH_MUST_CHECK;
 /*
  * The pages that share a page-table line with `page`, itself left out: those of the line missed most often
- * first; at most max. Counts a miss of the page's lines. Any thread, one at a time.
+ * first; at most max. Lines that map neighbours in physical space, as a kernel's map of all memory does, tell
+ * nothing that a page number does not, and are left out where another line maps the page. Where the lines
+ * before or after were missed, or given, so that a sequence can be seen, the pages of the lines that come
+ * next in it follow: as many lines as the sequence has, up to 7. Counts a miss of the page's lines. Any
+ * thread, one at a time.
  */
 size_t lh__tables_neighbours(struct lh_tables *tables, uint64_t page, uint64_t *pages, size_t max);
-/* How many tables were read, and how many pages are mapped by some entry. */
+/* How many tables were read, and how many pages are mapped by some entry for 4096 bytes. */
 void lh__tables_counts(const struct lh_tables *tables, uint64_t *read, uint64_t *mapped);
 void lh__tables_close(struct lh_tables *tables);
 
