@@ -302,7 +302,8 @@ int lh__state_create(const char *path, const uint8_t id[LH_MOVE_ID], const struc
 	memcpy(state->id, id, sizeof state->id);
 	state->pages = layout.pages;
 	state->regions = regions;
-	memcpy(state->region, region, regions * sizeof *region);
+	for (size_t i = 0; i < regions; i++)
+		state->region[i] = region[i];
 	*out = state;
 	return 0;
 }
