@@ -4,7 +4,7 @@
 #   examples         what uses the library as anybody would, into build/examples/
 #   test             installs what is missing, builds, and runs every test
 #   demo             installs what is missing, builds, and shows the main job on a real program
-#   bench            builds and runs the benchmarks
+#   bench            builds and runs the benchmarks, but for bench-migrate, that of moves of virtual machines
 #   fuzz             runs each fuzz target for FUZZ_TIME seconds
 #   soak             runs the tests again and again for SOAK_TIME seconds, and looks at SOAK_STATES crashes each time
 #   lint, format, format-check
@@ -233,6 +233,7 @@ $(filter $(B)/tests/count_%,$(TEST_BIN)): $(call obj,$(B),$(wildcard src/service
 MIGRATE_BIN := $(filter $(B)/tests/migrate_% $(B)/bench/migrate_%,$(TEST_BIN) $(BENCH_BIN))
 $(MIGRATE_BIN): $(call obj,$(B),$(MIGRATE_SRC) $(wildcard src/service/launch/*.c))
 $(foreach name,$(notdir $(MIGRATE_BIN)),$(eval LIBS_$(name) := -ljansson))
+$(B)/tests/tools/page_tables: $(call obj,$(B),$(wildcard src/service/migrate/tables*.c))
 $(filter $(B)/tests/agent_engine,$(TEST_BIN)): $(call obj,$(B),src/service/run/agent/engine.c)
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
@@ -347,7 +348,7 @@ JOBS ?= 2
 export LINEHOME_BUILD := $(abspath $(B))
 export CC MODE SAN
 
-.PHONY: deps test bench fuzz soak soak-streams demo lint format format-check install uninstall clean
+.PHONY: deps test bench bench-migrate fuzz soak soak-streams demo lint format format-check install uninstall clean
 deps:
 	@scripts/deps
 # What is built needs what deps installs, hence a second make, which begins when deps has ended.
@@ -361,18 +362,22 @@ demo: deps
 	$(Q)scripts/demo
 
 bench: all programs $(BENCH_BIN) $(POOL_BIN) $(ATOMIC_BIN)
-	$(Q)for program in $(BENCH_BIN) $(wildcard bench/*.sh); do \
+	$(Q)for program in $(BENCH_BIN) $(filter-out bench/migrate.sh,$(wildcard bench/*.sh)); do \
 		echo "== $$(basename $$program)"; $$program || exit 1; done
+
+# Takes 15 minutes or more; RUNS=1 for a look.
+bench-migrate: all
+	$(Q)bench/migrate.sh
 
 fuzz: $(FUZZ_BIN)
 	$(Q)for program in $(FUZZ_BIN); do name=$$(basename $$program); mkdir -p $(BUILD)/fuzz/corpus/$$name; \
-		echo "== $$name"; $$program -max_total_time=$(FUZZ_TIME) -rss_limit_mb=2048 -print_final_stats=1 \
+		echo "== $$name"; $$program -max_total_time=$(FUZZ_TIME) -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1 \
 		-artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus/$$name $$(ls -d fuzz/corpus/$$name) \
 		|| exit 1; done
 
 soak: all tests
 	$(Q)end=$$(($$(date +%s) + $(SOAK_TIME))); while [ $$(date +%s) -lt $$end ]; do \
-		LH_TEST_STATES=$(SOAK_STATES) LH_TEST_ROUNDS=100 prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; \
+		LH_TEST_STATES=$(SOAK_STATES) LH_TEST_ROUNDS=100 LH_TEST_LONG=1 prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; \
 		$(MAKE) -s soak-streams || exit 1; done
 # Random instruction streams from seeds that no run before had: half a million of each kind in some 10 minutes.
 STREAMS := translate_stream translate_written

@@ -1,9 +1,12 @@
 /*
  * channel.h - one connection between sender and receiver: hellos, whole messages in and out, heartbeats.
  *
- * Sockets are non-blocking; with a key they are ends of a relay whose thread speaks TLS (net/tls.h). What is
- * sent is gathered and goes out by lh__channel_flush, or when much of it has gathered. One thread at a time
- * on a channel. A channel that has failed stays so: every call returns the same error.
+ * Nothing waits but where it says so; with a key the sockets are ends of a relay whose thread speaks TLS
+ * (net/tls.h). What is sent is gathered and goes out by lh__channel_flush, or when much of it has gathered. One
+ * thread at a time on a channel. A channel that has failed stays so: every call returns the same error.
+ *
+ * Whoever has a channel of control calls lh__channel_next or lh__channel_wait at least each LH_MOVE_ALIVE_MS:
+ * these say that we are there, and find out whether the other side is.
  *
  *   -ECONNRESET  the connection has ended
  *   -ETIMEDOUT   nothing heard for LH_MOVE_SILENT_MS (control), or nothing could be sent for so long
@@ -32,8 +35,8 @@ int lh__channel_target(const char *url, const char *key_file, struct lh_channel_
                        struct lh_error *error) LH_MUST_CHECK;
 /*
  * Connects, says hello and reads the answer within timeout_ms; *answer is the receiver's hello. -EACCES:
- * another key; -EBUSY, -ESTALE (LH_MOVE_UNKNOWN), -EPROTONOSUPPORT: as its status; -ECONNREFUSED,
- * -ETIMEDOUT...
+ * another key, or none; -EBUSY, -ESTALE (LH_MOVE_UNKNOWN), -EALREADY (LH_MOVE_OLD), -EPROTONOSUPPORT: as its
+ * status, *answer is there; -ECONNREFUSED: nobody listens there; -ETIMEDOUT, -ECONNRESET...
  */
 int lh__channel_connect(const struct lh_channel_target *target, const struct lh_move_hello *hello,
                         int timeout_ms, struct lh_channel **out, struct lh_move_hello *answer,
@@ -51,7 +54,7 @@ int lh__channel_listener_fd(const struct lh_channel_listener *listener);
 /*
  * Takes one connection, shakes hands and reads its hello, all within a few seconds; what was wrong with one
  * that is refused stands in error (for a log line) and -EPROTO or -EACCES is returned. The caller answers it
- * with lh__channel_answer, and closes the channel where it answers no.
+ * with lh__channel_answer, and closes the channel where it answers no. -EAGAIN: nobody is there.
  */
 int lh__channel_accept(struct lh_channel_listener *listener, struct lh_channel **out,
                        struct lh_move_hello *hello, struct lh_error *error) LH_MUST_CHECK;
@@ -80,12 +83,14 @@ int lh__channel_next(struct lh_channel *channel, struct lh_move_message *message
  */
 int lh__channel_wait(struct lh_channel *channel, struct lh_move_message *message,
                      int timeout_ms) LH_MUST_CHECK;
+/* Whether there is a message that lh__channel_next returns without looking at the socket. */
+bool lh__channel_has(const struct lh_channel *channel);
 /*
  * Makes every call in another thread fail soon, with -ECONNRESET: the one call that another thread may make.
  */
 void lh__channel_break(struct lh_channel *channel);
 const char *lh__channel_why(const struct lh_channel *channel);
-/* Bytes sent and received so far, headers included. */
+/* Bytes sent and received so far, headers included. Any thread. */
 void lh__channel_bytes(const struct lh_channel *channel, uint64_t *out, uint64_t *in);
 void lh__channel_close(struct lh_channel *channel);
 

@@ -34,18 +34,18 @@
  *     GIVE   value: the page; body: one line set (line/lineset.c). LH_MOVE_SINCE: lines that are not in it
  *            are
  *            as they were given last; else they are zero, and the line set has LH_LINESET_REPLACE.
- *     HINT   before a GIVE of the channel of faults; body: 8 bytes each, pages that are likely to be missed
- *            together with the one that is given, the likeliest first; at most LH_MOVE_HINTS_MAX
+ *     HINT   before a GIVE of the channel of faults; value: its page; body: 8 bytes each, pages that are likely
+ *            to be missed together with that one, the likeliest first; at most LH_MOVE_HINTS_MAX
  *
  * Control, sender to receiver:
  *
  *     PLAN   body: JSON, what moves and how (service/migrate/plan.h)
  *     PAGES  flags: enum lh_move_set; body: runs (line/pageset.h), part of a set of pages
  *     ROUND  value: which, 1, 2...; the sets are complete: fetch all that is stale, then answer ROUND
- *     STOP   the guest has stopped, and the sets that follow up to GO are the last
+ *     STOP   the guest has stopped, value nanoseconds ago; the sets that follow up to GO are the last
  *     DEVICE value: bytes of device state in all; body: the next part of them
  *     GO     the guest is yours from the moment you have answered GO, and not before
- *     CANCEL nothing of this migration is needed any more
+ *     CANCEL nothing of this migration is needed any more; after FAILED and DONE: this has been taken note of
  *     ALIVE  nothing; both sides send one each LH_MOVE_ALIVE_MS where they have nothing else to say
  *
  * Control, receiver to sender:
@@ -56,9 +56,11 @@
  *     RUNS   the guest runs; value: nanoseconds from GO to there
  *     FAILED body: text: the guest could not go on here and never ran; it is the sender's again
  *     STATUS body: JSON: how far it is (service/migrate/plan.h)
- *     DONE   body: JSON, the statistics: all is there, the sender's memory is not needed any more
+ *     DONE   body: JSON, the statistics: all is there, or the guest has ended ("ended": true); the sender's
+ *            memory is not needed any more
  *
- * Whatever breaks these rules ends the connection. All here is pure computation.
+ * A value of which nothing is said is zero, and so are flags. Whatever breaks these rules ends the connection.
+ * All here is pure computation.
  */
 #ifndef LH_MIGRATE_WIRE_H
 #define LH_MIGRATE_WIRE_H
@@ -77,6 +79,7 @@
 #define LH_MOVE_ALIVE_MS 500u
 #define LH_MOVE_SILENT_MS 5000u /* nothing heard for this long: the connection is taken for broken */
 #define LH_MOVE_SINCE 1u
+#define LH_MOVE_NO_PAGE UINT64_MAX
 
 enum lh_move_channel_kind { LH_MOVE_CONTROL = 1, LH_MOVE_FAULTS = 2, LH_MOVE_DATA = 3 };
 

@@ -1,0 +1,97 @@
+"""Processes of linehome migrate are killed at any time: the guest is then here or there, one of it, and unharmed.
+
+Before the switch it runs on at its source, as if nothing had been. After it, it stands still while nobody brings its
+pages, and goes on when the command is given once more.
+"""
+import os
+import random
+import time
+
+import guest
+import move
+import tap
+
+MODES = ('precopy-then-postcopy', 'postcopy')
+WORDS = 'wmb=128 hot=16 wper=128 disk=1'
+BANDWIDTH = 64 << 20  # 2 seconds or more for all of it
+ROUNDS = int(os.environ.get('LH_TEST_ROUNDS', '0')) if os.environ.get('LH_TEST_LONG') else 0
+
+
+def victims(there):
+    """Of each command the one who watches over the others, and those."""
+    commands = [there.sender] if not there.far else [there.sender, there.receiver]
+    found = {}
+    for command in commands:
+        if command.poll() is None:
+            name = 'command' if not there.far else 'sender' if command is there.sender else 'receiver'
+            found[name] = command.pid
+            for number, pid in enumerate(guest.children(command.pid)):
+                found['%s, worker %d' % (name, number + 1)] = pid
+    return found
+
+
+def is_where(source, destination):
+    """Where the guest is, by what both QEMUs say."""
+    states = source.qmp.status(), destination.qmp.status()
+    return {('running', 'inmigrate'): 'source', ('postmigrate', 'running'): 'destination'}.get(states, states)
+
+
+def go_on(there, seconds=60):
+    """The command again, as often as it takes; how often that was."""
+    end = time.monotonic() + seconds
+    times = 0
+    while not there.wait(max(1, end - time.monotonic())):
+        if time.monotonic() > end or times > 10:
+            raise guest.Trouble('it does not come to an end: ' + there.text()[-1500:])
+        times += 1
+        time.sleep(0.1)
+        there.again()
+    return times
+
+
+def runs_once(source, destination):
+    """The guest runs on one side alone, and its console moves there."""
+    def settled():
+        where = is_where(source, destination)
+        return where if isinstance(where, str) else None
+    where = guest.wait_for('the guest runs on one side', 20, settled)
+    (source if where == 'source' else destination).console.wait_ticks(3, 20)
+    return where
+
+
+def one(number, mode, far, dice):
+    delay = dice.uniform(0.0, 3.0)
+    what = '%s, %s, killed after %.2f s' % (mode, 'two commands' if far else 'one command', delay)
+    began = time.monotonic()
+    with guest.Place('kill') as place:
+        source = guest.Machine(place, guest.Shape()).source(WORDS)
+        there = move.Linehome(place, source, far=far)
+        there.run(mode=mode, bandwidth=BANDWIDTH)
+        time.sleep(delay)
+        choice = victims(there)
+        name = dice.choice(sorted(choice)) if choice else 'nobody'
+        what += ': ' + name
+        try:
+            if choice:
+                guest.kill(choice[name])
+            times = go_on(there)
+            where = runs_once(source, there.destination)
+            moved = move.Move(source, there.destination)
+            bad, wrong = moved.bad()
+            tap.ok(where == 'destination' and bad == 0 and moved.went_on(), what, 'the guest is at: %s' % where,
+                   'bad=%d' % bad, wrong, there.text()[-2000:])
+            tap.note('started again %d times, %.1f s' % (times, time.monotonic() - began))
+        except guest.Trouble as trouble:
+            tap.ok(False, what, trouble, 'QEMUs: %s' % (is_where(source, there.destination),), there.text()[-2000:])
+
+
+def main():
+    guest.can_migrate()
+    seed = int(os.environ.get('LH_TEST_SEED', '1'))
+    dice = random.Random(seed)
+    tap.note('LH_TEST_SEED=%d' % seed)
+    for number in range(ROUNDS or 6):
+        one(number, MODES[number % 2], number // 2 % 2 == 1, dice)
+
+
+tap.run(main)

@@ -1,0 +1,127 @@
+/*
+ * migrate_channel.h - both ends of channels in one process, for tests and benchmarks.
+ */
+#ifndef MIGRATE_CHANNEL_H
+#define MIGRATE_CHANNEL_H
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "service/migrate/channel.h"
+
+struct pair {
+	struct lh_channel *sender, *receiver;
+	struct lh_error sender_error, receiver_error;
+	int sender_result, receiver_result;
+	struct lh_move_hello hello, answer;
+	enum lh_move_status status; /* to be answered */
+};
+
+struct pair_accept {
+	struct pair *pair;
+	struct lh_channel_listener *listener;
+};
+
+static void *pair_accept(void *argument)
+{
+	struct pair_accept *accept = argument;
+	struct pair *pair = accept->pair;
+	struct lh_move_hello answer = { .version = LH_MOVE_VERSION, .what = pair->status };
+	struct pollfd poll_fd = { .fd = lh__channel_listener_fd(accept->listener), .events = POLLIN };
+
+	(void)poll(&poll_fd, 1, 5000);
+	pair->receiver_result =
+		lh__channel_accept(accept->listener, &pair->receiver, &pair->hello, &pair->receiver_error);
+	if (pair->receiver_result == 0)
+		pair->receiver_result = lh__channel_answer(pair->receiver, &answer);
+	return NULL;
+}
+
+/* Connects to url with the sender's key, and takes that at the listener. */
+static void pair_connect(struct pair *pair, struct lh_channel_listener *listener, const char *url,
+                         const char *key_file, enum lh_move_channel_kind kind)
+{
+	struct lh_move_hello hello = { LH_MOVE_VERSION, kind, { 1 }, LH_MOVE_COPYING, 1 };
+	struct pair_accept accept = { pair, listener };
+	struct lh_channel_target target;
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, pair_accept, &accept);
+	pair->sender_result = lh__channel_target(url, key_file, &target, &pair->sender_error);
+	if (pair->sender_result == 0)
+		pair->sender_result = lh__channel_connect(&target, &hello, 4000, &pair->sender, &pair->answer,
+		                                          &pair->sender_error);
+	pthread_join(thread, NULL);
+}
+
+static void pair_close(struct pair *pair)
+{
+	/* One that has failed does not linger, and one that has something to read from does. */
+	if (pair->sender)
+		lh__channel_break(pair->sender);
+	if (pair->receiver)
+		lh__channel_break(pair->receiver);
+	lh__channel_close(pair->sender);
+	lh__channel_close(pair->receiver);
+}
+
+/* A new pair over listen_url; false: it could not be made. */
+__attribute__((unused)) static int pair_open(struct pair *pair, const char *listen_url, const char *key_file,
+                                             enum lh_move_channel_kind kind)
+{
+	struct lh_channel_listener *listener;
+	char bound[320];
+
+	memset(pair, 0, sizeof *pair);
+	if (lh__channel_listen(listen_url, key_file, &listener, bound, &pair->receiver_error))
+		return 0;
+	pair_connect(pair, listener, bound, key_file, kind);
+	lh__channel_listener_close(listener);
+	if (pair->sender_result == 0 && pair->receiver_result == 0)
+		return 1;
+	pair_close(pair);
+	return 0;
+}
+
+__attribute__((unused)) static const char *channel_folder(void)
+{
+	static char folder[64];
+
+	if (!folder[0]) {
+		strcpy(folder, "/tmp/linehome-test-XXXXXX");
+		if (!mkdtemp(folder))
+			abort();
+	}
+	return folder;
+}
+
+__attribute__((unused)) static void channel_folder_remove(void)
+{
+	char command[128];
+
+	snprintf(command, sizeof command, "rm -rf %s", channel_folder());
+	if (system(command) != 0)
+		printf("# %s stays\n", channel_folder());
+}
+
+/* A key file in the folder; the 64 digits are all `digit`. */
+__attribute__((unused)) static void channel_key(char path[256], const char *name, char digit)
+{
+	FILE *file;
+
+	snprintf(path, 256, "%s/%s", channel_folder(), name);
+	file = fopen(path, "w");
+	if (!file || fchmod(fileno(file), 0600) != 0)
+		abort();
+	for (int i = 0; i < 64; i++)
+		fputc(digit, file);
+	fputc('\n', file);
+	fclose(file);
+}
+
+#endif
