@@ -1,4 +1,7 @@
-/* serve_uffd.c - linehome serve-uffd: a machine's memory out of a file, for who hands it over as Firecracker does. */
+/*
+ * serve_uffd.c - linehome serve-uffd: a machine's memory out of a file, for who hands it over as Firecracker
+ * does.
+ */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
