@@ -85,6 +85,7 @@ int lh__engine_guest(struct lh_engine *engine, const struct lh_guest *guest, str
 	engine->place->guest = guest ? &engine->guest : NULL;
 	engine->guest_left = false;
 	engine->complete = false;
+	engine->unwatched = false;
 	engine->retries = 0;
 	for (size_t i = 0; i < engine->misses; i++)
 		engine->miss[i].waiting = false;

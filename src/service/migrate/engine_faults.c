@@ -82,9 +82,10 @@ static void believe_gone(struct lh_engine *engine, const struct lh_guest_message
 	pthread_mutex_lock(&engine->count_lock);
 	engine->counts.discarded += count;
 	pthread_mutex_unlock(&engine->count_lock);
-	if (engine->mode == LH_ENGINE_ANSWERING)
+	/* One of memory that is not watched any more was raised before; its pages may be in use again. */
+	if (engine->mode == LH_ENGINE_ANSWERING && !engine->unwatched)
 		make_zero(engine, page, count);
-	else
+	else if (engine->mode != LH_ENGINE_ANSWERING)
 		fetch_again(engine, page, count);
 }
 
@@ -384,20 +385,40 @@ static bool answer_retries(struct lh_engine *engine)
 	return engine->retries > 0;
 }
 
-/* All is here: nothing needs to be watched any more. Whether it is to be tried again. */
-static bool try_complete(struct lh_engine *engine)
+/*
+ * Whether somebody still waits for an event of his to be read, or is about to raise one: the kernel says so to
+ * whoever asks for something. It would be for ever, for the descriptor may outlive us.
+ */
+static bool event_pending(struct lh_engine *engine)
+{
+	return lh__guest_zero(&engine->guest, engine->guest.range[0].first, 1) == -EAGAIN;
+}
+
+static int unwatch(struct lh_engine *engine)
 {
 	struct lh_guest *guest = &engine->guest;
 	int result = 0;
 
-	if (engine->mode != LH_ENGINE_ANSWERING || !engine->has_guest || engine->complete ||
-	    lh__engine_is(&engine->guest_left) || !lh__engine_all_here(engine))
-		return false;
 	for (size_t i = 0; i < guest->ranges && !result; i++)
 		result = lh__engine_result(engine, lh__guest_unwatch(guest, guest->range[i].first,
 		                                                     guest->range[i].pages));
+	return result;
+}
+
+/* All is here: nothing needs to be watched any more. Whether it is to be tried again. */
+static bool try_complete(struct lh_engine *engine)
+{
+	int result;
+
+	if (engine->mode != LH_ENGINE_ANSWERING || !engine->has_guest || engine->complete ||
+	    lh__engine_is(&engine->guest_left) || !lh__engine_all_here(engine))
+		return false;
+	result = engine->unwatched ? 0 : unwatch(engine);
 	if (result)
 		return result == -EAGAIN;
+	engine->unwatched = true;
+	if (event_pending(engine))
+		return true;
 	engine->retries = 0;
 	lh__engine_set(&engine->complete, true);
 	lh__engine_changed(engine);
@@ -413,7 +434,7 @@ static bool sleep_until(struct lh_engine *engine, struct lh_supply *supply, bool
 	struct timespec limit = { 0, RETRY_NS };
 	uint64_t count;
 
-	if (engine->has_guest && !lh__engine_is(&engine->guest_left) && !engine->complete)
+	if (engine->has_guest && !lh__engine_is(&engine->guest_left))
 		poll_for[1].fd = engine->guest.fd;
 	if (supply)
 		poll_for[2].fd = supply->ops->descriptor(supply, 0);

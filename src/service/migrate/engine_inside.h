@@ -83,6 +83,7 @@ struct lh_engine {
 	bool has_guest, guest_left, broken, complete, halted;
 	enum lh_engine_mode mode;
 	struct lh_guest guest;
+	bool unwatched; /* all of it; the thread of faults' alone */
 
 	/* Held open by who puts a page; closed while the guest's events are read and believed. */
 	struct lh_gate gate;
@@ -194,7 +195,7 @@ void lh__engine_landed(struct lh_engine_lane *lane);
 size_t lh__engine_next_pages(struct lh_engine *engine, uint64_t *pages, size_t max);
 /* This page has been asked for and will not come. */
 void lh__engine_lost(struct lh_engine *engine, uint64_t page);
-/* How many pages of at most `wanted` may be asked for now; *wait gets the ns until it is worth asking again. */
+/* How many pages of `wanted` may be asked for now; *wait gets the ns until it is worth asking again. */
 size_t lh__engine_allow(struct lh_engine *engine, size_t wanted, uint64_t *wait);
 /* Bytes that came: `reserved` of them had been asked leave for. */
 void lh__engine_spend(struct lh_engine *engine, uint64_t reserved, uint64_t bytes);
