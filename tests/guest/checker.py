@@ -7,15 +7,13 @@ import guest
 import tap
 
 PAGE, LINE = 4096, 64
-STEP = 0x9e3779b97f4a7c15
-MASK = (1 << 64) - 1
 
 
 def patterned(content):
     """Whether a page holds the guest's pattern: each word is the one before it and a step."""
     first, second = struct.unpack_from('<QQ', content)
     last, = struct.unpack_from('<Q', content, PAGE - 8)
-    return (first + STEP) & MASK == second and (first + 511 * STEP) & MASK == last
+    return first + guest.STEP & guest.MASK == second and first + 511 * guest.STEP & guest.MASK == last
 
 
 def find(fd, size, n):
@@ -39,7 +37,29 @@ def plant(fd, machine, before):
     os.pwrite(fd, before(old), old)
 
 
-def main():
+def plant_disk(fd, size):
+    """Zeroes of what came from the disk one block in eight."""
+    blocks = {guest.disk_seed(block) for block in range(0, guest.DISK_BLOCKS, 8)}
+    planted = 0
+    for at in range(16 << 20, size, PAGE):
+        if struct.unpack('<Q', os.pread(fd, 8, at))[0] in blocks:
+            os.pwrite(fd, bytes(PAGE), at)
+            planted += 1
+    return planted
+
+
+def check_disk():
+    with guest.Place('checker') as place:
+        machine = guest.Machine(place, guest.Shape()).source('wmb=16 idle=1 disk=1', ticks=100)
+        tap.same(machine.console.verify(), 0, 'what the host itself writes into the memory is as it should be')
+        fd = os.open(machine.file, os.O_RDWR)
+        tap.ok(plant_disk(fd, machine.shape.mib << 20) > 0, 'faults are planted into it')
+        os.close(fd)
+        guest.wait_for('a complaint', 20, machine.console.complaints)
+        tap.ok(machine.console.complaints()[0].startswith('wrong disk'), 'and found', machine.console.complaints())
+
+
+def check_memory():
     with guest.Place('checker') as place:
         machine = guest.Machine(place, guest.Shape()).source('wmb=64 hot=0 wper=0 scatter=1')
         tap.same(machine.console.verify(), 0, 'a guest that nobody touches finds nothing')
@@ -65,6 +85,11 @@ def main():
         tap.same(machine.console.ticks[-1].bad, 4, 'what was wrong stays so')
         os.close(fd)
         os.close(then)
+
+
+def main():
+    check_disk()
+    check_memory()
 
 
 tap.run(main)

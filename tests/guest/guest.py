@@ -8,6 +8,7 @@ What is measured is seen from outside: each line of the console gets the time of
 """
 import collections
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -26,7 +28,7 @@ BUILD = os.path.realpath(os.environ.get('LINEHOME_BUILD', ROOT + '/build'))
 LINEHOME = BUILD + '/linehome'
 CACHE = ROOT + '/build/guest'
 
-Tick = collections.namedtuple('Tick', 'at guest checked written random bad')
+Tick = collections.namedtuple('Tick', 'at guest checked written random disk bad')
 
 
 class Trouble(Exception):
@@ -107,7 +109,7 @@ class Qmp:
 class Console(threading.Thread):
     """Reads a guest's console, and remembers when each line came."""
 
-    line_of_tick = re.compile(r't=(\d+) n=(\d+) w=(\d+) s=[0-9a-f]{8} r=(\d+) bad=(\d+)$')
+    line_of_tick = re.compile(r't=(\d+) n=(\d+) w=(\d+) s=[0-9a-f]{8} r=(\d+) d=(\d+) bad=(\d+)$')
 
     def __init__(self, path):
         super().__init__(daemon=True)
@@ -143,6 +145,8 @@ class Console(threading.Thread):
     def wait(self, pattern, seconds, start=0):
         """The first line from number `start` on that matches."""
         def found():
+            if any('Kernel panic' in text for _, text in self.lines):
+                raise Trouble('the guest crashed: ' + '; '.join(self.complaints()[:5]))
             return next((m for m in (re.search(pattern, text) for _, text in self.lines[start:]) if m), None)
         return wait_for('a line "%s" on the console' % pattern, seconds, found)
 
@@ -193,6 +197,32 @@ def descendants(pid):
 def kill(pid):
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+DISK_BLOCKS = 2048
+STEP = 0x9e3779b97f4a7c15
+MASK = (1 << 64) - 1
+
+
+def disk_seed(block):
+    """The first word of a block, as in init.c."""
+    x = block << 32 | 0xd15c
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9 & MASK
+    x = (x ^ x >> 27) * 0x94d049bb133111eb & MASK
+    return x ^ x >> 31
+
+
+def disk():
+    """A disk whose blocks hold what init.c expects of them; made now, if there is none."""
+    path = CACHE + '/disk'
+    if not os.path.exists(path):
+        part = tempfile.NamedTemporaryFile(dir=CACHE, delete=False)
+        with part:
+            for block in range(DISK_BLOCKS):
+                seed = disk_seed(block)
+                part.write(struct.pack('<512Q', *(seed + i * STEP & MASK for i in range(512))))
+        os.rename(part.name, path)
+    return path
 
 
 class Place:
@@ -253,11 +283,12 @@ class Shape:
     def qemu(self, backend, serial, monitor, *more):
         kernel, initramfs = files()
         words = ['qemu-system-x86_64', '-machine', 'pc,accel=tcg,memory-backend=ram0', '-cpu', 'qemu64', '-smp', self.cpus,
-                 '-m', self.mib, '-nodefaults', '-no-user-config', '-display', 'none', '-object', backend,
+                 '-m', self.mib, '-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-object', backend,
                  '-kernel', kernel, '-initrd', initramfs,
                  '-append', 'console=ttyS0 quiet panic=-1 mitigations=off tsc=unstable wait=1 virtio=1',
                  '-object', 'rng-random,id=rng0,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng0',
-                 '-device', 'virtio-balloon-pci',
+                 '-device', 'virtio-balloon-pci', '-drive', 'if=none,id=disk0,format=raw,readonly=on,file=' + disk(),
+                 '-device', 'virtio-blk-pci,drive=disk0',
                  '-serial', 'unix:%s,server=on,wait=off' % serial, '-qmp', 'unix:%s,server=on,wait=off' % monitor,
                  '-qmp', 'unix:%s.too,server=on,wait=off' % monitor]  # one for tests, one for whom they test
         if self.sandbox:
@@ -272,9 +303,9 @@ class Shape:
                                json.dumps(self.qemu('', '', '')).encode()).hexdigest()[:16]
         folder = '%s/booted-%d-%d-%s' % (CACHE, self.cpus, self.mib, known)
         if not os.path.exists(folder + '/device'):
-            for old in os.listdir(CACHE):
-                if old.startswith('booted-%d-%d-' % (self.cpus, self.mib)):
-                    shutil.rmtree(CACHE + '/' + old, ignore_errors=True)
+            for old in glob.glob(CACHE + '/booted-*'):
+                if os.path.getmtime(old) < time.time() - 86400:
+                    shutil.rmtree(old, ignore_errors=True)
             self.boot(folder)
         return folder
 

@@ -8,7 +8,7 @@
  *
  * Prints, on the serial console, a line each tick (10 ms):
  *
- *     t=MS n=CHECKED w=WRITTEN s=CHECKSUM r=RANDOM bad=BAD
+ *     t=MS n=CHECKED w=WRITTEN s=CHECKSUM r=RANDOM d=DISK bad=BAD
  *
  * t is the guest's own clock, all others are sums since the start. What was found wrong is said once for each
  * page ("wrong page=... lines=... first=... is=zero|old|other"), and counts as bad for ever.
@@ -24,6 +24,7 @@
  *     scatter=0   1: what is neighbours in virtual memory is not so in physical memory
  *     threads=1
  *     virtio=0    1: modules are loaded, and the random number device is read from
+ *     disk=0      1: the disk too (with virtio=1); the host writes what it reads into the guest's memory
  *     wait=0      1: starts when a line with the word "go" comes
  *     verify      all pages are checked now; prints "verified pages=N bad=BAD"
  *     quiet=0     1: no lines at ticks
@@ -58,9 +59,9 @@ static struct {
 	unsigned long value;
 } settings[] = {
 	{ "wmb", 256 }, { "hot", 32 },    { "wper", 64 },   { "cold", 32 },  { "tick", 10 }, { "idle", 0 },
-	{ "wait", 0 },  { "scatter", 0 }, { "threads", 1 }, { "virtio", 0 }, { "quiet", 0 },
+	{ "wait", 0 },  { "scatter", 0 }, { "threads", 1 }, { "virtio", 0 }, { "quiet", 0 }, { "disk", 0 },
 };
-enum { WMB, HOT, WPER, COLD, TICK, IDLE, WAIT, SCATTER, NTHREADS, VIRTIO, QUIET, SETTINGS };
+enum { WMB, HOT, WPER, COLD, TICK, IDLE, WAIT, SCATTER, NTHREADS, VIRTIO, QUIET, DISK, SETTINGS };
 
 /* Read by workers while the console thread changes it. */
 static unsigned long setting(unsigned which)
@@ -80,7 +81,7 @@ static struct worker {
 	pthread_mutex_t lock; /* held while it works */
 	char apart[64];       /* from the next one */
 } worker[THREADS_MAX];
-static uint64_t bad, numbers;
+static uint64_t bad, numbers, disk_reads;
 static uint8_t *known_bad; /* by page: was said already */
 static int console = 1;
 
@@ -258,9 +259,11 @@ static void tick_line(uint64_t began)
 		written += __atomic_load_n(&worker[i].written, __ATOMIC_RELAXED);
 		sum ^= __atomic_load_n(&worker[i].sum, __ATOMIC_RELAXED);
 	}
-	say("t=%llu n=%llu w=%llu s=%08x r=%llu bad=%llu\n", (unsigned long long)(now_us() - began) / 1000,
-	    (unsigned long long)checked, (unsigned long long)written, (unsigned)(sum ^ sum >> 32),
+	say("t=%llu n=%llu w=%llu s=%08x r=%llu d=%llu bad=%llu\n",
+	    (unsigned long long)(now_us() - began) / 1000, (unsigned long long)checked,
+	    (unsigned long long)written, (unsigned)(sum ^ sum >> 32),
 	    (unsigned long long)__atomic_load_n(&numbers, __ATOMIC_RELAXED),
+	    (unsigned long long)__atomic_load_n(&disk_reads, __ATOMIC_RELAXED),
 	    (unsigned long long)__atomic_load_n(&bad, __ATOMIC_RELAXED));
 }
 
@@ -321,6 +324,52 @@ static void *numbers_come(void *context)
 		__atomic_fetch_add(&numbers, 1, __ATOMIC_RELAXED);
 		usleep(20000);
 	}
+}
+
+static void *need(size_t size);
+
+#define DISK_BLOCKS 2048u /* of a page, as guest.py has written them */
+#define DISK_RUN 8u       /* read at once */
+#define DISK_SLOTS 1024u
+
+/* Whether DISK_RUN pages hold the disk's blocks from `block` on. */
+static bool disk_is(const uint64_t *word, uint64_t block)
+{
+	for (unsigned i = 0; i < DISK_RUN; i++)
+		for (unsigned line = 0; line < LINES; line++)
+			if (!line_is(word + (i * LINES + line) * WORDS,
+			             seed(block + i, 0xd15c) + (uint64_t)line * WORDS * STEP))
+				return false;
+	return true;
+}
+
+/*
+ * Reads from the disk past the kernel's cache, so that the host itself writes into the pages that are checked:
+ * at once, and again when their turn comes next.
+ */
+static void *disk_comes(void *context)
+{
+	int fd = open("/dev/vda", O_RDONLY | O_DIRECT);
+	uint64_t(*slot)[DISK_RUN * PAGE / 8] = need(sizeof(*slot) * DISK_SLOTS);
+	uint64_t *holds = need(sizeof(*holds) * DISK_SLOTS);
+	struct worker dice = { .random = 77 };
+
+	while (setting(DISK)) {
+		uint64_t i = draw(&dice) % DISK_SLOTS, block = draw(&dice) % (DISK_BLOCKS - DISK_RUN);
+		bool fine = !holds[i] || disk_is(slot[i], holds[i] - 1);
+		ssize_t got = pread(fd, slot[i], sizeof(*slot), (off_t)(block * PAGE));
+
+		if (!fine || got != (ssize_t)sizeof(*slot) || !disk_is(slot[i], block)) {
+			__atomic_fetch_add(&bad, 1, __ATOMIC_RELAXED);
+			say("wrong disk: slot=%llu before=%d read=%zd errno=%d\n", (unsigned long long)i,
+			    !fine, got, errno);
+			return NULL;
+		}
+		holds[i] = block + 1;
+		__atomic_fetch_add(&disk_reads, 1, __ATOMIC_RELAXED);
+		usleep(5000);
+	}
+	return NULL;
 }
 
 /* ---- setting up ---- */
@@ -479,6 +528,8 @@ int main(void)
 	if (setting(VIRTIO) && random_fd < 0)
 		say("no random number device\n");
 	if (random_fd >= 0 && pthread_create(&thread, NULL, numbers_come, &random_fd))
+		say("no thread\n");
+	if (setting(DISK) && pthread_create(&thread, NULL, disk_comes, NULL))
 		say("no thread\n");
 	hear(true);
 	for (;;)

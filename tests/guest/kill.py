@@ -12,7 +12,7 @@ import move
 import tap
 
 MODES = ('precopy-then-postcopy', 'postcopy')
-WORDS = 'wmb=128 hot=16 wper=128'
+WORDS = 'wmb=128 hot=16 wper=128 disk=1'
 BANDWIDTH = 64 << 20  # 2 seconds or more for all of it
 ROUNDS = int(os.environ.get('LH_TEST_ROUNDS', '0')) if os.environ.get('LH_TEST_LONG') else 0
 

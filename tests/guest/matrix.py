@@ -14,8 +14,8 @@ import tap
 MODES = ('precopy-then-postcopy', 'postcopy')
 KINDS = {
     'idle': 'wmb=160 idle=1',
-    'busy': 'wmb=160 hot=0 wper=0',
-    'hot': 'wmb=160 hot=24 wper=128',
+    'busy': 'wmb=160 hot=0 wper=0 disk=1',
+    'hot': 'wmb=160 hot=24 wper=128 disk=1',
     'scattered': 'wmb=160 hot=24 wper=128 scatter=1',
 }
 MIB = 1 << 20
@@ -27,7 +27,7 @@ SHORT = [
     (0, 'ptline', 2, 1024, 'scattered', 'far'),
     (1, 'ptline', 2, 1024, 'busy', ''),
     (1, 'around', 1, 512, 'idle', 'far'),
-    (0, 'around', 2, 1024, 'busy', 'balloon'),
+    (0, 'around', 2, 1024, 'hot', 'balloon'),
     (1, 'ptline', 1, 512, 'scattered', 'balloon far'),
     (0, 'linear', 1, 512, 'idle', 'sandbox parallel'),
 ]

@@ -12,7 +12,7 @@ import guest
 import move
 import tap
 
-WORDS = 'wmb=128 hot=16 wper=128'
+WORDS = 'wmb=128 hot=16 wper=128 disk=1'
 SLOW = 24 << 20
 
 
