@@ -20,7 +20,7 @@
 
 /* One thing that the fake monitor does. */
 struct act {
-	enum { SAY, SLOWLY, HEAR, TAKE_FD, CLOSE, FLOOD, DEAF, PAD } what;
+	enum { SAY, SLOWLY, HEAR, TAKE_FD, CLOSE, FLOOD, DEAF, HOLD, PAD } what;
 	const char *text; /* SAY, SLOWLY: what; HEAR: what the command has in it */
 };
 
@@ -119,6 +119,7 @@ static bool pad(int fd, const char *id)
 static bool act_out(int fd, const struct act *act)
 {
 	const struct timespec nap = { 0, 200000 };
+	struct pollfd gone = { .fd = fd };
 	char text[4096];
 	int with;
 	bool right;
@@ -363,19 +364,22 @@ static void broken(const char *what, const char *text, int wanted)
 	end(&monitor);
 }
 
-/* A command larger than the socket takes, to one that does not read. */
-static void deaf(void)
+/* A command larger than the socket takes, to one that does not read all of it. */
+static void too_much(const char *what, int does, int limit_ms, int wanted)
 {
 	struct lh_qmp *qmp = NULL;
 	char *big = malloc(4000001);
 
-	BEGIN(monitor, { SAY, GREETING }, { HEAR, "qmp_capabilities" }, { SAY, READY }, { HEAR, "wait" });
+	BEGIN(monitor, { SAY, GREETING }, { HEAR, "qmp_capabilities" }, { SAY, READY }, { does, "wait" });
 	memset(big, 'x', 4000000);
 	big[4000000] = '\0';
-	is(lh__qmp_open(path, 5000, &qmp, &error), 0, "a monitor that does not read");
-	lh__qmp_limit(qmp, 100);
-	is(lh__qmp_command(qmp, "wait", json_pack("{s:s}", "x", big), -1, NULL, &error), -ECONNRESET,
-	   "it goes while a command is sent");
+	if (!lh__qmp_open(path, 5000, &qmp, &error)) {
+		lh__qmp_limit(qmp, limit_ms);
+		is(lh__qmp_command(qmp, "wait", json_pack("{s:s}", "x", big), -1, NULL, &error), wanted, "%s",
+		   what);
+		is(lh__qmp_command(qmp, "wait", NULL, -1, NULL, &error), wanted,
+		   "... and nothing else works any more");
+	}
 	lh__qmp_close(qmp);
 	free(big);
 	end(&monitor);
@@ -395,7 +399,8 @@ int main(void)
 	broken("an answer without a number", "{\"return\": {}}", -EPROTO);
 	broken("half an answer", "{\"return\": {", -ECONNRESET);
 	broken("nothing", "", -ECONNRESET);
-	deaf();
+	too_much("one that goes while a command is sent", HEAR, 0, -ECONNRESET);
+	too_much("one that does not read", HOLD, 50, -ETIMEDOUT);
 	unlink(path);
 	return done();
 }
