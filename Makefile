@@ -233,6 +233,7 @@ $(filter $(B)/tests/count_%,$(TEST_BIN)): $(call obj,$(B),$(wildcard src/service
 MIGRATE_BIN := $(filter $(B)/tests/migrate_% $(B)/bench/migrate_%,$(TEST_BIN) $(BENCH_BIN))
 $(MIGRATE_BIN): $(call obj,$(B),$(MIGRATE_SRC) $(wildcard src/service/launch/*.c))
 $(foreach name,$(notdir $(MIGRATE_BIN)),$(eval LIBS_$(name) := -ljansson))
+$(B)/tests/tools/page_tables: $(call obj,$(B),$(wildcard src/service/migrate/tables*.c))
 $(filter $(B)/tests/agent_engine,$(TEST_BIN)): $(call obj,$(B),src/service/run/agent/engine.c)
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
@@ -370,7 +371,7 @@ bench-migrate: all
 
 fuzz: $(FUZZ_BIN)
 	$(Q)for program in $(FUZZ_BIN); do name=$$(basename $$program); mkdir -p $(BUILD)/fuzz/corpus/$$name; \
-		echo "== $$name"; $$program -max_total_time=$(FUZZ_TIME) -rss_limit_mb=2048 -print_final_stats=1 \
+		echo "== $$name"; $$program -max_total_time=$(FUZZ_TIME) -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1 \
 		-artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus/$$name $$(ls -d fuzz/corpus/$$name) \
 		|| exit 1; done
 
