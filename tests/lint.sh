@@ -187,7 +187,7 @@ check_width() {
 }
 
 # Commands of linehome's --help, or of a command's.
-commands() { "$1/linehome" ${2:+"$2"} --help | sed -n -E 's/^  ([a-z]+) .*/\1/p'; }
+commands() { "$1/linehome" ${2:+"$2"} --help | sed -n -E 's/^  ([a-z][a-z-]*) .*/\1/p'; }
 # Options of the --help of a command, and of commands of it, with their dashes.
 options() {
 	local word

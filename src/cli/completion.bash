@@ -17,8 +17,9 @@ _linehome_options() {
 	atomic) echo '--begin --end --log --syscalls --on-undo --pool --help --version' ;;
 	count) echo '--by --lines --footprint --json --output -o --help --version' ;;
 	migrate) echo '--source --destination --uffd --to --accept --from-snapshot --to-snapshot --key-file --mode --bandwidth --downtime-limit --parallel --policy --recorded --record --stats --help --version' ;;
+	serve-uffd) echo '--socket --memory --policy --recorded --record --once --stats --help --version' ;;
 	incoming) echo '--uffd --memory --help --version' ;;
-	*) echo 'run serve pool atomic cover patch trace count migrate incoming --help --version' ;;
+	*) echo 'run serve pool atomic cover patch trace count migrate serve-uffd incoming --help --version' ;;
 	esac
 }
 

@@ -1,6 +1,6 @@
 /*
- * incoming.c - linehome incoming: a QEMU that waits for a guest, whose memory is handed over to whoever brings
- * the guest (service/migrate/shim.h).
+ * incoming.c - linehome incoming: a QEMU that waits for a guest, whose memory is handed over to whoever
+ * brings the guest (service/migrate/shim.h).
  */
 #include <errno.h>
 #include <fcntl.h>

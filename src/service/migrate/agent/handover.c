@@ -152,6 +152,18 @@ static bool any_watched(const struct shim *shim, void *unreadable)
 	return false;
 }
 
+/*
+ * Whoever began to discard memory when it was still watched waits until somebody has read that, and the last
+ * handler may have gone before it did.
+ */
+static void read_rest(int fd)
+{
+	struct uffd_msg message;
+
+	while (read(fd, &message, sizeof(message)) > 0)
+		;
+}
+
 static void sleep_ms(unsigned ms)
 {
 	const struct timespec pause = { ms / 1000, (long)(ms % 1000) * 1000000 };
@@ -181,6 +193,8 @@ static void *hand_over(void *context)
 			pause = PAUSE_MIN_MS;
 		if (unreadable != MAP_FAILED)
 			after = any_watched(shim, unreadable) ? 0 : after + 1;
+		if (after)
+			read_rest(shim->fd);
 		sleep_ms(pause);
 		pause = 2 * pause < PAUSE_MAX_MS ? 2 * pause : PAUSE_MAX_MS;
 	}
