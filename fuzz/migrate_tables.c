@@ -27,7 +27,9 @@ struct memory {
 	uint64_t reads;
 };
 
-/* An entry: five bits are a page number, the high byte the flags; some are 8 bytes of the input as they are. */
+/*
+ * An entry: five bits are a page number, the high byte the flags; some are 8 bytes of the input as they are.
+ */
 static int read_page(void *context, uint64_t page, void *content)
 {
 	struct memory *memory = context;

@@ -1,6 +1,7 @@
 /*
- * migrate_handshake.c - the handshake by which a virtual machine hands its memory over: its text, good, hostile
- * and cut off anywhere; the message with its descriptor, whole, split and wrong; and what is made of it.
+ * migrate_handshake.c - the handshake by which a virtual machine hands its memory over: its text, good,
+ * hostile and cut off anywhere; the message with its descriptor, whole, split and wrong; and what is made of
+ * it.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -2,12 +2,49 @@
  * migrate_machine.c - machines under real QEMUs: what is found out, saving, going back, loading elsewhere.
  */
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include "qemu_machine.h"
 #include "service/migrate/machine_inside.h"
 #include "tap.h"
 
 static struct lh_error error;
+
+/* ---- dying at a step, and a device that is full ---- */
+
+static long steps, die_at = -1; /* half a step each: before and after a call */
+static bool no_room;
+
+static void step(void)
+{
+	if (steps++ == die_at)
+		kill(getpid(), SIGKILL);
+}
+
+/* In place of libc's. */
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+	ssize_t n;
+
+	step();
+	n = syscall(SYS_sendmsg, fd, message, flags);
+	step();
+	return n;
+}
+
+ssize_t recv(int fd, void *bytes, size_t size, int flags)
+{
+	ssize_t n = syscall(SYS_recvfrom, fd, bytes, size, flags, NULL, NULL);
+
+	if (n > 0)
+		step();
+	return n;
+}
+
+int memfd_create(const char *name, unsigned flags)
+{
+	return no_room ? open("/dev/full", O_RDWR | O_CLOEXEC) : (int)syscall(SYS_memfd_create, name, flags);
+}
 
 static bool opens(const struct qemu_machine *qemu, struct lh_machine *machine)
 {
@@ -328,6 +365,58 @@ static void paused(struct qemu_machine *qemu, struct lh_machine *machine)
 	ok(tell(machine, "cont") && qemu_goes_on(qemu), "its user lets it go on");
 }
 
+/* QEMU finds no room for what it saves, when the guest stands still already. */
+static void full(struct qemu_machine *qemu, struct lh_machine *machine)
+{
+	struct lh_machine_saved saved;
+	int rc;
+
+	no_room = true;
+	rc = lh__machine_save(machine, &saved, &error);
+	no_room = false;
+	ok(rc == -EIO && saved.fd == -1, "a save for which there is no room fails: %s", error.text);
+	ok(has_status(machine, "running") && qemu_goes_on(qemu), "... and the guest runs on");
+	ok(!capability(machine, "x-ignore-shared"), "... with capabilities as they were");
+}
+
+/* A sender dies at every step of opening and saving; who comes then brings the guest back. */
+static void killed(struct qemu_machine *qemu)
+{
+	struct lh_machine machine;
+	bool well = true, died = true, stood = false;
+	int status;
+	long at;
+
+	for (at = 0; well && died; at++) {
+		pid_t child;
+
+		fflush(stdout);
+		child = fork();
+		if (child == 0) {
+			struct lh_machine_saved saved;
+
+			steps = 0;
+			die_at = at;
+			if (lh__machine_open(qemu->monitor, &machine, NULL))
+				_exit(1);
+			_exit(lh__machine_save(&machine, &saved, NULL) ? 2 : 0);
+		}
+		waitpid(child, &status, 0);
+		died = WIFSIGNALED(status);
+		well = (died || status == 0) && opens(qemu, &machine);
+		if (!well)
+			break;
+		stood |= !has_status(&machine, "running");
+		well = !lh__machine_resume(&machine, true, &error) && has_status(&machine, "running") &&
+		       qemu_goes_on(qemu);
+		lh__machine_close(&machine);
+	}
+	if (!ok(well && at > 20,
+	        "a sender dies at one of %ld points, and who comes then brings the guest back", at))
+		printf("# status %x, %s\n", (unsigned)status, error.text);
+	ok(stood, "... which stood still at some");
+}
+
 static void source_alone(void)
 {
 	struct qemu_machine qemu;
@@ -346,7 +435,9 @@ static void source_alone(void)
 		under_way(&qemu, &machine);
 		before_switch(&qemu, &machine);
 		paused(&qemu, &machine);
+		full(&qemu, &machine);
 		lh__machine_close(&machine);
+		killed(&qemu);
 	}
 	qemu_end(&qemu);
 }

@@ -148,6 +148,10 @@ static bool act_out(int fd, const struct act *act)
 		while (hear(fd, text, sizeof(text), &with))
 			;
 		return true;
+	case HOLD: /* the same, and reads nothing */
+		while (!poll(&gone, 1, 100))
+			;
+		return true;
 	default: return true;
 	}
 }

@@ -1,6 +1,6 @@
 /*
- * migrate_state.c - the file of what a receiver knows: what was stored is there for the next process, whatever
- * became of the last one at whichever moment; and nothing that is damaged is taken for a state.
+ * migrate_state.c - the file of what a receiver knows: what was stored is there for the next process,
+ * whatever became of the last one at whichever moment; and nothing that is damaged is taken for a state.
  */
 #include "line_random.h"
 #include "service/migrate/state.h"

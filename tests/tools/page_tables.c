@@ -1,5 +1,6 @@
 /*
- * page_tables.c - what service/migrate/tables.c finds in a guest's memory file, for tests/migrate_tables_qemu.sh.
+ * page_tables.c - what service/migrate/tables.c finds in a guest's memory file, for
+ * tests/migrate_tables_qemu.sh.
  *
  *     page_tables MEMORY PAGES RANGE... cr3 CR3... < numbers of pages
  *

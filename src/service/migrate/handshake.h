@@ -37,9 +37,9 @@ struct lh_handshake {
 /* Listens; a path that nobody listens on any more is replaced. The socket is its owner's alone. */
 int lh__handshake_listen(const char *path, int *fd, struct lh_error *error) LH_MUST_CHECK;
 /*
- * Takes one connection and its message, within LH_HANDSHAKE_MS; -EAGAIN: nobody has connected (the listener is
- * readable when somebody has). -EPROTO: not such a message; error says what is wrong with it; -ETIMEDOUT: it
- * did not come; the next may be better. What is not checked here: that offsets lie within the memory that
+ * Takes one connection and its message, within LH_HANDSHAKE_MS; -EAGAIN: nobody has connected (the listener
+ * is readable when somebody has). -EPROTO: not such a message; error says what is wrong with it; -ETIMEDOUT:
+ * it did not come; the next may be better. What is not checked here: that offsets lie within the memory that
  * there is, and that it comes from the process that is expected.
  */
 int lh__handshake_accept(int listener, struct lh_handshake *out, struct lh_error *error) LH_MUST_CHECK;
@@ -53,8 +53,8 @@ int lh__handshake_parse(const char *text, size_t size, struct lh_handshake *out,
 int lh__handshake_guest(struct lh_handshake *handshake, uint64_t pages, struct lh_guest *guest,
                         struct lh_error *error) LH_MUST_CHECK;
 /*
- * Offsets become those in the regions, by the files behind them, whichever order they were told in. -EINVAL: it
- * does not hand over all of the regions' memory, or more; error names the file.
+ * Offsets become those in the regions, by the files behind them, whichever order they were told in. -EINVAL:
+ * it does not hand over all of the regions' memory, or more; error names the file.
  */
 int lh__handshake_arrange(struct lh_handshake *handshake, const struct lh_state_region *region,
                           size_t regions, struct lh_error *error) LH_MUST_CHECK;

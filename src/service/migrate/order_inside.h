@@ -9,7 +9,9 @@
 
 /* ---- windows around misses (order_around.c) ---- */
 
-/* 64 KiB to 4 MiB, as CRIU's lazy-pages daemon sends at a time; bench/migrate_order.c has what they come to. */
+/*
+ * 64 KiB to 4 MiB, as CRIU's lazy-pages daemon sends at a time; bench/migrate_order.c has what they come to.
+ */
 #define LH_ORDER_WINDOWS 8u
 #define LH_ORDER_WINDOW_MIN 16u
 #define LH_ORDER_WINDOW_MAX 1024u

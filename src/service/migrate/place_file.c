@@ -1,12 +1,12 @@
 /*
- * place_file.c - a guest's memory that is files mapped shared: content is written to the file, where the guest
- * cannot see it yet, and shown later. See place.h.
+ * place_file.c - a guest's memory that is files mapped shared: content is written to the file, where the
+ * guest cannot see it yet, and shown later. See place.h.
  *
  * Files are written with pwrite and never through a mapping: a hole that a mapping reads would be filled. A
  * page that is taken out of the file is thereby taken out of every page table.
  *
- * A page of which only some lines came is the file's with those lines over it. A few runs of lines are written
- * where they belong; many are put together first, which is a read and a write.
+ * A page of which only some lines came is the file's with those lines over it. A few runs of lines are
+ * written where they belong; many are put together first, which is a read and a write.
  */
 #include <errno.h>
 #include <fcntl.h>

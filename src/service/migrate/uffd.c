@@ -95,7 +95,8 @@ static int serve(struct server *server, struct lh_error *error)
 		poll_for[1] = (struct pollfd){ .fd = server->wake, .events = POLLIN };
 		poll_for[2] = (struct pollfd){ .fd = full ? -1 : server->listener, .events = POLLIN };
 		for (size_t i = 0; i < server->machines; i++)
-			poll_for[3 + i] = (struct pollfd){ .fd = server->machine[i]->socket, .events = POLLIN };
+			poll_for[3 + i] =
+				(struct pollfd){ .fd = server->machine[i]->socket, .events = POLLIN };
 		if (poll(poll_for, (nfds_t)(3 + server->machines), -1) < 0) {
 			if (errno != EINTR)
 				return lh__fail(error, -errno, "poll: %s", strerror(errno));

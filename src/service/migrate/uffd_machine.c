@@ -23,7 +23,8 @@ static int count_pages(struct lh_uffd_machine *machine, struct lh_error *error)
 		return lh__fail(error, -errno, "%s: %s", path, strerror(errno));
 	machine->pages = (uint64_t)file.st_size / machine->page_size;
 	if (machine->pages == 0)
-		return lh__fail(error, -EINVAL, "%s: has not one page of %zu bytes", path, machine->page_size);
+		return lh__fail(error, -EINVAL, "%s: has not one page of %zu bytes", path,
+		                machine->page_size);
 	return 0;
 }
 
@@ -226,8 +227,8 @@ static json_t *statistics(struct lh_uffd_machine *machine)
 	lh__engine_counts(machine->engine, &counts);
 	lh__measure_read(machine->measure, lh__clock(NULL), &measured);
 	return json_pack("{s:i,s:s,s:I,s:o,s:o,s:o,s:o,s:f}", "process", (int)machine->process, "result",
-	                 machine->complete ? "complete" : "left", "page_size",
-	                 (json_int_t)machine->page_size, "pages",
+	                 machine->complete ? "complete" : "left", "page_size", (json_int_t)machine->page_size,
+	                 "pages",
 	                 json_pack("{s:o,s:o,s:o,s:o}", "all", integer(counts.pages), "here",
 	                           integer(counts.fresh), "discarded", integer(counts.discarded), "hinted",
 	                           integer(counts.hinted)),

@@ -1,5 +1,6 @@
 /*
- * agent.h - liblinehome-uffd.so: what is loaded into a QEMU that waits for a guest, and hands its memory over.
+ * agent.h - liblinehome-uffd.so: what is loaded into a QEMU that waits for a guest, and hands its memory
+ * over.
  *
  *     agent.c     its orders, from the environment
  *     memory.c    mmap: the guest's memory is recognised, and watched before anybody has its address
