@@ -169,7 +169,7 @@ static void files_close(struct lh_place *place)
 {
 	struct place_files *self = files_of(place);
 
-	for (size_t i = 0; i < self->state->regions; i++)
+	for (size_t i = 0; i < LH_STATE_REGIONS_MAX; i++)
 		if (self->fd[i] >= 0)
 			close(self->fd[i]);
 	free(self);
