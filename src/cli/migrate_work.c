@@ -93,7 +93,8 @@ static int await_receiver(const struct work *work, int fd, struct lh_error *erro
 			return -ECANCELED;
 		}
 		if (__atomic_load_n(&work->shared->no_receiver, __ATOMIC_ACQUIRE)) {
-			*error = (struct lh_error){ -ECANCELED, "nothing was moved; the guest runs on" };
+			*error = (struct lh_error){ -ECANCELED,
+				                    "nothing was done, since there is no receiver" };
 			return -EPIPE;
 		}
 		sleep_ms(5);

@@ -59,14 +59,22 @@ def runs_once(source, destination):
     return where
 
 
-def one(number, mode, far, dice):
-    delay = dice.uniform(0.0, 3.0)
-    what = '%s, %s, killed after %.2f s' % (mode, 'two commands' if far else 'one command', delay)
+def stopped(source, there):
+    """Waits for the moment when the guest stops at its source, or for the end of the commands."""
+    guest.wait_for('the switch', 60, lambda: source.qmp.status() != 'running' or there.sender.poll() is not None, 0.001)
+
+
+def one(number, mode, far, at_switch, dice):
+    delay = dice.uniform(0.0, 0.05) if at_switch else dice.uniform(0.0, 3.0)
+    what = '%s, %s, killed %.3f s after the %s' % (mode, 'two commands' if far else 'one command', delay,
+                                                 'stop' if at_switch else 'start')
     began = time.monotonic()
     with guest.Place('kill') as place:
         source = guest.Machine(place, guest.Shape()).source(WORDS)
         there = move.Linehome(place, source, far=far)
         there.run(mode=mode, bandwidth=BANDWIDTH)
+        if at_switch:
+            stopped(source, there)
         time.sleep(delay)
         choice = victims(there)
         name = dice.choice(sorted(choice)) if choice else 'nobody'
@@ -90,8 +98,8 @@ def main():
     seed = int(os.environ.get('LH_TEST_SEED', '1'))
     dice = random.Random(seed)
     tap.note('LH_TEST_SEED=%d' % seed)
-    for number in range(ROUNDS or 6):
-        one(number, MODES[number % 2], number // 2 % 2 == 1, dice)
+    for number in range(ROUNDS or 8):
+        one(number, MODES[number % 2], number // 2 % 2 == 1, number // 4 % 2 == 1, dice)
 
 
 tap.run(main)

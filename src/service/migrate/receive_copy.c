@@ -181,15 +181,14 @@ static int take_go(struct lh_receive *receive, struct lh_error *error)
 	if (result < 0)
 		return result;
 	lh__measure_threads(home->measure, home->machine.cpu, home->machine.cpus);
-	result = lh__engine_answer(home->engine, &receive->stale);
-	if (result < 0)
-		return lh__fail(error, result, "faults cannot be answered: %s", lh__errno_name(result));
 	if (!lh__receive_gate_go(receive->gate, home->state))
 		return lh__fail(error, -ECONNRESET, "the sender has connected anew before GO");
 	receive->go = lh__clock(NULL);
 	if (lh__channel_send(receive->control, LH_MOVE_GO, 0, 0, NULL, 0) < 0 ||
 	    lh__channel_flush(receive->control) < 0)
 		lh__receive_drop(receive);
+	if (lh__engine_answer(home->engine, &receive->stale) < 0)
+		return lh__fail(error, -EREMOTEIO, "faults cannot be answered");
 	return 0;
 }
 

@@ -99,7 +99,7 @@ int lh__send_broken(struct lh_send *send, int code, struct lh_error *error);
 
 /*
  * Whether no other round is worth while: the pages left, of which `left` were written in the last round,
- * can be fetched in downtime_ms or are few, do not get less, or there have been LH_SEND_ROUNDS_MAX.
+ * can be fetched in a part of downtime_ms or are few, do not get less, or there have been LH_SEND_ROUNDS_MAX.
  */
 bool lh__send_enough(const struct lh_send_round *round, unsigned rounds, uint64_t left, unsigned downtime_ms);
 /* How long that many pages will take, by the last round that says anything about it; UINT64_MAX: not known. */

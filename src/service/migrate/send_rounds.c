@@ -27,11 +27,15 @@ static bool stays(uint64_t pages, uint64_t before)
 
 bool lh__send_enough(const struct lh_send_round *round, unsigned rounds, uint64_t left, unsigned downtime_ms)
 {
+	uint64_t limit = UINT64_C(1000000) * downtime_ms, ns;
+
 	if (rounds == 0)
 		return false;
 	if (left <= FEW || rounds >= LH_SEND_ROUNDS_MAX)
 		return true;
-	if (lh__send_estimate(round, rounds, left) <= UINT64_C(1000000) * downtime_ms)
+	/* Another round while the guest runs makes the stop shorter still, as long as they get smaller. */
+	ns = lh__send_estimate(round, rounds, left);
+	if (ns <= limit / 4 || (ns <= limit && stays(left, round[rounds - 1].pages)))
 		return true;
 	return rounds >= 2 && stays(left, round[rounds - 1].pages) &&
 	       stays(round[rounds - 1].pages, round[rounds - 2].pages);
