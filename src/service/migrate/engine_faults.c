@@ -386,8 +386,8 @@ static bool answer_retries(struct lh_engine *engine)
 }
 
 /*
- * Whether somebody still waits for an event of his to be read, or is about to raise one: the kernel says so to
- * whoever asks for something. It would be for ever, for the descriptor may outlive us.
+ * Whether somebody still waits for an event of his to be read, or is about to raise one: the kernel says so
+ * to whoever asks for something. It would be for ever, for the descriptor may outlive us.
  */
 static bool event_pending(struct lh_engine *engine)
 {
