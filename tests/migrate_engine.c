@@ -242,7 +242,7 @@ static void misses(void)
 	home_close(&home);
 }
 
-/* The background has asked for what differs; the miss asks for all; the former's answer comes first, or not. */
+/* The background has asked for what differs, the miss asks for all; either answer comes first. */
 static void asked_since_twice(bool background_first)
 {
 	struct home home = { .memory = CHILD_FILE, .lanes = 2 };
