@@ -85,25 +85,52 @@ static void see_after(void *context, struct lh_emitter *emitter,
 
 /* ---- system calls */
 
+/* What a call reads or writes of one pool. */
+static void reach_pool(struct lh_translated_own *own, struct lh_pool *pool, uint64_t address, uint64_t end,
+                       bool written)
+{
+	uint64_t base = (uintptr_t)pool->base;
+	uint64_t from = address > base ? address : base;
+	uint64_t to = end < base + pool->size ? end : base + pool->size;
+
+	if (from >= to)
+		return;
+	if (written)
+		lh__translated_save(own, from, to - from);
+	else
+		/* What cannot be loaded the kernel will say. */
+		(void)!lh__memory_load(pool, (from - base) / LH_PAGE_SIZE,
+		                       (to - 1 - base) / LH_PAGE_SIZE - (from - base) / LH_PAGE_SIZE + 1);
+}
+
+/* The call may be about anything, also where another thread is closing a pool that this one is inside of. */
 static void reach(uint64_t address, uint64_t size, bool written)
 {
 	struct lh_translated_own *own = lh__translated_own();
 	uint64_t end = address + size < address ? UINT64_MAX : address + size;
 
 	for (unsigned i = 0; i < own->pools; i++) {
-		struct lh_pool *pool = own->pool[i];
-		uint64_t base = (uintptr_t)pool->base;
-		uint64_t from = address > base ? address : base;
-		uint64_t to = end < base + pool->size ? end : base + pool->size;
+		struct lh_pool *pool;
 
-		if (from >= to)
+		if (address >= own->known[i].end || end <= own->known[i].base)
 			continue;
-		if (written)
-			lh__translated_save(own, from, to - from);
-		else if (lh__memory_load(pool, (from - base) / LH_PAGE_SIZE,
-		                         (to - 1 - base) / LH_PAGE_SIZE - (from - base) / LH_PAGE_SIZE + 1) <
-		         0)
-			return; /* the kernel will say so */
+		pool = lh__translated_hold(own, i);
+		if (!pool)
+			continue;
+		reach_pool(own, pool, address, end, written);
+		lh__translated_let_go(own, i);
+	}
+}
+
+static void abort_all(struct lh_translated_own *own)
+{
+	for (unsigned i = 0; i < own->pools; i++) {
+		struct lh_pool *pool = lh__translated_hold(own, i);
+
+		if (!pool)
+			continue;
+		pool->aborted = true;
+		lh__translated_let_go(own, i);
 	}
 }
 
@@ -120,10 +147,7 @@ static bool see_call(void *context, void *bytes, struct lh_translate_call *call)
 		return false;
 	switch (lh__calls_see(&calls, call)) {
 	case LH_CALL_ENDS_THREAD: lh__translated_drop(); return false;
-	case LH_CALL_IS_REFUSED:
-		for (unsigned i = 0; i < own->pools; i++)
-			own->pool[i]->aborted = true;
-		return true;
+	case LH_CALL_IS_REFUSED: abort_all(own); return true;
 	default: return false;
 	}
 }

@@ -42,10 +42,8 @@ static void set_range(struct lh_translated_own *own)
 	uint64_t low = own->pools ? UINT64_MAX : 0, high = 0;
 
 	for (unsigned i = 0; i < own->pools; i++) {
-		uint64_t base = (uintptr_t)own->pool[i]->base, end = base + own->pool[i]->header.reach;
-
-		low = base < low ? base : low;
-		high = end > high ? end : high;
+		low = own->known[i].base < low ? own->known[i].base : low;
+		high = own->known[i].end > high ? own->known[i].end : high;
 	}
 	own->low = own->pools ? low - (LH_LINE_SIZE - 1) : 0;
 	own->high = high;
@@ -66,6 +64,7 @@ static bool take_out(struct lh_translated_own *own, const struct lh_pool *pool)
 	for (unsigned i = 0; i < own->pools; i++)
 		if (own->pool[i] == pool) {
 			own->pool[i] = own->pool[--own->pools];
+			own->known[i] = own->known[own->pools];
 			set_range(own);
 			return true;
 		}
@@ -82,9 +81,34 @@ static int put_in(struct lh_translated_own *own, struct lh_pool *pool)
 	}
 	if (!own->frames.thread)
 		own->frames.thread = lh__raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0);
-	own->pool[own->pools++] = pool;
+	own->pool[own->pools] = pool;
+	own->known[own->pools].base = (uintptr_t)pool->base;
+	own->known[own->pools].end = (uintptr_t)pool->base + pool->header.reach;
+	own->known[own->pools].here = pool->here;
+	own->pools++;
 	set_range(own);
 	return 0;
+}
+
+struct lh_pool *lh__translated_hold(struct lh_translated_own *own, unsigned i)
+{
+	struct lh_pool *pool;
+
+	/* It is being opened: its own thread alone knows of it. */
+	if (own->known[i].here == 0)
+		return own->pool[i];
+	pool = lh__here_hold(own->known[i].here - 1);
+	if (!pool ||
+	    (pool == own->pool[i] && __atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == lh__pool_self()))
+		return pool;
+	lh__here_let_go(own->known[i].here - 1);
+	return NULL;
+}
+
+void lh__translated_let_go(struct lh_translated_own *own, unsigned i)
+{
+	if (own->known[i].here != 0)
+		lh__here_let_go(own->known[i].here - 1);
 }
 
 /* Of a thread that has been inside before; else NULL. */

@@ -22,6 +22,11 @@ struct lh_translated_own {
 	uint64_t lines[LH_TRANSLATED_LINES];
 	unsigned pools; /* that it has a transaction in */
 	struct lh_pool *pool[LH_TRANSLATED_POOLS];
+	/* Of each, known even when another thread has closed it. */
+	struct {
+		uint64_t base, end; /* addresses that it may ever have */
+		unsigned here;      /* its place, from 1 on, in the list of open pools (here.c) */
+	} known[LH_TRANSLATED_POOLS];
 	struct lh_frames frames;
 };
 
@@ -31,6 +36,12 @@ struct lh_translated_own {
 struct lh_translated_own *lh__translated_own(void);
 /* Its transactions end as if they had been aborted, and others may begin theirs. */
 void lh__translated_thread_ends(void *own);
+/*
+ * The ith pool of the calling thread, which nobody closes until it is let go; NULL: another thread has closed
+ * it.
+ */
+struct lh_pool *lh__translated_hold(struct lh_translated_own *own, unsigned i);
+void lh__translated_let_go(struct lh_translated_own *own, unsigned i);
 
 /* ---- leaving.c */
 

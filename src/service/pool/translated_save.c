@@ -13,8 +13,12 @@
 
 static struct lh_pool *pool_of(const struct lh_translated_own *own, uint64_t line)
 {
+	uint64_t address = line * LH_LINE_SIZE;
+
+	/* Of a pool that another thread has closed nothing is looked at but where it was. */
 	for (unsigned i = 0; i < own->pools; i++)
-		if (lh__pool_has(own->pool[i], (const void *)(uintptr_t)(line * LH_LINE_SIZE), LH_LINE_SIZE))
+		if (address >= own->known[i].base && address < own->known[i].end &&
+		    lh__pool_has(own->pool[i], (const void *)(uintptr_t)address, LH_LINE_SIZE))
 			return own->pool[i];
 	return NULL;
 }
@@ -105,8 +109,14 @@ void lh__translated_lost(void *context, const struct lh_access_state *state, uin
 	struct lh_translated_own *own = context;
 
 	(void)state;
-	for (unsigned i = 0; i < own->pools; i++)
-		lh__tx_doom(own->pool[i], -(int)error);
+	for (unsigned i = 0; i < own->pools; i++) {
+		struct lh_pool *pool = lh__translated_hold(own, i);
+
+		if (!pool)
+			continue;
+		lh__tx_doom(pool, -(int)error);
+		lh__translated_let_go(own, i);
+	}
 }
 
 void lh__translated_save_all(void *own, const struct lh_access_state *state, uint64_t access)
