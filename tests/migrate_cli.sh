@@ -78,11 +78,11 @@ ends() { # ends SIGNAL
 	kill -s "$1" $waiting
 	wait $waiting
 	status=$?
-	grep -q 'waiting for QEMU to hand its memory over' "$files/err" && [ $status = 130 ] || {
+	if ! grep -q 'waiting for QEMU to hand its memory over' "$files/err" || [ $status != 130 ]; then
 		sed 's/^/# /' "$files/err"
 		echo "# status $status"
 		return 1
-	}
+	fi
 }
 ends INT
 report $? 'a receiver that waits is interrupted'
