@@ -359,7 +359,7 @@ bench: all programs $(BENCH_BIN) $(POOL_BIN) $(ATOMIC_BIN)
 
 fuzz: $(FUZZ_BIN)
 	$(Q)for program in $(FUZZ_BIN); do name=$$(basename $$program); mkdir -p $(BUILD)/fuzz/corpus/$$name; \
-		echo "== $$name"; $$program -max_total_time=$(FUZZ_TIME) -rss_limit_mb=2048 -print_final_stats=1 \
+		echo "== $$name"; $$program -max_total_time=$(FUZZ_TIME) -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1 \
 		-artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus/$$name $$(ls -d fuzz/corpus/$$name) \
 		|| exit 1; done
 
