@@ -69,7 +69,9 @@ report $? 'statistics of what has failed'
 
 # A receiver that waits ends when it is told to, says that it was cancelled, and leaves no socket.
 ends() { # ends SIGNAL
-	timeout 20 "$linehome" migrate --accept unix:"$files/s" --destination "$files/b" --uffd "$files/u" 2>"$files/err" &
+	# Commands in the background of a script ignore interrupts.
+	timeout 20 python3 -c 'import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])' \
+		"$linehome" migrate --accept unix:"$files/s" --destination "$files/b" --uffd "$files/u" 2>"$files/err" &
 	local waiting=$! status
 	for _ in $(seq 200); do
 		[ -S "$files/u" ] && grep -q 'waiting for QEMU' "$files/err" && break

@@ -31,6 +31,7 @@ struct work {
 	struct shared *shared; /* between all processes */
 	int over;              /* readable: the sender has ended; -1 */
 	bool here;             /* both sides are ours */
+	pid_t parent;          /* who watches over them */
 };
 
 static int cancel_fd = -1; /* for the signal handler */
@@ -120,6 +121,17 @@ static int send_to(const struct work *work, const char *url, int fd, json_t **st
 	return result < 0 ? result : lh__send(&options, stats, error);
 }
 
+/* Of the socket on one machine. */
+static void remove_folder(const struct work *work)
+{
+	char path[sizeof(work->shared->url)];
+
+	snprintf(path, sizeof(path), "%s", work->shared->url + strlen("unix:"));
+	(void)!unlink(path);
+	*strrchr(path, '/') = '\0';
+	(void)!rmdir(path);
+}
+
 static int work_send(void *context)
 {
 	const struct work *work = context;
@@ -132,6 +144,8 @@ static int work_send(void *context)
 	if (result == 0)
 		result = send_to(work, work->here ? work->shared->url : work->given->to, fd, &stats, &error);
 	status = end_with(work, result, stats, &error, false);
+	if (work->here && getppid() != work->parent)
+		remove_folder(work); /* whoever else would do it was killed */
 	if (work->over >= 0)
 		(void)!eventfd_write(work->over, 1);
 	return status;
@@ -273,12 +287,11 @@ static struct shared *share(void)
 	return shared == MAP_FAILED ? NULL : shared;
 }
 
-static int supervise(struct work *work, const struct lh_worker *worker, size_t n)
+static int supervise(const struct lh_worker *worker, size_t n)
 {
 	struct lh_error error = { 0, "" };
 	int status = lh__supervise(worker, n, &error);
 
-	(void)work;
 	return status < 0 ? cli_fail(MIGRATE, CLI_FAILED, "%s", error.text) : status;
 }
 
@@ -292,7 +305,7 @@ int migrate_send(const struct migrate_given *given)
 	struct work work = { .given = given, .shared = share(), .over = -1 };
 	struct lh_worker worker = { work_send, died_send, &work };
 
-	return work.shared ? supervise(&work, &worker, 1) : no_memory();
+	return work.shared ? supervise(&worker, 1) : no_memory();
 }
 
 int migrate_receive(const struct migrate_given *given)
@@ -305,13 +318,13 @@ int migrate_receive(const struct migrate_given *given)
 	if (strlen(given->accept) >= sizeof(work.shared->url))
 		return cli_fail(MIGRATE, CLI_BAD_USAGE, "--accept: longer than a URL may be");
 	strcpy(work.shared->url, given->accept);
-	return supervise(&work, &worker, 1);
+	return supervise(&worker, 1);
 }
 
 int migrate_here(const struct migrate_given *given)
 {
 	const char *folder = getenv("TMPDIR");
-	struct work work = { .given = given, .shared = share(), .here = true };
+	struct work work = { .given = given, .shared = share(), .here = true, .parent = getpid() };
 	struct lh_worker worker[] = { { work_send, died_send, &work },
 		                      { work_receive, died_receive, &work } };
 	char at[64];
@@ -326,8 +339,7 @@ int migrate_here(const struct migrate_given *given)
 		return cli_fail(MIGRATE, CLI_FAILED, "%s: no folder for a socket can be made there: %s", at,
 		                strerror(errno));
 	snprintf(work.shared->url, sizeof(work.shared->url), "unix:%s/move", at);
-	status = supervise(&work, worker, 2);
-	(void)!unlink(work.shared->url + strlen("unix:"));
-	(void)!rmdir(at);
+	status = supervise(worker, 2);
+	remove_folder(&work);
 	return status;
 }
