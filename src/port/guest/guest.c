@@ -147,7 +147,9 @@ static size_t translate(struct lh_guest *guest, const struct uffd_msg *got, stru
 	return event_messages(guest, messages, max);
 }
 
-/* So many that each of them can be a message for every range; but one at least, which may be done in parts. */
+/*
+ * So many that each of them can be a message for every range; but one at least, which may be done in parts.
+ */
 static size_t how_many(const struct lh_guest *guest, size_t max)
 {
 	size_t n = guest->ranges ? max / guest->ranges : max;

@@ -8,9 +8,9 @@
  * What it does not see is that a page of a file is discarded (MADV_REMOVE, fallocate): the protection stays
  * in the page table, as if the content had. But the page table has the page no longer. So after each scan a
  * second one asks which pages are not there, and those that were there the last time are taken for discarded.
- * Some of them are not, the kernel takes pages out of page tables for other reasons; they are reported without
- * need. A page that was discarded and only read before the next scan is not reported: a guest that gives a
- * page away (balloon, free page reporting) may find in it what it had or zeroes.
+ * Some of them are not, the kernel takes pages out of page tables for other reasons; they are reported
+ * without need. A page that was discarded and only read before the next scan is not reported: a guest that
+ * gives a page away (balloon, free page reporting) may find in it what it had or zeroes.
  */
 #include "port/guest/written.h"
 

@@ -1,9 +1,9 @@
 /*
  * measure.c - what a guest feels. See measure.h.
  *
- * Histograms are counters that any thread adds to. What needs to know which thread waited when is under a lock
- * that is held for some tens of nanoseconds: of each thread its waits, as intervals that ascend and do not
- * touch, each with the sum of those before it. So how long a thread waited between two moments is two
+ * Histograms are counters that any thread adds to. What needs to know which thread waited when is under a
+ * lock that is held for some tens of nanoseconds: of each thread its waits, as intervals that ascend and do
+ * not touch, each with the sum of those before it. So how long a thread waited between two moments is two
  * searches, and windows need no memory of their own. A thread waits for one page at a time, so a new interval
  * comes last; where threads are not told apart it may fall anywhere, and swallow some.
  *
