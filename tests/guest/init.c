@@ -344,8 +344,8 @@ static bool disk_is(const uint64_t *word, uint64_t block)
 }
 
 /*
- * Reads from the disk past the kernel's cache, so that the host itself writes into the pages that are checked:
- * at once, and again when their turn comes next.
+ * Reads from the disk past the kernel's cache, so that the host itself writes into the pages that are
+ * checked: at once, and again when their turn comes next.
  */
 static void *disk_comes(void *context)
 {
