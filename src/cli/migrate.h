@@ -1,4 +1,6 @@
-/* migrate.h - what the files of linehome migrate share: what was asked for, who does it, what is shown of it. */
+/*
+ * migrate.h - what the files of linehome migrate share: what was asked for, who does it, what is shown of it.
+ */
 #ifndef LH_CLI_MIGRATE_H
 #define LH_CLI_MIGRATE_H
 

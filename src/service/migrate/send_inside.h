@@ -102,7 +102,9 @@ int lh__send_broken(struct lh_send *send, int code, struct lh_error *error);
  * can be fetched in a part of downtime_ms or are few, do not get less, or there have been LH_SEND_ROUNDS_MAX.
  */
 bool lh__send_enough(const struct lh_send_round *round, unsigned rounds, uint64_t left, unsigned downtime_ms);
-/* How long that many pages will take, by the last round that says anything about it; UINT64_MAX: not known. */
+/*
+ * How long that many pages will take, by the last round that says anything about it; UINT64_MAX: not known.
+ */
 uint64_t lh__send_estimate(const struct lh_send_round *round, unsigned rounds, uint64_t pages);
 /* Puts up the watch, and all rounds. In the end `stale` has what was written in the last one. */
 int lh__send_rounds(struct lh_send *send, struct lh_error *error) LH_MUST_CHECK;
