@@ -81,8 +81,7 @@ static struct lh_channel *await_sender(struct lh_receive *receive, struct lh_mov
 
 		if (channel && hello->phase == LH_MOVE_COPYING)
 			return channel;
-		/* It has been told that its guest has never run here, and says no more than that. */
-		if (channel) {
+		if (channel) { /* it has been told that its guest never ran here */
 			struct lh_move_message message;
 
 			(void)!lh__channel_wait(channel, &message, 1000);

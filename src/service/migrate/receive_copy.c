@@ -127,7 +127,7 @@ static int show(struct lh_receive *receive, const struct lh_pageset *except, str
 
 static int show_round(struct lh_receive *receive, struct lh_error *error)
 {
-	/* The first round may be most of what will be written: show it with the second. */
+	/* What came in the first round, and is written at once, is known with the second. */
 	if (!receive->stopped)
 		return receive->rounds > 1 ? show(receive, &receive->stale, error) : 0;
 	if (lh__pageset_count(&receive->stale) > SHOW_LAST_MAX)

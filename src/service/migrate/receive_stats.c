@@ -1,4 +1,6 @@
-/* receive_stats.c - what a guest's new home has done, as JSON; linehome-migrate(1) says what each member is. */
+/*
+ * receive_stats.c - what a guest's new home has done, as JSON; linehome-migrate(1) says what each member is.
+ */
 #include <errno.h>
 #include <string.h>
 
