@@ -231,7 +231,8 @@ static void say(void *context, const char *line)
 	snprintf(pair->shared->said + used, sizeof(pair->shared->said) - used, "# %s\n", line);
 }
 
-static int outcome(struct pair *pair, const char *who, int result, json_t *stats, const struct lh_error *error)
+static int outcome(struct pair *pair, const char *who, int result, json_t *stats,
+                   const struct lh_error *error)
 {
 	char line[300];
 
@@ -346,14 +347,8 @@ static bool open_destination(struct pair *pair)
 {
 	const char *build = getenv("LINEHOME_BUILD");
 	char linehome[512];
-	char *const before[] = { linehome,
-		                 (char *)"incoming",
-		                 (char *)"--uffd",
-		                 pair->uffd,
-		                 (char *)"--memory",
-		                 pair->destination.memory,
-		                 (char *)"--",
-		                 NULL };
+	char *const before[] = { linehome,           (char *)"incoming",       (char *)"--uffd", pair->uffd,
+		                 (char *)"--memory", pair->destination.memory, (char *)"--",     NULL };
 	char *const extra[] = { (char *)"-incoming", (char *)"defer", NULL };
 
 	snprintf(linehome, sizeof(linehome), "%s/linehome", build ? build : "build");
@@ -491,7 +486,8 @@ static void scribble(const struct pair *pair)
 			word ^= word << 17;
 			bytes[k] = word;
 		}
-		if (pwrite(fd, bytes, sizeof(bytes), (off_t)(word % ((QEMU_MEGABYTES << 20) / 64 - 4)) * 64) < 0)
+		if (pwrite(fd, bytes, sizeof(bytes), (off_t)(word % ((QEMU_MEGABYTES << 20) / 64 - 4)) * 64) <
+		    0)
 			perror("pwrite");
 	}
 	close(fd);
@@ -626,7 +622,8 @@ static void test_events(struct pair *pair)
 static void test_enough(void)
 {
 	const struct lh_send_round slow[] = { { 100000, 1000000000 }, { 20000, 200000000 } };
-	const struct lh_send_round stuck[] = { { 100000, 1000000000 }, { 20000, 200000000 },
+	const struct lh_send_round stuck[] = { { 100000, 1000000000 },
+		                               { 20000, 200000000 },
 		                               { 19000, 190000000 } };
 	const struct lh_send_round few[] = { { 100000, 1000000000 }, { 10, 5000000 } };
 	struct lh_send_round many[LH_SEND_ROUNDS_MAX];
@@ -655,7 +652,8 @@ int main(void)
 		skip("moves", "qemu-system-x86_64 is not installed");
 		return done();
 	}
-	pair.shared = mmap(NULL, sizeof(*pair.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pair.shared =
+		mmap(NULL, sizeof(*pair.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	test_paused(&pair, false);
 	test_paused(&pair, true);
 	test_events(&pair);
