@@ -15,7 +15,7 @@ work=$(mktemp -d)
 children=()
 finish() {
 	for child in "${children[@]}"; do
-		kill -9 "$child" 2>/dev/null
+		kill "$child" 2>/dev/null
 	done
 	rm -rf "$work"
 }
@@ -147,7 +147,7 @@ end
 report $? 'it ends though a machine still needs it'
 grep -q 'stands still' "$work/err"
 report $? 'and says so'
-kill -9 "$other"
+kill "$other"
 wait "$other" 2>/dev/null
 head -c 4194304 "$work/memory" >"$work/short"
 memory=$work/short

@@ -68,10 +68,11 @@ _linehome() {
 	--prefetch) mapfile -t COMPREPLY < <(compgen -W 'none next' -- "$word") ;;
 	--policy)
 		[ "$command" = migrate ] && mapfile -t COMPREPLY < <(compgen -W 'linear around recorded ptline none' -- "$word")
-		[ "$command" = migrate ] || mapfile -t COMPREPLY < <(compgen -W 'reuse s3fifo second fifo' -- "$word")
+		[ "$command" = serve-uffd ] && mapfile -t COMPREPLY < <(compgen -W 'linear around recorded none' -- "$word")
+		[ "$command" = run ] && mapfile -t COMPREPLY < <(compgen -W 'reuse s3fifo second fifo' -- "$word")
 		;;
 	--mode) mapfile -t COMPREPLY < <(compgen -W 'precopy-then-postcopy postcopy' -- "$word") ;;
-	--stats | --key-file | --output | --record | --recorded | --source | --destination | --uffd | --memory | --from-snapshot | --to-snapshot | --audit | --json | -o) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+	--stats | --key-file | --output | --record | --recorded | --source | --destination | --uffd | --socket | --memory | --from-snapshot | --to-snapshot | --audit | --json | -o) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	apply) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--store) mapfile -t COMPREPLY < <(compgen -W 'mem: unix: tcp://' -- "$word") ;;
 	--listen | --to | --accept) mapfile -t COMPREPLY < <(compgen -W 'unix: tcp://' -- "$word") ;;
