@@ -314,9 +314,7 @@ static void committing(const struct way *way, const struct kind *kind)
 		if (in.fail_at % 2)
 			lh__pool_abandon(pool);
 		else
-			/*
-			 * The thread that brings changes home may have met the failure after the last commit.
-			 */
+			/* Who brings changes home may have met the failure after the last commit. */
 			wrong += lh_pool_close(pool, NULL) < 0 && acknowledged == tried && in.injected == 0;
 		pool = reopen(way, path);
 		found = committed(pool);

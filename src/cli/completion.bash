@@ -16,9 +16,10 @@ _linehome_options() {
 	trace) echo '--pid --calls --interval --windows --duration --include-libraries --wait --format --output -p -o --help --version' ;;
 	atomic) echo '--begin --end --log --syscalls --on-undo --pool --help --version' ;;
 	count) echo '--by --lines --footprint --json --output -o --help --version' ;;
-	serve-uffd) echo '--socket --memory --policy --recorded --record --once --stats --help --version' ;;
+	migrate) echo '--source --destination --uffd --to --accept --from-snapshot --to-snapshot --key-file --mode --bandwidth --downtime-limit --parallel --policy --recorded --record --stats --help --version' ;;
 	incoming) echo '--uffd --memory --help --version' ;;
-	*) echo 'run serve pool atomic cover patch trace count serve-uffd incoming --help --version' ;;
+	serve-uffd) echo '--socket --memory --policy --recorded --record --once --stats --help --version' ;;
+	*) echo 'run serve pool atomic cover patch trace count migrate incoming serve-uffd --help --version' ;;
 	esac
 }
 
@@ -65,12 +66,17 @@ _linehome() {
 	--drcov-version) mapfile -t COMPREPLY < <(compgen -W '2 3' -- "$word") ;;
 	--pid | -p) mapfile -t COMPREPLY < <(compgen -W "$(ps -e -o pid= 2>/dev/null)" -- "$word") ;;
 	--prefetch) mapfile -t COMPREPLY < <(compgen -W 'none next' -- "$word") ;;
-	--policy) mapfile -t COMPREPLY < <(compgen -W 'reuse s3fifo second fifo' -- "$word") ;;
-	--stats | --key-file | --uffd | --memory | --output | --record | --audit | --json | -o) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+	--policy)
+		[ "$command" = migrate ] && mapfile -t COMPREPLY < <(compgen -W 'linear around recorded ptline none' -- "$word")
+		[ "$command" = serve-uffd ] && mapfile -t COMPREPLY < <(compgen -W 'linear around recorded none' -- "$word")
+		[ "$command" = run ] && mapfile -t COMPREPLY < <(compgen -W 'reuse s3fifo second fifo' -- "$word")
+		;;
+	--mode) mapfile -t COMPREPLY < <(compgen -W 'precopy-then-postcopy postcopy' -- "$word") ;;
+	--stats | --key-file | --output | --record | --recorded | --source | --destination | --uffd | --socket | --memory | --from-snapshot | --to-snapshot | --audit | --json | -o) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	apply) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--store) mapfile -t COMPREPLY < <(compgen -W 'mem: unix: tcp://' -- "$word") ;;
-	--listen) mapfile -t COMPREPLY < <(compgen -W 'unix: tcp://' -- "$word") ;;
-	--local | --size | --reach | --log-size | --layout | --address | --timeout | --grace | --filter | --source | --from | --until | --exclude | --fail-under | --wait | --name | --bytes | --at | --calls | --interval | --windows | --duration | --begin | --end) COMPREPLY=() ;;
+	--listen | --to | --accept) mapfile -t COMPREPLY < <(compgen -W 'unix: tcp://' -- "$word") ;;
+	--local | --size | --reach | --log-size | --layout | --address | --timeout | --grace | --filter | --from | --until | --exclude | --fail-under | --wait | --name | --bytes | --at | --calls | --interval | --windows | --duration | --begin | --end | --bandwidth | --downtime-limit | --parallel) COMPREPLY=() ;;
 	*)
 		mapfile -t COMPREPLY < <(compgen -W "$(_linehome_options "$command")" -- "$word")
 		if [[ $command == @(run|atomic|cover|trace|count|incoming) && $word != -* ]]; then

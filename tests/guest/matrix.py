@@ -27,7 +27,7 @@ SHORT = [
     (0, 'ptline', 2, 1024, 'scattered', 'far'),
     (1, 'ptline', 2, 1024, 'busy', ''),
     (1, 'around', 1, 512, 'idle', 'far'),
-    (0, 'around', 2, 1024, 'busy', 'balloon'),
+    (0, 'around', 2, 1024, 'hot', 'balloon'),
     (1, 'ptline', 1, 512, 'scattered', 'balloon far'),
     (0, 'linear', 1, 512, 'idle', 'sandbox parallel'),
 ]

@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -26,6 +27,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -305,6 +307,7 @@ int main(int argc, char **argv)
 
 	if (argc < 3)
 		return 2;
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* no test leaves one behind */
 	for (int i = 3; i < argc; i++) {
 		huge |= strcmp(argv[i], "huge") == 0;
 		idle |= strcmp(argv[i], "idle") == 0;

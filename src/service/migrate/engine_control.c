@@ -27,21 +27,24 @@ static void forget_flying(struct lh_engine *engine)
 		engine->miss[i].asked = false;
 }
 
+/* One that does not fit is taken over as broken, so that no thread ever uses it. */
 void lh__engine_supply(struct lh_engine *engine, struct lh_supply *supply)
 {
 	struct lh_supply *old = engine->supply;
+	bool fits =
+		!supply || (supply->lanes >= engine->lanes && supply->page_size == engine->options.page_size);
 
 	if (old)
 		old->ops->break_off(old);
 	lh__engine_hold(engine);
 	forget_flying(engine);
 	engine->supply = supply;
-	engine->broken = false;
+	lh__engine_set(&engine->broken, !fits);
 	lh__engine_go_on(engine);
 	if (old)
 		old->ops->close(old);
-	if (supply && (supply->lanes < engine->lanes || supply->page_size != engine->options.page_size))
-		lh__engine_break(engine);
+	if (!fits)
+		lh__engine_changed(engine);
 }
 
 static bool guest_fits(const struct lh_engine *engine, const struct lh_guest *guest)
@@ -225,6 +228,7 @@ int lh__engine_show(struct lh_engine *engine, const struct lh_pageset *except, s
 	if (!set.word)
 		return lh__fail(error, -ENOMEM, "no memory");
 	lh__pageset_join(&set, &engine->state->fresh);
+	lh__pageset_subtract(&set, &engine->state->shown); /* each costs a call, once more too */
 	if (except)
 		lh__pageset_subtract(&set, except);
 	while (!result && (page = lh__pageset_next(&set, page)) != LH_PAGESET_NONE) {

@@ -18,6 +18,9 @@ int lh__engine_result(struct lh_engine *engine, int result)
 			lh__engine_changed(engine);
 		return -ESRCH;
 	}
+	/* Memory, or huge pages, that there are none of now may come free: who waits waits for that. */
+	if (result == -ENOMEM || result == -ENOSPC)
+		return -EAGAIN;
 	/* Nobody can see these pages any more, or nobody has to be told of them. */
 	return result == -EAGAIN ? -EAGAIN : 0;
 }
