@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -81,6 +82,15 @@ static void sleep_ms(unsigned ms)
 	(void)nanosleep(&time, NULL);
 }
 
+/* Nobody starts us again, nor, on one machine, the other side. */
+static bool alone(void *context)
+{
+	const struct work *work = context;
+
+	return getppid() != work->parent ||
+	       (work->here && __atomic_load_n(&work->shared->no_receiver, __ATOMIC_ACQUIRE));
+}
+
 /* ---- the sender ---- */
 
 /* On one machine: until the receiver of our own listens. */
@@ -114,8 +124,10 @@ static int send_to(const struct work *work, const char *url, int fd, json_t **st
 		                           .bandwidth = given->bandwidth,
 		                           .downtime_ms = (unsigned)given->downtime_ms,
 		                           .cancel = fd,
+		                           .alone = alone,
 		                           .progress = migrate_progress,
-		                           .say = migrate_say };
+		                           .say = migrate_say,
+		                           .context = (void *)work };
 	int result = lh__channel_target(url, given->key_file, &target, error);
 
 	return result < 0 ? result : lh__send(&options, stats, error);
@@ -202,6 +214,18 @@ static void listening(void *context, const char *url)
 	__atomic_store_n(&work->shared->listening, 1, __ATOMIC_RELEASE);
 }
 
+/*
+ * From here on whoever watches over us may take us along: what stands in the state file is all that is
+ * needed.
+ */
+static void ours(void *context)
+{
+	const struct work *work = context;
+
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != work->parent)
+		_exit(128 + SIGKILL);
+}
+
 static struct lh_receive_options receive_options(const struct work *work)
 {
 	const struct migrate_given *given = work->given;
@@ -213,6 +237,8 @@ static struct lh_receive_options receive_options(const struct work *work)
 		                            .policy = given->policy,
 		                            .recorded = given->recorded,
 		                            .record = given->record,
+		                            .alone = alone,
+		                            .ours = ours,
 		                            .listening = listening,
 		                            .progress = work->here ? NULL : migrate_progress,
 		                            .say = migrate_say,
@@ -254,6 +280,8 @@ static int work_restore(void *context)
 	json_t *stats = NULL;
 	int result;
 
+	options.alone = NULL;
+	options.ours = NULL;
 	options.listening = NULL;
 	options.progress = migrate_progress;
 	options.cancel = catch_signals(-1);
@@ -302,7 +330,7 @@ static int no_memory(void)
 
 int migrate_send(const struct migrate_given *given)
 {
-	struct work work = { .given = given, .shared = share(), .over = -1 };
+	struct work work = { .given = given, .shared = share(), .over = -1, .parent = getpid() };
 	struct lh_worker worker = { work_send, died_send, &work };
 
 	return work.shared ? supervise(&worker, 1) : no_memory();
@@ -310,7 +338,7 @@ int migrate_send(const struct migrate_given *given)
 
 int migrate_receive(const struct migrate_given *given)
 {
-	struct work work = { .given = given, .shared = share(), .over = -1 };
+	struct work work = { .given = given, .shared = share(), .over = -1, .parent = getpid() };
 	struct lh_worker worker = { work_receive, died_receive, &work };
 
 	if (!work.shared)
@@ -330,6 +358,10 @@ int migrate_here(const struct migrate_given *given)
 	char at[64];
 	int status;
 
+	if (lh__send_is_over(given->source, given->destination)) {
+		migrate_say(NULL, "the guest has been moved already, with all of its memory");
+		return 0;
+	}
 	if (!work.shared)
 		return no_memory();
 	work.over = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

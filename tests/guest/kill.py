@@ -44,14 +44,9 @@ def over(source, there):
         is_where(source, there.destination) == 'destination'
 
 
-def go_on(source, there, workers, seconds=60):
-    """Whatever has ended otherwise is started again, as often as it takes; how often that was.
-
-    workers: of a command that was killed. Those that are left over after 10 seconds are killed as a person would who
-    is told that somebody holds the monitor.
-    """
-    began = time.monotonic()
-    end = began + seconds
+def go_on(source, there, seconds=60):
+    """Whatever has ended otherwise is started again, as often as it takes; how often that was."""
+    end = time.monotonic() + seconds
     times = 0
     while not over(source, there):
         if time.monotonic() > end or times > 40:
@@ -60,12 +55,6 @@ def go_on(source, there, workers, seconds=60):
             time.sleep(0.5)
             times += 1
             there.again()
-        left = [pid for pid in workers if os.path.exists('/proc/%d' % pid)]
-        if left and time.monotonic() > began + 10:
-            tap.note('%d workers of a killed command are left over, and killed too' % len(left))
-            for pid in left:
-                guest.kill(pid)
-            workers = []
         time.sleep(0.05)
     return times
 
@@ -101,10 +90,9 @@ def one(number, mode, far, at_switch, dice):
         name = dice.choice(sorted(choice)) if choice else 'nobody'
         what += ': ' + name
         try:
-            workers = guest.children(choice[name]) if choice else []
             if choice:
                 guest.kill(choice[name])
-            times = go_on(source, there, workers)
+            times = go_on(source, there)
             where = runs_once(source, there.destination)
             moved = move.Move(source, there.destination)
             bad, wrong = moved.bad()

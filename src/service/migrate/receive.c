@@ -63,6 +63,7 @@ static int take_over(struct lh_receive *receive, struct lh_error *error)
 	if (result < 0)
 		return result;
 	receive->taken_over = true;
+	lh__receive_ours(receive->options);
 	receive->go = lh__clock(NULL);
 	if (lh__state_phase(home->state) != LH_MOVE_GONE)
 		receive->runs = receive->go;

@@ -22,6 +22,10 @@ struct lh_receive_options {
 	const char *recorded; /* policy recorded */
 	const char *record;   /* or NULL */
 	int cancel;           /* readable: end, if the guest does not need us; -1 */
+	/* Whether nobody is left who would start a sender or receiver again; may be NULL. */
+	bool (*alone)(void *context);
+	/* The guest is ours: to be killed is safe from here on, another call goes on; may be NULL. */
+	void (*ours)(void *context);
 	/* Where we listen, once; may be NULL. */
 	void (*listening)(void *context, const char *url);
 	void (*progress)(void *context, const struct lh_progress *progress);

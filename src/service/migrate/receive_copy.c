@@ -188,6 +188,7 @@ static int take_go(struct lh_receive *receive, struct lh_error *error)
 	if (lh__channel_send(receive->control, LH_MOVE_GO, 0, 0, NULL, 0) < 0 ||
 	    lh__channel_flush(receive->control) < 0)
 		lh__receive_drop(receive);
+	lh__receive_ours(receive->options);
 	if (lh__engine_answer(home->engine, &receive->stale) < 0)
 		return lh__fail(error, -EREMOTEIO, "faults cannot be answered");
 	return 0;

@@ -34,13 +34,23 @@ static int await_note(struct lh_receive *receive)
 	                                                                      : -EPROTO;
 }
 
+/* Nobody is there to hear it, and nobody is awaited. */
+static bool is_vain(const struct lh_receive *receive, enum lh_move_type type)
+{
+	const struct lh_receive_options *options = receive->options;
+
+	if (receive->control)
+		return false;
+	return (type == LH_MOVE_DONE && lh__receive_cancelled(options)) ||
+	       (options->alone && options->alone(options->context));
+}
+
 static bool say_until(struct lh_receive *receive, enum lh_move_type type, const char *text)
 {
 	uint64_t until = lh__clock(NULL) + (receive->stopped || receive->taken_over ? PATIENCE_NS : LESS_NS);
 	bool said = false;
 
-	while (lh__clock(NULL) < until &&
-	       !(type == LH_MOVE_DONE && lh__receive_cancelled(receive->options))) {
+	while (lh__clock(NULL) < until && !is_vain(receive, type)) {
 		struct lh_move_hello hello;
 		struct lh_channel *channel =
 			lh__receive_gate_control(receive->gate, receive->control ? 0 : 50, &hello);

@@ -46,6 +46,12 @@ bool lh__receive_cancelled(const struct lh_receive_options *options)
 	return options->cancel >= 0 && poll(&poll_for, 1, 0) > 0;
 }
 
+void lh__receive_ours(const struct lh_receive_options *options)
+{
+	if (options->ours)
+		options->ours(options->context);
+}
+
 /* ---- which file ---- */
 
 struct looking {

@@ -105,6 +105,8 @@ void lh__receive_progress(struct lh_receive_home *home, enum lh_move_phase phase
 void lh__receive_say(const struct lh_receive_options *options, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 bool lh__receive_cancelled(const struct lh_receive_options *options);
+/* It is said that the guest is ours. */
+void lh__receive_ours(const struct lh_receive_options *options);
 
 /* ---- the receiver ---- */
 

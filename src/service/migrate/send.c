@@ -64,6 +64,19 @@ static int wake_left(struct lh_send *send, struct lh_error *error)
 	return lh__machine_resume(&send->machine, send->was_running, error);
 }
 
+/* Killed when all was done: 1, unless somebody has let the guest go on here since. */
+static int find_complete(struct lh_send *send, struct lh_error *error)
+{
+	char status[32];
+	int result = lh__machine_status(&send->machine, status, error);
+
+	if (result == 0 && strcmp(status, "postmigrate") == 0)
+		return 1;
+	lh__state_close(send->note, result == 0);
+	send->note = NULL;
+	return result;
+}
+
 /* What an earlier sender has left: 1 and *note, where the guest has been given away; 0: nothing any more. */
 static int find_note(struct lh_send *send, struct lh_error *error)
 {
@@ -76,8 +89,12 @@ static int find_note(struct lh_send *send, struct lh_error *error)
 		return 0;
 	if (result < 0)
 		return result;
-	if (lh__state_phase(send->note) == LH_MOVE_GONE || lh__state_phase(send->note) == LH_MOVE_RUNNING)
-		return 1;
+	switch (lh__state_phase(send->note)) {
+	case LH_MOVE_GONE:
+	case LH_MOVE_RUNNING: return 1;
+	case LH_MOVE_COMPLETE: return find_complete(send, error);
+	default: break;
+	}
 	send->was_running = lh__send_note_ran(send->note);
 	result = send->was_running ? wake_left(send, error) : 0;
 	lh__state_close(send->note, result == 0);
@@ -179,6 +196,10 @@ static int give(struct lh_send *send, struct lh_error *error)
 {
 	int result;
 
+	if (lh__state_phase(send->note) == LH_MOVE_COMPLETE) {
+		lh__send_say(send, "the guest has been moved already, with all of its memory");
+		return 0;
+	}
 	if (send->resumed) {
 		lh__send_say(send, "going on with a guest that has been given to the destination");
 		lh__send_hint(send);
@@ -241,6 +262,55 @@ int lh__send_recover(const char *monitor, struct lh_error *error)
 		return result;
 	send.has_machine = true;
 	result = find_note(&send, error);
+	if (result > 0) { /* the next sender's */
+		lh__state_close(send.note, false);
+		send.note = NULL;
+	}
 	close_all(&send);
 	return result;
+}
+
+/* The machine is as a guest leaves it, and there is no note, or one that all was done. */
+static bool has_left(struct lh_send *send)
+{
+	char status[32], path[1100];
+	int result = lh__machine_status(&send->machine, status, NULL);
+
+	if (result < 0 || strcmp(status, "postmigrate") != 0)
+		return false;
+	lh__send_note_path(&send->machine, path);
+	result = lh__state_open(path, &send->note, NULL);
+	return result == -ENOENT || (result == 0 && lh__state_phase(send->note) == LH_MOVE_COMPLETE);
+}
+
+static bool runs(const char *monitor)
+{
+	struct lh_machine machine;
+	char status[32];
+	bool so;
+
+	if (lh__machine_open(monitor, &machine, NULL) < 0)
+		return false;
+	so = lh__machine_status(&machine, status, NULL) == 0 &&
+	     (strcmp(status, "running") == 0 || strcmp(status, "paused") == 0);
+	lh__machine_close(&machine);
+	return so;
+}
+
+bool lh__send_is_over(const char *source, const char *destination)
+{
+	const struct lh_send_options options = { .monitor = source, .cancel = -1 };
+	struct lh_send send = { .options = &options };
+	bool over;
+
+	if (lh__machine_open(source, &send.machine, NULL) < 0)
+		return false;
+	send.has_machine = true;
+	over = has_left(&send) && runs(destination);
+	if (send.note) {
+		lh__state_close(send.note, over);
+		send.note = NULL;
+	}
+	close_all(&send);
+	return over;
 }

@@ -43,6 +43,11 @@ struct lh_send_options {
 	uint64_t bandwidth;   /* bytes a second; 0: none */
 	unsigned downtime_ms; /* what may be fetched while the guest stands still may take so long */
 	int cancel;           /* readable: give up, if it is not too late; -1 */
+	/*
+	 * Whether nobody is left who would start a sender or receiver again; may be NULL. Once the guest has
+	 * been given away we then end with -EOWNERDEAD, and leave it to another call to go on.
+	 */
+	bool (*alone)(void *context);
 	/* About each 100 ms, from the calling thread; may be NULL. */
 	void (*progress)(void *context, const struct lh_progress *progress);
 	/* One line for a person: something happened that he will want to know; from the calling thread. */
@@ -60,5 +65,10 @@ int lh__send(const struct lh_send_options *options, json_t **stats, struct lh_er
  * given away, it runs again. 0: it is right now; 1: it has been given away: lh__send again goes on.
  */
 int lh__send_recover(const char *monitor, struct lh_error *error) LH_MUST_CHECK;
+/*
+ * Whether the guest of the first monitor has been moved, with all of its memory, and that of the second runs:
+ * then there is nothing left to do, and what a sender that was killed has left is removed.
+ */
+bool lh__send_is_over(const char *source, const char *destination);
 
 #endif

@@ -55,10 +55,11 @@ static int finished(struct lh_send *send, const struct lh_move_message *message,
 {
 	json_t *theirs = json_loadb((const char *)message->body, message->size, 0, NULL);
 
+	/* Before the receiver hears of it, which then forgets the migration. */
+	lh__state_set_phase(send->note, LH_MOVE_COMPLETE);
 	acknowledge(send);
 	json_decref(send->theirs);
 	send->theirs = theirs;
-	lh__state_set_phase(send->note, LH_MOVE_COMPLETE);
 	if (json_is_true(json_object_get(theirs, "ended")))
 		return lh__fail(
 			error, -ECONNRESET,
@@ -90,7 +91,27 @@ static int hear(struct lh_send *send, const struct lh_move_message *message, str
 	}
 }
 
-/* Until the connection breaks (0), it is over (ENDED), or the guest has come back (-EREMOTEIO). */
+/*
+ * With nobody to start either side again we end at once: whoever gives the command again goes on from what
+ * both have left. But while the answer to GO may still come it is waited for, since until then the guest
+ * stands still and may have to go on here.
+ */
+static int check_alone(const struct lh_send *send, struct lh_error *error)
+{
+	const struct lh_send_options *options = send->options;
+
+	if (!options->alone || !options->alone(options->context) || (send->maybe_gone && send->control))
+		return 0;
+	return lh__fail(
+		error, -EOWNERDEAD,
+		"given up, since another process of this migration was killed or has ended; the guest waits "
+		"for memory that is here: the same command goes on with it");
+}
+
+/*
+ * Until the connection breaks (0), it is over (ENDED), the guest has come back (-EREMOTEIO) or nobody watches
+ * (-EOWNERDEAD).
+ */
 static int listen_to(struct lh_send *send, struct lh_error *error)
 {
 	for (;;) {
@@ -101,6 +122,8 @@ static int listen_to(struct lh_send *send, struct lh_error *error)
 			result = hear(send, &message, error);
 		if (result == ENDED || result == -EREMOTEIO || (result == -ECONNRESET && send->theirs))
 			return result;
+		if (result >= 0 && check_alone(send, error) < 0)
+			return -EOWNERDEAD;
 		if (result < 0) {
 			struct lh_error why;
 
@@ -160,6 +183,8 @@ int lh__send_serve(struct lh_send *send, struct lh_error *error)
 
 	while (result == 0) {
 		if (!send->control)
+			result = check_alone(send, error);
+		if (result == 0 && !send->control)
 			result = connect_again(send, error);
 		if (result == 0 && send->control) {
 			backoff = 10;
