@@ -4,7 +4,7 @@
 #   examples         what uses the library as anybody would, into build/examples/
 #   test             installs what is missing, builds, and runs every test
 #   demo             installs what is missing, builds, and shows the main job on a real program
-#   bench            builds and runs the benchmarks
+#   bench            builds and runs the benchmarks, but for bench-migrate, that of moves of virtual machines
 #   fuzz             runs each fuzz target for FUZZ_TIME seconds
 #   soak             runs the tests again and again for SOAK_TIME seconds, and looks at SOAK_STATES crashes each time
 #   lint, format, format-check
@@ -66,6 +66,8 @@ AGENT_LIBS := -lZydis
 COUNT_SRC := $(foreach d,sys code port/translate service/count/agent,$(wildcard src/$(d)/*.c)) \
 	$(wildcard src/port/translate/*.S) src/service/count/fold.c
 MIGRATE_SRC := $(wildcard src/service/migrate/*.c)
+# What is loaded into a QEMU that waits for a guest.
+UFFD_SRC := $(wildcard src/service/migrate/agent/*.c)
 CLI_SRC := $(wildcard src/cli/*.c $(foreach d,launch run count,src/service/$(d)/*.c)) $(MIGRATE_SRC)
 LIB_LIBS := -lZydis -ldw -lelf -lssl -lcrypto -lpthread
 CLI_LIBS := -ljansson $(LIB_LIBS)
@@ -75,6 +77,7 @@ LIB_OBJ := $(call obj,$(B),$(LIB_SRC))
 CLI_OBJ := $(call obj,$(B),$(CLI_SRC))
 AGENT_OBJ := $(call obj,$(P),$(CORE_SRC) $(AGENT_SRC))
 COUNT_OBJ := $(call obj,$(P),$(COUNT_SRC))
+UFFD_OBJ := $(call obj,$(P),$(UFFD_SRC))
 INSIDE_OBJ := $(call obj,$(P)/inside,$(INSIDE_SRC))
 INSIDE := $(P)/linehome-inside
 CORE_OBJ := $(sort $(call obj,$(B),$(CORE_SRC)) $(AGENT_OBJ) $(COUNT_OBJ))
@@ -99,7 +102,7 @@ FUZZ_BIN := $(call bin,fuzz,$(BUILD))
 
 .PHONY: all tests programs examples FORCE
 # The last one is linked with the library; the others have in them what they need.
-AGENTS := liblinehome-run.so liblinehome-count.so
+AGENTS := liblinehome-run.so liblinehome-count.so liblinehome-uffd.so
 ATOMIC := liblinehome-atomic.so
 all: $(B)/liblinehome.a $(B)/liblinehome.so $(B)/linehome $(addprefix $(B)/,$(AGENTS) $(ATOMIC))
 tests: $(TEST_BIN) $(TOOL_BIN) $(PROGRAM_BIN) $(EXAMPLE_BIN) $(P)/tests/agents/profile.so
@@ -145,7 +148,8 @@ $(B)/obj/src/service/code/blob.o: $(INSIDE)
 # Where an installed launcher finds the agent; in the build tree it stands beside the launcher.
 $(CLI_OBJ): CPPFLAGS += -DLH_AGENT_PATH='"$(libdir)/linehome/liblinehome-run.so"' \
 	-DLH_ATOMIC_AGENT_PATH='"$(libdir)/linehome/$(ATOMIC)"' \
-	-DLH_COUNT_AGENT_PATH='"$(libdir)/linehome/liblinehome-count.so"'
+	-DLH_COUNT_AGENT_PATH='"$(libdir)/linehome/liblinehome-count.so"' \
+	-DLH_UFFD_AGENT_PATH='"$(libdir)/linehome/liblinehome-uffd.so"'
 $(CLI_OBJ): $(B)/libdir
 
 # Style and scripts of pages become part of the object.
@@ -188,6 +192,9 @@ $(P)/liblinehome-run.so: $(AGENT_OBJ) src/agent.map
 $(P)/liblinehome-count.so: $(COUNT_OBJ) src/agent.map
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs,-z,initfirst -Wl,--version-script,src/agent.map \
 		-o $@ $(COUNT_OBJ) $(AGENT_LIBS)
+$(P)/liblinehome-uffd.so: $(UFFD_OBJ) src/uffd.map
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now,-z,nodelete,-z,defs -Wl,--version-script,src/uffd.map \
+		-o $@ $(UFFD_OBJ) -lpthread
 ifneq ($(B),$(P))
 $(addprefix $(B)/,$(AGENTS)): $(B)/%.so: $(P)/%.so
 	$(Q)cp $< $@
@@ -226,6 +233,7 @@ $(filter $(B)/tests/count_%,$(TEST_BIN)): $(call obj,$(B),$(wildcard src/service
 MIGRATE_BIN := $(filter $(B)/tests/migrate_% $(B)/bench/migrate_%,$(TEST_BIN) $(BENCH_BIN))
 $(MIGRATE_BIN): $(call obj,$(B),$(MIGRATE_SRC) $(wildcard src/service/launch/*.c))
 $(foreach name,$(notdir $(MIGRATE_BIN)),$(eval LIBS_$(name) := -ljansson))
+$(B)/tests/tools/page_tables: $(call obj,$(B),$(wildcard src/service/migrate/tables*.c))
 $(filter $(B)/tests/agent_engine,$(TEST_BIN)): $(call obj,$(B),src/service/run/agent/engine.c)
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/liblinehome.a
@@ -340,7 +348,7 @@ JOBS ?= 2
 export LINEHOME_BUILD := $(abspath $(B))
 export CC MODE SAN
 
-.PHONY: deps test bench fuzz soak soak-streams demo lint format format-check install uninstall clean
+.PHONY: deps test bench bench-migrate fuzz soak soak-streams demo lint format format-check install uninstall clean
 deps:
 	@scripts/deps
 # What is built needs what deps installs, hence a second make, which begins when deps has ended.
@@ -354,18 +362,22 @@ demo: deps
 	$(Q)scripts/demo
 
 bench: all programs $(BENCH_BIN) $(POOL_BIN) $(ATOMIC_BIN)
-	$(Q)for program in $(BENCH_BIN) $(wildcard bench/*.sh); do \
+	$(Q)for program in $(BENCH_BIN) $(filter-out bench/migrate.sh,$(wildcard bench/*.sh)); do \
 		echo "== $$(basename $$program)"; $$program || exit 1; done
+
+# Takes 15 minutes or more; RUNS=1 for a look.
+bench-migrate: all
+	$(Q)bench/migrate.sh
 
 fuzz: $(FUZZ_BIN)
 	$(Q)for program in $(FUZZ_BIN); do name=$$(basename $$program); mkdir -p $(BUILD)/fuzz/corpus/$$name; \
-		echo "== $$name"; $$program -max_total_time=$(FUZZ_TIME) -rss_limit_mb=2048 -print_final_stats=1 \
+		echo "== $$name"; $$program -max_total_time=$(FUZZ_TIME) -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1 \
 		-artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus/$$name $$(ls -d fuzz/corpus/$$name) \
 		|| exit 1; done
 
 soak: all tests
 	$(Q)end=$$(($$(date +%s) + $(SOAK_TIME))); while [ $$(date +%s) -lt $$end ]; do \
-		LH_TEST_STATES=$(SOAK_STATES) LH_TEST_ROUNDS=100 prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; \
+		LH_TEST_STATES=$(SOAK_STATES) LH_TEST_ROUNDS=100 LH_TEST_LONG=1 prove -j$(JOBS) --timer --exec scripts/timeout-test $(TESTS) || exit 1; \
 		$(MAKE) -s soak-streams || exit 1; done
 # Random instruction streams from seeds that no run before had: half a million of each kind in some 10 minutes.
 STREAMS := translate_stream translate_written

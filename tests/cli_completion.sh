@@ -30,6 +30,8 @@ offers --local run --lo
 offers '--prefetch' run --progress --pre
 offers next run --prefetch n
 offers inline run --engine ''
+offers recorded serve-uffd --policy r
+offers --memory incoming --m
 offers tcp:// serve --listen t
 offers --grace serve --size 3G --g
 offers mem: run --store m

@@ -38,7 +38,7 @@ cp -a "$from"/obj "$from"/flags "$from"/liblinehome* "$from"/linehome "$build/"
 
 ok 'make install' make -s install BUILD="$build" SAN= MODE=release PREFIX="$prefix"
 for file in bin/linehome include/linehome.h include/linehome/patch.h lib/liblinehome.a "lib/liblinehome.so.$version" lib/liblinehome.so \
-	lib/linehome/liblinehome-run.so lib/linehome/liblinehome-count.so lib/linehome/liblinehome-atomic.so include/linehome/atomic.h lib/pkgconfig/linehome.pc share/man/man1/linehome.1 \
+	lib/linehome/liblinehome-run.so lib/linehome/liblinehome-count.so lib/linehome/liblinehome-atomic.so lib/linehome/liblinehome-uffd.so include/linehome/atomic.h lib/pkgconfig/linehome.pc share/man/man1/linehome.1 \
 	share/man/man1/linehome-pool.1 share/man/man1/linehome-patch.1 share/man/man3/lh_patch.3 \
 	share/man/man1/linehome-run.1 share/man/man1/linehome-serve.1 share/man/man3/linehome.3 \
 	share/man/man3/lh_pool.3 share/man/man3/lh_tx.3 share/man/man3/lh_pool_alloc.3 \

@@ -63,7 +63,7 @@ check_layers() {
 }
 
 # The shared library exports the functions that the public header declares and nothing else; the archive, which
-# hides nothing from the linker, keeps to the prefix; the agent lends nothing.
+# hides nothing from the linker, keeps to the prefix; the agents lend nothing, but for one that takes mmap's place.
 check_symbols() {
 	nm -D --defined-only "$2/liblinehome.so" | awk '$2 != "A" { sub("@.*", "", $3); print $3 }' |
 		while read -r symbol; do
@@ -72,6 +72,7 @@ check_symbols() {
 				echo "liblinehome.so: exports $symbol, which linehome.h does not declare"
 		done
 	nm -g --defined-only "$2/liblinehome.a" 2>/dev/null | awk 'NF == 3 && $3 !~ /^(lh_|tx_(begin|end|abort)$)/ { print "liblinehome.a: defines " $3 }'
+	nm -D --defined-only "$2/liblinehome-uffd.so" | awk '$3 != "mmap" && $3 != "mmap64" { print "liblinehome-uffd.so: exports " $3 }'
 	for agent in run count atomic; do
 		nm -D --defined-only "$2/liblinehome-$agent.so" | awk -v agent="$agent" '{ print "liblinehome-" agent ".so: exports " $3 }'
 	done
@@ -186,7 +187,7 @@ check_width() {
 }
 
 # Commands of linehome's --help, or of a command's.
-commands() { "$1/linehome" ${2:+"$2"} --help | sed -n -E 's/^  ([a-z]+) .*/\1/p'; }
+commands() { "$1/linehome" ${2:+"$2"} --help | sed -n -E 's/^  ([a-z][a-z-]*) .*/\1/p'; }
 # Options of the --help of a command, and of commands of it, with their dashes.
 options() {
 	local word
@@ -295,6 +296,7 @@ symbols_tree() { # symbols_tree LIBRARY AGENT: C of the two
 	echo "$2" | cc -fPIC -shared -x c -o "$tree/build/liblinehome-run.so" -
 	cp "$tree/build/liblinehome-run.so" "$tree/build/liblinehome-count.so"
 	cp "$tree/build/liblinehome-run.so" "$tree/build/liblinehome-atomic.so"
+	cp "$tree/build/liblinehome-run.so" "$tree/build/liblinehome-uffd.so"
 }
 holds symbols 'the library exports what its header declares, the agent nothing'
 symbols_tree 'int oops(void) { return 0; }' ''
@@ -305,6 +307,8 @@ symbols_tree 'int lh_unknown(void) { return 0; }' ''
 catches symbols 'a function that the header does not declare' 'lh_unknown, which'
 symbols_tree '' 'int lh_known(void) { return 0; }'
 catches symbols 'an agent that exports' 'liblinehome-run.so: exports lh_known'
+symbols_tree '' 'void *munmap(void); void *munmap(void) { return 0; }'
+catches symbols 'an agent that takes the place of more than mmap' 'liblinehome-uffd.so: exports munmap'
 
 if [ -n "${SAN:-}" ]; then
 	count=$((count + 1))

@@ -1,5 +1,6 @@
 /*
- * migrate_channel.c - connections between sender and receiver: keys, hellos, messages in halves, silence, ends.
+ * migrate_channel.c - connections between sender and receiver: keys, hellos, messages in halves, silence,
+ * ends.
  */
 #include <errno.h>
 #include <poll.h>

@@ -246,6 +246,27 @@ static void test_around(void)
 	free(urgent.word);
 }
 
+/* A guest that is faster than what it is expected to touch comes in: the far end first. */
+static void test_chased(void)
+{
+	struct lh_order *order = open_order(LH_ORDER_PTLINE, 10000, NULL, 0);
+
+	order->ops->missed(order, 5000);
+	ok(COMES(order, 5001, 5002), "windows are proposed from the miss on");
+	order->ops->missed(order, 5001);
+	ok(COMES(order, 5003), "one miss of what is on its way changes nothing");
+	order->ops->missed(order, 5002);
+	ok(COMES(order, 5016, 5015), "after the second the window comes from its far end");
+	order->ops->missed(order, 5003);
+	order->ops->hinted(order, 5003, (const uint64_t[]){ 100, 200, 300 }, 3);
+	ok(COMES(order, 300, 200, 100, 5014), "and so do hints");
+	order->ops->missed(order, 100);
+	order->ops->missed(order, 9000);
+	order->ops->missed(order, 700);
+	ok(COMES(order, 701, 702), "until misses come where nothing was expected");
+	order->ops->close(order);
+}
+
 static void test_recorded(void)
 {
 	static const uint64_t recorded[] = { 80, 20, 30 };
@@ -328,6 +349,7 @@ int main(void)
 	test_planted();
 	test_linear();
 	test_around();
+	test_chased();
 	test_recorded();
 	test_ptline();
 	test_none();

@@ -1,4 +1,7 @@
-/* migrate_plan.c - what the two sides of a migration tell each other in JSON: there and back, and nothing wrong. */
+/*
+ * migrate_plan.c - what the two sides of a migration tell each other in JSON: there and back, and nothing
+ * wrong.
+ */
 #include "service/migrate/plan.h"
 
 #include <errno.h>

@@ -122,7 +122,8 @@ static void random_tables(struct memory *memory, uint64_t *random)
 struct line {
 	uint32_t entry[8];
 	bool first; /* of its table */
-	uint32_t seen;
+	bool seen;
+	uint32_t misses;
 };
 
 struct naive {
@@ -259,7 +260,7 @@ static unsigned run(const struct naive *naive, long line, int step)
 
 	for (n = 0; n < 7; n++) {
 		line = beside(naive, line, step);
-		if (line < 0 || naive->line[line].seen == 0)
+		if (line < 0 || !naive->line[line].seen)
 			break;
 	}
 	return n;
@@ -274,7 +275,7 @@ static void naive_next(struct naive *naive, long line, uint64_t page, uint64_t *
 		line = beside(naive, line, step);
 		if (line < 0)
 			return;
-		naive->line[line].seen |= 1;
+		naive->line[line].seen = true;
 		for (j = 0; j < 8; j++)
 			naive_add(page, naive->line[line].entry[step > 0 ? j : 7 - j], pages, n, max);
 	}
@@ -293,7 +294,8 @@ static size_t naive_neighbours(struct naive *naive, uint64_t page, uint64_t *pag
 	if (count > MANY)
 		return 0;
 	for (i = 0; i < count; i++) {
-		naive->line[line[i]].seen += 2;
+		naive->line[line[i]].seen = true;
+		naive->line[line[i]].misses++;
 		only_plain &= plain(&naive->line[line[i]]);
 	}
 	for (i = 0, j = 0; i < count; i++)
@@ -303,7 +305,7 @@ static size_t naive_neighbours(struct naive *naive, uint64_t page, uint64_t *pag
 	/* The most often missed to the front, one after the other. */
 	for (i = 0; i < count; i++) {
 		for (best = (long)i, j = i; j < count; j++)
-			if (naive->line[line[j]].seen > naive->line[line[best]].seen)
+			if (naive->line[line[j]].misses > naive->line[line[best]].misses)
 				best = (long)j;
 		for (j = (size_t)best, best = line[best]; j > i; j--)
 			line[j] = line[j - 1];

@@ -37,6 +37,9 @@ static struct watched *populated(uint64_t size, uint64_t room)
 		(void)watched_alloc(w, false, sizes[i % 12], 0, &offset);
 	for (i = 0; i < 40; i++)
 		(void)watched_free(w, false, (unsigned)below(w->objects));
+	/* Chance may have freed all of a kind. */
+	for (i = 0; i < 12; i++)
+		(void)watched_alloc(w, false, sizes[i], 0, &offset);
 	watch(w);
 	if (lh__heap_set_root(&w->heap, w->object[3].offset, w->object[3].size) != 0)
 		wrong(w, "no root");

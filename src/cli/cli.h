@@ -160,5 +160,8 @@ int cli_atomic(int argc, char **argv);
 int cli_cover(int argc, char **argv);
 int cli_trace(int argc, char **argv);
 int cli_count(int argc, char **argv);
+int cli_migrate(int argc, char **argv);
+int cli_serve_uffd(int argc, char **argv);
+int cli_incoming(int argc, char **argv);
 
 #endif

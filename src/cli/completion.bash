@@ -16,14 +16,17 @@ _linehome_options() {
 	trace) echo '--pid --calls --interval --windows --duration --include-libraries --wait --format --output -p -o --help --version' ;;
 	atomic) echo '--begin --end --log --syscalls --on-undo --pool --help --version' ;;
 	count) echo '--by --lines --footprint --json --output -o --help --version' ;;
-	*) echo 'run serve pool atomic cover patch trace count --help --version' ;;
+	migrate) echo '--source --destination --uffd --to --accept --from-snapshot --to-snapshot --key-file --mode --bandwidth --downtime-limit --parallel --policy --recorded --record --stats --help --version' ;;
+	incoming) echo '--uffd --memory --help --version' ;;
+	serve-uffd) echo '--socket --memory --policy --recorded --record --once --stats --help --version' ;;
+	*) echo 'run serve pool atomic cover patch trace count migrate incoming serve-uffd --help --version' ;;
 	esac
 }
 
 # Where the program stands that a command runs, or nothing where none has begun: its words complete as its own.
 _linehome_program() {
 	local at=2
-	[[ ${COMP_WORDS[1]:-} == @(run|atomic|cover|trace|count) && ${COMP_WORDS[2]:-} != merge ]] || return
+	[[ ${COMP_WORDS[1]:-} == @(run|atomic|cover|trace|count|incoming) && ${COMP_WORDS[2]:-} != merge ]] || return
 	while [ "$at" -lt "$COMP_CWORD" ]; do
 		case ${COMP_WORDS[at]} in
 		--) echo $((at + 1)) && return ;;
@@ -63,15 +66,20 @@ _linehome() {
 	--drcov-version) mapfile -t COMPREPLY < <(compgen -W '2 3' -- "$word") ;;
 	--pid | -p) mapfile -t COMPREPLY < <(compgen -W "$(ps -e -o pid= 2>/dev/null)" -- "$word") ;;
 	--prefetch) mapfile -t COMPREPLY < <(compgen -W 'none next' -- "$word") ;;
-	--policy) mapfile -t COMPREPLY < <(compgen -W 'reuse s3fifo second fifo' -- "$word") ;;
-	--stats | --key-file | --output | --record | --audit | --json | -o) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+	--policy)
+		[ "$command" = migrate ] && mapfile -t COMPREPLY < <(compgen -W 'linear around recorded ptline none' -- "$word")
+		[ "$command" = serve-uffd ] && mapfile -t COMPREPLY < <(compgen -W 'linear around recorded none' -- "$word")
+		[ "$command" = run ] && mapfile -t COMPREPLY < <(compgen -W 'reuse s3fifo second fifo' -- "$word")
+		;;
+	--mode) mapfile -t COMPREPLY < <(compgen -W 'precopy-then-postcopy postcopy' -- "$word") ;;
+	--stats | --key-file | --output | --record | --recorded | --source | --destination | --uffd | --socket | --memory | --from-snapshot | --to-snapshot | --audit | --json | -o) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	apply) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--store) mapfile -t COMPREPLY < <(compgen -W 'mem: unix: tcp://' -- "$word") ;;
-	--listen) mapfile -t COMPREPLY < <(compgen -W 'unix: tcp://' -- "$word") ;;
-	--local | --size | --reach | --log-size | --layout | --address | --timeout | --grace | --filter | --source | --from | --until | --exclude | --fail-under | --wait | --name | --bytes | --at | --calls | --interval | --windows | --duration | --begin | --end) COMPREPLY=() ;;
+	--listen | --to | --accept) mapfile -t COMPREPLY < <(compgen -W 'unix: tcp://' -- "$word") ;;
+	--local | --size | --reach | --log-size | --layout | --address | --timeout | --grace | --filter | --from | --until | --exclude | --fail-under | --wait | --name | --bytes | --at | --calls | --interval | --windows | --duration | --begin | --end | --bandwidth | --downtime-limit | --parallel) COMPREPLY=() ;;
 	*)
 		mapfile -t COMPREPLY < <(compgen -W "$(_linehome_options "$command")" -- "$word")
-		if [[ $command == @(run|atomic|cover|trace|count) && $word != -* ]]; then
+		if [[ $command == @(run|atomic|cover|trace|count|incoming) && $word != -* ]]; then
 			mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -c -- "$word")
 		elif [[ $command == @(pool |cover m)* && $word != -* ]]; then
 			mapfile -t COMPREPLY < <(compgen -f -- "$word")

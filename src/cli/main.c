@@ -14,6 +14,10 @@ int main(int argc, char **argv)
 		{ "patch", cli_patch, "change functions of a running program, and take that back" },
 		{ "trace", cli_trace, "see which code of a program is live when, or count and time calls" },
 		{ "count", cli_count, "count a program's loads and stores, by module and thread" },
+		{ "migrate", cli_migrate,
+		  "move a virtual machine that runs on before its memory has arrived" },
+		{ "serve-uffd", cli_serve_uffd, "bring the memory of machines that are restored" },
+		{ "incoming", cli_incoming, "run a QEMU that waits for a guest, whose memory comes later" },
 		{ .name = NULL },
 	};
 	static const struct cli_commands commands = {

@@ -33,18 +33,24 @@ struct lh_guest_range {
 	uint64_t first; /* number of its first page */
 };
 
+enum lh_guest_kind {
+	LH_GUEST_FAULT, /* somebody waits for `page` */
+	LH_GUEST_GONE, /* the guest's process has discarded `count` pages from `page` on: they are zero now */
+	LH_GUEST_LEFT, /* the same, and has unmapped or moved them: nobody will touch them there */
+};
+
+/* Zeroed, and then filled in up to the ranges, by whoever took the descriptor over. */
 struct lh_guest {
 	const struct lh_sys *sys;
 	int fd;           /* the userfaultfd, non-blocking; lh__guest_close closes it */
 	size_t page_size; /* 4096, or that of hugetlbfs */
 	size_t ranges;
 	struct lh_guest_range range[LH_GUEST_RANGES_MAX];
-};
 
-enum lh_guest_kind {
-	LH_GUEST_FAULT, /* somebody waits for `page` */
-	LH_GUEST_GONE, /* the guest's process has discarded `count` pages from `page` on: they are zero now */
-	LH_GUEST_LEFT, /* the same, and has unmapped or moved them: nobody will touch them there */
+	/* Of lh__guest_read: an event that is about several ranges, and the next of them. */
+	enum lh_guest_kind event_kind;
+	uint64_t event_from, event_to;
+	size_t event_range;
 };
 
 struct lh_guest_message {

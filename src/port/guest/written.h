@@ -20,6 +20,7 @@ struct lh_written {
 	int pagemap; /* /proc/PID/pagemap */
 	size_t ranges;
 	struct lh_guest_range range[LH_GUEST_RANGES_MAX];
+	struct lh_pageset absent; /* pages that its page table did not have at the last scan */
 };
 
 /*
@@ -30,9 +31,14 @@ int lh__written_open(const struct lh_sys *sys, pid_t process, int fd, const stru
                      size_t ranges, struct lh_written *written, struct lh_error *error) LH_MUST_CHECK;
 /*
  * Adds to `set` all pages written to since they were last protected, also those whose memory was discarded
- * (they may read as zero now). again: and protects these once more, each before it is reported; so content
- * that is read afterwards is either what it will stay, or reported by the next scan. Returns 0 or a negative
- * errno (-ESRCH: the process has ended); *found gets how many (may be NULL).
+ * (they may read as zero now) and not touched since. again: and protects these once more, each before it is
+ * reported; so content that is read afterwards is either what it will stay, or reported by the next scan.
+ * Returns 0 or a negative errno (-ESRCH: the process has ended; -EPERM: something else is mapped there now);
+ * then some may have been found and will not be found again. *found (may be NULL) gets how many; one that was
+ * written to and discarded may count twice.
+ *
+ * Seen is what the process and the kernel write through the process's mapping, and what KVM writes. Not seen
+ * is what is written to the file by others, or by devices to pages that were pinned for them (vfio).
  */
 int lh__written_scan(struct lh_written *written, struct lh_pageset *set, bool again,
                      uint64_t *found) LH_MUST_CHECK;

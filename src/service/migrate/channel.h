@@ -2,8 +2,8 @@
  * channel.h - one connection between sender and receiver: hellos, whole messages in and out, heartbeats.
  *
  * Nothing waits but where it says so; with a key the sockets are ends of a relay whose thread speaks TLS
- * (net/tls.h). What is sent is gathered and goes out by lh__channel_flush, or when much of it has gathered. One
- * thread at a time on a channel. A channel that has failed stays so: every call returns the same error.
+ * (net/tls.h). What is sent is gathered and goes out by lh__channel_flush, or when much of it has gathered.
+ * One thread at a time on a channel. A channel that has failed stays so: every call returns the same error.
  *
  * Whoever has a channel of control calls lh__channel_next or lh__channel_wait at least each LH_MOVE_ALIVE_MS:
  * these say that we are there, and find out whether the other side is.

@@ -21,6 +21,8 @@ struct lh_machine {
 	struct lh_state_region region[LH_STATE_REGIONS_MAX]; /* in the order of QEMU's ids */
 	size_t cpus;
 	pid_t cpu[LH_MACHINE_CPUS_MAX]; /* threads; several vCPUs may share one */
+	json_t *capabilities;           /* of migration, as they were before we changed them; or NULL */
+	bool loading;                   /* lh__machine_load was called */
 };
 
 /* Connects, and finds out all of the above. -EINVAL: its memory is not as it must be. */
@@ -77,6 +79,7 @@ int lh__machine_load(struct lh_machine *machine, int fd, struct lh_error *error)
  */
 int lh__machine_loaded(struct lh_machine *machine, int timeout_ms, uint64_t *at,
                        struct lh_error *error) LH_MUST_CHECK;
+/* Capabilities of migration that were changed are as before, where QEMU still takes commands. */
 void lh__machine_close(struct lh_machine *machine);
 
 #endif

@@ -1,7 +1,8 @@
 /*
- * order_around.c - windows around misses. A miss near others makes the window that they lie in grow, twofold
- * each time; one that is far from all begins a new window and halves the others. A window is proposed upward
- * from the miss, or downward where misses descend.
+ * order_around.c - windows around misses. A miss just beyond a window makes it grow, twofold each time, and
+ * go on there; one that is far from all begins a new window and halves the others; one of a page that is
+ * expected anyway changes neither. A window is proposed upward from the miss, or downward where misses
+ * descend; where the guest is chased, from its far end.
  */
 #include "service/migrate/order_inside.h"
 
@@ -66,59 +67,94 @@ static struct lh_order_window *begin(struct lh_order_windows *windows, uint64_t 
 	return window;
 }
 
-void lh__order_windows_missed(struct lh_order_windows *windows, uint64_t page)
+/* An expected miss: what is left of the part that it lies in begins behind it, and comes first. */
+static void pass(struct lh_order_window *window, uint64_t page)
 {
-	struct lh_order_window *window;
-	unsigned i = find(windows, page);
-	uint64_t ahead, behind;
-
-	if (i == windows->used) {
-		window = begin(windows, page);
-	} else {
-		window = bring_forward(windows, i);
-		window->descending = page < window->last;
-		if (window->size < LH_ORDER_WINDOW_MAX)
-			window->size *= 2;
+	if (page >= window->up && page < window->top) {
+		window->up = page + 1;
+		window->descending = false;
+	} else if (page >= window->bottom && page < window->down) {
+		window->down = page;
+		window->descending = true;
 	}
 	window->last = page;
-	ahead = window->descending ? window->size / 4 : window->size;
-	behind = window->descending ? window->size : window->size / 4;
-	window->up = page < windows->pages - 1 ? page + 1 : page;
-	window->top = above(windows, page, ahead);
+}
+
+static void open_window(struct lh_order_windows *windows, struct lh_order_window *window, uint64_t page,
+                        struct lh_pageset *expected)
+{
+	uint64_t ahead = window->descending ? window->size / 4 : window->size;
+	uint64_t behind = window->descending ? window->size : window->size / 4;
+
+	window->last = page;
+	window->up = page + 1;
+	window->top = above(windows, page, ahead + 1);
 	window->down = page;
 	window->bottom = below(page, behind);
 	if (window->bottom < window->low)
 		window->low = window->bottom;
 	if (window->top > window->high)
 		window->high = window->top;
+	lh__pageset_add_run(expected, window->bottom, window->top - window->bottom);
 }
 
-static bool ascend(struct lh_order_window *window, const struct lh_pageset *proposed, uint64_t *page)
+void lh__order_windows_missed(struct lh_order_windows *windows, uint64_t page, bool late,
+                              struct lh_pageset *expected)
 {
-	if (window->up >= window->top)
-		return false;
-	window->up = lh__pageset_next_not(proposed, window->up);
-	if (window->up >= window->top) {
-		window->up = window->top;
-		return false;
-	}
-	*page = window->up++;
-	return true;
-}
+	struct lh_order_window *window;
+	unsigned i = find(windows, page);
 
-static bool descend(struct lh_order_window *window, const struct lh_pageset *proposed, uint64_t *page)
-{
-	while (window->down > window->bottom) {
-		window->down--;
-		if (!lh__pageset_has(proposed, window->down)) {
-			*page = window->down;
-			return true;
+	if (i < windows->used) {
+		window = bring_forward(windows, i);
+		if (late) {
+			pass(window, page);
+			return;
 		}
+		window->descending = page < window->last;
+		if (window->size < LH_ORDER_WINDOW_MAX)
+			window->size *= 2;
+	} else if (late) {
+		return;
+	} else {
+		window = begin(windows, page);
+	}
+	open_window(windows, window, page, expected);
+}
+
+/* The lowest of [from, to) that was not proposed, or the highest; what was looked at is taken off. */
+static bool lowest(uint64_t *from, uint64_t to, const struct lh_pageset *proposed, uint64_t *page)
+{
+	if (*from < to)
+		*from = lh__pageset_next_not(proposed, *from);
+	*page = *from;
+	return *from < to && (*from)++ < to;
+}
+
+static bool highest(uint64_t from, uint64_t *to, const struct lh_pageset *proposed, uint64_t *page)
+{
+	while (*to > from) {
+		*page = --*to;
+		if (!lh__pageset_has(proposed, *page))
+			return true;
 	}
 	return false;
 }
 
-bool lh__order_windows_next(struct lh_order_windows *windows, const struct lh_pageset *proposed,
+static bool ascend(struct lh_order_window *window, const struct lh_pageset *proposed, bool chased,
+                   uint64_t *page)
+{
+	return chased ? highest(window->up, &window->top, proposed, page)
+	              : lowest(&window->up, window->top, proposed, page);
+}
+
+static bool descend(struct lh_order_window *window, const struct lh_pageset *proposed, bool chased,
+                    uint64_t *page)
+{
+	return chased ? lowest(&window->bottom, window->down, proposed, page)
+	              : highest(window->bottom, &window->down, proposed, page);
+}
+
+bool lh__order_windows_next(struct lh_order_windows *windows, const struct lh_pageset *proposed, bool chased,
                             uint64_t *page)
 {
 	struct lh_order_window *window;
@@ -127,9 +163,9 @@ bool lh__order_windows_next(struct lh_order_windows *windows, const struct lh_pa
 	for (i = 0; i < windows->used; i++) {
 		window = &windows->window[i];
 		if (window->descending) {
-			if (descend(window, proposed, page) || ascend(window, proposed, page))
+			if (descend(window, proposed, chased, page) || ascend(window, proposed, false, page))
 				return true;
-		} else if (ascend(window, proposed, page) || descend(window, proposed, page)) {
+		} else if (ascend(window, proposed, chased, page) || descend(window, proposed, false, page)) {
 			return true;
 		}
 	}

@@ -9,12 +9,14 @@ void lh__order_hints_reset(struct lh_order_hints *hints)
 	hints->end = hints->count = 0;
 }
 
-void lh__order_hints_add(struct lh_order_hints *hints, const uint64_t *pages, size_t n)
+void lh__order_hints_add(struct lh_order_hints *hints, const uint64_t *pages, size_t n, bool chased)
 {
+	size_t i;
+
 	if (n > LH_ORDER_HINTS)
 		n = LH_ORDER_HINTS;
-	while (n--) {
-		hints->page[hints->end] = pages[n];
+	for (i = 0; i < n; i++) {
+		hints->page[hints->end] = pages[chased ? i : n - 1 - i];
 		hints->end = (hints->end + 1) % LH_ORDER_HINTS;
 		if (hints->count < LH_ORDER_HINTS)
 			hints->count++;

@@ -10,8 +10,7 @@
 /* ---- windows around misses (order_around.c) ---- */
 
 /*
- * Pages; CRIU's lazy-pages daemon sends 64 KiB to 4 MiB at a time. bench/migrate_order.c has what these come
- * to.
+ * 64 KiB to 4 MiB, as CRIU's lazy-pages daemon sends at a time; bench/migrate_order.c has what they come to.
  */
 #define LH_ORDER_WINDOWS 8u
 #define LH_ORDER_WINDOW_MIN 16u
@@ -36,9 +35,11 @@ struct lh_order_windows {
 };
 
 void lh__order_windows_reset(struct lh_order_windows *windows, uint64_t pages);
-void lh__order_windows_missed(struct lh_order_windows *windows, uint64_t page);
-/* The next page that is not in `proposed`; false: all windows are done. */
-bool lh__order_windows_next(struct lh_order_windows *windows, const struct lh_pageset *proposed,
+/* late: the page is among those that are proposed or expected; what will be is added to `expected`. */
+void lh__order_windows_missed(struct lh_order_windows *windows, uint64_t page, bool late,
+                              struct lh_pageset *expected);
+/* The next page that is not in `proposed`; false: all windows are done. chased: the farthest ones first. */
+bool lh__order_windows_next(struct lh_order_windows *windows, const struct lh_pageset *proposed, bool chased,
                             uint64_t *page);
 
 /* ---- hints (order_hints.c) ---- */
@@ -53,7 +54,8 @@ struct lh_order_hints {
 };
 
 void lh__order_hints_reset(struct lh_order_hints *hints);
-void lh__order_hints_add(struct lh_order_hints *hints, const uint64_t *pages, size_t n);
+/* chased: the likeliest come out last. */
+void lh__order_hints_add(struct lh_order_hints *hints, const uint64_t *pages, size_t n, bool chased);
 bool lh__order_hints_next(struct lh_order_hints *hints, uint64_t *page);
 
 #endif

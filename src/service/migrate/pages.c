@@ -2,8 +2,8 @@
  * pages.c - see pages.h.
  *
  * Each thread takes all asks that have come, a batch at most, reads their pages into a buffer of its own
- * (neighbours, which are asked for one after the other, in one call), and gives what is in the buffer: so what
- * was hashed is what travels, whatever the guest writes meanwhile.
+ * (neighbours, which are asked for one after the other, in one call), and gives what is in the buffer: so
+ * what was hashed is what travels, whatever the guest writes meanwhile.
  */
 #include "service/migrate/pages.h"
 
@@ -140,7 +140,10 @@ int lh__pages_read(void *context, uint64_t page, void *content)
 
 /* ---- holes ---- */
 
-/* The bytes [*begin, *end) of the next part of a file that is no hole: false where there is none before `end`. */
+/*
+ * The bytes [*begin, *end) of the next part of a file that is no hole: false where there is none before
+ * `end`.
+ */
 static bool next_data(int fd, uint64_t from, uint64_t limit, uint64_t *begin, uint64_t *end, int *result)
 {
 	off_t data = lseek(fd, (off_t)from, SEEK_DATA), hole;

@@ -35,6 +35,8 @@ int lh__qmp_command(struct lh_qmp *qmp, const char *name, json_t *arguments, int
  * caller's (members event, data, timestamp, as QEMU sent it); 0: none; -ECONNRESET, -EPROTO.
  */
 int lh__qmp_event(struct lh_qmp *qmp, int timeout_ms, json_t **event, struct lh_error *error) LH_MUST_CHECK;
+/* How long commands may take from now on, in milliseconds; 0: 30 seconds, as at first. */
+void lh__qmp_limit(struct lh_qmp *qmp, int limit_ms);
 void lh__qmp_close(struct lh_qmp *qmp);
 
 #endif

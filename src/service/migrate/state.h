@@ -47,10 +47,12 @@ struct lh_state {
 
 /*
  * NULL as path: in memory alone (snapshots, Firecracker), everything else the same. Replaces what is there.
+ * Regions follow one another (-EINVAL); there may be none. -EBUSY: another process has it, by a lock that
+ * dies with it. A process opens a state once at a time.
  */
 int lh__state_create(const char *path, const uint8_t id[LH_MOVE_ID], const struct lh_state_region *region,
                      size_t regions, struct lh_state **out, struct lh_error *error) LH_MUST_CHECK;
-/* -ENOENT: there is none; -EBADMSG: damaged, or of another version. */
+/* -ENOENT: there is none; -EBADMSG: damaged, or of another version; -EBUSY as above. */
 int lh__state_open(const char *path, struct lh_state **out, struct lh_error *error) LH_MUST_CHECK;
 enum lh_move_phase lh__state_phase(const struct lh_state *state);
 void lh__state_set_phase(struct lh_state *state, enum lh_move_phase phase);

@@ -77,8 +77,9 @@ static int turn_round(struct lh_tables *tables)
 	size_t length;
 
 	tables->where = calloc(tables->pages, sizeof(*tables->where));
+	tables->misses = calloc(tables->lines + 1, sizeof(*tables->misses));
 	tables->seen = calloc(tables->lines + 1, sizeof(*tables->seen));
-	if (!tables->where || !tables->seen || tables->lines > LINES_MAX)
+	if (!tables->where || !tables->misses || !tables->seen || tables->lines > LINES_MAX)
 		return -ENOMEM;
 	count_lines(tables);
 	length = place_lists(tables);
@@ -121,6 +122,7 @@ void lh__tables_close(struct lh_tables *tables)
 		return;
 	free(tables->entry);
 	free(tables->follows);
+	free(tables->misses);
 	free(tables->seen);
 	free(tables->where);
 	free(tables->more);
@@ -181,7 +183,7 @@ static unsigned sort_lines(const struct lh_tables *tables, uint32_t line[MANY], 
 	n = kept ? kept : n;
 	for (i = 1; i < n; i++) {
 		moved = line[i];
-		for (j = i; j > 0 && tables->seen[line[j - 1]] < tables->seen[moved]; j--)
+		for (j = i; j > 0 && tables->misses[line[j - 1]] < tables->misses[moved]; j--)
 			line[j] = line[j - 1];
 		line[j] = moved;
 	}
@@ -248,7 +250,7 @@ static void add_next(struct lh_tables *tables, size_t line, struct neighbours *o
 		             : !tables->follows[line])
 			break;
 		line += (size_t)step;
-		tables->seen[line] |= 1;
+		tables->seen[line] = 1;
 		for (i = 0; i < LH_TABLES_LINE; i++)
 			add(out, tables->entry[line][step > 0 ? i : LH_TABLES_LINE - 1 - i]);
 	}
@@ -260,9 +262,10 @@ size_t lh__tables_neighbours(struct lh_tables *tables, uint64_t page, uint64_t *
 	uint32_t line[MANY];
 	unsigned n = find_lines(tables, page, line), i;
 
-	for (i = 0; i < n; i++)
-		if (tables->seen[line[i]] < UINT32_MAX - 2)
-			tables->seen[line[i]] += 2;
+	for (i = 0; i < n; i++) {
+		tables->misses[line[i]]++;
+		tables->seen[line[i]] = 1;
+	}
 	n = sort_lines(tables, line, n);
 	for (i = 0; i < n; i++)
 		add_own(tables, line[i], &out);

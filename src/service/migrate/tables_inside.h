@@ -7,7 +7,7 @@
  *
  * Of each page, `where` says which lines map it: none; one, its number + 1; or several, a place in `more`,
  * where their numbers stand one after another up to LH_TABLES_END. That is 4 bytes for each page of the
- * guest, 4 for each entry, and 5 for each line.
+ * guest, 4 for each entry, and 6 for each line.
  */
 #ifndef LH_MIGRATE_TABLES_INSIDE_H
 #define LH_MIGRATE_TABLES_INSIDE_H
@@ -26,7 +26,8 @@ struct lh_tables {
 	size_t lines, room;
 	uint32_t (*entry)[LH_TABLES_LINE]; /* page numbers */
 	uint8_t *follows;                  /* the line is in the same table as the one before it */
-	uint32_t *seen;                    /* misses, and times that the line was given as the next */
+	uint32_t *misses;                  /* of each line's pages */
+	uint8_t *seen;                     /* the line was missed, or given as a next one */
 	uint32_t *where;
 	uint32_t *more;
 };

@@ -34,7 +34,8 @@
  *     GIVE   value: the page; body: one line set (line/lineset.c). LH_MOVE_SINCE: lines that are not in it
  *            are
  *            as they were given last; else they are zero, and the line set has LH_LINESET_REPLACE.
- *     HINT   before a GIVE of the channel of faults; value: its page; body: 8 bytes each, pages that are likely
+ *     HINT   before a GIVE of the channel of faults; value: its page; body: 8 bytes each, pages that are
+ *            likely
  *            to be missed together with that one, the likeliest first; at most LH_MOVE_HINTS_MAX
  *
  * Control, sender to receiver:
@@ -59,8 +60,8 @@
  *     DONE   body: JSON, the statistics: all is there, or the guest has ended ("ended": true); the sender's
  *            memory is not needed any more
  *
- * A value of which nothing is said is zero, and so are flags. Whatever breaks these rules ends the connection.
- * All here is pure computation.
+ * A value of which nothing is said is zero, and so are flags. Whatever breaks these rules ends the
+ * connection. All here is pure computation.
  */
 #ifndef LH_MIGRATE_WIRE_H
 #define LH_MIGRATE_WIRE_H

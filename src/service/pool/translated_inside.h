@@ -37,7 +37,8 @@ struct lh_translated_own *lh__translated_own(void);
 /* Its transactions end as if they had been aborted, and others may begin theirs. */
 void lh__translated_thread_ends(void *own);
 /*
- * The ith pool of the calling thread, which nobody closes until it is let go; NULL: another thread has closed it.
+ * The ith pool of the calling thread, which nobody closes until it is let go; NULL: another thread has closed
+ * it.
  */
 struct lh_pool *lh__translated_hold(struct lh_translated_own *own, unsigned i);
 void lh__translated_let_go(struct lh_translated_own *own, unsigned i);
