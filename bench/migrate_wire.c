@@ -73,6 +73,7 @@ static void make_memory(struct setup *setup, uint64_t count)
 	options.region = &region;
 	if (lh__pages_open(&options, &setup->pages, &error))
 		die(error.text);
+	unlink(setup->path); /* nothing is left, however this ends */
 }
 
 static void make_supply(struct setup *setup, const struct way *way)
@@ -265,7 +266,6 @@ int main(int argc, char **argv)
 		drop_supply(&setup);
 	}
 	lh__pages_close(setup.pages);
-	unlink(setup.path);
 	channel_folder_remove();
 	return 0;
 }
