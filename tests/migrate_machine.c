@@ -413,7 +413,7 @@ static void killed(struct qemu_machine *qemu)
 	}
 	if (!ok(well && at > 20,
 	        "a sender dies at one of %ld points, and who comes then brings the guest back", at))
-		printf("# status %x, %s\n", (unsigned)status, error.text);
+		qemu_show_said(qemu), printf("# status %x, %s\n", (unsigned)status, error.text);
 	ok(stood, "... which stood still at some");
 }
 

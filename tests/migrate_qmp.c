@@ -35,6 +35,9 @@ struct monitor {
 	size_t acts;
 	bool as_expected;
 	pthread_t thread;
+	unsigned
+		closes; /* connections that are closed at once, before one is not: an x each in a first act */
+	long long before; /* number of the first command, less one: what is said counts from 1 */
 };
 
 static int listen_at(const char *at)
@@ -47,6 +50,18 @@ static int listen_at(const char *at)
 	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, 1))
 		perror(at);
 	return fd;
+}
+
+/* Numbers of commands in a text become what they are. */
+static void number(char *out, size_t size, const char *text, long long before)
+{
+	const char *id = strstr(text, "\"id\": ");
+	size_t n = 0;
+
+	for (; id; text = id + 6 + strspn(id + 6, "0123456789"), id = strstr(text, "\"id\": "))
+		n += (size_t)snprintf(out + n, size - n, "%.*s%lld", (int)(id + 6 - text), text,
+		                      before + strtoll(id + 6, NULL, 10));
+	snprintf(out + n, size - n, "%s", text);
 }
 
 static bool say(int fd, const char *text, size_t size)
@@ -106,44 +121,62 @@ static bool flood(int fd)
 }
 
 /* An answer of 3 MB. */
-static bool pad(int fd, const char *id)
+static bool pad(int fd, const char *with_id)
 {
 	static char text[3000000];
-	char end[64];
+	char end[4200];
 
 	memset(text, 'x', sizeof(text));
-	snprintf(end, sizeof(end), "\", \"id\": %s}\n", id);
+	snprintf(end, sizeof(end), "\", %s}\n", with_id);
 	return say(fd, "{\"return\": \"", 12) && say(fd, text, sizeof(text)) && say(fd, end, strlen(end));
 }
 
-static bool act_out(int fd, const struct act *act)
+/* A command is as it should be, and a descriptor comes with it or not. */
+static bool heard(struct monitor *monitor, int fd, const struct act *act)
+{
+	const char *id;
+	char text[4096];
+	int with;
+	bool right = hear(fd, text, sizeof(text), &with) && strstr(text, act->text);
+
+	if (!right)
+		printf("# heard %s\n", text);
+	right &= act->what == TAKE_FD ? with >= 0 && write(with, "here", 4) == 4 : with < 0;
+	if (with >= 0)
+		close(with);
+	id = strstr(text, "\"id\":");
+	if (!monitor->before && id)
+		monitor->before = strtoll(id + 5, NULL, 10) - 1;
+	return right;
+}
+
+static bool slowly(int fd, const char *text)
 {
 	const struct timespec nap = { 0, 200000 };
+
+	for (const char *c = text; *c; c++) {
+		if (!say(fd, c, 1))
+			return false;
+		nanosleep(&nap, NULL);
+	}
+	return true;
+}
+
+static bool act_out(struct monitor *monitor, int fd, const struct act *act)
+{
 	struct pollfd gone = { .fd = fd };
 	char text[4096];
 	int with;
-	bool right;
 
+	if (act->text)
+		number(text, sizeof(text), act->text, monitor->before);
 	switch (act->what) {
-	case SAY: return say(fd, act->text, strlen(act->text));
-	case SLOWLY:
-		for (const char *c = act->text; *c; c++) {
-			if (!say(fd, c, 1))
-				return false;
-			nanosleep(&nap, NULL);
-		}
-		return true;
+	case SAY: return say(fd, text, strlen(text));
+	case SLOWLY: return slowly(fd, text);
 	case HEAR:
-	case TAKE_FD:
-		right = hear(fd, text, sizeof(text), &with) && strstr(text, act->text);
-		if (!right)
-			printf("# heard %s\n", text);
-		right &= act->what == TAKE_FD ? with >= 0 && write(with, "here", 4) == 4 : with < 0;
-		if (with >= 0)
-			close(with);
-		return right;
+	case TAKE_FD: return heard(monitor, fd, act);
 	case FLOOD: return flood(fd);
-	case PAD: return pad(fd, act->text);
+	case PAD: return pad(fd, text);
 	case DEAF: /* until the other side has gone */
 		while (hear(fd, text, sizeof(text), &with))
 			;
@@ -161,9 +194,14 @@ static void *monitor_thread(void *context)
 	struct monitor *monitor = context;
 	int fd = accept4(monitor->listener, NULL, NULL, SOCK_CLOEXEC);
 
+	for (unsigned i = 0; i < monitor->closes && fd >= 0; i++) {
+		close(fd);
+		fd = accept4(monitor->listener, NULL, NULL, SOCK_CLOEXEC);
+	}
 	monitor->as_expected = fd >= 0;
 	for (size_t i = 0; i < monitor->acts && monitor->as_expected; i++)
-		monitor->as_expected = act_out(fd, &monitor->act[i]);
+		monitor->as_expected = act_out(monitor, fd, &monitor->act[i]);
+	shutdown(monitor->listener, SHUT_RDWR); /* who connects again is refused */
 	close(fd);
 	return NULL;
 }
@@ -171,6 +209,7 @@ static void *monitor_thread(void *context)
 static void begin(struct monitor *monitor, const struct act *act, size_t acts)
 {
 	*monitor = (struct monitor){ .listener = listen_at(path), .act = act, .acts = acts };
+	monitor->closes = acts && act[0].what == CLOSE ? (unsigned)strlen(act[0].text) : 0;
 	pthread_create(&monitor->thread, NULL, monitor_thread, monitor);
 }
 
@@ -203,7 +242,7 @@ static void refused(const char *what, const struct act *act, size_t acts, int wa
 static void opening(void)
 {
 	const struct act silent[] = { { DEAF, NULL } };
-	const struct act closes[] = { { CLOSE, NULL } };
+	const struct act closes[] = { { CLOSE, "" } };
 	const struct act ssh[] = { { SAY, "SSH-2.0-OpenSSH_9.2\r\n" }, { DEAF, NULL } };
 	const struct act other[] = { { SAY, "{\"greeting\": 1}\n" }, { DEAF, NULL } };
 	const struct act half[] = { { SAY, "{\"QMP\": {\"ver" } };
@@ -220,13 +259,13 @@ static void opening(void)
 	char longer[200];
 
 	refused("a monitor that does not greet", silent, 1, -EBUSY);
-	refused("one that closes", closes, 1, -ECONNRESET);
+	refused("one that closes", closes, 1, -ECONNREFUSED);
 	refused("something else", ssh, 2, -EPROTO);
 	refused("another greeting", other, 2, -EPROTO);
-	refused("half a greeting", half, 1, -ECONNRESET);
+	refused("half a greeting", half, 1, -ECONNREFUSED);
 	refused("a list", list, 2, -EPROTO);
 	refused("a greeting that is no JSON", broken, 2, -EPROTO);
-	refused("one that goes while it is spoken to", gone, 2, -ECONNRESET);
+	refused("one that goes while it is spoken to", gone, 2, -ECONNREFUSED);
 	refused("one that refuses", no, 4, -EREMOTEIO);
 	unlink(path);
 	is(lh__qmp_open(path, 300, &qmp, &error), -ENOENT, "no socket");
@@ -298,7 +337,7 @@ static void talking(void)
 	      { SAY, "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"The command nonsense has not "
 	             "been found\"}, "
 	             "\"id\": 4}" },
-	      { HEAR, "query-cpus-fast" }, { PAD, "5" }, { HEAR, "last" }, { FLOOD, NULL },
+	      { HEAR, "query-cpus-fast" }, { PAD, "\"id\": 5" }, { HEAR, "last" }, { FLOOD, NULL },
 	      { SAY, "{\"return\": [], \"id\": 6}" });
 
 	snprintf(full_path, sizeof(full_path), "unix:%s", path);
@@ -331,6 +370,37 @@ static void talking(void)
 	ok(end(&monitor), "the monitor has heard what it should");
 	lh__qmp_close(qmp);
 	close(fd);
+}
+
+/*
+ * What another client has left unread comes first, whole or not; and what it still is to be told comes later.
+ */
+static void left_over(const char *what, const char *before)
+{
+	struct lh_qmp *qmp = NULL;
+	json_t *result;
+
+	BEGIN(monitor, { SAY, before }, { SLOWLY, GREETING }, { HEAR, "qmp_capabilities" },
+	      { SAY, "{\"return\": {}, \"id\": 4711}" }, { SAY, READY }, { HEAR, "command" },
+	      { SAY, "{\"return\": 5, \"id\": 2}" }, { DEAF, NULL });
+	is(lh__qmp_open(path, 5000, &qmp, &error), 0, "a monitor that has %s left over", what);
+	if (qmp && ok(!lh__qmp_command(qmp, "command", NULL, -1, &result, &error), "... answers")) {
+		is(json_integer_value(result), 5, "... us");
+		json_decref(result);
+	}
+	lh__qmp_close(qmp);
+	ok(end(&monitor), "... and has heard what it should");
+}
+
+static void closing(void)
+{
+	struct lh_qmp *qmp = NULL;
+
+	BEGIN(monitor, { CLOSE, "xx" }, { SAY, GREETING }, { HEAR, "qmp_capabilities" }, { SAY, READY },
+	      { DEAF, NULL });
+	is(lh__qmp_open(path, 5000, &qmp, &error), 0, "a monitor that closes twice, and then does not");
+	lh__qmp_close(qmp);
+	ok(end(&monitor), "... has heard what it should");
 }
 
 static void late(void)
@@ -396,7 +466,12 @@ int main(void)
 	opening();
 	full();
 	talking();
+	closing();
 	late();
+	left_over("an answer", "{\"return\": {\"a\": 1}, \"id\": 12}\r\n");
+	left_over("the end of one", "s\": {\"a\": 1}, \"id\": 12}\r\n");
+	left_over("half a text", "{\"QM\", \"QMP {\"}\r\n");
+	left_over("the beginning of one", "{\"return\": {");
 	broken("garbage", "garbage", -EPROTO);
 	broken("no JSON", "{\"return\": ]}", -EPROTO);
 	broken("an object that is nothing", "{\"id\": 2}", -EPROTO);

@@ -11,6 +11,7 @@
 
 static struct lh_error error;
 static char dir[96];
+static struct lh_snapshot_left left;
 
 static void remove_folder(void)
 {
@@ -125,7 +126,7 @@ static void saved(struct qemu_machine *qemu)
 	const unsigned char *memory;
 	unsigned word, last;
 	bool in_turn = true;
-	int rc = lh__snapshot_save(qemu->monitor, dir, -1, &error);
+	int rc = lh__snapshot_save(qemu->monitor, dir, -1, &left, &error);
 
 	if (!ok(rc == 0, "a machine is saved"))
 		printf("# %s\n", error.text);
@@ -146,7 +147,7 @@ static void saved(struct qemu_machine *qemu)
 		last = word;
 	}
 	ok(in_turn && last, "... and is of one moment");
-	is(lh__snapshot_save(qemu->monitor, dir, -1, &error), -ENOTEMPTY,
+	is(lh__snapshot_save(qemu->monitor, dir, -1, &left, &error), -ENOTEMPTY,
 	   "a folder with something in it is left alone");
 	ok(!lh__snapshot_read(dir, &snapshot, &error), "... and what is in it too");
 	remove_folder();
@@ -159,17 +160,18 @@ static void not_saved(struct qemu_machine *qemu)
 
 	if (pipe(cancel) || write(cancel[1], "", 1) != 1)
 		return;
-	is(lh__snapshot_save(qemu->monitor, dir, cancel[0], &error), -ECANCELED, "one that is cancelled");
+	is(lh__snapshot_save(qemu->monitor, dir, cancel[0], &left, &error), -ECANCELED,
+	   "one that is cancelled");
 	ok(stat(dir, &status) < 0, "... leaves nothing behind");
 	ok(qemu_goes_on(qemu), "... and the guest runs on");
-	is(lh__snapshot_save(qemu->monitor, "/nowhere/at/all", -1, &error), -ENOENT,
+	is(lh__snapshot_save(qemu->monitor, "/nowhere/at/all", -1, &left, &error), -ENOENT,
 	   "a folder that cannot be made");
 	mkdir(dir, 0700);
 	put("x", "", 0);
-	is(lh__snapshot_save(qemu->monitor, dir, -1, &error), -ENOTEMPTY, "a folder of others");
+	is(lh__snapshot_save(qemu->monitor, dir, -1, &left, &error), -ENOTEMPTY, "a folder of others");
 	ok(qemu_goes_on(qemu), "... the guest runs on");
 	remove_folder();
-	is(lh__snapshot_save("/nowhere", dir, -1, &error), -ENOENT, "no machine");
+	is(lh__snapshot_save("/nowhere", dir, -1, &left, &error), -ENOENT, "no machine");
 	ok(stat(dir, &status) < 0, "... no folder");
 	close(cancel[0]);
 	close(cancel[1]);
@@ -184,7 +186,8 @@ static void no_room(struct qemu_machine *qemu)
 	little.rlim_max = before.rlim_max;
 	signal(SIGXFSZ, SIG_IGN);
 	setrlimit(RLIMIT_FSIZE, &little);
-	is(lh__snapshot_save(qemu->monitor, dir, -1, &error), -EFBIG, "one for which there is no room");
+	is(lh__snapshot_save(qemu->monitor, dir, -1, &left, &error), -EFBIG,
+	   "one for which there is no room");
 	setrlimit(RLIMIT_FSIZE, &before);
 	ok(access(dir, F_OK) < 0, "... leaves nothing behind");
 	ok(qemu_goes_on(qemu), "... and the guest runs on");

@@ -31,9 +31,9 @@ static void nap(void)
 static void on_signal(int signal)
 {
 	if (signal == SIGTERM)
-		shared->terms++;
+		__atomic_add_fetch(&shared->terms, 1, __ATOMIC_SEQ_CST);
 	else
-		shared->ints++;
+		__atomic_add_fetch(&shared->ints, 1, __ATOMIC_SEQ_CST);
 }
 
 /* ---- workers ---- */

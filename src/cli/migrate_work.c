@@ -25,6 +25,7 @@ struct shared {
 	int no_receiver;   /* and it never will */
 	char url[320];     /* where; with the port that was chosen */
 	unsigned restarts; /* of both */
+	struct lh_snapshot_left left;
 };
 
 struct work {
@@ -289,20 +290,43 @@ static int work_restore(void *context)
 	return end_with(work, result, stats, &error, false);
 }
 
-int migrate_restore(const struct migrate_given *given)
+static int died_restore(void *context, int signal, int *status)
 {
-	struct shared shared = { 0 };
-	struct work work = { .given = given, .shared = &shared, .over = -1 };
+	struct work *work = context;
 
-	return work_restore(&work);
+	(void)status;
+	migrate_progress_end();
+	cli_fail(MIGRATE, 0, "who restores was killed by signal %d; another goes on", signal);
+	pause_before_restart(work->shared);
+	return 1;
 }
 
-int migrate_save(const struct migrate_given *given)
+static int work_save(void *context)
 {
+	const struct work *work = context;
 	struct lh_error error;
-	int result = lh__snapshot_save(given->source, given->to_snapshot, catch_signals(-1), &error);
+	int result = lh__snapshot_save(work->given->source, work->given->to_snapshot, catch_signals(-1),
+	                               &work->shared->left, &error);
 
 	return result < 0 ? cli_fail(MIGRATE, status_of(result), "%s", error.text) : 0;
+}
+
+static int died_save(void *context, int signal, int *status)
+{
+	const struct work *work = context;
+	struct lh_error error;
+	int result = lh__snapshot_recover(work->given->source, work->given->to_snapshot, &work->shared->left,
+	                                  &error);
+
+	if (result < 0)
+		*status = cli_fail(MIGRATE, CLI_FAILED,
+		                   "who saved was killed by signal %d, and whether the guest runs cannot be "
+		                   "found out: %s",
+		                   signal, error.text);
+	else
+		*status = cli_fail(MIGRATE, CLI_FAILED,
+		                   "who saved was killed by signal %d; the guest is as it was", signal);
+	return 0;
 }
 
 /* ---- who watches ---- */
@@ -326,6 +350,22 @@ static int supervise(const struct lh_worker *worker, size_t n)
 static int no_memory(void)
 {
 	return cli_fail(MIGRATE, CLI_FAILED, "no memory: %s", strerror(errno));
+}
+
+int migrate_restore(const struct migrate_given *given)
+{
+	struct work work = { .given = given, .shared = share(), .over = -1 };
+	struct lh_worker worker = { work_restore, died_restore, &work };
+
+	return work.shared ? supervise(&worker, 1) : no_memory();
+}
+
+int migrate_save(const struct migrate_given *given)
+{
+	struct work work = { .given = given, .shared = share(), .over = -1 };
+	struct lh_worker worker = { work_save, died_save, &work };
+
+	return work.shared ? supervise(&worker, 1) : no_memory();
 }
 
 int migrate_send(const struct migrate_given *given)

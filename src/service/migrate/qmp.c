@@ -2,8 +2,9 @@
  * qmp.c - see qmp.h.
  *
  * Objects are told apart by counting their braces, not by lines: a monitor may be set to print its answers
- * over several. Commands carry a number, and an answer with another one, to a command that we have stopped
- * waiting for, is passed over. What breaks the rules breaks the connection for good.
+ * over several. Commands carry a number that nobody else's do, and an answer with another one, to a command
+ * that we have stopped waiting for or that a client before us has sent, is passed over. What breaks the rules
+ * breaks the connection for good.
  */
 #include "service/migrate/qmp.h"
 
@@ -21,8 +22,11 @@
 
 #define LIMIT_MS 30000         /* for an answer, where nobody has set another */
 #define OBJECT_MAX (64u << 20) /* bytes of one object: registers of many vCPUs are some of them */
-#define READ_MIN 65536u        /* room for one read */
-#define EVENTS_MAX 10000u      /* kept for who never asks; the oldest go */
+#define TRIES 5                /* to connect to who closes at once */
+#define AGAIN_NS 20000000
+#define READ_MIN 65536u       /* room for one read */
+#define STALE_MAX (16u << 20) /* bytes that may come before the greeting */
+#define EVENTS_MAX 10000u     /* kept for who never asks; the oldest go */
 
 /* Where in an object the bytes looked at so far end. */
 struct scan {
@@ -49,6 +53,15 @@ static uint64_t now_ms(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* Of commands of two clients none have the same: this counts faster than they are sent. */
+static json_int_t first_number(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (json_int_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 /* ---- waiting ---- */
@@ -394,12 +407,45 @@ static int connect_to(struct lh_qmp *qmp, const char *path, struct lh_error *err
 	return 0;
 }
 
+/* Drops what stands before a greeting; whether one has begun. */
+static bool at_greeting(struct lh_qmp *qmp)
+{
+	const char *word = qmp->have ? memmem(qmp->bytes, qmp->have, "\"QMP\"", 5) : NULL;
+	const char *at = word;
+
+	while (at && at > qmp->bytes && strchr(" \t\r\n", at[-1]) && at[-1])
+		at--;
+	if (!at || at == qmp->bytes || at[-1] != '{')
+		return false;
+	qmp->have -= (size_t)(at - 1 - qmp->bytes);
+	memmove(qmp->bytes, at - 1, qmp->have);
+	return true;
+}
+
+/*
+ * The greeting. What another client was still to be told, one that was killed, QEMU sends before it to
+ * whoever comes next: also the rest of a line, so nothing but the greeting's own beginning tells where it
+ * begins.
+ */
+static int greeted(struct lh_qmp *qmp, uint64_t deadline, json_t **greeting, struct lh_error *error)
+{
+	while (!at_greeting(qmp)) {
+		int rc = qmp->have > STALE_MAX ? -EPROTO : receive(qmp, deadline);
+
+		if (rc == 0)
+			return qmp->have ? broken(qmp, -EPROTO, error) : 0;
+		if (rc < 0)
+			return broken(qmp, rc, error);
+	}
+	return next(qmp, deadline, greeting, error);
+}
+
 static int negotiate(struct lh_qmp *qmp, const char *path, uint64_t deadline, struct lh_error *error)
 {
 	json_t *greeting = NULL;
-	int rc = next(qmp, deadline, &greeting, error);
-	bool greets;
+	int rc = greeted(qmp, deadline, &greeting, error);
 
+	json_decref(greeting);
 	if (rc == 0)
 		return lh__fail(error, -EBUSY,
 		                "%s: no greeting: another client is connected to this monitor, or QEMU hangs",
@@ -408,16 +454,11 @@ static int negotiate(struct lh_qmp *qmp, const char *path, uint64_t deadline, st
 		return lh__fail(error, rc, "%s: not a QEMU monitor that speaks QMP", path);
 	if (rc < 0)
 		return lh__fail(error, rc, "%s: QEMU has closed its monitor", path);
-	greets = json_is_object(json_object_get(greeting, "QMP"));
-	json_decref(greeting);
-	if (!greets)
-		return lh__fail(error, -EPROTO, "%s: not a QEMU monitor that speaks QMP", path);
 	return lh__qmp_command(qmp, "qmp_capabilities", NULL, -1, NULL, error);
 }
 
-int lh__qmp_open(const char *path, int timeout_ms, struct lh_qmp **out, struct lh_error *error)
+static int open_once(const char *path, uint64_t deadline, struct lh_qmp **out, struct lh_error *error)
 {
-	uint64_t deadline = now_ms() + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0);
 	struct lh_qmp *qmp = calloc(1, sizeof(*qmp));
 	int rc;
 
@@ -425,9 +466,8 @@ int lh__qmp_open(const char *path, int timeout_ms, struct lh_qmp **out, struct l
 		return lh__fail(error, -ENOMEM, "no memory");
 	qmp->fd = -1;
 	qmp->limit_ms = LIMIT_MS;
+	qmp->number = first_number();
 	qmp->events = json_array();
-	if (!strncmp(path, "unix:", 5))
-		path += 5;
 	rc = qmp->events ? connect_to(qmp, path, error) : lh__fail(error, -ENOMEM, "no memory");
 	if (!rc)
 		rc = negotiate(qmp, path, deadline, error);
@@ -437,6 +477,25 @@ int lh__qmp_open(const char *path, int timeout_ms, struct lh_qmp **out, struct l
 	}
 	*out = qmp;
 	return 0;
+}
+
+/*
+ * QEMU 7.2 that notices late that the client before us was killed closes our connection instead of that
+ * one's; so one that ends at once is made again.
+ */
+int lh__qmp_open(const char *path, int timeout_ms, struct lh_qmp **out, struct lh_error *error)
+{
+	uint64_t deadline = now_ms() + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0);
+	const struct timespec nap = { 0, AGAIN_NS };
+	unsigned tries = 0;
+	int rc;
+
+	if (!strncmp(path, "unix:", 5))
+		path += 5;
+	while ((rc = open_once(path, deadline, out, error)) == -ECONNRESET && ++tries < TRIES &&
+	       now_ms() < deadline)
+		nanosleep(&nap, NULL);
+	return rc;
 }
 
 pid_t lh__qmp_process(const struct lh_qmp *qmp)

@@ -5,9 +5,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "service/migrate/machine_inside.h"
 #include "service/migrate/receive_inside.h"
 #include "service/migrate/send_inside.h"
 #include "service/migrate/snapshot.h"
@@ -25,6 +26,7 @@ struct restore {
 	struct lh_snapshot snapshot;
 	struct lh_tables *tables;
 	struct lh_pages *memory; /* of the snapshot: its holes, and pages for who walks tables */
+	bool taken_over;         /* from a restore that was killed */
 	bool runs, ended, late_said;
 	uint64_t progressed;
 };
@@ -51,26 +53,81 @@ static int check_alike(const struct restore *restore, struct lh_error *error)
 	return 0;
 }
 
-static int open_home(struct restore *restore, struct lh_error *error)
+/* Which snapshot it is, for who goes on after a restore that was killed: that very folder, unchanged. */
+static int identify(const struct restore *restore, uint8_t id[LH_MOVE_ID], struct lh_error *error)
+{
+	struct stat status;
+	uint64_t words[2];
+
+	if (stat(restore->snapshot.device, &status))
+		return lh__fail(error, -errno, "%s: %s", restore->snapshot.device, lh__errno_name(errno));
+	words[0] = (uint64_t)status.st_ino ^ (uint64_t)status.st_dev << 48;
+	words[1] = (uint64_t)status.st_mtim.tv_sec * 1000000000 + (uint64_t)status.st_mtim.tv_nsec;
+	memset(id, 0, LH_MOVE_ID);
+	memcpy(id, words, sizeof(words));
+	return 0;
+}
+
+/* 1: a guest is here already, and it is this snapshot's; home->state is what is known of its pages. */
+static int find_left(struct restore *restore, const uint8_t id[LH_MOVE_ID], struct lh_error *error)
 {
 	struct lh_receive_home *home = &restore->home;
-	uint8_t id[LH_MOVE_ID];
-	int result = lh__receive_await(home, error);
+	struct lh_state *left;
+	char path[1100];
+	int result;
 
-	if (result == 0)
-		result = lh__receive_machine(home, error);
+	lh__receive_state_path(home, path);
+	result = lh__state_open(path, &left, error);
+	if (result < 0)
+		return result == -ENOENT ? 0 : result;
+	if (lh__state_phase(left) == LH_MOVE_COPYING || lh__state_phase(left) == LH_MOVE_RETURNED ||
+	    lh__receive_is_younger(home, path)) {
+		lh__state_close(left, true);
+		return 0;
+	}
+	if (memcmp(left->id, id, LH_MOVE_ID) != 0) {
+		lh__state_close(left, false);
+		return lh__fail(error, -EINVAL,
+		                "the guest in %s did not come from %s: go on with it from where it came",
+		                home->path, restore->dir);
+	}
+	home->state = left;
+	return 1;
+}
+
+static int begin_anew(struct restore *restore, const uint8_t id[LH_MOVE_ID], struct lh_error *error)
+{
+	struct lh_receive_home *home = &restore->home;
+	char path[1100];
+	int result = lh__receive_machine(home, error);
+
 	if (result == 0)
 		result = lh__machine_awaits(&home->machine, error);
 	if (result == 0)
 		result = lh__machine_alone(&home->machine, error);
 	if (result == 0)
 		result = check_alike(restore, error);
-	if (result == 0 && getrandom(id, sizeof(id), 0) != sizeof(id))
-		result = lh__fail(error, -EIO, "no random number");
+	lh__receive_state_path(home, path);
 	if (result == 0)
-		result = lh__state_create(NULL, id, home->machine.region, home->machine.regions, &home->state,
+		result = lh__state_create(path, id, home->machine.region, home->machine.regions, &home->state,
 		                          error);
-	return result < 0 ? result : lh__receive_home_open(home, true, LANES, 0, error);
+	return result;
+}
+
+static int open_home(struct restore *restore, struct lh_error *error)
+{
+	struct lh_receive_home *home = &restore->home;
+	uint8_t id[LH_MOVE_ID];
+	int result = identify(restore, id, error);
+
+	if (result == 0)
+		result = lh__receive_await(home, error);
+	if (result == 0)
+		result = find_left(restore, id, error);
+	restore->taken_over = result > 0;
+	if (result == 0)
+		result = begin_anew(restore, id, error);
+	return result < 0 ? result : lh__receive_home_open(home, !restore->taken_over, LANES, 0, error);
 }
 
 /* The guest's page tables, as the snapshot has them; without them there are no hints. */
@@ -123,7 +180,8 @@ static int open_supply(struct restore *restore, struct lh_error *error)
 	for (size_t i = 0; i < restore->snapshot.regions; i++)
 		file[i] = (struct lh_supply_file){ .path = restore->snapshot.region[i].path,
 			                           .size = restore->snapshot.region[i].pages * LH_PAGE_SIZE };
-	result = say_zero(restore, error);
+	if (!restore->taken_over)
+		result = say_zero(restore, error);
 	if (result < 0)
 		return result;
 	if (restore->options->policy == LH_ORDER_PTLINE)
@@ -135,22 +193,54 @@ static int open_supply(struct restore *restore, struct lh_error *error)
 	return result;
 }
 
-static int load(struct restore *restore, struct lh_error *error)
+static int give_device(struct restore *restore, struct lh_error *error)
 {
-	struct lh_receive_home *home = &restore->home;
 	int fd = open(restore->snapshot.device, O_RDONLY | O_CLOEXEC), result;
 
 	if (fd < 0)
 		return lh__fail(error, -errno, "%s: %s", restore->snapshot.device, lh__errno_name(errno));
-	lh__measure_threads(home->measure, home->machine.cpu, home->machine.cpus);
-	lh__measure_stopped(home->measure, lh__clock(NULL));
-	result = lh__engine_answer(home->engine, NULL);
-	if (result < 0)
-		lh__fail(error, result, "faults cannot be answered: %s", lh__errno_name(result));
-	else
-		result = lh__machine_load(&home->machine, fd, error);
+	result = lh__machine_load(&restore->home.machine, fd, error);
 	close(fd);
 	return result;
+}
+
+/*
+ * Faults are answered already, so the monitor answers too, sooner or later. Who was killed may have done so
+ * just before it gave QEMU the device state.
+ */
+static int go_on(struct restore *restore, struct lh_error *error)
+{
+	struct lh_receive_home *home = &restore->home;
+	char migration[32];
+	int result;
+
+	lh__receive_say(restore->options, "going on with the guest in %s", home->path);
+	restore->runs = lh__state_phase(home->state) != LH_MOVE_GONE;
+	if (restore->runs)
+		return 0;
+	result = lh__receive_machine(home, error);
+	if (result == 0)
+		result = lh__machine_migration(&home->machine, migration, NULL, error);
+	if (result < 0 || strcmp(migration, "none") != 0)
+		return result;
+	result = lh__machine_awaits(&home->machine, error);
+	return result < 0 ? result : give_device(restore, error);
+}
+
+static int load(struct restore *restore, struct lh_error *error)
+{
+	struct lh_receive_home *home = &restore->home;
+	int result;
+
+	if (!restore->taken_over) {
+		lh__measure_threads(home->measure, home->machine.cpu, home->machine.cpus);
+		lh__measure_stopped(home->measure, lh__clock(NULL));
+		lh__state_set_phase(home->state, LH_MOVE_GONE); /* from here on the guest may see pages */
+	}
+	result = lh__engine_answer(home->engine, NULL);
+	if (result < 0)
+		return lh__fail(error, result, "faults cannot be answered: %s", lh__errno_name(result));
+	return restore->taken_over ? go_on(restore, error) : give_device(restore, error);
 }
 
 /* ---- until it is over ---- */
@@ -164,6 +254,7 @@ static int look_at_machine(struct restore *restore, struct lh_error *error)
 	if (result <= 0)
 		return result;
 	restore->runs = true;
+	lh__state_set_phase(home->state, LH_MOVE_RUNNING);
 	lh__measure_runs(home->measure, at);
 	lh__machine_close(&home->machine); /* others may want its monitor */
 	home->has_machine = false;
@@ -194,7 +285,8 @@ static int stay(struct restore *restore, struct lh_error *error)
 			return 0;
 		if (what & LH_ENGINE_BROKEN)
 			return lh__fail(error, -EIO,
-			                "%s: the snapshot cannot be read any more; the guest stands still",
+			                "%s: the snapshot cannot be read any more; the guest stands still "
+			                "until the same command goes on",
 			                restore->dir);
 		restore->ended = lh__receive_guest_left(home);
 		if (restore->ended)
@@ -206,13 +298,17 @@ static int stay(struct restore *restore, struct lh_error *error)
 	}
 }
 
-static void close_all(struct restore *restore)
+/* The state file stays where a guest stands still whose memory can still come. */
+static void close_all(struct restore *restore, int result)
 {
+	struct lh_state *state = restore->home.state;
+	bool needed = state && result < 0 && !restore->ended && lh__state_phase(state) != LH_MOVE_COPYING;
+
 	if (restore->home.engine)
 		lh__engine_supply(restore->home.engine, NULL);
 	lh__receive_home_close(&restore->home);
 	if (restore->home.state)
-		lh__state_close(restore->home.state, true);
+		lh__state_close(restore->home.state, !needed);
 	if (restore->tables)
 		lh__tables_close(restore->tables);
 	if (restore->memory)
@@ -243,7 +339,7 @@ int lh__snapshot_restore(const char *dir, const struct lh_receive_options *optio
 	*stats = lh__receive_stats(&restore.home, result, &own);
 	if (restore.ended)
 		json_object_set_new(*stats, "ended", json_true());
-	close_all(&restore);
+	close_all(&restore, result);
 	if (result < 0 && error)
 		*error = own;
 	return result;

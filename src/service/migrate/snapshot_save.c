@@ -23,7 +23,7 @@
 
 struct saving {
 	const char *dir;
-	bool made; /* the folder is ours */
+	struct lh_snapshot_left *left;
 	int cancel;
 	char *chunk;
 	struct lh_machine machine;
@@ -50,7 +50,7 @@ static int is_empty(const char *dir, struct lh_error *error)
 static int make_folder(struct saving *saving, struct lh_error *error)
 {
 	if (!mkdir(saving->dir, 0700)) {
-		saving->made = true;
+		saving->left->made = true;
 		return 0;
 	}
 	if (errno != EEXIST)
@@ -65,7 +65,7 @@ static void remove_all(const struct saving *saving)
 	for (size_t i = 0; i < snapshot->regions; i++)
 		unlink(snapshot->region[i].path);
 	unlink(snapshot->device);
-	if (saving->made)
+	if (saving->left->made)
 		rmdir(saving->dir);
 }
 
@@ -274,8 +274,13 @@ static int save(struct saving *saving, struct lh_error *error)
 {
 	struct lh_machine_saved saved;
 	struct lh_error second;
-	int rc = lh__machine_save(&saving->machine, &saved, error), back;
+	char status[32];
+	int rc = lh__machine_status(&saving->machine, status, error), back;
 
+	if (rc)
+		return rc;
+	saving->left->running = !strcmp(status, "running");
+	rc = lh__machine_save(&saving->machine, &saved, error);
 	if (rc)
 		return rc;
 	rc = copy_all(saving, &saved, error);
@@ -300,17 +305,19 @@ static int begin(struct saving *saving, const char *monitor, struct lh_error *er
 	if (!rc)
 		rc = name_files(saving, error);
 	if (!rc) {
+		saving->left->files = true;
 		rc = save(saving, error);
 		if (rc)
 			remove_all(saving);
-	} else if (saving->made) {
+	} else if (saving->left->made) {
 		rmdir(saving->dir);
 	}
 	lh__machine_close(&saving->machine);
 	return rc;
 }
 
-int lh__snapshot_save(const char *monitor, const char *dir, int cancel, struct lh_error *error)
+int lh__snapshot_save(const char *monitor, const char *dir, int cancel, struct lh_snapshot_left *left,
+                      struct lh_error *error)
 {
 	struct saving *saving = calloc(1, sizeof(*saving));
 	int rc = -ENOMEM;
@@ -320,12 +327,48 @@ int lh__snapshot_save(const char *monitor, const char *dir, int cancel, struct l
 	if (saving && saving->chunk) {
 		saving->dir = dir;
 		saving->cancel = cancel;
+		saving->left = left;
+		*left = (struct lh_snapshot_left){ false };
 		rc = begin(saving, monitor, error);
 	} else {
 		lh__fail(error, rc, "no memory");
 	}
 	if (saving)
 		free(saving->chunk);
+	free(saving);
+	return rc;
+}
+
+static void remove_unfinished(struct saving *saving)
+{
+	char path[1200];
+
+	snprintf(path, sizeof(path), "%s/machine.json", saving->dir);
+	if (access(path, F_OK) == 0 || name_files(saving, NULL))
+		return;
+	snprintf(path, sizeof(path), "%s/machine.json.new", saving->dir);
+	unlink(path);
+	remove_all(saving);
+}
+
+int lh__snapshot_recover(const char *monitor, const char *dir, const struct lh_snapshot_left *left,
+                         struct lh_error *error)
+{
+	struct saving *saving = calloc(1, sizeof(*saving));
+	struct lh_snapshot_left own = *left;
+	int rc;
+
+	if (!saving)
+		return lh__fail(error, -ENOMEM, "no memory");
+	saving->dir = dir;
+	saving->left = &own;
+	rc = lh__machine_open(monitor, &saving->machine, error);
+	if (!rc) {
+		rc = left->running ? lh__machine_resume(&saving->machine, true, error) : 0;
+		if (left->files)
+			remove_unfinished(saving);
+		lh__machine_close(&saving->machine);
+	}
 	free(saving);
 	return rc;
 }
