@@ -373,8 +373,8 @@ static int step_back(struct lh_machine *machine, bool running, bool *cancelled, 
 	if (!running)
 		return 1;
 	/*
-	 * A migration that failed or was cancelled late can leave the disks of a machine that runs given up, and
-	 * the next one would end QEMU (block.c, bdrv_inactivate_recurse, up to QEMU 9.2). "cont" takes them back.
+	 * A migration that failed or was cancelled late can leave the disks of a machine that runs given up,
+	 * and the next one would end QEMU (block.c, bdrv_inactivate_recurse). "cont" takes them back.
 	 */
 	if (!strcmp(status, "running"))
 		return lh__qmp_command(machine->qmp, "cont", NULL, -1, NULL, error) < 0 ? -EREMOTEIO : 1;
