@@ -7,6 +7,7 @@
  * look at is the rest: objects, free slots, free pages. Each byte there is flipped as well, and has to be let
  * through.
  */
+/* timeout: 240 */
 #include "pool_heap.h"
 
 #define ROOM (UINT64_C(48) * LH_PAGE_SIZE)
