@@ -113,11 +113,12 @@ start_busy() {
 start_watching() {
 	local engine=$1
 	shift
-	rm -f "$work/said" "$work/report"
-	mkfifo "$work/said"
-	cat "$work/said" >"$work/err" & reader=$!
-	env "$@" "$linehome" cover --engine "$engine" --format summary -o "$work/report" -p "$busy" 2>"$work/said" &
+	rm -f "$work/report"
+	exec 9> >(exec cat >"$work/err")
+	reader=$!
+	env "$@" "$linehome" cover --engine "$engine" --format summary -o "$work/report" -p "$busy" 2>&9 9>&- &
 	watcher=$!
+	exec 9>&-
 	children+=("$watcher")
 }
 
@@ -127,7 +128,7 @@ lives() { [ -e "/proc/$1/exe" ]; }
 judge() { # WHEN
 	local status
 	wait "$watcher" 2>/dev/null
-	kill -TERM "$busy"
+	kill -TERM "$busy" 2>/dev/null
 	wait "$busy" 2>/dev/null
 	status=$?
 	wait "$reader"
@@ -247,8 +248,7 @@ start_busy
 start_watching auto
 for _ in $(seq 100); do grep -q linehome "/proc/$busy/maps" && break; sleep 0.05; done
 kill -KILL "$watcher"
-wait "$watcher" 2>/dev/null
-wait "$reader"
+wait "$watcher" "$reader" 2>/dev/null
 [ -s "$work/report" ]
 ok $? 'linehome is killed: what has run till then is reported'
 is "$(cat "$work/err")" '' 'and it has nothing to say'
