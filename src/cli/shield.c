@@ -1,11 +1,14 @@
 /*
- * shield.c - what stops another process is done in a second process of ours, which no signal ends in the midst of it.
+ * shield.c - what stops another process is done in a second process of ours, which no signal ends in the
+ * midst of it.
  *
- * A thread that works for us (service/code/remote.h) has registers, a mask and a stack that are not its own. If we were
- * killed then, the kernel would let it go on with them, and the program would die. So the process that a person knows
- * the number of, and can kill, only waits and passes signals on. Killed, it leaves the other to end in order.
+ * A thread that works for us (service/code/remote.h) has registers, a mask and a stack that are not its own.
+ * If we were killed then, the kernel would let it go on with them, and the program would die. So the process
+ * that a person knows the number of, and can kill, only waits and passes signals on. Killed, it leaves the
+ * other to end in order.
  *
- * The other has a session and a name of its own: who kills a group, or all that is called linehome, does not mean it.
+ * The other has a session and a name of its own: who kills a group, or all that is called linehome, does not
+ * mean it.
  */
 #include <errno.h>
 #include <signal.h>

@@ -461,8 +461,8 @@ static void note_stop(struct guard *guard, struct guard_thread *thread, int stat
 }
 
 /*
- * Whether a stopped thread has run into an INT3 of which it has not told yet: an interruption is told of first.
- * Let go of now, it would take the SIGTRAP itself and die.
+ * Whether a stopped thread has run into an INT3 of which it has not told yet: an interruption is told of
+ * first. Let go of now, it would take the SIGTRAP itself and die.
  */
 static bool has_trap_due(const struct guard_thread *thread)
 {
@@ -559,6 +559,7 @@ static int watch(struct guard *guard, struct lh_guard_message *message)
 	if (rc)
 		return rc;
 	process = process_of(guard, message->process);
+	guard->expected = 0;
 	process->swallow_continue = message->launched;
 	if (message->launched)
 		kill(process->id, SIGCONT);
@@ -650,6 +651,7 @@ static void obey(struct guard *guard, struct lh_guard_message *message)
 {
 	message->result = 0;
 	switch (message->kind) {
+	case LH_GUARD_EXPECT: guard->expected = message->process; break;
 	case LH_GUARD_WATCH: message->result = watch(guard, message); break;
 	case LH_GUARD_LEAVE: message->result = leave(guard, message->process, &message->error); break;
 	case LH_GUARD_LIST_ALL: list(guard, message); break;
@@ -748,4 +750,6 @@ void lh__guard_run(int socket, int record, enum lh_granularity granularity)
 	if (guard.signals < 0 || guard.control == MAP_FAILED)
 		return;
 	loop(&guard);
+	if (guard.expected)
+		kill(guard.expected, SIGCONT);
 }
