@@ -1,7 +1,7 @@
 /*
- * busy.c - four threads that sort, format and allocate until SIGTERM, once at least, and two that wait in system calls;
- * then it says whether all that they have computed is right and exits with 7. With an argument it forks
- * first, and the child does the same.
+ * busy.c - four threads that sort, format and allocate until SIGTERM, once at least, and two that wait in
+ * system calls; then it says whether all that they have computed is right and exits with 7. With an argument
+ * it forks first, and the child does the same.
  */
 #include <poll.h>
 #include <pthread.h>
