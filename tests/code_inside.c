@@ -619,10 +619,12 @@ static int alone(void)
 static int no_watcher(void)
 {
 	struct sigaction action;
+	struct lh_error error;
 
 	memset(watcher_name, 'x', 8);
 	MUST(load_object() && agent_load(&agent));
-	MUST(agent_start(&agent, launched, granularity) == -ECONNREFUSED);
+	MUST(agent_try(&agent, launched, granularity, &error) == -ECONNREFUSED);
+	MUST(strcmp(error.text, "the watcher does not answer") == 0);
 	MUST(sigaction(SIGTRAP, NULL, &action) == 0 && action.sa_handler == SIG_DFL);
 	return 0;
 }

@@ -113,7 +113,8 @@ static bool agent_load(struct agent *agent)
 	return agent->start && agent->stop;
 }
 
-static long agent_start(struct agent *agent, bool launched, enum lh_granularity granularity)
+static long agent_try(struct agent *agent, bool launched, enum lh_granularity granularity,
+                      struct lh_error *error)
 {
 	struct lh_inside_start start = { .launched = launched, .granularity = granularity };
 	long result;
@@ -122,8 +123,18 @@ static long agent_start(struct agent *agent, bool launched, enum lh_granularity 
 	start.self = (uint64_t)agent->base;
 	start.self_size = agent->size;
 	result = agent->start(&start);
+	*error = start.error;
+	return result;
+}
+
+/* Where nothing is to go wrong. */
+static long agent_start(struct agent *agent, bool launched, enum lh_granularity granularity)
+{
+	struct lh_error error;
+	long result = agent_try(agent, launched, granularity, &error);
+
 	if (result != 0)
-		fprintf(stderr, "# start: %ld: %s\n", result, start.error.text);
+		fprintf(stderr, "# start: %ld: %s\n", result, error.text);
 	return result;
 }
 

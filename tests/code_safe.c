@@ -87,18 +87,19 @@ int main(void)
 	is(look(program.id, (struct lh_safe_range){ obstacle.address - 1, obstacle.address + 1 }, &other), 1,
 	   "who returns behind it is");
 	is(look(program.id, leaf, &obstacle), 0, "of another function nobody is in the way");
-	is(lh__safe_stop(program.id, &block, 1, 30, &remote, &tally, &error), -EBUSY,
+	is(lh__safe_stop(program.id, &block, 1, 30, true, &remote, &tally, &error), -EBUSY,
 	   "the wait comes to its end");
 	ok(strstr(error.text, "returns to 0x") && tally.attempts > 1 && tally.threads == 2 &&
 	           tally.stopped_ns,
 	   "it is told: %s", error.text);
-	is(lh__safe_stop(program.id, &leaf, 1, 1000, &remote, &tally, &error), 0, "a moment that is found");
+	is(lh__safe_stop(program.id, &leaf, 1, 1000, true, &remote, &tally, &error), 0,
+	   "a moment that is found");
 	lh__remote_release(remote);
 	lh__symbols_close(symbols);
 	if (write(program.in, "stop\n", 5) != 5)
 		exit(99);
 	ok(program_end(&program, said, sizeof said) == 0, "the program found nothing wrong");
-	is(lh__safe_stop(program.id, &leaf, 1, 10, &remote, &tally, &error), -ESRCH,
+	is(lh__safe_stop(program.id, &leaf, 1, 10, true, &remote, &tally, &error), -ESRCH,
 	   "a process that is gone");
 	return done();
 }

@@ -118,6 +118,14 @@ int cli_dispatch(const struct cli_commands *commands, int argc, char **argv) LH_
 /* Prints "linehome COMMAND: TEXT" on stderr, as one line; COMMAND may be NULL. Returns status. */
 int cli_fail(const char *command, int status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
+/*
+ * Goes on in a second process, of which the first, in which this returns how it has ended, passes signals on
+ * (they end with 0): so that whoever stops another process is not killed meanwhile. If the first is killed
+ * the second gets SIGTERM; or, where it does not last, nothing: then the signals are blocked in it, and it
+ * ends when it is done. CLI_GO_ON: this is the second.
+ */
+int cli_shield(const char *command, const int *signals, bool lasts) LH_MUST_CHECK;
+
 /* The name of those given that is nearest to word, if one is near enough to be meant, or NULL. */
 const char *cli_nearest(const char *word, const char *const *names, size_t n);
 

@@ -44,22 +44,28 @@ static void on_nothing(int number)
  * Handlers and not SIG_IGN: what is executed has its signals as we were given them. What was ignored stays
  * ignored. All that is handled is blocked except where a wait is.
  */
+static bool handle(int number, void (*handler)(int number))
+{
+	struct sigaction action;
+
+	if (sigaction(number, NULL, &action) < 0 || action.sa_handler == SIG_IGN)
+		return false;
+	action = (struct sigaction){ .sa_handler = handler };
+	sigaction(number, &action, NULL);
+	return true;
+}
+
+static const int taken[] = { SIGUSR1, SIGINT, SIGQUIT, SIGTERM, SIGHUP, 0 };
+
 static void take_signals(sigset_t *before)
 {
-	static const int taken[] = { SIGUSR1, SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGXFSZ };
 	sigset_t blocked;
 
 	sigemptyset(&blocked);
-	for (unsigned i = 0; i < sizeof(taken) / sizeof(*taken); i++) {
-		struct sigaction action;
-
-		if (sigaction(taken[i], NULL, &action) < 0 || action.sa_handler == SIG_IGN)
-			continue;
-		action = (struct sigaction){ .sa_handler = taken[i] == SIGXFSZ ? on_nothing : on_signal };
-		sigaction(taken[i], &action, NULL);
-		if (taken[i] != SIGXFSZ)
+	for (unsigned i = 0; taken[i]; i++)
+		if (handle(taken[i], on_signal))
 			sigaddset(&blocked, taken[i]);
-	}
+	(void)handle(SIGXFSZ, on_nothing);
 	sigprocmask(SIG_BLOCK, &blocked, before);
 }
 
@@ -210,6 +216,11 @@ static int start(struct covering *covering, int argc, char **argv)
 	if (!covering->process && argc == 0)
 		return cli_fail(COMMAND, CLI_BAD_USAGE,
 		                "no program; write linehome cover PROGRAM, or linehome cover --pid PID");
+	if (covering->process) {
+		status = cli_shield(COMMAND, taken, true);
+		if (status != CLI_GO_ON)
+			return status;
+	}
 	take_signals(&mask);
 	snprintf(word, sizeof(word), "process %d", covering->process);
 	if (lh__record_create(covering->record, (enum lh_granularity)covering->granularity,

@@ -1,6 +1,7 @@
 /* patch.c - linehome patch: functions of a running program answered by others; listed; taken back. */
 #include <errno.h>
 #include <jansson.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -321,7 +322,10 @@ int cli_patch(int argc, char **argv)
 		.options = options,
 		.rest = CLI_WORDS,
 	};
+	static const int held[] = { SIGINT, SIGQUIT, SIGTERM, SIGHUP, 0 };
 	int status = cli_parse(&usage, &argc, &argv);
 
+	if (status == CLI_GO_ON && given.process)
+		status = cli_shield(NAME, held, false);
 	return status == CLI_GO_ON ? dispatch(&given, argc, argv) : status;
 }

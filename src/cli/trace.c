@@ -1,5 +1,6 @@
 /* trace.c - linehome trace: which code of a program is live when, or how often and how long functions run. */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -46,6 +47,9 @@ int trace_status(int status)
 
 static int dispatch(struct trace_given *given, int argc, char **argv)
 {
+	static const int passed[] = { SIGINT, SIGTERM, SIGHUP, 0 };
+	int status;
+
 	given->program = argv;
 	if (given->process && argc > 0)
 		return cli_fail(TRACE, CLI_BAD_USAGE, "--pid %d and a program, %s; write one of them",
@@ -59,6 +63,11 @@ static int dispatch(struct trace_given *given, int argc, char **argv)
 		                "--calls has no windows; write it without --interval and --windows");
 	if (given->calls && given->format == TRACE_HTML)
 		return cli_fail(TRACE, CLI_BAD_USAGE, "--format html: is for windows; write table or json");
+	if (given->process) {
+		status = cli_shield(TRACE, passed, true);
+		if (status != CLI_GO_ON)
+			return status;
+	}
 	if (given->calls)
 		return trace_calls(given);
 	if (given->interval_ms == 0)

@@ -1,7 +1,7 @@
 /*
- * busy.c - four threads that sort, format and allocate until SIGTERM, and two that wait in system calls;
- * then it says whether all that they have computed is right and exits with 7. With an argument it forks
- * first, and the child does the same.
+ * busy.c - four threads that sort, format and allocate until SIGTERM, once at least, and two that wait in
+ * system calls; then it says whether all that they have computed is right and exits with 7. With an argument
+ * it forks first, and the child does the same.
  */
 #include <poll.h>
 #include <pthread.h>
@@ -37,7 +37,7 @@ static void *work(void *argument)
 	int numbers[NUMBERS];
 	char text[64];
 
-	while (!stop) {
+	do {
 		char *copy;
 
 		for (int i = 0; i < NUMBERS; i++) {
@@ -53,7 +53,7 @@ static void *work(void *argument)
 		free(copy);
 		rounds[me]++;
 		usleep(100);
-	}
+	} while (!stop);
 	return NULL;
 }
 

@@ -460,6 +460,21 @@ static void note_stop(struct guard *guard, struct guard_thread *thread, int stat
 	thread->signal = how == LISTEN ? 0 : how;
 }
 
+/*
+ * Whether a stopped thread has run into an INT3 of which it has not told yet: an interruption is told of
+ * first. Let go of now, it would take the SIGTRAP itself and die.
+ */
+static bool has_trap_due(const struct guard_thread *thread)
+{
+	struct __ptrace_peeksiginfo_args which = { .nr = 1 };
+	siginfo_t info;
+
+	for (; ptrace(PTRACE_PEEKSIGINFO, thread->id, &which, &info) == 1; which.off++)
+		if (info.si_signo == SIGTRAP && info.si_code == SI_KERNEL)
+			return true;
+	return false;
+}
+
 static void on_stop(struct guard *guard, pid_t id, int status)
 {
 	struct guard_thread *thread = *slot_of(guard, id);
@@ -480,7 +495,7 @@ static void on_stop(struct guard *guard, pid_t id, int status)
 		return;
 	}
 	note_stop(guard, thread, status >> 8);
-	if (thread->process->leaving)
+	if (thread->process->leaving && !has_trap_due(thread))
 		detach(guard, thread);
 	else
 		go_on(thread);
@@ -530,6 +545,11 @@ static bool is_running(const struct guard_thread *thread)
 	return !thread->stopped;
 }
 
+static bool is_due(const struct guard_thread *thread)
+{
+	return thread->stopped && has_trap_due(thread);
+}
+
 static int watch(struct guard *guard, struct lh_guard_message *message)
 {
 	struct guard_process *process;
@@ -539,12 +559,28 @@ static int watch(struct guard *guard, struct lh_guard_message *message)
 	if (rc)
 		return rc;
 	process = process_of(guard, message->process);
+	guard->expected = 0;
 	process->swallow_continue = message->launched;
 	if (message->launched)
 		kill(process->id, SIGCONT);
 	while ((thread = next_thread(guard, process, is_stopped)))
 		go_on(thread);
 	return 0;
+}
+
+/* A thread whose stop is to be waited for; one with a trap due goes on, no further than to that. */
+static struct guard_thread *next_to_stop(struct guard *guard, const struct guard_process *process)
+{
+	struct guard_thread *thread = next_thread(guard, process, is_running);
+
+	if (thread)
+		return thread;
+	thread = next_thread(guard, process, is_due);
+	if (thread) {
+		thread->listening = false;
+		go_on(thread);
+	}
+	return thread;
 }
 
 /* Stops all threads of a process that can be stopped in time. False: it has ended. */
@@ -559,7 +595,7 @@ static bool halt(struct guard *guard, struct guard_process *process)
 		for (thread = guard->threads[i]; thread; thread = thread->next)
 			if (thread->process == process && !thread->stopped)
 				ptrace(PTRACE_INTERRUPT, thread->id, NULL, NULL);
-	while (!rc && (thread = next_thread(guard, process, is_running))) {
+	while (!rc && (thread = next_to_stop(guard, process))) {
 		rc = lh__guard_wait(guard, thread, deadline, &status);
 		if (!rc) {
 			note_stop(guard, thread, status);
@@ -586,8 +622,12 @@ static int leave(struct guard *guard, pid_t id, struct lh_error *error)
 	process->leaving = true;
 	lh__guard_bring_back(process);
 	lh__guard_ask(guard, &message, &descriptor);
-	while (process_of(guard, id) && (thread = next_thread(guard, process, is_stopped)))
-		detach(guard, thread);
+	while (process_of(guard, id) && (thread = next_thread(guard, process, is_stopped))) {
+		if (has_trap_due(thread))
+			go_on(thread);
+		else
+			detach(guard, thread);
+	}
 	return 0;
 }
 
@@ -611,6 +651,7 @@ static void obey(struct guard *guard, struct lh_guard_message *message)
 {
 	message->result = 0;
 	switch (message->kind) {
+	case LH_GUARD_EXPECT: guard->expected = message->process; break;
 	case LH_GUARD_WATCH: message->result = watch(guard, message); break;
 	case LH_GUARD_LEAVE: message->result = leave(guard, message->process, &message->error); break;
 	case LH_GUARD_LIST_ALL: list(guard, message); break;
@@ -709,4 +750,6 @@ void lh__guard_run(int socket, int record, enum lh_granularity granularity)
 	if (guard.signals < 0 || guard.control == MAP_FAILED)
 		return;
 	loop(&guard);
+	if (guard.expected)
+		kill(guard.expected, SIGCONT);
 }

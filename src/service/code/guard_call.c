@@ -156,7 +156,7 @@ bool lh__guard_call(struct guard *guard, struct guard_thread *thread, struct use
 	if (!made)
 		return false;
 	__atomic_fetch_add(&guard->control->system_calls, 1, __ATOMIC_RELAXED);
-	if (code && registers->rax < -4096ul)
+	if (code && registers->rax < -4096ul && !process->leaving)
 		lh__guard_arm(guard, process, registers->rax, true);
 	if (action && !registers->rax)
 		note_action(process, registers);

@@ -61,7 +61,8 @@ struct guard_thread {
 
 struct guard {
 	int socket, signals, record;
-	bool alone; /* the session is gone */
+	bool alone;     /* the session is gone */
+	pid_t expected; /* it may be stopped, and nobody but us knows; 0: nobody is */
 	enum lh_granularity granularity;
 	struct lh_record_control *control;
 	struct guard_plan *plans;

@@ -193,15 +193,19 @@ static int outside_open(struct lh_session *session, void **state, struct lh_erro
 
 /*
  * Tracing cannot be handed over, so it is given up here and taken up by the guard. What was launched is kept
- * from running in between by a SIGSTOP; what is attached to has been running before.
+ * from running in between by a SIGSTOP, which the guard ends if we cannot any more; what is attached to has
+ * been running before.
  */
 static int outside_watch(void *state, struct lh_remote *remote, bool launched, struct lh_error *error)
 {
 	struct lh_guard_message message = { .kind = LH_GUARD_WATCH,
 		                            .process = lh__remote_process(remote),
 		                            .launched = launched };
-	int rc;
+	struct lh_guard_message expect = { .kind = LH_GUARD_EXPECT, .process = message.process };
+	int rc = launched ? command(state, &expect) : 0;
 
+	if (rc)
+		return fail(rc, error);
 	if (launched && syscall(SYS_tgkill, message.process, message.process, SIGSTOP))
 		return lh__fail(error, -ECHILD, "the program has ended");
 	lh__remote_let_go(remote);

@@ -26,9 +26,10 @@
 
 enum lh_guard_kind {
 	/* Of the session; answered by DONE. */
-	LH_GUARD_WATCH = 1, /* process; launched: it is stopped by SIGSTOP, which it shall not know of */
-	LH_GUARD_LEAVE,     /* process */
-	LH_GUARD_LIST_ALL,  /* DONE has number processes, and more follow if it says so */
+	LH_GUARD_EXPECT = 1, /* process: it will be stopped by SIGSTOP, and WATCH follows */
+	LH_GUARD_WATCH,      /* process; launched: it is stopped by SIGSTOP, which it shall not know of */
+	LH_GUARD_LEAVE,      /* process */
+	LH_GUARD_LIST_ALL,   /* DONE has number processes, and more follow if it says so */
 	/* Of the guard; answered by DONE, too. */
 	LH_GUARD_MODULE, /* process, address, launched: what is to be done with this mapping. -> answer */
 	LH_GUARD_ARMED,  /* process: it has been made absent, so markers may be put */

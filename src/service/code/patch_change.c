@@ -372,8 +372,8 @@ int lh__patch_change(struct lh_patch_job *job, const struct lh_patch_place *plac
 		range[i] = (struct lh_safe_range){ place[i].address, place[i].address + place[i].size };
 	if (result < 0)
 		return fail_step(job, "stop", result);
-	result =
-		lh__safe_stop(job->process, range, places, job->options->wait_ms, remote, &tally, job->error);
+	result = lh__safe_stop(job->process, range, places, job->options->wait_ms, false, remote, &tally,
+	                       job->error);
 	job->outcome->attempts += tally.attempts;
 	if (tally.stopped_ns > job->outcome->stopped_ns)
 		job->outcome->stopped_ns = tally.stopped_ns;

@@ -110,7 +110,8 @@ static void wait_for_memory(struct lh_patch_job *job, const struct lh_patch_foun
 	int result = lh__patch_step(job, "stop");
 
 	if (result == 0)
-		result = lh__safe_stop(job->process, &memory, 1, milliseconds, &remote, &tally, &error);
+		result =
+			lh__safe_stop(job->process, &memory, 1, milliseconds, false, &remote, &tally, &error);
 	else
 		lh__fail(&error, result, "the process could not be stopped again");
 	job->outcome->attempts += tally.attempts;

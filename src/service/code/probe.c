@@ -497,7 +497,7 @@ static int put(struct lh_probes *probes, const char *const *functions, size_t n,
 		free(range);
 		return lh__fail(error, -ENOMEM, "no memory");
 	}
-	result = lh__safe_stop(probes->process.id, range, n, wait_ms, &remote, &tally, error);
+	result = lh__safe_stop(probes->process.id, range, n, wait_ms, false, &remote, &tally, error);
 	free(range);
 	if (result < 0)
 		return result;
@@ -668,7 +668,7 @@ static int take(struct lh_probes *probes, struct lh_safe_range *range, size_t n,
 	struct lh_remote *remote;
 	int result, changed;
 
-	result = lh__safe_stop(probes->process.id, range, n, wait_ms, &remote, &tally, error);
+	result = lh__safe_stop(probes->process.id, range, n, wait_ms, true, &remote, &tally, error);
 	if (result < 0)
 		return result == -ESRCH ? 0 : result;
 	changed = restore_all(probes, remote, error);
@@ -678,7 +678,7 @@ static int take(struct lh_probes *probes, struct lh_safe_range *range, size_t n,
 		unmap(probes, remote);
 	lh__remote_release(remote);
 	if (result == 1) {
-		result = lh__safe_stop(probes->process.id, range, n, wait_ms, &remote, &tally, NULL);
+		result = lh__safe_stop(probes->process.id, range, n, wait_ms, true, &remote, &tally, NULL);
 		if (result == 0) {
 			unmap(probes, remote);
 			lh__remote_release(remote);

@@ -8,6 +8,7 @@
 #include "service/code/safe.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -176,7 +177,17 @@ static int refuse(const struct lh_safe_obstacle *obstacle, unsigned wait_ms, str
 	                (unsigned long)obstacle->address);
 }
 
-int lh__safe_stop(pid_t process, const struct lh_safe_range *range, size_t n, unsigned wait_ms,
+/* Were it not blocked it had ended us. */
+static bool is_to_end(void)
+{
+	sigset_t pending;
+
+	return sigpending(&pending) == 0 &&
+	       (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) ||
+	        sigismember(&pending, SIGHUP) || sigismember(&pending, SIGQUIT));
+}
+
+int lh__safe_stop(pid_t process, const struct lh_safe_range *range, size_t n, unsigned wait_ms, bool go_on,
                   struct lh_remote **out, struct lh_safe_tally *tally, struct lh_error *error)
 {
 	uint64_t deadline = now() + (uint64_t)wait_ms * 1000000u;
@@ -205,6 +216,9 @@ int lh__safe_stop(pid_t process, const struct lh_safe_range *range, size_t n, un
 			                lh__errno_name(result));
 		if (now() >= deadline)
 			return refuse(&obstacle, wait_ms, error);
+		if (!go_on && is_to_end())
+			return lh__fail(error, -EINTR,
+			                "a signal has come, and there was no moment yet to change the code");
 		nanosleep(&pause, NULL);
 		pause.tv_nsec = pause.tv_nsec < PAUSE_LONGEST ? pause.tv_nsec * 2 : PAUSE_LONGEST;
 	}

@@ -34,9 +34,10 @@ int lh__safe_point(struct lh_remote *remote, const struct lh_safe_range *range, 
 /*
  * Stops all threads at such a moment: lets them go on and tries again while there are obstacles, for
  * wait_ms at most (once at least). tally is added to. -EBUSY: the time is over, the text says who was in the
- * way; else as lh__remote_stop.
+ * way; -EINTR, unless it is to go on: a signal that is to end us waits, since it is blocked; else as
+ * lh__remote_stop.
  */
-int lh__safe_stop(pid_t process, const struct lh_safe_range *range, size_t n, unsigned wait_ms,
+int lh__safe_stop(pid_t process, const struct lh_safe_range *range, size_t n, unsigned wait_ms, bool go_on,
                   struct lh_remote **out, struct lh_safe_tally *tally, struct lh_error *error) LH_MUST_CHECK;
 
 #endif
