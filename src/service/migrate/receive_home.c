@@ -133,6 +133,13 @@ void lh__receive_home_forget(struct lh_receive_home *home)
 	home->guest.ranges = 0;
 }
 
+void lh__receive_home_end(struct lh_receive_home *home, bool remove)
+{
+	lh__receive_home_forget(home);
+	lh__state_close(home->state, remove);
+	home->state = NULL;
+}
+
 void lh__receive_home_close(struct lh_receive_home *home)
 {
 	lh__receive_home_forget(home);

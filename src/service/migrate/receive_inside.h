@@ -97,6 +97,8 @@ int lh__receive_home_lanes(struct lh_receive_home *home, unsigned lanes,
 int lh__receive_record(struct lh_receive_home *home, struct lh_error *error) LH_MUST_CHECK;
 /* Closes all that lh__receive_home_open has opened. */
 void lh__receive_home_forget(struct lh_receive_home *home);
+/* Ends it for good, with the state, which the engine's threads have used until then; remove: the file too. */
+void lh__receive_home_end(struct lh_receive_home *home, bool remove);
 /* And all else but the state, which is the caller's. */
 void lh__receive_home_close(struct lh_receive_home *home);
 /* Tells progress, if it is time to; *progressed is when it was told last. */
