@@ -46,15 +46,16 @@ static void cancel(int signal)
 	(void)!write(cancel_fd, &one, sizeof(one));
 }
 
-/* A descriptor that is readable once we are to end. */
+/* A descriptor that is readable once we are to end. Whom nohup(1) has started a terminal's end does not concern. */
 static int catch_signals(int fd)
 {
-	struct sigaction action = { .sa_handler = cancel, .sa_flags = SA_RESTART };
+	struct sigaction action = { .sa_handler = cancel, .sa_flags = SA_RESTART }, before;
 
 	cancel_fd = fd >= 0 ? fd : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
-	sigaction(SIGHUP, &action, NULL);
+	if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+		sigaction(SIGHUP, &action, NULL);
 	action.sa_handler = SIG_IGN;
 	sigaction(SIGPIPE, &action, NULL);
 	return cancel_fd;

@@ -147,8 +147,10 @@ void lh__receive_home_close(struct lh_receive_home *home)
 		lh__handshake_close(&home->handshake);
 	if (home->has_machine)
 		lh__machine_close(&home->machine);
-	if (home->listener >= 0)
+	if (home->listener >= 0) {
 		close(home->listener);
+		unlink(home->options->handover);
+	}
 }
 
 void lh__receive_progress(struct lh_receive_home *home, enum lh_move_phase phase, unsigned round,

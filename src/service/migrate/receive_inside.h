@@ -53,6 +53,8 @@ bool lh__receive_gate_go(struct lh_receive_gate *gate, struct lh_state *state);
 void lh__receive_gate_reset(struct lh_receive_gate *gate);
 /* A line about a connection that was refused since the last call; false: none was. */
 bool lh__receive_gate_refused(struct lh_receive_gate *gate, char line[252]);
+/* The guest never ran here, and another migration has been refused because that is still to be told. */
+bool lh__receive_gate_wanted(struct lh_receive_gate *gate);
 void lh__receive_gate_close(struct lh_receive_gate *gate);
 
 /* ---- receive_home.c, receive_guest.c: the home of the guest's memory ---- */
