@@ -16,7 +16,7 @@ static struct {
 	volatile int starts[4];
 	volatile int deaths, signal;
 	volatile pid_t worker[4];
-	volatile int terms, ints; /* signals that workers have got */
+	volatile int terms, others; /* signals that workers have got */
 } * shared;
 
 static struct lh_error error;
@@ -33,7 +33,7 @@ static void on_signal(int signal)
 	if (signal == SIGTERM)
 		__atomic_add_fetch(&shared->terms, 1, __ATOMIC_SEQ_CST);
 	else
-		__atomic_add_fetch(&shared->ints, 1, __ATOMIC_SEQ_CST);
+		__atomic_add_fetch(&shared->others, 1, __ATOMIC_SEQ_CST);
 }
 
 /* ---- workers ---- */
@@ -62,17 +62,20 @@ static int waits(void *context)
 {
 	const int i = (int)(long)context;
 	struct sigaction action = { .sa_handler = on_signal };
-	sigset_t both, before;
+	sigset_t all, before;
 
-	sigemptyset(&both);
-	sigaddset(&both, SIGTERM);
-	sigaddset(&both, SIGINT);
-	sigprocmask(SIG_BLOCK, &both, &before);
+	sigemptyset(&all);
+	sigaddset(&all, SIGTERM);
+	sigaddset(&all, SIGINT);
+	sigaddset(&all, SIGHUP);
+	sigprocmask(SIG_BLOCK, &all, &before);
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGINT, &action, NULL);
+	if (signal(SIGHUP, SIG_IGN) != SIG_IGN)
+		sigaction(SIGHUP, &action, NULL);
 	shared->worker[i] = getpid();
 	shared->starts[i]++;
-	while (!shared->terms && !shared->ints)
+	while (!shared->terms && !shared->others)
 		sigsuspend(&before);
 	return 3;
 }
@@ -190,12 +193,31 @@ static void told(int signal, const char *what)
 	kill(supervisor, signal);
 	waitpid(supervisor, &status, 0);
 	ok(WIFEXITED(status) && WEXITSTATUS(status) == 3, "%s is passed on, and their status told", what);
-	ok((signal == SIGINT ? shared->ints : shared->terms) == 2, "... each got it once");
+	ok((signal == SIGTERM ? shared->terms : shared->others) == 2, "... each got it once");
 	workers_gone("... and they have ended");
 }
 
-/* Ctrl-C at a terminal, which reaches the whole group: workers get it from there alone. */
-static void terminal(void)
+/* By nohup(1). */
+static void not_concerned(void)
+{
+	pid_t supervisor;
+	int status;
+
+	signal(SIGHUP, SIG_IGN);
+	supervisor = start_supervisor();
+	signal(SIGHUP, SIG_DFL);
+	kill(supervisor, SIGHUP);
+	kill(shared->worker[0], SIGHUP);
+	nap();
+	ok(waitpid(supervisor, &status, WNOHANG) == 0 && shared->others == 0,
+	   "where SIGHUP is ignored it is so by all");
+	kill(supervisor, SIGTERM);
+	waitpid(supervisor, &status, 0);
+	workers_gone("... and SIGTERM is not");
+}
+
+/* What a terminal sends reaches the whole group: workers get it from there alone. ends: it goes. */
+static void terminal(bool ends)
 {
 	int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC), status = 0;
 	const struct lh_worker two[] = { { waits, again, (void *)0 }, { waits, again, (void *)1 } };
@@ -211,17 +233,22 @@ static void terminal(void)
 	child = fork();
 	if (child == 0) {
 		setsid();
+		close(master); /* its end is when nobody has it any more */
 		if (open(name, O_RDWR) < 0)
 			_exit(99);
 		_exit(lh__supervise(two, 2, NULL));
 	}
 	for (unsigned i = 0; i < 5000 && (!shared->starts[0] || !shared->starts[1]); i++)
 		nap();
-	ok(write(master, "\003", 1) == 1, "Ctrl-C");
+	if (!ends)
+		ok(write(master, "\003", 1) == 1, "Ctrl-C");
+	else
+		ok(close(master) == 0, "the end of a terminal");
 	waitpid(child, &status, 0);
-	ok(WIFEXITED(status) && WEXITSTATUS(status) == 3 && shared->ints == 2,
-	   "... reaches each worker once");
-	close(master);
+	ok(WIFEXITED(status) && WEXITSTATUS(status) == 3 && (ends || shared->others == 2),
+	   ends ? "... reaches each worker" : "... reaches each worker once");
+	if (!ends)
+		close(master);
 }
 
 static void parent_killed(void)
@@ -262,8 +289,11 @@ int main(void)
 	masks();
 	told(SIGTERM, "SIGTERM");
 	told(SIGINT, "SIGINT");
+	told(SIGHUP, "SIGHUP");
+	not_concerned();
 	worker_killed();
-	terminal();
+	terminal(false);
+	terminal(true);
 	parent_killed();
 	return done();
 }

@@ -1,8 +1,11 @@
 /* migrate.c - linehome migrate: its options, and which of them go together. */
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/migrate.h"
+#include "line/line.h"
+#include "service/migrate/record.h"
 
 /* Options by their place in the array; a set of them is a word of bits. */
 enum {
@@ -103,6 +106,38 @@ static int check_values(struct migrate_given *values, unsigned given)
 	return CLI_GO_ON;
 }
 
+static int check_recorded(const char *path, struct lh_error *error)
+{
+	uint64_t *entries;
+	size_t n;
+	int result = lh__record_read(path, LH_PAGE_SIZE, 0, &entries, &n, error);
+
+	if (result == 0)
+		free(entries);
+	return result;
+}
+
+/* What would be found out only when a QEMU has come, or a sender, or a guest has gone. */
+static int check_home(const struct migrate_given *values)
+{
+	struct lh_node_url url;
+	struct lh_node_key key;
+	struct lh_error error = { 0, "" };
+	int result = 0;
+
+	if (values->accept)
+		result = lh__node_url_parse(values->accept, true, &url, &error);
+	if (result == 0 && values->accept && values->key_file) {
+		result = lh__node_key_read(values->key_file, &key, &error);
+		explicit_bzero(&key, sizeof(key));
+	}
+	if (result == 0 && values->recorded)
+		result = check_recorded(values->recorded, &error);
+	if (result == 0 && values->record)
+		result = lh__record_writable(values->record, &error);
+	return result == 0 ? CLI_GO_ON : cli_fail(MIGRATE, CLI_FAILED, "%s", error.text);
+}
+
 static int move(struct migrate_given *values, const struct cli_option *options)
 {
 	const struct way *way;
@@ -115,6 +150,8 @@ static int move(struct migrate_given *values, const struct cli_option *options)
 	status = check_together(way, options, given);
 	if (status == CLI_GO_ON)
 		status = check_values(values, given);
+	if (status == CLI_GO_ON)
+		status = check_home(values);
 	if (status == CLI_GO_ON)
 		status = migrate_check_stats(values->stats);
 	return status == CLI_GO_ON ? way->function(values) : status;

@@ -23,6 +23,7 @@
 struct shared {
 	int listening;     /* the receiver does */
 	int no_receiver;   /* and it never will */
+	int moved;         /* the sender has ended, and knows that all has arrived */
 	char url[320];     /* where; with the port that was chosen */
 	unsigned restarts; /* of both */
 	struct lh_snapshot_left left;
@@ -45,15 +46,16 @@ static void cancel(int signal)
 	(void)!write(cancel_fd, &one, sizeof(one));
 }
 
-/* A descriptor that is readable once we are to end. */
+/* A descriptor that is readable once we are to end. Whom nohup(1) has started a terminal's end does not concern. */
 static int catch_signals(int fd)
 {
-	struct sigaction action = { .sa_handler = cancel, .sa_flags = SA_RESTART };
+	struct sigaction action = { .sa_handler = cancel, .sa_flags = SA_RESTART }, before;
 
 	cancel_fd = fd >= 0 ? fd : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
-	sigaction(SIGHUP, &action, NULL);
+	if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+		sigaction(SIGHUP, &action, NULL);
 	action.sa_handler = SIG_IGN;
 	sigaction(SIGPIPE, &action, NULL);
 	return cancel_fd;
@@ -157,6 +159,8 @@ static int work_send(void *context)
 	if (result == 0)
 		result = send_to(work, work->here ? work->shared->url : work->given->to, fd, &stats, &error);
 	status = end_with(work, result, stats, &error, false);
+	if (result == 0)
+		__atomic_store_n(&work->shared->moved, 1, __ATOMIC_RELEASE);
 	if (work->here && getppid() != work->parent)
 		remove_folder(work); /* whoever else would do it was killed */
 	if (work->over >= 0)
@@ -264,8 +268,13 @@ static int died_receive(void *context, int signal, int *status)
 {
 	struct work *work = context;
 
-	(void)status;
 	migrate_progress_end();
+	if (__atomic_load_n(&work->shared->moved, __ATOMIC_ACQUIRE)) {
+		*status =
+			cli_fail(MIGRATE, 0,
+		                 "the receiver was killed by signal %d, when all memory had arrived", signal);
+		return 0;
+	}
 	cli_fail(MIGRATE, 0, "the receiver was killed by signal %d; another goes on", signal);
 	pause_before_restart(work->shared);
 	return 1;

@@ -12,6 +12,7 @@
 #include <jansson.h>
 
 #include "cli/cli.h"
+#include "service/migrate/record.h"
 #include "service/migrate/uffd.h"
 
 #define COMMAND "serve-uffd"
@@ -41,6 +42,24 @@ static int write_statistics(json_t *stats, const char *path)
 		status = cli_fail(COMMAND, CLI_FAILED, "--stats %s: cannot be written: %s", path,
 		                  strerror(errno));
 	return status;
+}
+
+/* What could not be written in the end is found out now. */
+static int check_written(const char *record, const char *stats)
+{
+	struct lh_error error = { 0, "" };
+	FILE *file;
+
+	if (record && lh__record_writable(record, &error) < 0)
+		return cli_fail(COMMAND, CLI_FAILED, "--record %s", error.text);
+	if (!stats || strcmp(stats, "-") == 0)
+		return CLI_GO_ON;
+	file = fopen(stats, "ae");
+	if (!file)
+		return cli_fail(COMMAND, CLI_FAILED, "--stats %s: cannot be written: %s", stats,
+		                strerror(errno));
+	fclose(file);
+	return CLI_GO_ON;
 }
 
 static int serve(struct lh_uffd_options *options, const char *path)
@@ -111,5 +130,6 @@ int cli_serve_uffd(int argc, char **argv)
 		                "--policy recorded: give --recorded FILE, which --record has written");
 	if (uffd.policy != LH_ORDER_RECORDED && uffd.recorded)
 		return cli_fail(COMMAND, CLI_BAD_USAGE, "--recorded: goes with --policy recorded alone");
-	return serve(&uffd, stats);
+	status = check_written(uffd.record, stats);
+	return status == CLI_GO_ON ? serve(&uffd, stats) : status;
 }

@@ -274,18 +274,41 @@ class Place:
             os.unlink(self.memory + '/' + name)
 
 
+PARTS = (('ram2', 192), ('ram0', 192), ('ram1', 128))
+
+
 class Shape:
-    """What a guest's hardware is like."""
+    """What a guest's hardware is like.
 
-    def __init__(self, cpus=1, mib=512, sandbox=False):
-        self.cpus, self.mib, self.sandbox = cpus, mib, sandbox
+    parts: names and sizes of several memory backends, in the order of their addresses: those of NUMA nodes, and at
+    last that of a memory module in a slot.
+    """
 
-    def qemu(self, backend, serial, monitor, *more):
+    def __init__(self, cpus=1, mib=512, sandbox=False, parts=()):
+        self.cpus, self.sandbox, self.parts = cpus, sandbox, parts
+        self.mib = sum(size for _, size in parts) or mib
+
+    def names(self):
+        """Of all memory backends."""
+        return [name for name, _ in self.parts] or ['ram0']
+
+    def memory(self, backends):
+        """Words for memory that lies in these backends."""
+        objects = [word for backend in backends for word in ('-object', backend)]
+        if not self.parts:
+            return ['-machine', 'pc,accel=tcg,memory-backend=ram0', '-m', self.mib] + objects
+        *nodes, (module, size) = self.parts
+        return ['-machine', 'pc,accel=tcg', '-m', '%d,slots=1,maxmem=2G' % (self.mib - size)] + objects + \
+            [word for name, _ in nodes for word in ('-numa', 'node,memdev=' + name)] + \
+            ['-device', 'pc-dimm,id=module0,memdev=' + module]
+
+    def qemu(self, backends, serial, monitor, *more):
         kernel, initramfs = files()
-        words = ['qemu-system-x86_64', '-machine', 'pc,accel=tcg,memory-backend=ram0', '-cpu', 'qemu64', '-smp', self.cpus,
-                 '-m', self.mib, '-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-object', backend,
+        words = ['qemu-system-x86_64', '-cpu', 'qemu64', '-smp', self.cpus, '-nodefaults', '-no-user-config',
+                 '-no-reboot', '-display', 'none'] + self.memory(backends) + [
                  '-kernel', kernel, '-initrd', initramfs,
-                 '-append', 'console=ttyS0 quiet panic=-1 mitigations=off tsc=unstable wait=1 virtio=1',
+                 '-append', 'console=ttyS0 quiet panic=-1 mitigations=off tsc=unstable memhp_default_state=online '
+                 'wait=1 virtio=1',
                  '-object', 'rng-random,id=rng0,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng0',
                  '-device', 'virtio-balloon-pci', '-drive', 'if=none,id=disk0,format=raw,readonly=on,file=' + disk(),
                  '-device', 'virtio-blk-pci,drive=disk0',
@@ -300,7 +323,7 @@ class Shape:
         kernel, initramfs = files()
         version = subprocess.run(['qemu-system-x86_64', '--version'], capture_output=True, text=True).stdout
         known = hashlib.sha256(version.encode() + kernel.encode() + open(initramfs, 'rb').read() +
-                               json.dumps(self.qemu('', '', '')).encode()).hexdigest()[:16]
+                               json.dumps(self.qemu([''], '', '')).encode()).hexdigest()[:16]
         folder = '%s/booted-%d-%d-%s' % (CACHE, self.cpus, self.mib, known)
         if not os.path.exists(folder + '/device'):
             for old in glob.glob(CACHE + '/booted-*'):
@@ -326,20 +349,26 @@ class Machine:
 
     def __init__(self, place, shape):
         self.place, self.shape = place, shape
-        self.file = place.memory_file()
+        self.files = {name: place.memory_file() for name in shape.names()}  # by the names of backends
         self.serial, self.monitor = place.path('serial'), place.path('qmp')
         self.console = self.qmp = self.process = None
 
-    def backend(self, anonymous=False):
-        size = '%dM' % self.shape.mib
+    @property
+    def file(self):
+        """The memory, of a guest that has it in one file."""
+        return self.files['ram0']
+
+    def backends(self, anonymous=False):
+        sizes = dict(self.shape.parts) or {'ram0': self.shape.mib}
         if anonymous:
-            return 'memory-backend-ram,id=ram0,size=' + size
-        return 'memory-backend-file,id=ram0,size=%s,mem-path=%s,share=on' % (size, self.file)
+            return ['memory-backend-ram,id=%s,size=%dM' % (name, sizes[name]) for name in self.files]
+        return ['memory-backend-file,id=%s,size=%dM,mem-path=%s,share=on' % (name, sizes[name], path)
+                for name, path in self.files.items()]
 
     def start(self, *more, before=(), anonymous=False):
         """Runs QEMU, under the words of `before`."""
         self.log = open(self.monitor + '.log', 'w+')
-        argv = list(before) + self.shape.qemu(self.backend(anonymous), self.serial, self.monitor, *more)
+        argv = list(before) + self.shape.qemu(self.backends(anonymous), self.serial, self.monitor, *more)
         self.process = self.place.run(argv, stdout=self.log, stderr=self.log)
         self.place.closing.append(self)
 
@@ -359,22 +388,32 @@ class Machine:
         self.qmp.capability(x_ignore_shared=True)
         self.qmp('migrate', uri='exec:cat > %s/device' % folder)
         self.wait_migrated()
-        subprocess.run(['cp', '--sparse=always', self.file, folder + '/memory'], check=True)
+        for name, path in self.files.items():
+            subprocess.run(['cp', '--sparse=always', path, '%s/memory-%s' % (folder, name)], check=True)
 
-    def load(self, memory, device):
+    def load(self, folder):
         """Runs on copies of what was saved."""
-        subprocess.run(['cp', '--sparse=always', memory, self.file], check=True)
+        for name, path in self.files.items():
+            subprocess.run(['cp', '--sparse=always', '%s/memory-%s' % (folder, name), path], check=True)
         self.start('-incoming', 'defer')
         self.qmp.capability(x_ignore_shared=True)
-        self.qmp('migrate-incoming', uri='exec:cat ' + device)
+        self.qmp('migrate-incoming', uri='exec:cat %s/device' % folder)
         self.wait_migrated()
         self.qmp.capability(x_ignore_shared=False)
         self.qmp('cont')
 
+    def await_guest(self, uffd):
+        """Runs QEMU under linehome incoming. What has no order in QEMU has another than at the source."""
+        self.files = dict(reversed(self.files.items()))
+        before = [LINEHOME, 'incoming', '--uffd', uffd]
+        for name in sorted(self.files):
+            before += ['--memory', self.files[name]]
+        self.start('-incoming', 'defer', before=before + ['--'])
+        return self
+
     def source(self, words='', ticks=20):
         """A booted guest that does what the words say, and has run for a while."""
-        folder = self.shape.image()
-        self.load(folder + '/memory', folder + '/device')
+        self.load(self.shape.image())
         self.console.send(words + ' go')
         self.console.wait('^started', 60)
         self.console.wait_ticks(ticks, 30)
@@ -396,8 +435,9 @@ class Machine:
             self.place.stop(self.process)
         if self.log:
             self.log.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.file)
+        for path in self.files.values():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
 
 # ---- what is measured

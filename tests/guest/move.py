@@ -54,9 +54,9 @@ def native(place, source, preempt=False, bandwidth=0, anonymous=True):
 def shared(place, source):
     """Only the device state moves; both QEMUs have the same memory file. What Linehome builds on, without it."""
     destination = guest.Machine(place, source.shape)
-    own, destination.file = destination.file, source.file
+    own, destination.files = destination.files, source.files
     destination.start('-incoming', 'defer')
-    destination.file = own
+    destination.files = own
     for machine in (source, destination):
         machine.qmp.capability(x_ignore_shared=True)
     destination.qmp('migrate-incoming', uri='tcp:127.0.0.1:0')
@@ -79,8 +79,7 @@ class Linehome:
         self.place, self.source, self.far, self.listen, self.under, self.keys = place, source, far, listen, under, keys
         self.destination = guest.Machine(place, source.shape)
         self.uffd = place.path('uffd')
-        before = [guest.LINEHOME, 'incoming', '--uffd', self.uffd, '--memory', self.destination.file, '--']
-        self.destination.start('-incoming', 'defer', before=before)
+        self.destination.await_guest(self.uffd)
         self.sender = self.receiver = self.sending = self.receiving = self.url = self.stats_file = None
 
     def options(self, words):

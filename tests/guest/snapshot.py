@@ -51,8 +51,7 @@ class Restored:
         self.place, self.folder = place, folder
         self.machine = guest.Machine(place, SHAPE)
         self.uffd = place.path('uffd')
-        before = [guest.LINEHOME, 'incoming', '--uffd', self.uffd, '--memory', self.machine.file, '--']
-        self.machine.start('-incoming', 'defer', before=before)
+        self.machine.await_guest(self.uffd)
         self.begin(**words)
 
     def begin(self, **words):

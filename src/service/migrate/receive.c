@@ -155,8 +155,7 @@ static void give_back(struct lh_receive *receive, int result, const struct lh_er
 	noted = result == -ECANCELED && !lh__receive_cancelled(receive->options);
 	if (!noted && receive->gate)
 		noted = lh__receive_failed(receive, error);
-	lh__state_close(home->state, noted);
-	home->state = NULL;
+	lh__receive_home_end(home, noted);
 }
 
 static void finish(struct lh_receive *receive, json_t *stats)
@@ -172,8 +171,7 @@ static void finish(struct lh_receive *receive, json_t *stats)
 	noted = lh__receive_done(receive, stats);
 	if (!noted)
 		lh__receive_say(receive->options, "all is here, but the sender could not be told");
-	lh__state_close(home->state, noted || receive->ended);
-	home->state = NULL;
+	lh__receive_home_end(home, noted || receive->ended);
 }
 
 static int run(struct lh_receive *receive, json_t **stats, struct lh_error *error)

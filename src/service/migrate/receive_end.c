@@ -34,7 +34,10 @@ static int await_note(struct lh_receive *receive)
 	                                                                      : -EPROTO;
 }
 
-/* Nobody is there to hear it, and nobody is awaited. */
+/*
+ * Nobody is there to hear it, and nobody is awaited: a sender that has found its guest running begins anew,
+ * and one that has not asks whoever receives next, who finds the state file.
+ */
 static bool is_vain(const struct lh_receive *receive, enum lh_move_type type)
 {
 	const struct lh_receive_options *options = receive->options;
@@ -42,6 +45,7 @@ static bool is_vain(const struct lh_receive *receive, enum lh_move_type type)
 	if (receive->control)
 		return false;
 	return (type == LH_MOVE_DONE && lh__receive_cancelled(options)) ||
+	       (type == LH_MOVE_FAILED && lh__receive_gate_wanted(receive->gate)) ||
 	       (options->alone && options->alone(options->context));
 }
 

@@ -39,6 +39,7 @@ struct lh_receive_gate {
 	struct lh_move_hello hello;
 	struct lh_channel *lane[LH_RECEIVE_LANES_MAX];
 	unsigned lanes;
+	bool wanted; /* by another migration, since this one's guest never ran here */
 	char refused[252];
 };
 
@@ -141,6 +142,7 @@ static void answer(struct lh_receive_gate *gate, struct lh_channel *channel,
 		channel = NULL;
 	} else if (ours.what != LH_MOVE_OK) {
 		refuse(gate, ours.what);
+		gate->wanted |= ours.what == LH_MOVE_BUSY && gate->known.phase == LH_MOVE_RETURNED;
 	} else if (memcmp(before.id, gate->known.id, LH_MOVE_ID) != 0) {
 		gate->known = before; /* one that begins, and has gone already */
 	}
@@ -317,6 +319,16 @@ bool lh__receive_gate_refused(struct lh_receive_gate *gate, char line[252])
 	gate->refused[0] = '\0';
 	pthread_mutex_unlock(&gate->lock);
 	return refused;
+}
+
+bool lh__receive_gate_wanted(struct lh_receive_gate *gate)
+{
+	bool wanted;
+
+	pthread_mutex_lock(&gate->lock);
+	wanted = gate->wanted;
+	pthread_mutex_unlock(&gate->lock);
+	return wanted;
 }
 
 void lh__receive_gate_close(struct lh_receive_gate *gate)

@@ -121,12 +121,14 @@ bool lh__receive_is_younger(const struct lh_receive_home *home, const char *path
 
 /* ---- the handshake ---- */
 
+/* -ENOTSUP: QEMU will say the same again and again. */
 static int check_handshake(const struct lh_handshake *handshake, struct lh_error *error)
 {
 	if (handshake->page_size != LH_PAGE_SIZE)
-		return lh__fail(error, -EINVAL,
-		                "the memory has pages of %zu bytes; only those of 4096 can be moved",
-		                handshake->page_size);
+		return lh__fail(error, -ENOTSUP,
+		                "the memory of process %d has pages of %zu bytes: its file has to lie in a "
+		                "tmpfs, such as /dev/shm, where they have 4096",
+		                (int)handshake->process, handshake->page_size);
 	if (handshake->process <= 0)
 		return lh__fail(error, -EINVAL, "which process hands its memory over cannot be found out");
 	return 0;
@@ -148,18 +150,35 @@ static int take_handshake(struct lh_receive_home *home, struct lh_error *error)
 	return result;
 }
 
+/* What is refused may come twice a second, and is said once. 0: to be waited for again. */
+static int try_handshake(struct lh_receive_home *home, struct lh_error *last, struct lh_error *error)
+{
+	struct lh_error why = { 0, "" };
+	int result = take_handshake(home, &why);
+
+	if (result == -ENOTSUP) {
+		*error = why;
+		return result;
+	}
+	if (result < 0 && strcmp(last->text, why.text) != 0)
+		lh__receive_say(home->options, "%s: %s", home->options->handover, why.text);
+	if (result < 0)
+		*last = why;
+	return 0;
+}
+
 int lh__receive_await(struct lh_receive_home *home, struct lh_error *error)
 {
 	struct pollfd poll_for[2] = { { .events = POLLIN },
 		                      { .fd = home->options->cancel, .events = POLLIN } };
+	struct lh_error last = { 0, "" };
 	bool said = false;
 	int result = lh__handshake_listen(home->options->handover, &home->listener, error);
 
 	if (result < 0)
 		return result;
 	poll_for[0].fd = home->listener;
-	while (!home->has_guest) {
-		struct lh_error why;
+	while (result == 0 && !home->has_guest) {
 		int ready = poll(poll_for, 2, said ? -1 : SAY_WAITING_MS);
 
 		if (ready == 0 && !said) {
@@ -169,10 +188,10 @@ int lh__receive_await(struct lh_receive_home *home, struct lh_error *error)
 		}
 		if (ready > 0 && poll_for[1].revents)
 			return lh__fail(error, -ECANCELED, "cancelled");
-		if (ready > 0 && poll_for[0].revents && take_handshake(home, &why) < 0)
-			lh__receive_say(home->options, "%s: %s", home->options->handover, why.text);
+		if (ready > 0 && poll_for[0].revents)
+			result = try_handshake(home, &last, error);
 	}
-	return 0;
+	return result;
 }
 
 int lh__receive_machine(struct lh_receive_home *home, struct lh_error *error)

@@ -133,6 +133,13 @@ void lh__receive_home_forget(struct lh_receive_home *home)
 	home->guest.ranges = 0;
 }
 
+void lh__receive_home_end(struct lh_receive_home *home, bool remove)
+{
+	lh__receive_home_forget(home);
+	lh__state_close(home->state, remove);
+	home->state = NULL;
+}
+
 void lh__receive_home_close(struct lh_receive_home *home)
 {
 	lh__receive_home_forget(home);
@@ -140,8 +147,10 @@ void lh__receive_home_close(struct lh_receive_home *home)
 		lh__handshake_close(&home->handshake);
 	if (home->has_machine)
 		lh__machine_close(&home->machine);
-	if (home->listener >= 0)
+	if (home->listener >= 0) {
 		close(home->listener);
+		unlink(home->options->handover);
+	}
 }
 
 void lh__receive_progress(struct lh_receive_home *home, enum lh_move_phase phase, unsigned round,

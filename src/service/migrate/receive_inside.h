@@ -53,6 +53,8 @@ bool lh__receive_gate_go(struct lh_receive_gate *gate, struct lh_state *state);
 void lh__receive_gate_reset(struct lh_receive_gate *gate);
 /* A line about a connection that was refused since the last call; false: none was. */
 bool lh__receive_gate_refused(struct lh_receive_gate *gate, char line[252]);
+/* The guest never ran here, and another migration has been refused because that is still to be told. */
+bool lh__receive_gate_wanted(struct lh_receive_gate *gate);
 void lh__receive_gate_close(struct lh_receive_gate *gate);
 
 /* ---- receive_home.c, receive_guest.c: the home of the guest's memory ---- */
@@ -97,6 +99,8 @@ int lh__receive_home_lanes(struct lh_receive_home *home, unsigned lanes,
 int lh__receive_record(struct lh_receive_home *home, struct lh_error *error) LH_MUST_CHECK;
 /* Closes all that lh__receive_home_open has opened. */
 void lh__receive_home_forget(struct lh_receive_home *home);
+/* Ends it for good, with the state, which the engine's threads have used until then; remove: the file too. */
+void lh__receive_home_end(struct lh_receive_home *home, bool remove);
 /* And all else but the state, which is the caller's. */
 void lh__receive_home_close(struct lh_receive_home *home);
 /* Tells progress, if it is time to; *progressed is when it was told last. */

@@ -144,6 +144,20 @@ int lh__record_write(const char *path, size_t page_size, uint64_t pages, const u
 	return 0;
 }
 
+int lh__record_writable(const char *path, struct lh_error *error)
+{
+	char place[PATH_MAX], beside[PATH_MAX];
+	int result = find_place(path, place);
+
+	if (result == 0)
+		result = open_beside(place, beside);
+	if (result < 0)
+		return lh__fail(error, result, "%s: cannot be written: %s", path, lh__errno_name(result));
+	close(result);
+	unlink(beside);
+	return 0;
+}
+
 /* ---- reading ---- */
 
 static int read_all(int fd, void *to, size_t size)
@@ -170,7 +184,7 @@ static int check_head(const char *path, const struct head *head, size_t page_siz
 	if (head->version != VERSION)
 		return lh__fail(error, -EBADMSG, "%s: a recording of version %u; this program knows %u", path,
 		                head->version, VERSION);
-	if (head->page_size != page_size || head->pages != pages)
+	if (head->page_size != page_size || (pages && head->pages != pages))
 		return lh__fail(error, -EINVAL,
 		                "%s: recorded with %lu pages of %u bytes, but the guest has %lu of %zu", path,
 		                (unsigned long)head->pages, head->page_size, (unsigned long)pages, page_size);

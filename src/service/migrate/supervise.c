@@ -25,9 +25,37 @@ struct supervisor {
 	const struct lh_worker *worker;
 	struct place *place;
 	size_t n;
-	sigset_t before; /* mask, as the workers have it */
-	struct sigaction child_before;
+	/* As the workers have them. */
+	sigset_t before;
+	struct sigaction child_before, pipe_before;
 };
+
+/* ---- signals ---- */
+
+/* Whoever reads what we say may go; and a status that is ignored would not be left. */
+static void take(struct supervisor *supervisor, sigset_t *awaited)
+{
+	struct sigaction action = { .sa_handler = SIG_DFL };
+
+	sigemptyset(awaited);
+	sigaddset(awaited, SIGINT);
+	sigaddset(awaited, SIGTERM);
+	sigaddset(awaited, SIGCHLD);
+	if (sigaction(SIGHUP, NULL, &action) == 0 && action.sa_handler != SIG_IGN)
+		sigaddset(awaited, SIGHUP);
+	sigprocmask(SIG_BLOCK, awaited, &supervisor->before);
+	action = (struct sigaction){ .sa_handler = SIG_DFL };
+	sigaction(SIGCHLD, &action, &supervisor->child_before);
+	action.sa_handler = SIG_IGN;
+	sigaction(SIGPIPE, &action, &supervisor->pipe_before);
+}
+
+static void take_back(const struct supervisor *supervisor)
+{
+	sigaction(SIGCHLD, &supervisor->child_before, NULL);
+	sigaction(SIGPIPE, &supervisor->pipe_before, NULL);
+	sigprocmask(SIG_SETMASK, &supervisor->before, NULL);
+}
 
 /* ---- in the child ---- */
 
@@ -37,8 +65,7 @@ static void work(const struct supervisor *supervisor, const struct lh_worker *wo
 
 	if (prctl(PR_SET_PDEATHSIG, SIGTERM) || getppid() != parent)
 		_exit(128 + SIGTERM); /* the parent is gone already */
-	sigaction(SIGCHLD, &supervisor->child_before, NULL);
-	sigprocmask(SIG_SETMASK, &supervisor->before, NULL);
+	take_back(supervisor);
 	status = worker->work(worker->context);
 	fflush(NULL);
 	_exit(status);
@@ -118,7 +145,8 @@ static int watch_over(struct supervisor *supervisor, const sigset_t *awaited, st
 	while (any_left(supervisor)) {
 		int signal = sigwaitinfo(awaited, &info);
 
-		if ((signal == SIGINT || signal == SIGTERM) && info.si_code != SI_KERNEL)
+		/* The end of a terminal may concern the first of its session alone. */
+		if (signal == SIGHUP || (signal > 0 && signal != SIGCHLD && info.si_code != SI_KERNEL))
 			pass_on(supervisor, signal);
 		one = collect(supervisor, rc ? NULL : error);
 		rc = rc ? rc : one;
@@ -129,19 +157,13 @@ static int watch_over(struct supervisor *supervisor, const sigset_t *awaited, st
 int lh__supervise(const struct lh_worker *worker, size_t n, struct lh_error *error)
 {
 	struct supervisor supervisor = { .worker = worker, .n = n };
-	const struct sigaction usual = { .sa_handler = SIG_DFL };
 	sigset_t awaited;
 	int rc = 0, one;
 
 	supervisor.place = calloc(n, sizeof(*supervisor.place));
 	if (!supervisor.place)
 		return lh__fail(error, -ENOMEM, "no memory");
-	sigemptyset(&awaited);
-	sigaddset(&awaited, SIGINT);
-	sigaddset(&awaited, SIGTERM);
-	sigaddset(&awaited, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &awaited, &supervisor.before);
-	sigaction(SIGCHLD, &usual, &supervisor.child_before); /* ignored, no status would be left */
+	take(&supervisor, &awaited);
 	for (size_t i = 0; i < n && !rc; i++)
 		rc = start(&supervisor, i, error);
 	if (rc)
@@ -150,8 +172,7 @@ int lh__supervise(const struct lh_worker *worker, size_t n, struct lh_error *err
 	rc = rc ? rc : one;
 	for (size_t i = 0; i < n && !rc; i++)
 		rc = supervisor.place[i].status;
-	sigaction(SIGCHLD, &supervisor.child_before, NULL);
-	sigprocmask(SIG_SETMASK, &supervisor.before, NULL);
+	take_back(&supervisor);
 	free(supervisor.place);
 	return rc;
 }

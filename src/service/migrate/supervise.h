@@ -21,9 +21,9 @@ struct lh_worker {
 };
 
 /*
- * Runs workers until all have ended, and returns the first exit status that is not 0, in their order. SIGINT
- * and SIGTERM that this process gets alone are passed on; all else that a terminal sends reaches the children
- * by themselves. Before any thread is started.
+ * Runs workers until all have ended, and returns the first exit status that is not 0, in their order. SIGINT,
+ * SIGTERM and, where it is not ignored, SIGHUP that this process gets alone are passed on; what a terminal
+ * sends reaches the children by itself. Before any thread is started.
  */
 int lh__supervise(const struct lh_worker *worker, size_t n, struct lh_error *error) LH_MUST_CHECK;
 
