@@ -276,8 +276,7 @@ fi
 start_busy
 start_watching auto
 for _ in $(seq 100); do grep -q linehome "/proc/$busy/maps" && break; sleep 0.05; done
-kill -KILL "$watcher"
-wait "$watcher" "$reader" 2>/dev/null
+{ kill -KILL "$watcher"; wait "$watcher" "$reader"; } 2>/dev/null
 [ -s "$work/report" ]
 ok $? 'linehome is killed: what has run till then is reported'
 is "$(cat "$work/err")" '' 'and it has nothing to say'
