@@ -4,7 +4,7 @@
  *
  * LH_TEST_MUTANT=NAME tries that one alone.
  */
-/* timeout: 300 */
+/* timeout: 600 */
 #include <poll.h>
 #include <signal.h>
 

@@ -29,7 +29,7 @@ static bool run_way(const struct together_way *way, uint64_t first, uint64_t lim
 	printf("# %llu commits, %llu too large; %llu times a pool had to ask another\n",
 	       (unsigned long long)together, (unsigned long long)aborts, (unsigned long long)asks);
 	free(run);
-	/* A few media have none in which a pool has to. */
+	/* The first transaction is over all of them: whoever recovers the media of that has to ask. */
 	return whole && (asks > 0 || totals.media < 4000);
 }
 

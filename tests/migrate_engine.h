@@ -316,6 +316,9 @@ struct place {
 	struct lh_place *real;
 	struct lh_state *state;
 	enum place_fault fault;
+	/* PLACE_FRESH_LATE: called between the two. */
+	void (*late)(void *context, uint64_t page, uint64_t count);
+	void *late_context;
 	uint64_t breaches, written, shown, forgotten;
 };
 
@@ -342,15 +345,15 @@ static int place_write(struct lh_place *base, uint64_t page, lh_mask mask, bool 
 	return place_real(place)->ops->write(place->real, page, mask, since, data);
 }
 
-/* As a home would do it that marked pages as fresh after they were shown; and takes its time. */
+/* As a home would do it that marked pages as fresh after they were shown. */
 static int show_late(struct place *place, uint64_t page, uint64_t count)
 {
-	static const struct timespec a_moment = { 0, 300000 };
 	int result;
 
 	lh__pageset_remove_run(&place->state->fresh, page, count);
 	result = place->real->ops->show(place->real, page, count, NULL);
-	nanosleep(&a_moment, NULL);
+	if (place->late)
+		place->late(place->late_context, page, count);
 	lh__pageset_add_run(&place->state->fresh, page, count);
 	return result;
 }

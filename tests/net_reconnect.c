@@ -81,7 +81,7 @@ static struct lh_store *open_line(const char *url, enum way way, unsigned timeou
 		return printf("# %s\n", error.text), NULL;
 	line.target.no_ring = way == STREAM;
 	line.target.no_view = way == RING;
-	if (lh__node_create(&line.target, 2000, &link, &error) < 0)
+	if (lh__node_create(&line.target, 20000, &link, &error) < 0)
 		return printf("# %s\n", error.text), NULL;
 	if (lh__node_attach(&lh__sys_default, &link, &options, &store) < 0)
 		return NULL;
@@ -200,7 +200,7 @@ static void *read_steadily(void *argument)
 static void cut_in_the_middle(const char *url, enum way way, const char *name)
 {
 	static struct load load;
-	struct lh_store *store = open_line(url, way, 8000);
+	struct lh_store *store = open_line(url, way, 20000);
 	unsigned char page[LH_PAGE_SIZE];
 	struct lh_request put = { .op = LH_OP_PUT, .page = 1000, .mask = LH_MASK_ALL, .data = page };
 	struct reader readers[2] = { { .store = store }, { .store = store } };
@@ -300,7 +300,7 @@ static int get_one(struct lh_store *store, uint64_t number, unsigned char *value
 static void killed(const char *url, enum way way, const char *name)
 {
 	pid_t node = node_process(url);
-	struct lh_store *store = open_line(url, way, 1500);
+	struct lh_store *store = open_line(url, way, 20000);
 	unsigned char value;
 	uint64_t start, spent;
 
@@ -311,17 +311,17 @@ static void killed(const char *url, enum way way, const char *name)
 	is(get_one(store, 5, &value), -EIO, "%s: killed and started anew: the page is not made up", name);
 	ok(strstr(line.last.text, "does not have region") != NULL, "%s: and the reason is: %s", name,
 	   line.last.text);
-	ok(lh__net_now_ms() - start < 1000, "%s: known without waiting", name);
+	ok(lh__net_now_ms() - start < 10000, "%s: known without waiting", name);
 	is(put_one(store, 6, 1), -EIO, "%s: later calls fail too", name);
 	store->ops->close(store);
 
-	store = open_line(url, way, 700);
+	store = open_line(url, way, 1200);
 	ok(store && put_one(store, 5, 0x22) == 0, "%s: a new region on the new node", name);
 	end_process(node);
 	start = lh__net_now_ms();
 	ok(get_one(store, 5, &value) < 0, "%s: killed for good: the call fails", name);
 	spent = lh__net_now_ms() - start;
-	ok(spent >= 500 && spent < 1500, "%s: after the timeout (%u ms)", name, (unsigned)spent);
+	ok(spent >= 1000 && spent < 10000, "%s: after the timeout (%u ms)", name, (unsigned)spent);
 	store->ops->close(store);
 }
 
@@ -357,7 +357,7 @@ static void viewed(const char *url)
 static void stopped(const char *url, enum way way, const char *name)
 {
 	pid_t node = node_process(url), helper;
-	struct lh_store *store = open_line(url, way, 900);
+	struct lh_store *store = open_line(url, way, 2000);
 	unsigned char value = 0;
 	uint64_t start, spent;
 
@@ -379,9 +379,9 @@ static void stopped(const char *url, enum way way, const char *name)
 	start = lh__net_now_ms();
 	is(get_one(store, 5, &value), -ETIMEDOUT, "%s: stopped for good", name);
 	spent = lh__net_now_ms() - start;
-	ok(spent >= 700 && spent < 1600, "%s: after the timeout (%u ms)", name, (unsigned)spent);
+	ok(spent >= 1500 && spent < 10000, "%s: after the timeout (%u ms)", name, (unsigned)spent);
 	start = lh__net_now_ms();
-	ok(put_one(store, 5, 1) == -ETIMEDOUT && lh__net_now_ms() - start < 50,
+	ok(put_one(store, 5, 1) == -ETIMEDOUT && lh__net_now_ms() - start < 1000,
 	   "%s: later calls fail at once", name);
 	store->ops->close(store);
 	end_process(node);
@@ -389,7 +389,7 @@ static void stopped(const char *url, enum way way, const char *name)
 
 static void grace(const char *url)
 {
-	struct lh_server_options options = { .grace_ms = 300, .spin_us = 50 };
+	struct lh_server_options options = { .grace_ms = 1500, .spin_us = 50 };
 	struct lh_node_link link, again;
 	struct lh_server_counts counts;
 	struct test_node node;
@@ -397,20 +397,24 @@ static void grace(const char *url)
 
 	if (!ok(node_start(&node, url, &options, &error) == 0 &&
 	                lh__node_target(url, NULL, &line.target, &error) == 0 &&
-	                lh__node_create(&line.target, 2000, &link, &error) == 0,
-	        "a node with a grace of 300 ms"))
+	                lh__node_create(&line.target, 20000, &link, &error) == 0,
+	        "a node with a grace of 1500 ms"))
 		return;
 	lh__node_link_close(&link);
 	usleep(50000);
-	is(lh__node_again(&line.target, 2000, &link, &error), 0,
+	is(lh__node_again(&line.target, 20000, &link, &error), 0,
 	   "a client that comes back in time has its region");
 	is(link.generation, 2, "in the next generation");
 	again = link;
 	lh__node_link_close(&link);
-	usleep(450000);
-	lh__server_read_counts(node.server, &counts);
+	for (unsigned i = 0; i < 2000; i++) {
+		lh__server_read_counts(node.server, &counts);
+		if (counts.regions_now == 0)
+			break;
+		usleep(10000);
+	}
 	is(counts.regions_now, 0, "the region of one that does not is dropped");
-	is(lh__node_again(&line.target, 2000, &again, &error), -ESTALE, "and who comes late is told");
+	is(lh__node_again(&line.target, 20000, &again, &error), -ESTALE, "and who comes late is told");
 	node_stop(&node);
 }
 

@@ -3,6 +3,7 @@
  * store, with all addressing modes and random registers, against the processor itself (pool_machine.h). Forms
  * that the pool leaves to the processor are among them: what is said to be one store must be.
  */
+/* timeout: 240 */
 #include "pool_machine.h"
 
 #define ROUNDS 250u

@@ -4,6 +4,7 @@
  * Every call is watched (pool_heap.h): changed bytes were touched, an abort puts all back, a failed call has
  * changed nothing, objects do not overlap. What the checker finds is in pool_heap_check.c.
  */
+/* timeout: 240 */
 #include "pool_heap.h"
 
 static uint64_t seed;

@@ -7,6 +7,7 @@
  * look at is the rest: objects, free slots, free pages. Each byte there is flipped as well, and has to be let
  * through.
  */
+/* timeout: 240 */
 #include "pool_heap.h"
 
 #define ROOM (UINT64_C(48) * LH_PAGE_SIZE)
@@ -19,14 +20,21 @@ static uint64_t below(uint64_t n)
 	return random_next(&seed) % n;
 }
 
+/* The first objects, which chance does not free: a large one, one to be a free run, a slot of some slab. */
+enum { LARGE, SPARE, SLOT, CERTAIN };
+
 /* A heap with some of everything, quiet afterwards. */
 static struct watched *populated(uint64_t size, uint64_t room)
 {
+	static const unsigned certain[] = { 9000, 9000, 100 };
 	static const unsigned sizes[] = { 16, 20, 32, 48, 100, 4096, 9000, 5000, 20000, 13000, 4096, 30 };
 	struct watched *w = watched_open(size, room);
 	uint64_t offset;
 	unsigned i;
 
+	for (i = 0; i < CERTAIN; i++)
+		if (watched_alloc(w, false, certain[i], 0, &offset) != 0)
+			wrong(w, "no room for the first objects");
 	for (i = 0; i < 60; i++)
 		(void)watched_alloc(w, false, sizes[i % 12], 0, &offset);
 	w->heap.size = room;
@@ -36,10 +44,13 @@ static struct watched *populated(uint64_t size, uint64_t room)
 	for (i = 0; i < 40; i++)
 		(void)watched_alloc(w, false, sizes[i % 12], 0, &offset);
 	for (i = 0; i < 40; i++)
-		(void)watched_free(w, false, (unsigned)below(w->objects));
+		(void)watched_free(w, false, CERTAIN + (unsigned)below(w->objects - CERTAIN));
 	/* Chance may have freed all of a kind. */
 	for (i = 0; i < 12; i++)
 		(void)watched_alloc(w, false, sizes[i], 0, &offset);
+	/* Nor may it have left no free page. */
+	if (watched_free(w, false, SPARE) != 0)
+		wrong(w, "the spare object cannot be freed");
 	watch(w);
 	if (lh__heap_set_root(&w->heap, w->object[3].offset, w->object[3].size) != 0)
 		wrong(w, "no root");
@@ -287,7 +298,7 @@ static void plant(void)
 	plant_in_slab(header, (void *)(planted->heap.base + slab));
 	plant_in_run((void *)(planted->heap.base + large));
 	plant_in_bins(header);
-	header->root = planted->object[4].offset + 16;
+	header->root = planted->object[LARGE].offset + 16;
 	header->root_check = header->root ^ header->root_size ^ HEAP_MAGIC;
 	(void)found("a root that is no object");
 	header->root_size = 1 << 20;

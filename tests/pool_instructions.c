@@ -3,6 +3,7 @@
  * where stores are seen, what it does on any other (pool_machine.h). pool_emulate.c knows which forms there
  * are; this one does not.
  */
+/* timeout: 240 */
 #include <Zydis/Zydis.h>
 
 #include "pool_machine.h"

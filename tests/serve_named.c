@@ -12,6 +12,9 @@
 #include "serve_node.h"
 #include "store/node.h"
 
+/* Every call is answered; this is for a machine that is busy with something else. */
+enum { PATIENCE_MS = 20000 };
+
 /* ---- nodes ---- */
 
 struct peer {
@@ -67,7 +70,7 @@ static struct lh_node_target target;
 static int store_named(const char *name, bool create, struct lh_store **store, struct lh_error *error)
 {
 	*error = (struct lh_error){ 0 };
-	return lh__node_store_named(&lh__sys_default, &target, name, create, 3000, store, error);
+	return lh__node_store_named(&lh__sys_default, &target, name, create, PATIENCE_MS, store, error);
 }
 
 static void close_store(struct lh_store *store)
@@ -117,7 +120,8 @@ static void lives(const char *way)
 	ok(put(store, 3, 0x31) == 0 && put(store, 100, 0x32) == 0, "%s: and has two pages", way);
 	says(way, store_named("cart", true, &other, &error), -EEXIST, &error, "has that name already");
 	says(way, store_named("cart", false, &other, &error), -EBUSY, &error, "another client has it open");
-	says(way, lh__node_drop_named(&target, "cart", NULL, 2000, &error), -EBUSY, &error, "/cart: another");
+	says(way, lh__node_drop_named(&target, "cart", NULL, PATIENCE_MS, &error), -EBUSY, &error,
+	     "/cart: another");
 	is(get(store, 3), 0x31, "%s: whose client notices nothing of that", way);
 	close_store(store);
 	ok(store_named("cart", false, &store, &error) == 0 && get(store, 3) == 0x31 &&
@@ -130,15 +134,15 @@ static void lives(const char *way)
 	ok(store_named("cart", false, &store, &error) == 0 && get(store, 3) == 0x33, "%s: and the first",
 	   way);
 	close_store(store);
-	is(lh__node_drop_named(&target, "cart", NULL, 2000, &error), 0, "%s: one is dropped", way);
-	says(way, lh__node_drop_named(&target, "cart", NULL, 2000, &error), -ENOENT, &error,
+	is(lh__node_drop_named(&target, "cart", NULL, PATIENCE_MS, &error), 0, "%s: one is dropped", way);
+	says(way, lh__node_drop_named(&target, "cart", NULL, PATIENCE_MS, &error), -ENOENT, &error,
 	     "nothing of that");
 	says(way, store_named("cart", false, &other, &error), -ENOENT, &error, "/cart: the node has nothing");
 	ok(store_named("cart", true, &store, &error) == 0 && get(store, 3) == 0,
 	   "%s: made once more it is empty", way);
 	close_store(store);
-	ok(lh__node_drop_named(&target, "cart", NULL, 2000, &error) == 0 &&
-	           lh__node_drop_named(&target, "Cart", NULL, 2000, &error) == 0,
+	ok(lh__node_drop_named(&target, "cart", NULL, PATIENCE_MS, &error) == 0 &&
+	           lh__node_drop_named(&target, "Cart", NULL, PATIENCE_MS, &error) == 0,
 	   "%s: all are dropped", way);
 }
 
@@ -155,13 +159,15 @@ static void wrong_names(void)
 		says("a name", store_named(*at, true, &store, &error), -EINVAL, &error, "1 to 63 letters");
 	memset(longest, 'x', sizeof longest);
 	longest[LH_NODE_NAME_SIZE] = '\0';
-	says("a name", lh__node_open_named(&target, longest, 2000, &link, &error), -EINVAL, &error, "63");
-	says("a name", lh__node_drop_named(&target, longest, NULL, 2000, &error), -EINVAL, &error, "63");
+	says("a name", lh__node_open_named(&target, longest, PATIENCE_MS, &link, &error), -EINVAL, &error,
+	     "63");
+	says("a name", lh__node_drop_named(&target, longest, NULL, PATIENCE_MS, &error), -EINVAL, &error,
+	     "63");
 	is(link.region, 77, "and no link is made");
 	longest[LH_NODE_NAME_SIZE - 1] = '\0';
 	ok(store_named(longest, true, &store, &error) == 0, "63 letters are a name");
 	close_store(store);
-	is(lh__node_drop_named(&target, longest, NULL, 2000, &error), 0, "which can be dropped");
+	is(lh__node_drop_named(&target, longest, NULL, PATIENCE_MS, &error), 0, "which can be dropped");
 }
 
 /* ---- a client that is killed ---- */
@@ -237,7 +243,7 @@ static void killed(const char *way)
 	}
 	is(opened, round, "%s: as soon as a client was killed the next has its region", way);
 	is(wrong, 0, "%s: with all that was acknowledged, and each page whole", way);
-	is(lh__node_drop_named(&target, "killed", NULL, 2000, &error), 0, "%s: which is dropped", way);
+	is(lh__node_drop_named(&target, "killed", NULL, PATIENCE_MS, &error), 0, "%s: which is dropped", way);
 }
 
 /* ---- links that break ---- */
@@ -250,11 +256,13 @@ static int reconnect(void *context, struct lh_node_link *link, int ms)
 /* A store on a link whose sockets can be shut down from outside. */
 static struct lh_store *open_cuttable(int cut[2], struct lh_error *last)
 {
-	struct lh_node_options options = { .timeout_ms = 3000, .reconnect = reconnect, .context = last };
+	struct lh_node_options options = { .timeout_ms = PATIENCE_MS,
+		                           .reconnect = reconnect,
+		                           .context = last };
 	struct lh_node_link link;
 	struct lh_store *store;
 
-	if (lh__node_open_named(&target, "broken", 2000, &link, last) < 0 ||
+	if (lh__node_open_named(&target, "broken", PATIENCE_MS, &link, last) < 0 ||
 	    lh__node_attach(&lh__sys_default, &link, &options, &store) < 0)
 		return printf("# %s\n", last->text), NULL;
 	cut[0] = dup(link.fd[0]);
@@ -299,7 +307,7 @@ static void broken(const char *way)
 	is(put(second, 2, 0x22), 0, "%s: the one that has the region goes on", way);
 	close_store(first);
 	close_store(second);
-	is(lh__node_drop_named(&target, "broken", NULL, 2000, &error), 0, "%s: which is dropped", way);
+	is(lh__node_drop_named(&target, "broken", NULL, PATIENCE_MS, &error), 0, "%s: which is dropped", way);
 }
 
 enum { LATE_PAGES = 4, LATE_GETS = 1600 };
@@ -348,7 +356,7 @@ static void late(const char *way)
 	for (page = 0; page <= LATE_PAGES; page++)
 		wrong += put(store, page, 0x55) != 0;
 	close_store(store);
-	if (!ok(wrong == 0 && lh__node_open_named(&target, "late", 2000, &link, &error) == 0,
+	if (!ok(wrong == 0 && lh__node_open_named(&target, "late", PATIENCE_MS, &link, &error) == 0,
 	        "%s: with pages, and a client", way))
 		return;
 	leave_puts(&link, target.url.tcp ? LATE_GETS : 128);
@@ -364,7 +372,7 @@ static void late(const char *way)
 	target.no_ring = true;
 	lh__node_link_close(&link);
 	close_store(store);
-	is(lh__node_drop_named(&target, "late", NULL, 2000, &error), 0, "%s: which is dropped", way);
+	is(lh__node_drop_named(&target, "late", NULL, PATIENCE_MS, &error), 0, "%s: which is dropped", way);
 }
 
 static void dropped_as_made(void)
@@ -372,16 +380,17 @@ static void dropped_as_made(void)
 	struct lh_node_link made, later;
 	struct lh_error error = { 0 };
 
-	is(lh__node_create_named(&target, "made", 2000, &made, &error), 0, "a region is made");
+	is(lh__node_create_named(&target, "made", PATIENCE_MS, &made, &error), 0, "a region is made");
 	lh__node_link_close(&made);
-	is(lh__node_open_named(&target, "made", 2000, &later, &error), 0, "and opened by another client");
+	is(lh__node_open_named(&target, "made", PATIENCE_MS, &later, &error), 0,
+	   "and opened by another client");
 	lh__node_link_close(&later);
 	ok(later.region == made.region && later.generation > made.generation + 1,
 	   "whose generation the first does not reach by connecting again");
 	says("a client that takes back what it made",
-	     lh__node_drop_named(&target, "made", &made, 2000, &error), -EBUSY, &error,
+	     lh__node_drop_named(&target, "made", &made, PATIENCE_MS, &error), -EBUSY, &error,
 	     "somebody else meanwhile");
-	is(lh__node_drop_named(&target, "made", &later, 2000, &error), 0, "the other one can");
+	is(lh__node_drop_named(&target, "made", &later, PATIENCE_MS, &error), 0, "the other one can");
 }
 
 /* ---- several at once ---- */
@@ -434,7 +443,7 @@ static void crowd(const char *way)
 	   CROWD, busy);
 	pthread_barrier_destroy(&start);
 	pthread_barrier_destroy(&stop);
-	is(lh__node_drop_named(&target, "wanted", NULL, 2000, &error), 0, "%s: it is dropped", way);
+	is(lh__node_drop_named(&target, "wanted", NULL, PATIENCE_MS, &error), 0, "%s: it is dropped", way);
 }
 
 /* ---- views, limits, the grace ---- */
@@ -442,8 +451,8 @@ static void crowd(const char *way)
 static bool has_view(bool create, const char *name)
 {
 	struct lh_node_link link;
-	int result = create ? lh__node_create_named(&target, name, 2000, &link, NULL)
-	                    : lh__node_open_named(&target, name, 2000, &link, NULL);
+	int result = create ? lh__node_create_named(&target, name, PATIENCE_MS, &link, NULL)
+	                    : lh__node_open_named(&target, name, PATIENCE_MS, &link, NULL);
 	bool has = result == 0 && link.kind == LH_NODE_RING && link.fd[2] >= 0;
 
 	if (result == 0)
@@ -467,8 +476,8 @@ static void views(void)
 	ok(store_named("plain", false, &store, &error) == 0 && get(store, 9) == 0x99,
 	   "and what was put is in it");
 	close_store(store);
-	ok(lh__node_drop_named(&target, "plain", NULL, 2000, NULL) == 0 &&
-	           lh__node_drop_named(&target, "seen", NULL, 2000, NULL) == 0,
+	ok(lh__node_drop_named(&target, "plain", NULL, PATIENCE_MS, NULL) == 0 &&
+	           lh__node_drop_named(&target, "seen", NULL, PATIENCE_MS, NULL) == 0,
 	   "both are dropped");
 }
 
@@ -488,7 +497,8 @@ static void limits(const char *url)
 		return;
 	ok(store_named("full", true, &store, &error) == 0 && put(store, 0, 1) == 0 && put(store, 1, 2) == 0,
 	   "a region with two pages");
-	is(lh__node_open(&lh__sys_default, &target, 2000, &other, &error), 0, "and one without a name");
+	is(lh__node_open(&lh__sys_default, &target, PATIENCE_MS, &other, &error), 0,
+	   "and one without a name");
 	lh__server_read_counts(node.server, &counts);
 	ok(counts.regions_now == 2 && counts.named_now == 1 && counts.bytes_used == 2 * LH_PAGE_SIZE,
 	   "are counted");
@@ -503,7 +513,7 @@ static void limits(const char *url)
 	   "when both clients have gone the one with the name stays");
 	ok(store_named("full", false, &store, &error) == 0 && get(store, 1) == 2, "and can be opened");
 	close_store(store);
-	is(lh__node_drop_named(&target, "full", NULL, 2000, &error), 0, "until it is dropped");
+	is(lh__node_drop_named(&target, "full", NULL, PATIENCE_MS, &error), 0, "until it is dropped");
 	lh__server_read_counts(node.server, &counts);
 	ok(counts.named_now == 0 && counts.bytes_used == 0, "then its memory is free when that is answered");
 	node_stop(&node);

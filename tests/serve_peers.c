@@ -21,7 +21,7 @@ static int dial(void)
 	struct lh_error error;
 	int fd;
 
-	if (lh__socket_connect(&target.url, false, lh__net_now_ms() + 2000, &fd, &error) < 0) {
+	if (lh__socket_connect(&target.url, false, lh__net_now_ms() + 20000, &fd, &error) < 0) {
 		printf("# %s\n", error.text);
 		return -1;
 	}

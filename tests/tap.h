@@ -15,6 +15,12 @@
 
 static int tap__count, tap__failed;
 
+/* What was said stands there, whatever ends the program. */
+__attribute__((constructor)) static void tap__say_at_once(void)
+{
+	setvbuf(stdout, NULL, _IOLBF, 0);
+}
+
 __attribute__((format(printf, 2, 3), unused)) static int ok_at(int passed, const char *format, ...)
 {
 	va_list arguments;
