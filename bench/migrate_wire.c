@@ -238,7 +238,8 @@ static double throughput(struct setup *setup, bool since)
 
 int main(int argc, char **argv)
 {
-	char key[256], url[320];
+	const char *key = write_key("key", 0xaa, 0600);
+	char url[320];
 	struct way way[] = {
 		{ "unix", url, NULL },
 		{ "tcp", "tcp://127.0.0.1:0", NULL },
@@ -246,8 +247,7 @@ int main(int argc, char **argv)
 	};
 	struct setup setup;
 
-	snprintf(url, sizeof url, "unix:%s/socket", channel_folder());
-	channel_key(key, "key", 'a');
+	snprintf(url, sizeof url, "unix:%s/socket", test_folder());
 	make_memory(&setup, argc > 1 ? strtoull(argv[1], NULL, 0) : 65536);
 	for (unsigned i = 0; i < sizeof way / sizeof *way; i++) {
 		double best = 0, again = 0;
@@ -266,6 +266,6 @@ int main(int argc, char **argv)
 		drop_supply(&setup);
 	}
 	lh__pages_close(setup.pages);
-	channel_folder_remove();
+	test_folder_remove();
 	return 0;
 }

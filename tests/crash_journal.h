@@ -190,7 +190,7 @@ static long go_on(struct journal_run *run, struct lh_crash *medium, struct lh_st
                   char *reason)
 {
 	unsigned char home[JOURNAL_HOME][LH_PAGE_SIZE], data[LH_PAGE_SIZE] __attribute__((aligned(64)));
-	struct lh_change change = change_to_go_on(run, found, data);
+	struct lh_change change;
 	struct lh_error error;
 	uint64_t sequence;
 	bool kept;
@@ -198,6 +198,7 @@ static long go_on(struct journal_run *run, struct lh_crash *medium, struct lh_st
 
 	memcpy(home, run->content[found]->home, sizeof home);
 	memset(data, 0xa5, sizeof data);
+	change = change_to_go_on(run, found, data);
 	apply_change(home, &change);
 	result = lh__journal_append(journal, &change, 1, &sequence);
 	if (result == 0)

@@ -13,7 +13,8 @@
 /* What is waited for comes; this is for a machine that is busy with something else. */
 enum { PATIENCE_MS = 20000 };
 
-static char key[256], other_key[256], unix_url[320];
+static const char *key, *other_key;
+static char unix_url[320];
 
 /* ---- beginnings ---- */
 
@@ -551,9 +552,9 @@ static void many(const char *url, const char *key_file)
 
 int main(void)
 {
-	snprintf(unix_url, sizeof unix_url, "unix:%s/socket", channel_folder());
-	channel_key(key, "key", 'a');
-	channel_key(other_key, "other", 'b');
+	snprintf(unix_url, sizeof unix_url, "unix:%s/socket", test_folder());
+	key = write_key("key", 0xaa, 0600);
+	other_key = write_key("other", 0xbb, 0600);
 	beginnings();
 	statuses();
 	keys();
@@ -567,6 +568,6 @@ int main(void)
 	many("tcp://127.0.0.1:0", NULL);
 	many("tcp://127.0.0.1:0", key);
 	silence();
-	channel_folder_remove();
+	test_folder_remove();
 	return done();
 }

@@ -6,12 +6,10 @@
 
 #include <poll.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "folder.h"
 #include "service/migrate/channel.h"
 
 struct pair {
@@ -86,42 +84,6 @@ __attribute__((unused)) static int pair_open(struct pair *pair, const char *list
 		return 1;
 	pair_close(pair);
 	return 0;
-}
-
-__attribute__((unused)) static const char *channel_folder(void)
-{
-	static char folder[64];
-
-	if (!folder[0]) {
-		strcpy(folder, "/tmp/linehome-test-XXXXXX");
-		if (!mkdtemp(folder))
-			abort();
-	}
-	return folder;
-}
-
-__attribute__((unused)) static void channel_folder_remove(void)
-{
-	char command[128];
-
-	snprintf(command, sizeof command, "rm -rf %s", channel_folder());
-	if (system(command) != 0)
-		printf("# %s stays\n", channel_folder());
-}
-
-/* A key file in the folder; the 64 digits are all `digit`. */
-__attribute__((unused)) static void channel_key(char path[256], const char *name, char digit)
-{
-	FILE *file;
-
-	snprintf(path, 256, "%s/%s", channel_folder(), name);
-	file = fopen(path, "w");
-	if (!file || fchmod(fileno(file), 0600) != 0)
-		abort();
-	for (int i = 0; i < 64; i++)
-		fputc(digit, file);
-	fputc('\n', file);
-	fclose(file);
 }
 
 #endif

@@ -75,7 +75,7 @@ static void connect_lanes(struct move *move)
 	struct lh_error error;
 	char url[320];
 
-	snprintf(url, sizeof url, "unix:%s/pages", channel_folder());
+	snprintf(url, sizeof url, "unix:%s/pages", test_folder());
 	for (unsigned i = 0; i < LANES; i++) {
 		enum lh_move_channel_kind kind = i ? LH_MOVE_DATA : LH_MOVE_FAULTS;
 		struct pair pair;
@@ -645,6 +645,6 @@ int main(void)
 	hints();
 	ends();
 	lies();
-	channel_folder_remove();
+	test_folder_remove();
 	return done();
 }

@@ -27,8 +27,8 @@ int lh__record_write(const char *path, size_t page_size, uint64_t pages, const u
 /* Finds out beforehand whether it could be written there, and leaves nothing. */
 int lh__record_writable(const char *path, struct lh_error *error) LH_MUST_CHECK;
 /*
- * pages: that the guest has; 0: it is not known yet. *entries is the caller's to free. -EBADMSG: not a recording, or damaged; -EINVAL: of a guest with another
- * number or size of pages.
+ * pages: that the guest has; 0: it is not known yet. *entries is the caller's to free. -EBADMSG: not a
+ * recording, or damaged; -EINVAL: of a guest with another number or size of pages.
  */
 int lh__record_read(const char *path, size_t page_size, uint64_t pages, uint64_t **entries, size_t *n,
                     struct lh_error *error) LH_MUST_CHECK;

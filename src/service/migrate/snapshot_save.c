@@ -79,9 +79,11 @@ static int name_files(struct saving *saving, struct lh_error *error)
 	snprintf(snapshot->device, sizeof(snapshot->device), "%s/device", saving->dir);
 	for (size_t i = 0; i < snapshot->regions; i++) {
 		struct lh_state_region *region = &snapshot->region[i];
-		int n = snprintf(region->path, sizeof(region->path), "%s/memory-%s", saving->dir,
-		                 region->name);
+		char name[sizeof(region->name)];
+		int n;
 
+		memcpy(name, region->name, sizeof(name));
+		n = snprintf(region->path, sizeof(region->path), "%s/memory-%s", saving->dir, name);
 		if ((size_t)n >= sizeof(region->path))
 			return lh__fail(error, -ENAMETOOLONG, "%s: the path is too long", saving->dir);
 		for (char *c = region->path + strlen(saving->dir) + 1; *c; c++)
