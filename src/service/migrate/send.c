@@ -215,6 +215,8 @@ static void close_all(struct lh_send *send)
 	enum lh_move_phase phase;
 
 	lh__send_disconnect(send);
+	if (send->prepared)
+		lh__machine_save_not(&send->machine, &send->saved);
 	if (send->watched)
 		lh__written_close(&send->written);
 	if (send->pages)

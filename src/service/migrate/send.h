@@ -5,8 +5,8 @@
  *     rounds           the watch finds what was written, the receiver fetches it, until little is left or it
  *                      does
  *                      not get less; the guest runs all the time        (mode postcopy: none)
- *     switch-over      QEMU saves its device state (the guest stands still); last scan; what fits into the
- *                      downtime limit is fetched; STOP, sets, DEVICE, GO
+ *     switch-over      QEMU saves its device state (the guest stands still); STOP, DEVICE; last scan; sets,
+ *                      GO
  *     after            pages are given until the receiver says DONE
  *
  * Until GO has been sent every failure, and cancelling, leaves the guest running here as if nothing had been.
@@ -41,7 +41,7 @@ struct lh_send_options {
 	bool postcopy;
 	unsigned parallel;    /* channels of data */
 	uint64_t bandwidth;   /* bytes a second; 0: none */
-	unsigned downtime_ms; /* what may be fetched while the guest stands still may take so long */
+	unsigned downtime_ms; /* rounds end where what is left can be fetched in so long */
 	int cancel;           /* readable: give up, if it is not too late; -1 */
 	/*
 	 * Whether nobody is left who would start a sender or receiver again; may be NULL. Once the guest has

@@ -11,6 +11,7 @@
 #include "sys/sys.h"
 
 #define BACKOFF_MS 500u
+#define HINTS_MIN 4096u /* pages still to come: fewer have come before page tables have been read */
 #define SAY_AGAIN_NS UINT64_C(5000000000)
 
 enum { ENDED = 1 };
@@ -74,12 +75,13 @@ static int hear(struct lh_send *send, const struct lh_move_message *message, str
 	case LH_MOVE_GO:
 		send->stop.answer = lh__clock(NULL) - send->go;
 		gone(send);
-		if (send->last_pages > 0)
+		if (send->last_pages > HINTS_MIN)
 			lh__send_hint(send);
 		return 0;
 	case LH_MOVE_RUNS:
 		gone(send);
 		send->stop.load = message->value;
+		lh__send_switched(send);
 		return 0;
 	case LH_MOVE_STATUS:
 		return lh__plan_status_read((const char *)message->body, message->size, &send->status);
