@@ -208,7 +208,7 @@ static bool model_slow(unsigned from, unsigned steps)
 
 static uint64_t model_recovery(void)
 {
-	for (unsigned from = 0;; from += 100)
+	for (unsigned from = (unsigned)(model_silence() / STEP);; from += 100)
 		if (!model_slow(from, 2000) && !model_slow(from, 10000))
 			return from * STEP;
 }

@@ -275,6 +275,8 @@ static uint64_t recovery(struct lh_measure *measure, uint64_t now)
 {
 	uint64_t known = windows_known(measure, now);
 
+	if (measure->well < measure->loud)
+		measure->well = measure->loud;
 	for (; measure->well + LASTING <= known; measure->well++)
 		if (!is_slow(measure, measure->well, LONG_WINDOW) &&
 		    !is_slow(measure, measure->well, LASTING))

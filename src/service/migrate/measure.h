@@ -10,7 +10,7 @@
  *             begin
  *             of the first window of 10 ms in which the guest ran and the vCPU that waited least waited for
  *             less than half of it
- *   recovery  from stopped to the begin of the first 200 ms in which all vCPUs together waited for less than
+ *   recovery  not before that, from stopped to the begin of the first 200 ms in which all vCPUs together waited for less than
  *             a
  *             tenth, and did so in the second that begins there
  *

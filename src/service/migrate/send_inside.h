@@ -120,8 +120,6 @@ int lh__send_rounds(struct lh_send *send, struct lh_error *error) LH_MUST_CHECK;
 int lh__send_prepare(struct lh_send *send, struct lh_error *error) LH_MUST_CHECK;
 /* From the guest's stop to GO. After an error the guest is still ours (note's phase is copying). */
 int lh__send_switch(struct lh_send *send, struct lh_error *error) LH_MUST_CHECK;
-/* It is the receiver's: what served the switch alone is no longer needed. */
-void lh__send_switched(struct lh_send *send);
 /*
  * The guest was not given away, or has come back: everything is as it was. Adds to the text of error where
  * the guest is.

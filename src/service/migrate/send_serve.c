@@ -59,6 +59,8 @@ static int finished(struct lh_send *send, const struct lh_move_message *message,
 	/* Before the receiver hears of it, which then forgets the migration. */
 	lh__state_set_phase(send->note, LH_MOVE_COMPLETE);
 	acknowledge(send);
+	if (send->has_machine && !send->resumed)
+		(void)!lh__machine_downtime(&send->machine, &send->downtime_ms, NULL);
 	json_decref(send->theirs);
 	send->theirs = theirs;
 	if (json_is_true(json_object_get(theirs, "ended")))
@@ -81,7 +83,6 @@ static int hear(struct lh_send *send, const struct lh_move_message *message, str
 	case LH_MOVE_RUNS:
 		gone(send);
 		send->stop.load = message->value;
-		lh__send_switched(send);
 		return 0;
 	case LH_MOVE_STATUS:
 		return lh__plan_status_read((const char *)message->body, message->size, &send->status);

@@ -176,16 +176,6 @@ int lh__send_switch(struct lh_send *send, struct lh_error *error)
 	return result;
 }
 
-void lh__send_switched(struct lh_send *send)
-{
-	if (send->watched)
-		lh__written_close(&send->written);
-	send->watched = false;
-	if (send->has_machine && !send->resumed &&
-	    lh__machine_downtime(&send->machine, &send->downtime_ms, NULL) < 0)
-		send->downtime_ms = 0;
-}
-
 /* Tells the receiver, which may have gone, that it is over. */
 static void cancel_there(struct lh_send *send)
 {
