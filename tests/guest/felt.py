@@ -3,7 +3,9 @@
 The guest's own clock stands while QEMU does not run it: so between a line of its console at the source and one at the
 destination this machine's clock goes on by as much more as it stood still. And what its console shows no line in.
 """
+import contextlib
 import os
+import pty
 import signal
 import time
 
@@ -90,9 +92,26 @@ def held_later(place):
     tap.same(moved.bad()[0], 0, 'none of its memory has changed')
 
 
+def shown(place):
+    """What a person sees on the sender's terminal before anything has arrived: post-copy has no rounds."""
+    source, there = begin(place)
+    terminal, inside = pty.openpty()
+    sender = place.run([guest.LINEHOME, 'migrate', '--source', source.monitor + '.too', '--to', there.url, '--mode',
+                        'postcopy'], stderr=inside)
+    os.close(inside)
+    text = b''
+    with contextlib.suppress(OSError):  # the end of a terminal is an error
+        while more := os.read(terminal, 4096):
+            text += more
+    os.close(terminal)
+    tap.same(sender.wait(60), 0, 'a guest is moved by a command on a terminal')
+    steps = [text.find(word) for word in (b'waiting for the receiver', b'the guest is stopped', b'moved, ')]
+    tap.ok(-1 < steps[0] < steps[1] and (steps[2] == -1 or steps[1] < steps[2]), 'which shows what it does', text)
+
+
 def main():
     guest.can_migrate()
-    for case in (held_back, held_later):
+    for case in (held_back, held_later, shown):
         with guest.Place('felt') as place:
             case(place)
 

@@ -25,7 +25,11 @@
 #include "service/migrate/channel.h"
 #include "service/migrate/plan.h"
 
+/* What a sender does before pages come, and after the last round. */
+enum lh_progress_step { LH_PROGRESS_PAGES, LH_PROGRESS_CONNECTS, LH_PROGRESS_SWITCHES };
+
 struct lh_progress {
+	enum lh_progress_step step;
 	enum lh_move_phase phase;
 	unsigned round;
 	bool connected; /* to the other side */
@@ -48,7 +52,7 @@ struct lh_send_options {
 	 * been given away we then end with -EOWNERDEAD, and leave it to another call to go on.
 	 */
 	bool (*alone)(void *context);
-	/* About each 100 ms, from the calling thread; may be NULL. */
+	/* At each step, and about each 100 ms, from the calling thread; may be NULL. */
 	void (*progress)(void *context, const struct lh_progress *progress);
 	/* One line for a person: something happened that he will want to know; from the calling thread. */
 	void (*say)(void *context, const char *line);

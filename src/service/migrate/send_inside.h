@@ -144,6 +144,8 @@ int lh__send_serve(struct lh_send *send, struct lh_error *error) LH_MUST_CHECK;
 void lh__send_say(struct lh_send *send, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Shows how far it is, if it is time to; stale: pages of this round that are still to come. */
 void lh__send_progress(struct lh_send *send);
+/* Shows what it does now. Never while the guest stands still, since a terminal may take its time. */
+void lh__send_step(struct lh_send *send, enum lh_progress_step step);
 /* Whether it was asked to give up. */
 bool lh__send_cancelled(const struct lh_send *send);
 json_t *lh__send_stats(struct lh_send *send, int result, const struct lh_error *error);

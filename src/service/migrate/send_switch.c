@@ -150,8 +150,10 @@ static int stop_and_go(struct lh_send *send, struct lh_error *error)
 
 int lh__send_prepare(struct lh_send *send, struct lh_error *error)
 {
-	int result = note_status(send, error);
+	int result;
 
+	lh__send_step(send, LH_PROGRESS_SWITCHES);
+	result = note_status(send, error);
 	if (result == 0)
 		result = lh__machine_save_prepare(&send->machine, &send->saved, error);
 	send->prepared = result == 0;
