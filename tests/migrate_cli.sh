@@ -155,7 +155,7 @@ python3 - "$files/stats" <<'END'
 import json, sys
 stats = json.load(open(sys.argv[1]))
 assert stats['result'] == 'failed' and stats['error'] and stats['rounds'] == [], stats
-assert set(stats['stop_ms']) == {'save', 'scan', 'sets', 'fetch', 'answer', 'load', 'total'}, stats
+assert set(stats['stop_ms']) == {'save', 'device', 'scan', 'sets', 'answer', 'load', 'total'}, stats
 END
 report $? 'statistics of what has failed'
 

@@ -2,6 +2,7 @@
  * migrate_machine.c - machines under real QEMUs: what is found out, saving, going back, loading elsewhere.
  */
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/syscall.h>
 
 #include "qemu_machine.h"
@@ -248,7 +249,7 @@ static void others_with_it(struct qemu_machine *qemu, struct lh_machine *machine
 static void save_and_back(struct qemu_machine *qemu, struct lh_machine *machine,
                           struct lh_machine_saved *saved)
 {
-	uint64_t before;
+	uint64_t before, downtime = UINT64_MAX;
 	int rc;
 
 	ok(set_capability(machine, "auto-converge", true), "a capability that we need off is on");
@@ -256,10 +257,12 @@ static void save_and_back(struct qemu_machine *qemu, struct lh_machine *machine,
 	rc = lh__machine_save(machine, saved, &error);
 	if (!ok(rc == 0, "the machine is saved"))
 		printf("# %s\n", error.text);
+	ok(lh__machine_downtime(machine, &downtime, &error) == 0 && downtime < 20000,
+	   "QEMU says how long it took");
 	printf("# saved in %lu us, stopped for %lu us, %zu bytes, downtime %lu ms\n",
 	       (unsigned long)(lh__machine_now() - before) / 1000,
 	       (unsigned long)(lh__machine_now() - saved->stopped) / 1000, saved->size,
-	       (unsigned long)saved->downtime_ms);
+	       (unsigned long)downtime);
 	ok(saved->was_running && saved->size > 10000 && saved->size < (1 << 20), "... which is some 100 KB");
 	ok(saved->stopped >= before && saved->stopped <= lh__machine_now(), "... and stopped at a time");
 	ok(qemu_stands_still(qemu), "the guest stands still");
@@ -269,6 +272,25 @@ static void save_and_back(struct qemu_machine *qemu, struct lh_machine *machine,
 	           !capability(machine, "x-ignore-shared"),
 	   "... and its monitor is as it was");
 	ok(set_capability(machine, "auto-converge", false), "the capability is off again");
+}
+
+/* Prepared, and given up: nothing has happened, and it can be done again. */
+static void save_or_not(struct qemu_machine *qemu, struct lh_machine *machine)
+{
+	struct lh_machine_saved saved;
+
+	is(lh__machine_save_prepare(machine, &saved, &error), 0, "all is ready for a save");
+	ok(qemu_goes_on(qemu) && has_status(machine, "running"), "... and the guest runs");
+	lh__machine_save_not(machine, &saved);
+	ok(saved.fd == -1 &&
+	           lh__qmp_command(machine->qmp, "closefd", json_pack("{s:s}", "fdname", "linehome-device"),
+	                           -1, NULL, NULL) == -EREMOTEIO,
+	   "given up: QEMU has no descriptor left");
+	is(lh__machine_save_prepare(machine, &saved, &error), 0, "ready once more");
+	is(lh__machine_save_now(machine, &saved, &error), 0, "... and now it is saved");
+	ok(qemu_stands_still(qemu) && saved.size > 10000, "... and stands still");
+	close(saved.fd);
+	is(lh__machine_resume(machine, true, &error), 0, "it goes on");
 }
 
 /* Saves and goes without a word, as a sender that is killed does. */
@@ -430,6 +452,7 @@ static void source_alone(void)
 		what_is_found(&qemu, &machine);
 		others_with_it(&qemu, &machine);
 		save_and_back(&qemu, &machine, &saved);
+		save_or_not(&qemu, &machine);
 		close(saved.fd);
 		left_behind(&qemu, &machine);
 		under_way(&qemu, &machine);
@@ -482,9 +505,22 @@ static bool copy_file(const char *from, const char *to)
 	return n == 0;
 }
 
-/* What becomes of a machine that `from` is at the destination: as lh__machine_loaded says. */
-static int moves(struct lh_machine *from, const struct qemu_machine *source, struct qemu_machine *destination,
-                 struct lh_machine *to)
+/* Into the file that QEMU has already. */
+static int load_early(struct lh_machine *to, const struct lh_machine_saved *saved)
+{
+	ssize_t size = (ssize_t)saved->size;
+
+	if (sendfile(to->device, saved->fd, &(off_t){ 0 }, saved->size) != size)
+		return -EIO;
+	return lh__machine_load_now(to, &error);
+}
+
+/*
+ * What becomes of a machine that `from` is at the destination: as lh__machine_loaded says. early: it is
+ * prepared before the machine is saved, twice.
+ */
+static int moves(bool early, struct lh_machine *from, const struct qemu_machine *source,
+                 struct qemu_machine *destination, struct lh_machine *to)
 {
 	struct lh_machine_saved saved;
 	uint64_t at = 0, began;
@@ -493,6 +529,8 @@ static int moves(struct lh_machine *from, const struct qemu_machine *source, str
 	if (!opens(destination, to))
 		return -ENOENT;
 	rc = lh__machine_awaits(to, &error);
+	for (unsigned i = 0; early && i < 2 && !rc; i++)
+		rc = lh__machine_load_prepare(to, &error);
 	if (!rc)
 		rc = lh__machine_save(from, &saved, &error);
 	if (rc)
@@ -500,7 +538,7 @@ static int moves(struct lh_machine *from, const struct qemu_machine *source, str
 	if (!copy_file(source->memory, destination->memory))
 		return -EIO;
 	began = lh__machine_now();
-	rc = lh__machine_load(to, saved.fd, &error);
+	rc = early ? load_early(to, &saved) : lh__machine_load(to, saved.fd, &error);
 	close(saved.fd);
 	if (!rc)
 		rc = lh__machine_loaded(to, 20000, &at, &error);
@@ -532,7 +570,7 @@ static void there_and_back(struct qemu_machine *source, struct lh_machine *machi
 	ok(opens(&qemu, &other), "the other is opened");
 	is(lh__machine_loaded(&other, 100, &at, &error), 0, "it has loaded nothing yet");
 	lh__machine_close(&other);
-	is(moves(machine, source, &qemu, &other), 1, "the machine goes on there");
+	is(moves(true, machine, source, &qemu, &other), 1, "the machine goes on there");
 	ok(qemu_goes_on(&qemu) && has_status(&other, "running"), "... its guest runs");
 	ok(qemu_stands_still(source), "... and here it stands still");
 	lh__machine_close(&other);
@@ -557,7 +595,7 @@ static void refused_there(struct qemu_machine *source, struct lh_machine *machin
 	qemu_boots(&qemu, qemu_guest_counts, sizeof(qemu_guest_counts));
 	snprintf(text, sizeof(text), "%s%s", backend, qemu.memory);
 	if (ok(qemu_start(&qemu, NULL, text, extra), "a machine that waits with %s", what)) {
-		rc = moves(machine, source, &qemu, &other);
+		rc = moves(false, machine, source, &qemu, &other);
 		ok(rc == -EREMOTEIO || rc == -ECONNRESET, "... refuses the device state");
 		lh__machine_close(&other);
 		is(lh__machine_resume(machine, true, &error), 0, "... and it goes on here");
@@ -575,7 +613,7 @@ static void paused_there(struct qemu_machine *source, struct lh_machine *machine
 	qemu_boots(&qemu, qemu_guest_counts, sizeof(qemu_guest_counts));
 	ok(tell(machine, "stop"), "its user stops the machine");
 	if (ok(qemu_start(&qemu, NULL, NULL, waits_like), "a machine that waits")) {
-		is(moves(machine, source, &qemu, &other), 1, "it is moved");
+		is(moves(false, machine, source, &qemu, &other), 1, "it is moved");
 		ok(has_status(&other, "paused") && qemu_stands_still(&qemu), "... and is paused there");
 		ok(tell(&other, "cont") && qemu_goes_on(&qemu), "... until its user lets it go on");
 		lh__machine_close(&other);

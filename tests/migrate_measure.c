@@ -107,11 +107,11 @@ static void known_silence(void)
 	   "the vCPU that waits least waits for half of each window");
 	waits(measure, 12, 20, 22);
 	waits(measure, 12, 23, 25);
-	is(measured(measure, BASE + 30 * MS).silence, 37 * MS, "less than half of the third: 7 + 30 ms");
+	is(measured(measure, BASE + 30 * MS).silence, 27 * MS, "less than half of the third: 7 + 20 ms");
 	waits(measure, 99, 30, 500);
-	is(measured(measure, BASE + 600 * MS).silence, 37 * MS, "threads that are no vCPUs do not count");
+	is(measured(measure, BASE + 600 * MS).silence, 27 * MS, "threads that are no vCPUs do not count");
 	waits(measure, 12, 22, 23);
-	is(measured(measure, BASE + 600 * MS).silence, 47 * MS, "a wait that becomes known later does");
+	is(measured(measure, BASE + 600 * MS).silence, 37 * MS, "a wait that becomes known later does");
 	is(measured(measure, BASE).stop_to_run, 7 * MS, "from stop to run");
 	is(measured(measure, BASE).run_to_complete, UINT64_MAX, "not complete");
 	is(measured(measure, BASE).stalled, (30 + 6 + 5 + 5 + 470) * MS, "all waits of all threads");
@@ -124,17 +124,20 @@ static void known_recovery(void)
 
 	for (unsigned at = 0; at < 50; at += 10)
 		waits(measure, 11, at, at + 8);
-	/* 20 ms of 200: in [20, 120) there are 24, in [30, 130) 16. */
-	is(measured(measure, BASE + 1000 * MS).recovery, UINT64_MAX, "a second has to pass behind it");
-	is(measured(measure, BASE + 1200 * MS).recovery, (7 + 130) * MS,
-	   "less than a tenth of both from 30 ms on");
-	waits(measure, 12, 1000, 1020);
-	is(measured(measure, BASE + 1500 * MS).recovery, UINT64_MAX, "a long wait within the next second");
-	is(measured(measure, BASE + 2300 * MS).recovery, (7 + 1110) * MS, "... it is behind that");
-	lh__measure_complete(measure, BASE + 1021 * MS);
-	is(measured(measure, BASE + 1021 * MS).recovery, (7 + 1110) * MS,
+	/* A tenth of 400 ms: in [0, 200) there are 40, in [10, 210) 32. */
+	is(measured(measure, BASE + 1009 * MS).recovery, UINT64_MAX, "a second has to pass from there");
+	is(measured(measure, BASE + 1010 * MS).recovery, (7 + 10) * MS,
+	   "less than a tenth of both from 10 ms on");
+	waits(measure, 12, 500, 520);
+	is(measured(measure, BASE + 1010 * MS).recovery, (7 + 10) * MS, "a short wait later on is nothing");
+	waits(measure, 12, 500, 700);
+	/* In [500, 1500) there are 200 of 2000, in [660, 860) 40 of 400, in [670, 870) 30. */
+	is(measured(measure, BASE + 1500 * MS).recovery, UINT64_MAX, "a long wait within the second is");
+	is(measured(measure, BASE + 2300 * MS).recovery, (7 + 670) * MS, "... and most of it has to be over");
+	lh__measure_complete(measure, BASE + 701 * MS);
+	is(measured(measure, BASE + 701 * MS).recovery, (7 + 670) * MS,
 	   "when all is complete nobody has to wait to know");
-	is(measured(measure, BASE).run_to_complete, 1021 * MS, "from run to complete");
+	is(measured(measure, BASE).run_to_complete, 701 * MS, "from run to complete");
 	lh__measure_close(measure);
 
 	measure = opened();
@@ -144,9 +147,9 @@ static void known_recovery(void)
 	           measured(measure, BASE + 5 * MS).stop_to_run == UINT64_MAX,
 	   "nobody said when it stopped: not known");
 	lh__measure_stopped(measure, BASE - 2 * MS);
-	ok(measured(measure, BASE + 5 * MS).silence == 12 * MS &&
-	           measured(measure, BASE + 5 * MS).recovery == 102 * MS,
-	   "a guest that never faults: the first windows");
+	ok(measured(measure, BASE + 5 * MS).silence == 2 * MS &&
+	           measured(measure, BASE + 5 * MS).recovery == 2 * MS,
+	   "a guest that never faults: when it runs");
 	lh__measure_close(measure);
 }
 
@@ -190,29 +193,24 @@ static uint64_t model_silence(void)
 			least = waited < least ? waited : least;
 		}
 		if (2 * least < 100)
-			return (from + 100) * STEP;
+			return from * STEP;
 	}
 }
 
-static bool model_slow(unsigned from)
+static bool model_slow(unsigned from, unsigned steps)
 {
 	unsigned waited = 0;
 
 	for (unsigned i = 0; i < VCPUS; i++)
-		waited += model_waited(i, from, 1000);
-	return 10 * waited >= VCPUS * 1000;
+		waited += model_waited(i, from, steps);
+	return 10 * waited >= VCPUS * steps;
 }
 
 static uint64_t model_recovery(void)
 {
-	for (unsigned from = 0;; from += 100) {
-		unsigned later = from;
-
-		while (later <= from + 10000 && !model_slow(later))
-			later += 100;
-		if (later > from + 10000)
-			return (from + 1000) * STEP;
-	}
+	for (unsigned from = (unsigned)(model_silence() / STEP);; from += 100)
+		if (!model_slow(from, 2000) && !model_slow(from, 10000))
+			return from * STEP;
 }
 
 /* Waits get shorter and rarer; some are long, and known late. */

@@ -594,8 +594,9 @@ static void test_events(struct pair *pair)
 		{ { true, LH_MOVE_GIVE, 100, false, KILL_RECEIVER }, false, false },
 		{ { true, LH_MOVE_ROUND, 1, true, CANCEL }, false, false },
 		{ { false, LH_MOVE_ROUND, 1, false, BREAK }, false, false },
-		{ { true, LH_MOVE_STOP, 1, true, KILL_SENDER }, false, false },
-		{ { true, LH_MOVE_STOP, 1, true, CANCEL }, false, false },
+		/* Lost, since GO may be on its way already. */
+		{ { true, LH_MOVE_STOP, 1, false, KILL_SENDER }, false, false },
+		{ { true, LH_MOVE_STOP, 1, false, CANCEL }, false, false },
 		{ { true, LH_MOVE_DEVICE, 1, false, KILL_RECEIVER }, true, false },
 		{ { true, LH_MOVE_GO, 1, false, BREAK }, true, false },
 		{ { true, LH_MOVE_GO, 1, false, KILL_SENDER }, false, false },

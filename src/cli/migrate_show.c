@@ -39,7 +39,11 @@ void migrate_progress(void *context, const struct lh_progress *progress)
 	if (!isatty(STDERR_FILENO))
 		return;
 	left(rest, progress->left_ms);
-	if (progress->phase == LH_MOVE_COPYING)
+	if (progress->step == LH_PROGRESS_CONNECTS)
+		fputs("\rlinehome: waiting for the receiver\033[K", stderr);
+	else if (progress->step == LH_PROGRESS_SWITCHES)
+		fputs("\rlinehome: the guest is stopped, and its devices are moved\033[K", stderr);
+	else if (progress->phase == LH_MOVE_COPYING)
 		fprintf(stderr, "\rlinehome: round %u, %.1f %% of %.0f MiB copied, %.0f MiB/s%s\033[K",
 		        progress->round, here, all, speed, rest);
 	else

@@ -40,7 +40,8 @@
  *    right, and the page is asked for again.
  *
  * The supply, the guest and the phase are changed while all threads stand still: they are counted while they
- * work, and look each turn whether they are to stop (lh__engine_turn).
+ * work, and look each turn whether they are to stop (lh__engine_turn). One that sleeps stands still already,
+ * so nobody has to wait until it has been woken, and been given a processor.
  *
  * A supply that breaks is left alone by all; misses stay, and are asked for again when there is another. What
  * was on its way in the background goes to `again`, which lanes ask for before anything else.
@@ -69,6 +70,24 @@ bool lh__engine_turn(struct lh_engine *engine)
 	quit = engine->quit;
 	pthread_mutex_unlock(&engine->lock);
 	return !quit;
+}
+
+void lh__engine_sleep(struct lh_engine *engine)
+{
+	pthread_mutex_lock(&engine->lock);
+	engine->working--;
+	if (engine->hold)
+		pthread_cond_broadcast(&engine->cond);
+	pthread_mutex_unlock(&engine->lock);
+}
+
+void lh__engine_woke(struct lh_engine *engine)
+{
+	pthread_mutex_lock(&engine->lock);
+	while (engine->hold && !engine->quit)
+		pthread_cond_wait(&engine->cond, &engine->lock);
+	engine->working++;
+	pthread_mutex_unlock(&engine->lock);
 }
 
 void lh__engine_hold(struct lh_engine *engine)

@@ -80,7 +80,7 @@ enum lh_engine_what {
 	LH_ENGINE_COMPLETE = 8,   /* and its memory is no longer watched */
 };
 /*
- * Waits until one of `what` is so, at most timeout_ms (-1: for ever). Returns those that are so now (0:
+ * Waits until one of `what` is so, at most timeout_ms (-1: for ever). Returns those of `what` that are (0:
  * none).
  */
 unsigned lh__engine_wait(struct lh_engine *engine, unsigned what, int timeout_ms);

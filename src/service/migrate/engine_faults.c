@@ -440,8 +440,10 @@ static bool sleep_until(struct lh_engine *engine, struct lh_supply *supply, bool
 		poll_for[2].fd = supply->ops->descriptor(supply, 0);
 	if (poll_for[2].fd < 0 && supply && lh__engine_flying(&engine->lane[0].flying))
 		soon = true;
+	lh__engine_sleep(engine);
 	if (ppoll(poll_for, 3, soon ? &limit : NULL, NULL) > 0 && poll_for[0].revents)
 		(void)!read(engine->lane[0].kick, &count, sizeof(count));
+	lh__engine_woke(engine);
 	return soon || poll_for[1].revents;
 }
 

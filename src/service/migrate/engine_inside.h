@@ -70,7 +70,10 @@ struct lh_engine {
 	struct lh_state *state;
 	struct lh_place *place;
 
-	/* Standing still: threads are counted while they work. `lock` is for all down to the next blank. */
+	/*
+	 * Standing still: threads are counted while they work, not while they sleep. `lock` is for all down to
+	 * the next blank.
+	 */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
 	unsigned working;
@@ -138,6 +141,9 @@ static inline void lh__engine_set(bool *flag, bool value)
 
 /* A thread's call each turn: stands still where that is wanted. false: the engine is being closed. */
 bool lh__engine_turn(struct lh_engine *engine);
+/* Around a thread's sleep: it is not waited for, and does not go on while all are to stand still. */
+void lh__engine_sleep(struct lh_engine *engine);
+void lh__engine_woke(struct lh_engine *engine);
 /* All threads stand still from the return of hold on; by the thread that changes phases. */
 void lh__engine_hold(struct lh_engine *engine);
 void lh__engine_go_on(struct lh_engine *engine);

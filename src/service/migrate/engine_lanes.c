@@ -217,8 +217,10 @@ static void sleep_until(struct lh_engine_lane *lane, struct lh_supply *supply, u
 		wait = AGAIN_NS;
 	limit.tv_sec = (time_t)(wait / 1000000000);
 	limit.tv_nsec = (long)(wait % 1000000000);
+	lh__engine_sleep(lane->engine);
 	if (ppoll(poll_for, 2, wait ? &limit : NULL, NULL) > 0 && poll_for[0].revents)
 		(void)!read(lane->kick, &count, sizeof(count));
+	lh__engine_woke(lane->engine);
 }
 
 void *lh__engine_lane_main(void *context)

@@ -26,6 +26,22 @@ uint64_t lh__machine_now(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+uint64_t lh__machine_time_of(const json_t *event, uint64_t from)
+{
+	const json_t *stamp = json_object_get(event, "timestamp");
+	json_int_t seconds = json_integer_value(json_object_get(stamp, "seconds"));
+	json_int_t micro = json_integer_value(json_object_get(stamp, "microseconds"));
+	uint64_t now = lh__machine_now();
+	struct timespec wall;
+	int64_t ago;
+
+	clock_gettime(CLOCK_REALTIME, &wall);
+	ago = ((int64_t)wall.tv_sec - seconds) * 1000000000 + wall.tv_nsec - micro * 1000;
+	if (seconds <= 0 || ago < 0)
+		return now;
+	return now - from < (uint64_t)ago ? from : now - (uint64_t)ago;
+}
+
 int lh__machine_word(const json_t *object, const char *name, char *out, size_t size, struct lh_error *error)
 {
 	const char *word = json_string_value(json_object_get(object, name));
@@ -102,6 +118,7 @@ int lh__machine_open(const char *monitor, struct lh_machine *machine, struct lh_
 	int rc;
 
 	memset(machine, 0, sizeof(*machine));
+	machine->device = -1;
 	rc = lh__qmp_open(monitor, OPEN_MS, &machine->qmp, error);
 	if (rc)
 		return rc;
@@ -119,7 +136,12 @@ void lh__machine_close(struct lh_machine *machine)
 	if (machine->qmp) {
 		lh__qmp_limit(machine->qmp, CLOSE_MS);
 		lh__machine_capabilities_back(machine);
+		if (machine->device >= 0 && !machine->loading)
+			lh__machine_take_back(machine);
+		if (machine->device >= 0)
+			close(machine->device);
 	}
+	machine->device = -1;
 	json_decref(machine->capabilities);
 	lh__qmp_close(machine->qmp);
 	machine->capabilities = NULL;

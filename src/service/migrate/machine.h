@@ -22,7 +22,8 @@ struct lh_machine {
 	size_t cpus;
 	pid_t cpu[LH_MACHINE_CPUS_MAX]; /* threads; several vCPUs may share one */
 	json_t *capabilities;           /* of migration, as they were before we changed them; or NULL */
-	bool loading;                   /* lh__machine_load was called */
+	int device;       /* a memory file that the monitor has for lh__machine_load_now; or -1 */
+	uint64_t loading; /* when it was told to load; 0: it was not, by us */
 };
 
 /* Connects, and finds out all of the above. -EINVAL: its memory is not as it must be. */
@@ -41,8 +42,7 @@ int lh__machine_alone(const struct lh_machine *machine, struct lh_error *error) 
 struct lh_machine_saved {
 	int fd; /* a memory file with the device state; the caller closes it */
 	size_t size;
-	uint64_t stopped;     /* when it said so, CLOCK_MONOTONIC ns of this process */
-	uint64_t downtime_ms; /* as QEMU reports it */
+	uint64_t stopped; /* when it said so, CLOCK_MONOTONIC ns of this process */
 	bool was_running;
 };
 /*
@@ -51,6 +51,14 @@ struct lh_machine_saved {
  */
 int lh__machine_save(struct lh_machine *machine, struct lh_machine_saved *saved,
                      struct lh_error *error) LH_MUST_CHECK;
+/* The same in two: what can be done while the guest runs, and the rest; or, in place of that, nothing. */
+int lh__machine_save_prepare(struct lh_machine *machine, struct lh_machine_saved *saved,
+                             struct lh_error *error) LH_MUST_CHECK;
+int lh__machine_save_now(struct lh_machine *machine, struct lh_machine_saved *saved,
+                         struct lh_error *error) LH_MUST_CHECK;
+void lh__machine_save_not(struct lh_machine *machine, struct lh_machine_saved *saved);
+/* How long that took, as QEMU reports it. */
+int lh__machine_downtime(struct lh_machine *machine, uint64_t *ms, struct lh_error *error) LH_MUST_CHECK;
 /* After a save, or whatever a save that was cut short has left: it goes on here as it did before. */
 int lh__machine_resume(struct lh_machine *machine, bool running, struct lh_error *error) LH_MUST_CHECK;
 /*
@@ -73,8 +81,14 @@ int lh__machine_awaits(struct lh_machine *machine, struct lh_error *error) LH_MU
  */
 int lh__machine_load(struct lh_machine *machine, int fd, struct lh_error *error) LH_MUST_CHECK;
 /*
+ * The same in two: the first, which may be called long before and again, makes machine->device, an empty
+ * memory file that QEMU has already; the second loads what has been written to it since.
+ */
+int lh__machine_load_prepare(struct lh_machine *machine, struct lh_error *error) LH_MUST_CHECK;
+int lh__machine_load_now(struct lh_machine *machine, struct lh_error *error) LH_MUST_CHECK;
+/*
  * Looks for what became of that, at most timeout_ms: 1: it runs (or stays paused, as the source was; *at is
- * when we heard of it, CLOCK_MONOTONIC ns); 0: not yet; -EREMOTEIO: QEMU refused the state; -ECONNRESET: it
+ * when that was, CLOCK_MONOTONIC ns); 0: not yet; -EREMOTEIO: QEMU refused the state; -ECONNRESET: it
  * has gone.
  */
 int lh__machine_loaded(struct lh_machine *machine, int timeout_ms, uint64_t *at,

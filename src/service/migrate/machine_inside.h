@@ -21,6 +21,10 @@ int lh__machine_find_memory(struct lh_machine *machine, struct lh_error *error) 
 int lh__machine_capabilities_set(struct lh_machine *machine, struct lh_error *error) LH_MUST_CHECK;
 /* Nothing where none were set. */
 void lh__machine_capabilities_back(struct lh_machine *machine);
+/* When an event was, in our clock; not before `from`. */
+uint64_t lh__machine_time_of(const json_t *event, uint64_t from);
+/* The descriptor that was handed over and not used. */
+void lh__machine_take_back(struct lh_machine *machine);
 /* Status of what query-migrate tells of, "none" where there is nothing. */
 int lh__machine_migration(struct lh_machine *machine, char status[32], uint64_t *downtime_ms,
                           struct lh_error *error) LH_MUST_CHECK;

@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "service/migrate/machine_inside.h"
 #include "sys/sys.h"
@@ -35,17 +37,44 @@ int lh__machine_awaits(struct lh_machine *machine, struct lh_error *error)
 	return lh__machine_capabilities_set(machine, error);
 }
 
+static int load(struct lh_machine *machine, struct lh_error *error)
+{
+	int rc = lh__machine_forget_events(machine, error);
+
+	if (rc)
+		return rc;
+	machine->loading = lh__machine_now();
+	return lh__qmp_command(machine->qmp, "migrate-incoming",
+	                       json_pack("{s:s}", "uri", "fd:" LH_MACHINE_DESCRIPTOR), -1, NULL, error);
+}
+
 int lh__machine_load(struct lh_machine *machine, int fd, struct lh_error *error)
 {
 	int rc = lh__machine_give(machine, fd, O_RDONLY, error);
 
-	if (!rc)
-		rc = lh__machine_forget_events(machine, error);
+	return rc ? rc : load(machine, error);
+}
+
+int lh__machine_load_prepare(struct lh_machine *machine, struct lh_error *error)
+{
+	int fd, rc;
+
+	if (machine->device >= 0)
+		return 0;
+	fd = memfd_create("linehome-device", MFD_CLOEXEC);
+	if (fd < 0)
+		return lh__fail(error, -errno, "a memory file: %s", lh__errno_name(errno));
+	rc = lh__machine_give(machine, fd, O_RDONLY, error);
 	if (rc)
-		return rc;
-	machine->loading = true;
-	return lh__qmp_command(machine->qmp, "migrate-incoming",
-	                       json_pack("{s:s}", "uri", "fd:" LH_MACHINE_DESCRIPTOR), -1, NULL, error);
+		close(fd);
+	else
+		machine->device = fd;
+	return rc;
+}
+
+int lh__machine_load_now(struct lh_machine *machine, struct lh_error *error)
+{
+	return load(machine, error);
 }
 
 /* Of a machine of whose load we have not seen the beginning. 1: it has its state, 0: not yet. */
@@ -102,7 +131,7 @@ int lh__machine_loaded(struct lh_machine *machine, int timeout_ms, uint64_t *at,
 		if (rc <= 0)
 			return rc;
 		rc = says(event, error);
-		*at = lh__machine_now();
+		*at = lh__machine_time_of(event, machine->loading);
 		json_decref(event);
 	} while (rc == 0);
 	return rc;

@@ -148,8 +148,7 @@ int lh__machine_give(struct lh_machine *machine, int fd, int flags, struct lh_er
 	return rc;
 }
 
-/* Where a migration did not begin, its descriptor is still there. */
-static void take_back(struct lh_machine *machine)
+void lh__machine_take_back(struct lh_machine *machine)
 {
 	(void)!lh__qmp_command(machine->qmp, "closefd", json_pack("{s:s}", "fdname", LH_MACHINE_DESCRIPTOR),
 	                       -1, NULL, NULL);
@@ -207,23 +206,6 @@ static int may_be_saved(struct lh_machine *machine, struct lh_machine_saved *sav
 	return 0;
 }
 
-/* An event's time in our clock; not before `from`. */
-static uint64_t time_of(const json_t *event, uint64_t from)
-{
-	const json_t *stamp = json_object_get(event, "timestamp");
-	json_int_t seconds = json_integer_value(json_object_get(stamp, "seconds"));
-	json_int_t micro = json_integer_value(json_object_get(stamp, "microseconds"));
-	uint64_t now = lh__machine_now();
-	struct timespec wall;
-	int64_t ago;
-
-	clock_gettime(CLOCK_REALTIME, &wall);
-	ago = ((int64_t)wall.tv_sec - seconds) * 1000000000 + wall.tv_nsec - micro * 1000;
-	if (seconds <= 0 || ago < 0)
-		return now;
-	return now - from < (uint64_t)ago ? from : now - (uint64_t)ago;
-}
-
 /* Looks for what has become of it. 1: completed; 0: nothing yet; -EIO: failed. */
 static int look(struct lh_machine *machine, struct lh_machine_saved *saved, uint64_t began,
                 struct lh_error *error)
@@ -242,7 +224,7 @@ static int look(struct lh_machine *machine, struct lh_machine_saved *saved, uint
 		name = json_string_value(json_object_get(event, "event"));
 		status = json_string_value(json_object_get(json_object_get(event, "data"), "status"));
 		if (!strcmp(name, "STOP") && !saved->stopped)
-			saved->stopped = time_of(event, began);
+			saved->stopped = lh__machine_time_of(event, began);
 		if (strcmp(name, "MIGRATION") != 0 || !status)
 			status = "";
 		snprintf(migration, sizeof(migration), "%s", status);
@@ -276,7 +258,6 @@ static int failed(struct lh_machine *machine, struct lh_error *error)
 static int await_saved(struct lh_machine *machine, struct lh_machine_saved *saved, uint64_t began,
                        struct lh_error *error)
 {
-	char migration[32];
 	struct stat status;
 	int rc;
 
@@ -290,9 +271,6 @@ static int await_saved(struct lh_machine *machine, struct lh_machine_saved *save
 		return rc == -EIO ? failed(machine, error) : rc;
 	if (!saved->stopped)
 		saved->stopped = began;
-	rc = lh__machine_migration(machine, migration, &saved->downtime_ms, error);
-	if (rc)
-		return rc;
 	if (fstat(saved->fd, &status) || !status.st_size)
 		return lh__fail(error, -EIO, "QEMU has saved nothing of the machine's devices");
 	saved->size = (size_t)status.st_size;
@@ -303,25 +281,30 @@ static int await_saved(struct lh_machine *machine, struct lh_machine_saved *save
 static int save(struct lh_machine *machine, struct lh_machine_saved *saved, struct lh_error *error)
 {
 	uint64_t began;
-	int rc = lh__machine_give(machine, saved->fd, O_RDWR, error);
+	int rc = lh__machine_forget_events(machine, error);
 
-	if (!rc)
-		rc = lh__machine_forget_events(machine, error);
 	if (rc)
 		return rc;
 	began = lh__machine_now();
 	rc = lh__qmp_command(machine->qmp, "migrate", json_pack("{s:s}", "uri", "fd:" LH_MACHINE_DESCRIPTOR),
 	                     -1, NULL, error);
 	if (rc == -EREMOTEIO)
-		take_back(machine);
+		lh__machine_take_back(machine); /* it did not begin */
 	if (!rc)
 		rc = await_saved(machine, saved, began, error);
 	return rc;
 }
 
-int lh__machine_save(struct lh_machine *machine, struct lh_machine_saved *saved, struct lh_error *error)
+static void close_saved(struct lh_machine_saved *saved)
 {
-	struct lh_error second;
+	if (saved->fd >= 0)
+		close(saved->fd);
+	saved->fd = -1;
+}
+
+int lh__machine_save_prepare(struct lh_machine *machine, struct lh_machine_saved *saved,
+                             struct lh_error *error)
+{
 	int rc;
 
 	memset(saved, 0, sizeof(*saved));
@@ -333,16 +316,44 @@ int lh__machine_save(struct lh_machine *machine, struct lh_machine_saved *saved,
 	if (saved->fd < 0)
 		return lh__fail(error, -errno, "a memory file: %s", lh__errno_name(errno));
 	rc = lh__machine_capabilities_set(machine, error);
-	if (!rc) {
-		rc = save(machine, saved, error);
-		if (rc && rc != -ECONNRESET && lh__machine_resume(machine, saved->was_running, &second))
-			lh__fail(error, rc, "%s; and then: %s", error ? error->text : "", second.text);
-	}
-	if (rc) {
-		close(saved->fd);
-		saved->fd = -1;
-	}
+	if (!rc)
+		rc = lh__machine_give(machine, saved->fd, O_RDWR, error);
+	if (rc)
+		close_saved(saved);
 	return rc;
+}
+
+int lh__machine_save_now(struct lh_machine *machine, struct lh_machine_saved *saved, struct lh_error *error)
+{
+	struct lh_error second;
+	int rc = save(machine, saved, error);
+
+	if (rc && rc != -ECONNRESET && lh__machine_resume(machine, saved->was_running, &second))
+		lh__fail(error, rc, "%s; and then: %s", error ? error->text : "", second.text);
+	if (rc)
+		close_saved(saved);
+	return rc;
+}
+
+void lh__machine_save_not(struct lh_machine *machine, struct lh_machine_saved *saved)
+{
+	if (saved->fd >= 0)
+		lh__machine_take_back(machine);
+	close_saved(saved);
+}
+
+int lh__machine_save(struct lh_machine *machine, struct lh_machine_saved *saved, struct lh_error *error)
+{
+	int rc = lh__machine_save_prepare(machine, saved, error);
+
+	return rc ? rc : lh__machine_save_now(machine, saved, error);
+}
+
+int lh__machine_downtime(struct lh_machine *machine, uint64_t *ms, struct lh_error *error)
+{
+	char migration[32];
+
+	return lh__machine_migration(machine, migration, ms, error);
 }
 
 /* ---- going back ---- */

@@ -21,7 +21,7 @@
 #define BUCKETS (61u * STEPS)
 #define MS UINT64_C(1000000)
 #define WINDOW (10 * MS)
-#define LONG_WINDOW 10u   /* windows */
+#define LONG_WINDOW 20u   /* windows */
 #define LASTING 100u      /* windows for which recovery lasts */
 #define THREADS_MAX 1024u /* all beyond are the last one's */
 #define SLOT (100 * MS)
@@ -54,7 +54,7 @@ struct lh_measure {
 	bool knows_vcpus;
 	uint64_t stopped, runs, complete; /* UINT64_MAX: not known */
 	uint64_t loud;                    /* windows before this one were silent */
-	uint64_t well;                    /* long windows before this one are no recovery */
+	uint64_t well;                    /* with none before this one it recovers */
 	struct {
 		uint64_t number, faults;
 	} slot[SLOTS];
@@ -232,17 +232,17 @@ static bool is_silent(const struct lh_measure *measure, uint64_t window)
 	return least != UINT64_MAX && 2 * least >= WINDOW;
 }
 
-/* In the long window that begins with this one a tenth of all time, or more, is waited. */
-static bool is_slow(const struct lh_measure *measure, uint64_t window)
+/* In so many windows from this one on a tenth of all time, or more, is waited. */
+static bool is_slow(const struct lh_measure *measure, uint64_t window, uint64_t windows)
 {
 	uint64_t from = window_at(measure, window), waited = 0, vcpus = 0;
 
 	for (size_t i = 0; i < measure->waiters; i++)
 		if (counts_as_vcpu(measure, &measure->waiter[i])) {
-			waited += waited_between(&measure->waiter[i], from, from + LONG_WINDOW * WINDOW);
+			waited += waited_between(&measure->waiter[i], from, from + windows * WINDOW);
 			vcpus++;
 		}
-	return vcpus > 0 && 10 * waited >= vcpus * LONG_WINDOW * WINDOW;
+	return vcpus > 0 && 10 * waited >= vcpus * windows * WINDOW;
 }
 
 /* Where all is complete nobody will wait any more, and the future is known. */
@@ -268,20 +268,19 @@ static uint64_t silence(struct lh_measure *measure, uint64_t now)
 
 	while (measure->loud < known && is_silent(measure, measure->loud))
 		measure->loud++;
-	return measure->loud < known ? since_stopped(measure, window_at(measure, measure->loud + 1))
-	                             : UINT64_MAX;
+	return measure->loud < known ? since_stopped(measure, window_at(measure, measure->loud)) : UINT64_MAX;
 }
 
 static uint64_t recovery(struct lh_measure *measure, uint64_t now)
 {
 	uint64_t known = windows_known(measure, now);
 
-	for (uint64_t window = measure->well; window + LONG_WINDOW <= known; window++) {
-		if (is_slow(measure, window))
-			measure->well = window + 1;
-		else if (window - measure->well == LASTING)
-			return since_stopped(measure, window_at(measure, measure->well + LONG_WINDOW));
-	}
+	if (measure->well < measure->loud)
+		measure->well = measure->loud;
+	for (; measure->well + LASTING <= known; measure->well++)
+		if (!is_slow(measure, measure->well, LONG_WINDOW) &&
+		    !is_slow(measure, measure->well, LASTING))
+			return since_stopped(measure, window_at(measure, measure->well));
 	return UINT64_MAX;
 }
 

@@ -6,14 +6,19 @@
  *   latency   from when a fault was read to when who waits was woken, by cause: one histogram each, with 1/16
  *             relative resolution (powers of two in 16 steps), so percentiles are upper bounds within 6.25 %
  *   stalls    for each thread of the guest that waited: the union of its waits
- *   silence   from stopped (when the source says that the guest stopped, in this machine's clock) to the end
+ *   silence   from stopped (when the source says that the guest stopped, in this machine's clock) to the
+ *             begin
  *             of the first window of 10 ms in which the guest ran and the vCPU that waited least waited for
  *             less than half of it
- *   recovery  the same for the first 100 ms in which all vCPUs together waited for less than a tenth, and no
- *             later window of the next second waits for more
+ *   recovery  not before that, from stopped to the begin of the first 200 ms in which all vCPUs together waited for less than
+ *             a
+ *             tenth, and did so in the second that begins there
  *
  * Windows begin when the guest runs, and every 10 ms from there. A wait is known when it has ended, so before
  * all is complete the last two figures may still become greater.
+ *
+ * What a guest waits for that is no page is not seen: an emulator that translates its code anew (TCG), a
+ * processor that somebody else has. Nor is a fault seen before it has been read.
  */
 #ifndef LH_MIGRATE_MEASURE_H
 #define LH_MIGRATE_MEASURE_H

@@ -128,6 +128,8 @@ static int receive_anew(struct lh_receive *receive, const struct lh_state *left,
 	if (result == 0)
 		result = lh__machine_awaits(&home->machine, error);
 	if (result == 0)
+		result = lh__machine_load_prepare(&home->machine, error);
+	if (result == 0)
 		result = lh__machine_alone(&home->machine, error);
 	if (result == 0)
 		result = open_gate(receive, left, error);

@@ -16,7 +16,6 @@
 
 #define DEVICE_MAX (UINT64_C(1) << 30)
 #define SLICE (UINT64_C(1) << 16) /* pages shown between two looks at the channel */
-#define SHOW_LAST_MAX 1024u       /* pages: shown before GO if no more have come last */
 
 static int rules(struct lh_error *error, const char *what)
 {
@@ -77,9 +76,11 @@ static int look(struct lh_receive *receive, struct lh_error *error)
 /* The sets that were told take effect. */
 static int apply_sets(struct lh_receive *receive, struct lh_error *error)
 {
-	int result = lh__engine_zero(receive->home.engine, &receive->zero, error);
+	int result = 0;
 
-	if (result == 0)
+	if (lh__pageset_next(&receive->zero, 0) != LH_PAGESET_NONE)
+		result = lh__engine_zero(receive->home.engine, &receive->zero, error);
+	if (result == 0 && lh__pageset_next(&receive->stale, 0) != LH_PAGESET_NONE)
 		result = lh__engine_stale(receive->home.engine, &receive->stale, error);
 	return result;
 }
@@ -125,17 +126,6 @@ static int show(struct lh_receive *receive, const struct lh_pageset *except, str
 	return result;
 }
 
-static int show_round(struct lh_receive *receive, struct lh_error *error)
-{
-	/* What came in the first round, and is written at once, is known with the second. */
-	if (!receive->stopped)
-		return receive->rounds > 1 ? show(receive, &receive->stale, error) : 0;
-	if (lh__pageset_count(&receive->stale) > SHOW_LAST_MAX)
-		return 0;
-	lh__pageset_clear(&receive->stale);
-	return lh__engine_show(receive->home.engine, &receive->stale, error);
-}
-
 static int take_round(struct lh_receive *receive, uint64_t number, struct lh_error *error)
 {
 	int result = apply_sets(receive, error);
@@ -148,8 +138,9 @@ static int take_round(struct lh_receive *receive, uint64_t number, struct lh_err
 		                lh__errno_name(result));
 	result = await_fetched(receive, error);
 	receive->rounds++;
-	if (result == 0)
-		result = show_round(receive, error);
+	/* What came in the first round, and is written at once, is known with the second. */
+	if (result == 0 && receive->rounds > 1)
+		result = show(receive, &receive->stale, error);
 	if (result < 0)
 		return result;
 	lh__pageset_clear(&receive->stale);

@@ -15,13 +15,12 @@
 
 int lh__receive_load(struct lh_receive *receive, struct lh_error *error)
 {
-	int fd = lh__state_device(receive->home.state, error), result;
+	struct lh_machine *machine = &receive->home.machine;
+	int result = lh__machine_load_prepare(machine, error);
 
-	if (fd < 0)
-		return fd;
-	result = lh__machine_load(&receive->home.machine, fd, error);
-	close(fd);
-	return result;
+	if (result == 0)
+		result = lh__state_device_to(receive->home.state, machine->device, error);
+	return result < 0 ? result : lh__machine_load_now(machine, error);
 }
 
 static int say_runs(struct lh_receive *receive)

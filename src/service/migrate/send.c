@@ -53,6 +53,14 @@ void lh__send_progress(struct lh_send *send)
 	send->options->progress(send->options->context, &progress);
 }
 
+void lh__send_step(struct lh_send *send, enum lh_progress_step step)
+{
+	struct lh_progress progress = { .step = step, .phase = LH_MOVE_COPYING, .left_ms = UINT64_MAX };
+
+	if (send->options->progress)
+		send->options->progress(send->options->context, &progress);
+}
+
 /* A guest that an earlier sender has left standing still, though it was not given away. */
 static int wake_left(struct lh_send *send, struct lh_error *error)
 {
@@ -178,8 +186,10 @@ static void find_physical(struct lh_send *send)
 static int move(struct lh_send *send, struct lh_error *error)
 {
 	struct lh_move_hello answer;
-	int result = lh__send_connect(send, LH_MOVE_COPYING, &answer, error);
+	int result;
 
+	lh__send_step(send, LH_PROGRESS_CONNECTS);
+	result = lh__send_connect(send, LH_MOVE_COPYING, &answer, error);
 	if (result == 0 && !send->options->postcopy)
 		result = lh__send_rounds(send, error);
 	if (result == 0)
@@ -215,6 +225,8 @@ static void close_all(struct lh_send *send)
 	enum lh_move_phase phase;
 
 	lh__send_disconnect(send);
+	if (send->prepared)
+		lh__machine_save_not(&send->machine, &send->saved);
 	if (send->watched)
 		lh__written_close(&send->written);
 	if (send->pages)

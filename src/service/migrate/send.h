@@ -5,8 +5,8 @@
  *     rounds           the watch finds what was written, the receiver fetches it, until little is left or it
  *                      does
  *                      not get less; the guest runs all the time        (mode postcopy: none)
- *     switch-over      QEMU saves its device state (the guest stands still); last scan; what fits into the
- *                      downtime limit is fetched; STOP, sets, DEVICE, GO
+ *     switch-over      QEMU saves its device state (the guest stands still); STOP, DEVICE; last scan; sets,
+ *                      GO
  *     after            pages are given until the receiver says DONE
  *
  * Until GO has been sent every failure, and cancelling, leaves the guest running here as if nothing had been.
@@ -25,7 +25,11 @@
 #include "service/migrate/channel.h"
 #include "service/migrate/plan.h"
 
+/* What a sender does before pages come, and after the last round. */
+enum lh_progress_step { LH_PROGRESS_PAGES, LH_PROGRESS_CONNECTS, LH_PROGRESS_SWITCHES };
+
 struct lh_progress {
+	enum lh_progress_step step;
 	enum lh_move_phase phase;
 	unsigned round;
 	bool connected; /* to the other side */
@@ -41,14 +45,14 @@ struct lh_send_options {
 	bool postcopy;
 	unsigned parallel;    /* channels of data */
 	uint64_t bandwidth;   /* bytes a second; 0: none */
-	unsigned downtime_ms; /* what may be fetched while the guest stands still may take so long */
+	unsigned downtime_ms; /* rounds end where what is left can be fetched in so long */
 	int cancel;           /* readable: give up, if it is not too late; -1 */
 	/*
 	 * Whether nobody is left who would start a sender or receiver again; may be NULL. Once the guest has
 	 * been given away we then end with -EOWNERDEAD, and leave it to another call to go on.
 	 */
 	bool (*alone)(void *context);
-	/* About each 100 ms, from the calling thread; may be NULL. */
+	/* At each step, and about each 100 ms, from the calling thread; may be NULL. */
 	void (*progress)(void *context, const struct lh_progress *progress);
 	/* One line for a person: something happened that he will want to know; from the calling thread. */
 	void (*say)(void *context, const char *line);

@@ -29,9 +29,9 @@ struct lh_send_round {
 struct lh_send_stop {
 	uint64_t began;  /* CLOCK_MONOTONIC: when QEMU said that it stands still */
 	uint64_t save;   /* from there until QEMU had saved its state */
+	uint64_t device; /* that state was sent */
 	uint64_t scan;   /* what was written last */
-	uint64_t sets;   /* said, with the state, to the receiver */
-	uint64_t fetch;  /* what it fetched before GO */
+	uint64_t sets;   /* said to the receiver, with GO */
 	uint64_t answer; /* from GO to its answer */
 	uint64_t load;   /* from there until the guest ran, as the receiver says */
 };
@@ -48,6 +48,8 @@ struct lh_send {
 	struct lh_state *note; /* which migration, and its phase, for whoever takes over */
 	bool resumed;          /* from another process */
 	bool was_running;      /* the guest, before it was stopped */
+	bool prepared;         /* saved has a file for the device state, and QEMU has it too */
+	struct lh_machine_saved saved;
 	bool stopped;
 	bool maybe_gone; /* GO has been sent; whether it arrived is not known */
 
@@ -64,7 +66,7 @@ struct lh_send {
 	/* The pages of the next round or, after the guest's stop, of the last sets. */
 	struct lh_pageset stale, zero;
 
-	struct lh_send_round round[LH_SEND_ROUNDS_MAX];
+	struct lh_send_round round[LH_SEND_ROUNDS_MAX + 1];
 	unsigned rounds;
 	struct lh_send_stop stop;
 	uint64_t downtime_ms; /* as QEMU says */
@@ -106,13 +108,16 @@ bool lh__send_enough(const struct lh_send_round *round, unsigned rounds, uint64_
  * How long that many pages will take, by the last round that says anything about it; UINT64_MAX: not known.
  */
 uint64_t lh__send_estimate(const struct lh_send_round *round, unsigned rounds, uint64_t pages);
-/* Puts up the watch, and all rounds. In the end `stale` has what was written in the last one. */
+/*
+ * Puts up the watch, and all rounds; before the last one the switch is prepared. In the end `stale` has what
+ * is known to be written since.
+ */
 int lh__send_rounds(struct lh_send *send, struct lh_error *error) LH_MUST_CHECK;
-/* One ROUND message and its answer: the receiver has all that it was told of. */
-int lh__send_round(struct lh_send *send, uint64_t number, struct lh_error *error) LH_MUST_CHECK;
 
 /* ---- send_switch.c ---- */
 
+/* What the switch needs and can be done while the guest runs. */
+int lh__send_prepare(struct lh_send *send, struct lh_error *error) LH_MUST_CHECK;
 /* From the guest's stop to GO. After an error the guest is still ours (note's phase is copying). */
 int lh__send_switch(struct lh_send *send, struct lh_error *error) LH_MUST_CHECK;
 /*
@@ -139,6 +144,8 @@ int lh__send_serve(struct lh_send *send, struct lh_error *error) LH_MUST_CHECK;
 void lh__send_say(struct lh_send *send, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Shows how far it is, if it is time to; stale: pages of this round that are still to come. */
 void lh__send_progress(struct lh_send *send);
+/* Shows what it does now. Never while the guest stands still, since a terminal may take its time. */
+void lh__send_step(struct lh_send *send, enum lh_progress_step step);
 /* Whether it was asked to give up. */
 bool lh__send_cancelled(const struct lh_send *send);
 json_t *lh__send_stats(struct lh_send *send, int result, const struct lh_error *error);

@@ -77,17 +77,6 @@ static int await_round(struct lh_send *send, uint64_t number, struct lh_error *e
 	}
 }
 
-int lh__send_round(struct lh_send *send, uint64_t number, struct lh_error *error)
-{
-	int result = lh__channel_send(send->control, LH_MOVE_ROUND, 0, number, NULL, 0);
-
-	if (result == 0)
-		result = lh__channel_flush(send->control);
-	if (result < 0)
-		return lh__send_broken(send, result, error);
-	return await_round(send, number, error);
-}
-
 static int round_of(struct lh_send *send, struct lh_error *error)
 {
 	struct lh_send_round *round = &send->round[send->rounds];
@@ -97,9 +86,13 @@ static int round_of(struct lh_send *send, struct lh_error *error)
 	round->pages = lh__pageset_count(&send->stale);
 	if (result == 0)
 		result = lh__send_set(send->control, LH_MOVE_STALE, &send->stale);
+	if (result == 0)
+		result = lh__channel_send(send->control, LH_MOVE_ROUND, 0, send->rounds + 1, NULL, 0);
+	if (result == 0)
+		result = lh__channel_flush(send->control);
 	if (result < 0)
 		return lh__send_broken(send, result, error);
-	result = lh__send_round(send, send->rounds + 1, error);
+	result = await_round(send, send->rounds + 1, error);
 	if (result < 0)
 		return result;
 	round->ns = lh__clock(NULL) - began;
@@ -107,6 +100,36 @@ static int round_of(struct lh_send *send, struct lh_error *error)
 	lh__pageset_clear(&send->zero);
 	lh__pageset_clear(&send->stale);
 	return 0;
+}
+
+/* Adds what was written since to `stale`. */
+static int scan(struct lh_send *send, struct lh_error *error)
+{
+	int result = lh__written_scan(&send->written, &send->stale, true, NULL);
+
+	if (result < 0)
+		return lh__fail(error, result,
+		                result == -ESRCH ? "the QEMU of the source has ended"
+		                                 : "what the guest writes cannot be found out: %s",
+		                lh__errno_name(result));
+	return 0;
+}
+
+/*
+ * When the rounds are enough the switch is prepared, and then there is one more, so that the guest stops for
+ * what it has written in the time of that one alone; but not where that would take long, since it gets no
+ * less by it.
+ */
+static int last_round(struct lh_send *send, struct lh_error *error)
+{
+	int result = lh__send_prepare(send, error);
+
+	if (result == 0)
+		result = scan(send, error);
+	if (result < 0 || lh__send_estimate(send->round, send->rounds, lh__pageset_count(&send->stale)) >
+	                          UINT64_C(1000000) * send->options->downtime_ms)
+		return result;
+	return round_of(send, error);
 }
 
 int lh__send_rounds(struct lh_send *send, struct lh_error *error)
@@ -124,18 +147,12 @@ int lh__send_rounds(struct lh_send *send, struct lh_error *error)
 	lh__pageset_add_run(&send->zero, 0, send->zero.pages);
 	lh__pageset_subtract(&send->zero, &send->stale);
 	do {
-		uint64_t found;
-
 		result = round_of(send, error);
+		if (result == 0)
+			result = scan(send, error);
 		if (result < 0)
 			return result;
-		result = lh__written_scan(&send->written, &send->stale, true, &found);
-		if (result < 0)
-			return lh__fail(error, result,
-			                result == -ESRCH ? "the QEMU of the source has ended"
-			                                 : "what the guest writes cannot be found out: %s",
-			                lh__errno_name(result));
 	} while (!lh__send_enough(send->round, send->rounds, lh__pageset_count(&send->stale),
 	                          send->options->downtime_ms));
-	return 0;
+	return last_round(send, error);
 }

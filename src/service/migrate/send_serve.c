@@ -11,6 +11,7 @@
 #include "sys/sys.h"
 
 #define BACKOFF_MS 500u
+#define HINTS_MIN 4096u /* pages still to come: fewer have come before page tables have been read */
 #define SAY_AGAIN_NS UINT64_C(5000000000)
 
 enum { ENDED = 1 };
@@ -58,6 +59,8 @@ static int finished(struct lh_send *send, const struct lh_move_message *message,
 	/* Before the receiver hears of it, which then forgets the migration. */
 	lh__state_set_phase(send->note, LH_MOVE_COMPLETE);
 	acknowledge(send);
+	if (send->has_machine && !send->resumed)
+		(void)!lh__machine_downtime(&send->machine, &send->downtime_ms, NULL);
 	json_decref(send->theirs);
 	send->theirs = theirs;
 	if (json_is_true(json_object_get(theirs, "ended")))
@@ -74,7 +77,7 @@ static int hear(struct lh_send *send, const struct lh_move_message *message, str
 	case LH_MOVE_GO:
 		send->stop.answer = lh__clock(NULL) - send->go;
 		gone(send);
-		if (send->last_pages > 0)
+		if (send->last_pages > HINTS_MIN)
 			lh__send_hint(send);
 		return 0;
 	case LH_MOVE_RUNS:

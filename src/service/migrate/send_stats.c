@@ -26,11 +26,11 @@ static json_t *rounds_of(const struct lh_send *send)
 
 static json_t *stop_of(const struct lh_send_stop *stop)
 {
-	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "save", milliseconds(stop->save), "scan",
-	                 milliseconds(stop->scan), "sets", milliseconds(stop->sets), "fetch",
-	                 milliseconds(stop->fetch), "answer", milliseconds(stop->answer), "load",
+	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "save", milliseconds(stop->save), "device",
+	                 milliseconds(stop->device), "scan", milliseconds(stop->scan), "sets",
+	                 milliseconds(stop->sets), "answer", milliseconds(stop->answer), "load",
 	                 milliseconds(stop->load), "total",
-	                 milliseconds(stop->save + stop->scan + stop->sets + stop->fetch + stop->answer +
+	                 milliseconds(stop->save + stop->device + stop->scan + stop->sets + stop->answer +
 	                              stop->load));
 }
 

@@ -3,8 +3,8 @@
  * receiver, then GO. And the way back, where it was not given away.
  *
  * Scanning comes after QEMU has saved: from then on nothing of it writes to the guest's memory, so nothing is
- * missed. What is left is fetched before GO where that fits the downtime limit: then the guest need not wait
- * for it at the destination.
+ * missed. What is left is fetched while the destination's QEMU takes its state in, and what the guest touches
+ * before it has come is asked for at once: that is sooner than if all of it were waited for first.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -80,38 +80,22 @@ static int send_device(struct lh_send *send, const struct lh_machine_saved *save
 	return result;
 }
 
-/* STOP, the last sets, the device state. */
-static int say_all(struct lh_send *send, const struct lh_machine_saved *saved)
+/* STOP and the device state: the receiver deals with them while we scan. */
+static int say_stop(struct lh_send *send)
 {
 	int result =
 		lh__channel_send(send->control, LH_MOVE_STOP, 0, lh__clock(NULL) - send->stop.began, NULL, 0);
 
 	if (result == 0)
-		result = lh__send_set(send->control, LH_MOVE_ZERO, &send->zero);
-	if (result == 0)
-		result = lh__send_set(send->control, LH_MOVE_STALE, &send->stale);
-	if (result == 0)
-		result = send_device(send, saved);
+		result = send_device(send, &send->saved);
 	return result ? result : lh__channel_flush(send->control);
 }
 
-/* What is left, if there is time for it. */
-static int fetch_last(struct lh_send *send, struct lh_error *error)
+static int say_sets(struct lh_send *send)
 {
-	uint64_t left = lh__pageset_count(&send->stale), began = lh__clock(NULL);
-	int result;
+	int result = lh__send_set(send->control, LH_MOVE_ZERO, &send->zero);
 
-	send->last_pages = left;
-	if (send->options->postcopy || left == 0 ||
-	    lh__send_estimate(send->round, send->rounds, left) >
-	            UINT64_C(1000000) * send->options->downtime_ms)
-		return 0;
-	result = lh__send_round(send, send->rounds + 1, error);
-	if (result < 0)
-		return result;
-	send->stop.fetch = lh__clock(NULL) - began;
-	send->last_pages = 0;
-	return 0;
+	return result ? result : lh__send_set(send->control, LH_MOVE_STALE, &send->stale);
 }
 
 /* From here on the guest may be the receiver's. */
@@ -131,46 +115,66 @@ static int go(struct lh_send *send, struct lh_error *error)
 	return 0;
 }
 
-static int stop_and_go(struct lh_send *send, const struct lh_machine_saved *saved, struct lh_error *error)
+/* What has passed since `from`, which is then now. */
+static uint64_t lap(uint64_t *from)
 {
-	uint64_t at = lh__clock(NULL), then;
+	uint64_t before = *from;
+
+	*from = lh__clock(NULL);
+	return *from - before;
+}
+
+static int stop_and_go(struct lh_send *send, struct lh_error *error)
+{
+	struct lh_send_stop *stop = &send->stop;
+	uint64_t at = send->saved.stopped;
 	int result;
 
-	send->downtime_ms = saved->downtime_ms;
-	send->stop.began = saved->stopped;
-	send->stop.save = at - saved->stopped;
+	stop->began = at;
+	stop->save = lap(&at);
+	result = say_stop(send);
+	if (result < 0)
+		return lh__send_broken(send, result, error);
+	stop->device = lap(&at);
 	result = last_scan(send, error);
 	if (result < 0)
 		return result;
-	then = lh__clock(NULL);
-	send->stop.scan = then - at;
-	result = say_all(send, saved);
+	stop->scan = lap(&at);
+	result = say_sets(send);
 	if (result < 0)
 		return lh__send_broken(send, result, error);
-	send->stop.sets = lh__clock(NULL) - then;
-	result = fetch_last(send, error);
-	return result < 0 ? result : go(send, error);
+	send->last_pages = lh__pageset_count(&send->stale);
+	stop->sets = lap(&at);
+	return go(send, error);
+}
+
+int lh__send_prepare(struct lh_send *send, struct lh_error *error)
+{
+	int result;
+
+	lh__send_step(send, LH_PROGRESS_SWITCHES);
+	result = note_status(send, error);
+	if (result == 0)
+		result = lh__machine_save_prepare(&send->machine, &send->saved, error);
+	send->prepared = result == 0;
+	return result;
 }
 
 int lh__send_switch(struct lh_send *send, struct lh_error *error)
 {
-	struct lh_machine_saved saved;
-	int result = note_status(send, error);
+	int result = send->prepared ? 0 : lh__send_prepare(send, error);
 
 	if (result < 0)
 		return result;
 	if (lh__send_cancelled(send))
 		return lh__fail(error, -ECANCELED, "cancelled");
-	result = lh__machine_save(&send->machine, &saved, error);
+	send->prepared = false;
+	result = lh__machine_save_now(&send->machine, &send->saved, error);
 	if (result < 0)
 		return result;
 	send->stopped = true;
-	result = stop_and_go(send, &saved, error);
-	close(saved.fd);
-	if (send->watched && result == 0) {
-		lh__written_close(&send->written);
-		send->watched = false;
-	}
+	result = stop_and_go(send, error);
+	close(send->saved.fd);
 	return result;
 }
 
@@ -198,6 +202,9 @@ void lh__send_return(struct lh_send *send, struct lh_error *error)
 	int result = 0;
 
 	cancel_there(send);
+	if (send->prepared)
+		lh__machine_save_not(&send->machine, &send->saved);
+	send->prepared = false;
 	if (send->watched)
 		lh__written_close(&send->written);
 	send->watched = false;

@@ -487,20 +487,31 @@ int lh__state_put_device(struct lh_state *state, const void *bytes, size_t size,
 	return 0;
 }
 
-int lh__state_device(const struct lh_state *state, struct lh_error *error)
+int lh__state_device_to(const struct lh_state *state, int fd, struct lh_error *error)
 {
-	int fd, result;
+	int result;
 
 	if (__atomic_load_n(&state->file->header->device_size, __ATOMIC_ACQUIRE) == 0)
 		return lh__fail(error, -ENODATA, "there is no device state");
-	fd = memfd_create("linehome-device", MFD_CLOEXEC);
+	result = copy_device(state->file, fd);
+	if (result < 0)
+		return lh__fail(error, result, "the device state cannot be copied (%s)",
+		                lh__errno_name(result));
+	return 0;
+}
+
+int lh__state_device(const struct lh_state *state, struct lh_error *error)
+{
+	int fd = memfd_create("linehome-device", MFD_CLOEXEC), result;
+
 	if (fd < 0)
 		return lh__fail(error, -errno, "no memory file can be made (%s)", lh__errno_name(errno));
-	result = copy_device(state->file, fd);
+	result = lh__state_device_to(state, fd, error);
 	if (result == 0 && lseek(fd, 0, SEEK_SET) != 0)
-		result = -errno;
+		result = lh__fail(error, -errno, "the device state cannot be read (%s)",
+		                  lh__errno_name(errno));
 	if (result == 0)
 		return fd;
 	close(fd);
-	return lh__fail(error, result, "the device state cannot be copied (%s)", lh__errno_name(result));
+	return result;
 }

@@ -61,6 +61,8 @@ int lh__state_put_device(struct lh_state *state, const void *bytes, size_t size,
                          struct lh_error *error) LH_MUST_CHECK;
 /* A new descriptor, at its beginning, of a memory file with a copy; the caller closes it. -ENODATA. */
 int lh__state_device(const struct lh_state *state, struct lh_error *error) LH_MUST_CHECK;
+/* Written to a descriptor. */
+int lh__state_device_to(const struct lh_state *state, int fd, struct lh_error *error) LH_MUST_CHECK;
 /* remove: and the file is deleted. */
 void lh__state_close(struct lh_state *state, bool remove);
 
