@@ -102,7 +102,7 @@ def compare(ways, limits, words):
 
 try:
     if os.environ.get('SCATTER'):
-        compare(ORDERS, LIMITS[1:], WORDS + ' scatter=1')
+        compare(ORDERS, LIMITS[1:], WORDS + ' scatter=' + os.environ['SCATTER'])
     else:
         compare(COMPARED, LIMITS, WORDS)
 except guest.Absent as reason:

@@ -5,7 +5,7 @@
 #
 #   RUNS=5 bench/migrate.sh                all of it, 15 minutes
 #   RUNS=1 ONLY=qemu bench/migrate.sh      ways with this in their name alone
-#   SCATTER=1 bench/migrate.sh             the orders of copying compared, on a guest with scattered memory
+#   SCATTER=1 bench/migrate.sh             the orders of copying compared, on a guest with scattered memory; 0: with other
 #   GUEST='wmb=256 hot=32 wper=256'        what the guest does (tests/guest/init.c)
 . "$(dirname "$0")/../tests/lib/guest.sh"
 export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=tests/guest
