@@ -18,8 +18,8 @@
 #include "service/migrate/engine_pace.h"
 #include "sys/lock.h"
 
-#define LH_ENGINE_MISSES 1024u /* at once; what is beyond is woken, and is reported again */
-#define LH_ENGINE_FLYING 1024u /* of one lane; a power of two */
+#define LH_ENGINE_MISSES 1024u   /* at once; what is beyond is woken, and is reported again */
+#define LH_ENGINE_FLYING 1024u   /* of one lane; a power of two */
 #define LH_ENGINE_NEIGHBOURS 16u /* at most shown, or made zero, with one that was missed */
 #define LH_ENGINE_RATES 16u
 #define LH_ENGINE_RATE_NS UINT64_C(100000000)

@@ -9,9 +9,9 @@
 
 #include "service/migrate/engine_inside.h"
 
-#define ASK_MAX 64           /* pages asked for in one go */
-#define TAKE_MAX 64          /* answers dealt with in one go */
-#define AGAIN_NS 1000000     /* for the guest's events to be read */
+#define ASK_MAX 64       /* pages asked for in one go */
+#define TAKE_MAX 64      /* answers dealt with in one go */
+#define AGAIN_NS 1000000 /* for the guest's events to be read */
 
 struct run {
 	uint64_t first, count;
@@ -110,8 +110,7 @@ static void fit_window(struct lh_engine_lane *lane)
 {
 	uint64_t now = lh__clock(NULL);
 
-	lh__window_fit(&lane->window, now,
-	               now - lane->flying.entry[lane->flying.head % LH_ENGINE_FLYING].at);
+	lh__window_fit(&lane->window, now, now - lane->flying.entry[lane->flying.head % LH_ENGINE_FLYING].at);
 }
 
 /* Shows what has gathered, and tells who waited. */
