@@ -23,7 +23,7 @@
 #define BETTER 3.0
 #define WORSE 1.5
 #define LATE 16u /* proposals before which a page that is asked for now is not there */
-#define LATE_CHANCE 0.1
+#define LATE_CHANCE 0.3
 #define SWEEP 64u /* pages */
 #define SWEEP_OLD 0.25
 #define SWEEP_LIFT 8.0 /* less is by chance */
