@@ -10,6 +10,8 @@
  *     recorded  and before all: the pages that an earlier run missed
  *     ptline    and after a miss: the pages whose page-table entries share the missed one's line; lines
  *               that were missed more often come first
+ *
+ * What around and ptline foretell is watched, and left out where it is missed no more often than other pages.
  */
 #ifndef LH_MIGRATE_ORDER_H
 #define LH_MIGRATE_ORDER_H
