@@ -10,8 +10,8 @@ import guest
 import move
 
 RUNS = int(os.environ.get('RUNS', '5'))
-SCATTER = bool(os.environ.get('SCATTER'))
-WORDS = os.environ.get('GUEST', 'wmb=256 hot=32 wper=256') + (' scatter=1' if SCATTER else '')
+SCATTER = os.environ.get('SCATTER')
+WORDS = os.environ.get('GUEST', 'wmb=256 hot=32 wper=256') + (' scatter=' + SCATTER if SCATTER else '')
 LIMITS = [int(word) for word in os.environ.get('LIMITS', '125' if SCATTER else '0 125').split()]
 CPUS = [[int(cpu) for cpu in word.split(',')] for word in os.environ.get('BENCH_CPUS', '').split()]
 SETTLE = 2.5  # seconds that the guest runs before it moves, for its usual speed

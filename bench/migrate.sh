@@ -10,8 +10,8 @@
 #                                         one set: one run at a time. Without it nothing is bound
 #   RESULTS=FILE bench/migrate.sh         a line of JSON for each run is added to this file, and the table is of all
 #                                         lines that it has; RUNS=0: no new ones. So the files of several can be one
-#   SCATTER=1 bench/migrate.sh            the orders of copying compared, on a guest with scattered memory: KINDS are
-#                                         linear, around, ptline
+#   SCATTER=1 bench/migrate.sh            the orders of copying compared, on a guest with scattered memory (0: with
+#                                         other memory): KINDS are linear, around, ptline
 #   GUEST='wmb=256 hot=32 wper=256'       what the guest does (tests/guest/init.c)
 #
 # Needed: qemu-system-x86_64 in PATH, python3, and build/guest as tests/guest/fetch makes it.

@@ -9,6 +9,9 @@
  * of which as much is asked for as fills the link. The link is shared. Hints come from page tables of the
  * guest (service/migrate/tables.c), read as a sender reads them.
  *
+ * In the last table the link is quick, and who asks keeps a limit: what the guest waits for, and what is
+ * likely to be missed next, passes it, and is made up for by the rest.
+ *
  * Guests that are called scattered have their virtual memory anywhere in their physical memory, page by page;
  * the others have it where it is. Policy recorded replays the misses of a run of linear with other random
  * numbers.
@@ -25,6 +28,7 @@
 #define ENTRIES 512u
 #define HINTS 64u
 #define NEVER UINT64_MAX
+#define BORROWED 25000 /* us: the limit may be exceeded by so much for what is wanted soon */
 
 static void *take(size_t count, size_t size)
 {
@@ -241,6 +245,7 @@ static struct lh_tables *make_tables(struct space *space)
 struct link {
 	double rtt, service; /* us; of a page */
 	unsigned depth;      /* pages asked for in the background at most */
+	double pace;         /* us; of a page, by a limit that who asks keeps; 0: none */
 };
 
 struct flight {
@@ -257,11 +262,20 @@ struct run {
 	struct flight *flight; /* a ring: they arrive in order */
 	unsigned first, flying;
 	double now, busy_until; /* the link */
+	double free_at;         /* the limit: when the next page may be asked for */
 	bool exhausted;
 	uint64_t *misses;
 	size_t missed;
 	double stalled;
 };
+
+/* A page's share of what the limit allows. */
+static void spend(struct run *run, double at)
+{
+	if (run->free_at < at)
+		run->free_at = at;
+	run->free_at += run->link->pace;
+}
 
 static void arrive(struct run *run, uint64_t page)
 {
@@ -271,16 +285,35 @@ static void arrive(struct run *run, uint64_t page)
 	run->here++;
 }
 
+/* The next page to be asked for now, if there is one. */
+static bool choose(struct run *run, double at, uint64_t *page)
+{
+	bool (*next)(struct lh_order *, uint64_t *) = run->order->ops->next;
+	double debt = run->free_at - at;
+
+	if (run->link->pace > 0 && debt > 0)
+		next = run->order->ops->soon;
+	if (run->flying == run->link->depth || debt > BORROWED ||
+	    (next == run->order->ops->next && run->exhausted))
+		return false;
+	do {
+		if (!next(run->order, page)) {
+			run->exhausted |= next == run->order->ops->next;
+			return false;
+		}
+	} while (*page >= run->pages || run->present[*page] || run->asked[*page]);
+	return true;
+}
+
 static bool ask(struct run *run, double at)
 {
 	struct flight *flight;
 	uint64_t page;
 
-	do {
-		if (!run->order->ops->next(run->order, &page))
-			return false;
-	} while (page >= run->pages || run->present[page] || run->asked[page]);
+	if (!choose(run, at, &page))
+		return false;
 	run->asked[page] = 1;
+	spend(run, at);
 	if (run->busy_until < at + run->link->rtt)
 		run->busy_until = at + run->link->rtt;
 	run->busy_until += run->link->service;
@@ -289,20 +322,30 @@ static bool ask(struct run *run, double at)
 	return true;
 }
 
+/* When something happens next in the background. */
+static double next_event(const struct run *run, double at)
+{
+	double event = run->flying ? run->flight[run->first].arrives : 1e300;
+
+	if (!run->exhausted && run->flying < run->link->depth && run->free_at > at && run->free_at < event)
+		event = run->free_at;
+	return event;
+}
+
 /* What comes in the background up to a time; each that arrives makes room for another. */
 static void background(struct run *run, double until)
 {
-	struct flight *flight;
 	double at = run->now;
 
 	for (;;) {
-		while (run->flying < run->link->depth && !run->exhausted)
-			run->exhausted = !ask(run, at);
-		if (run->flying == 0 || run->flight[run->first].arrives > until)
+		while (ask(run, at))
+			;
+		if (next_event(run, at) > until)
 			break;
-		flight = &run->flight[run->first];
-		at = flight->arrives;
-		arrive(run, flight->page);
+		at = next_event(run, at);
+		if (run->flying == 0 || run->flight[run->first].arrives > at)
+			continue;
+		arrive(run, run->flight[run->first].page);
 		run->first = (run->first + 1) % run->link->depth;
 		run->flying--;
 	}
@@ -333,6 +376,7 @@ static void miss(struct run *run, uint64_t page)
 	run->order->ops->missed(run->order, page);
 	run->exhausted = false;
 	run->busy_until += run->link->service;
+	spend(run, run->now);
 	background(run, there);
 	arrive(run, page);
 	run->stalled += there - from;
@@ -412,9 +456,10 @@ static void print_scenario(const struct scenario *scenario, const struct link *l
 	free(space.physical);
 }
 
-static void print_link(double rtt, double bandwidth, unsigned depth, uint64_t pages, const char *only)
+static void print_link(double rtt, double bandwidth, double limit, unsigned depth, uint64_t pages,
+                       const char *only)
 {
-	struct link link = { rtt, 4096 / bandwidth, 0 };
+	struct link link = { rtt, 4096 / bandwidth, 0, limit > 0 ? 4096 / limit : 0 };
 	unsigned policy;
 	size_t i;
 
@@ -432,12 +477,14 @@ static void print_link(double rtt, double bandwidth, unsigned depth, uint64_t pa
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "rtt", required_argument, NULL, 'r' },   { "bandwidth", required_argument, NULL, 'b' },
-		{ "depth", required_argument, NULL, 'd' }, { "pages", required_argument, NULL, 'p' },
-		{ "guest", required_argument, NULL, 'g' }, { NULL, 0, NULL, 0 }
-	};
-	double rtt = 0, bandwidth = 0;
+	static const struct option options[] = { { "rtt", required_argument, NULL, 'r' },
+		                                 { "bandwidth", required_argument, NULL, 'b' },
+		                                 { "depth", required_argument, NULL, 'd' },
+		                                 { "pages", required_argument, NULL, 'p' },
+		                                 { "guest", required_argument, NULL, 'g' },
+		                                 { "limit", required_argument, NULL, 'l' },
+		                                 { NULL, 0, NULL, 0 } };
+	double rtt = 0, bandwidth = 0, limit = 0;
 	uint64_t pages = 131072;
 	unsigned depth = 0;
 	const char *only = NULL;
@@ -450,6 +497,7 @@ int main(int argc, char **argv)
 		case 'd': depth = (unsigned)atoi(optarg); break;
 		case 'p': pages = strtoull(optarg, NULL, 0); break;
 		case 'g': only = optarg; break;
+		case 'l': limit = atof(optarg); break;
 		default: return 2;
 		}
 	}
@@ -458,10 +506,11 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	if (rtt > 0 || bandwidth > 0) {
-		print_link(rtt > 0 ? rtt : 200, bandwidth > 0 ? bandwidth : 125, depth, pages, only);
+		print_link(rtt > 0 ? rtt : 200, bandwidth > 0 ? bandwidth : 125, limit, depth, pages, only);
 		return 0;
 	}
-	print_link(200, 125, depth, pages, only);
-	print_link(50, 1000, depth, pages, only);
+	print_link(200, 125, 0, depth, pages, only);
+	print_link(50, 1000, 0, depth, pages, only);
+	print_link(30, 1000, 125, depth, pages, only);
 	return 0;
 }

@@ -303,6 +303,145 @@ static void test_ptline(void)
 	free(urgent.word);
 }
 
+static void test_soon(void)
+{
+	struct lh_order *order = open_order(LH_ORDER_PTLINE, 10000, NULL, 0);
+	uint64_t page;
+
+	order->ops->missed(order, 5000);
+	ok(!order->ops->soon(order, &page), "without hints nobody is likely to wait for anything");
+	order->ops->hinted(order, 5000, (const uint64_t[]){ 17, 9 }, 2);
+	ok(order->ops->soon(order, &page) && page == 17, "hints are likely to be waited for");
+	ok(COMES(order, 9, 5001), "and then proposed no more");
+	ok(!order->ops->soon(order, &page), "windows are not");
+	order->ops->close(order);
+	order = open_order(LH_ORDER_LINEAR, 100, NULL, 0);
+	order->ops->hinted(order, 50, (const uint64_t[]){ 60 }, 1);
+	ok(!order->ops->soon(order, &page), "linear knows nothing of them");
+	order->ops->close(order);
+}
+
+/* ---- whether predicting pays ---- */
+
+#define LINE_PAGES 65536u
+
+/* Scattered: virtual neighbours lie anywhere. Even lines of eight pages are neighbours in no window. */
+static uint64_t physical(uint64_t page)
+{
+	return page * 40503 % LINE_PAGES;
+}
+
+struct toucher {
+	struct lh_order *order;
+	unsigned char here[LINE_PAGES];
+	uint64_t random, misses, ahead, sweep;
+};
+
+/* Four pages come after each touch; those that do not come in their turn were predicted. */
+static void come(struct toucher *toucher)
+{
+	uint64_t page;
+	unsigned i;
+
+	for (i = 0; i < 4 && toucher->order->ops->next(toucher->order, &page); i++) {
+		toucher->ahead += !toucher->here[page] && page > toucher->sweep + 64;
+		toucher->sweep = page > toucher->sweep && page < toucher->sweep + 64 ? page : toucher->sweep;
+		toucher->here[page] = 1;
+	}
+}
+
+static void touch(struct toucher *toucher, uint64_t page)
+{
+	uint64_t hint[8], at = physical(page);
+	size_t n = 0, i;
+
+	if (!toucher->here[at]) {
+		toucher->misses++;
+		toucher->here[at] = 1;
+		toucher->order->ops->missed(toucher->order, at);
+		for (i = 0; i < 8; i++)
+			if (page / 8 * 8 + i != page)
+				hint[n++] = physical(page / 8 * 8 + i);
+		toucher->order->ops->hinted(toucher->order, at, hint, n);
+	}
+	come(toucher);
+}
+
+static struct toucher *new_toucher(void)
+{
+	struct toucher *toucher = calloc(1, sizeof(*toucher));
+
+	toucher->order = open_order(LH_ORDER_PTLINE, LINE_PAGES, NULL, 0);
+	toucher->random = 4711;
+	return toucher;
+}
+
+static void end_toucher(struct toucher *toucher)
+{
+	toucher->order->ops->close(toucher->order);
+	free(toucher);
+}
+
+/* How many pages came before their turn for a miss, while pages anywhere are touched. */
+static double touch_anywhere(struct toucher *toucher, unsigned touches)
+{
+	toucher->misses = toucher->ahead = 0;
+	while (touches--)
+		touch(toucher, random_below(&toucher->random, LINE_PAGES));
+	return (double)toucher->ahead / (double)(toucher->misses + !toucher->misses);
+}
+
+/* The same while all of a hot set of lines is, in any order. */
+static double touch_hot(struct toucher *toucher, unsigned touches)
+{
+	toucher->misses = toucher->ahead = 0;
+	while (touches--)
+		touch(toucher, LINE_PAGES / 2 + random_below(&toucher->random, LINE_PAGES / 16));
+	return (double)toucher->ahead / (double)(toucher->misses + !toucher->misses);
+}
+
+static void test_lift(void)
+{
+	struct toucher *toucher = new_toucher();
+	double first = touch_anywhere(toucher, 300), then;
+
+	touch_anywhere(toucher, 4000);
+	then = touch_anywhere(toucher, 1000);
+	ok(first > 2, "in the beginning a miss brings its line: %.2f pages before their turn", first);
+	ok(then < 0.3, "where nothing can be predicted it does no longer: %.2f", then);
+	touch_hot(toucher, 500);
+	then = touch_hot(toucher, 500);
+	ok(then > 1, "when something can it does again: %.2f", then);
+	end_toucher(toucher);
+	toucher = new_toucher();
+	then = touch_hot(toucher, 1500);
+	ok(then > 2, "where all that is touched can be predicted it always does: %.2f", then);
+	end_toucher(toucher);
+}
+
+/* Misses before the sweep: it is what the guest does. */
+static void test_sweep(void)
+{
+	struct lh_order *order = open_order(LH_ORDER_PTLINE, 100000, NULL, 0);
+	uint64_t page = 0, at = 0, ahead = 0, hint[7];
+	unsigned i, j;
+
+	for (i = 0; i < 1000; i++) {
+		order->ops->missed(order, at + 3);
+		for (j = 0; j < 7; j++)
+			hint[j] = 50000 + 8 * i + j;
+		order->ops->hinted(order, at + 3, hint, 7);
+		for (j = 0; j < 4; j++) {
+			if (!order->ops->next(order, &page))
+				break;
+			ahead += i >= 100 && page >= 50000;
+			at = page < 50000 ? page : at;
+		}
+	}
+	is(ahead, 0, "a guest that does what the sweep does gets nothing else");
+	order->ops->close(order);
+}
+
 static void test_none(void)
 {
 	struct lh_order *order = open_order(LH_ORDER_NONE, 100, NULL, 0);
@@ -359,6 +498,9 @@ int main(void)
 	test_chased();
 	test_recorded();
 	test_ptline();
+	test_soon();
+	test_lift();
+	test_sweep();
 	test_none();
 	test_cost();
 	return done();

@@ -91,6 +91,8 @@ static int check_values(struct migrate_given *values, unsigned given)
 {
 	if (given & BIT(RECORDED) && !(given & BIT(POLICY)))
 		values->policy = LH_ORDER_RECORDED;
+	else if (given & BIT(FROM_SNAPSHOT) && !(given & BIT(POLICY)))
+		values->policy = LH_ORDER_AROUND; /* else the guest waits until its page tables are read */
 	if (values->policy == LH_ORDER_RECORDED && !(given & BIT(RECORDED)))
 		return cli_fail(MIGRATE, CLI_BAD_USAGE,
 		                "--policy recorded needs --recorded FILE, which --record of an earlier run "
@@ -159,7 +161,7 @@ static int move(struct migrate_given *values, const struct cli_option *options)
 
 int cli_migrate(int argc, char **argv)
 {
-	struct migrate_given given = { .policy = LH_ORDER_AROUND, .parallel = 1, .downtime_ms = 30 };
+	struct migrate_given given = { .policy = LH_ORDER_PTLINE, .parallel = 1, .downtime_ms = 30 };
 	struct cli_option options[] = {
 		[SOURCE] = { "source", CLI_TEXT, "MONITOR",
 		             "the QMP socket of the QEMU that the guest leaves", &given.source, false },
@@ -190,7 +192,7 @@ int cli_migrate(int argc, char **argv)
 		[PARALLEL] = { "parallel", CLI_NUMBER, "N", "copy over N connections (1)", &given.parallel,
 		               false },
 		[POLICY] = { "policy", CLI_CHOICE, LH_ORDER_WORDS,
-		             "what is copied ahead once the guest runs (around)", &given.policy, false },
+		             "what is copied ahead once the guest runs (ptline)", &given.policy, false },
 		[RECORDED] = { "recorded", CLI_TEXT, "FILE",
 		               "what an earlier run missed, for --policy recorded", &given.recorded, false },
 		[RECORD] = { "record", CLI_TEXT, "FILE", "write what was missed, in its order, to FILE",

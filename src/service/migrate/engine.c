@@ -124,6 +124,13 @@ void lh__engine_kick_idle(struct lh_engine *engine)
 			lh__engine_kick(engine, i);
 }
 
+void lh__engine_kick_soon(struct lh_engine *engine)
+{
+	for (unsigned i = 1; i < engine->lanes; i++)
+		if (lh__engine_is(&engine->lane[i].idle) || lh__engine_is(&engine->lane[i].limited))
+			lh__engine_kick(engine, i);
+}
+
 void lh__engine_changed(struct lh_engine *engine)
 {
 	pthread_mutex_lock(&engine->lock);
@@ -270,7 +277,7 @@ static int open_parts(struct lh_engine *engine)
 
 		lane->engine = engine;
 		lane->number = i;
-		lane->window = LH_ENGINE_WINDOW_MIN;
+		lh__window_reset(&lane->window);
 		lane->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		if (lane->kick < 0)
 			result = -errno;
@@ -300,6 +307,8 @@ int lh__engine_open(const struct lh_engine_options *options, struct lh_engine **
 	engine->state = options->state;
 	engine->place = options->place;
 	engine->lanes = options->lanes;
+	engine->bucket.rate = (double)options->bandwidth / 1e9;
+	engine->bucket.page = (double)options->page_size;
 	lh__pageset_clear(&engine->state->asked);
 	lh__pageset_clear(&engine->state->busy);
 	for (unsigned i = 0; i < engine->lanes; i++)

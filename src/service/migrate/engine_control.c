@@ -20,8 +20,7 @@ static void forget_flying(struct lh_engine *engine)
 		for (; i && flying->head != flying->tail; flying->head++)
 			lh__engine_lost(engine, flying->entry[flying->head % LH_ENGINE_FLYING].page);
 		__atomic_store_n(&flying->head, flying->tail, __ATOMIC_RELEASE);
-		engine->lane[i].window = LH_ENGINE_WINDOW_MIN;
-		engine->lane[i].quickest = 0;
+		lh__window_reset(&engine->lane[i].window);
 	}
 	for (size_t i = 0; i < engine->misses; i++)
 		engine->miss[i].asked = false;

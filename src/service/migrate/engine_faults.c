@@ -301,7 +301,7 @@ static void take_hints(struct lh_engine *engine, uint64_t page, const uint64_t *
 		if (hints[i] < engine->pages && !lh__pageset_has(&engine->state->fresh, hints[i]) &&
 		    !lh__pageset_has(&engine->state->asked, hints[i]))
 			lh__pageset_add(&engine->hinted, hints[i]);
-	lh__engine_kick_idle(engine);
+	lh__engine_kick_soon(engine);
 }
 
 /* What came could not be used. */

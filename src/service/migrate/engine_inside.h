@@ -6,6 +6,7 @@
  *     engine_faults.c  the thread of faults
  *     engine_lanes.c   the threads of the background
  *     engine_next.c    which page a lane asks for, and when it may
+ *     engine_pace.c    how many: the limit of bandwidth, and a lane's window
  *     engine_put.c     a page comes
  */
 #ifndef LH_MIGRATE_ENGINE_INSIDE_H
@@ -14,12 +15,11 @@
 #include <pthread.h>
 
 #include "service/migrate/engine.h"
+#include "service/migrate/engine_pace.h"
 #include "sys/lock.h"
 
-#define LH_ENGINE_MISSES 1024u /* at once; what is beyond is woken, and is reported again */
-#define LH_ENGINE_FLYING 1024u /* of one lane; a power of two */
-#define LH_ENGINE_WINDOW_MIN 64u
-#define LH_ENGINE_WINDOW_MAX 512u
+#define LH_ENGINE_MISSES 1024u   /* at once; what is beyond is woken, and is reported again */
+#define LH_ENGINE_FLYING 1024u   /* of one lane; a power of two */
 #define LH_ENGINE_NEIGHBOURS 16u /* at most shown, or made zero, with one that was missed */
 #define LH_ENGINE_RATES 16u
 #define LH_ENGINE_RATE_NS UINT64_C(100000000)
@@ -43,9 +43,8 @@ struct lh_engine_lane {
 	int kick;  /* eventfd */
 	bool idle; /* it found nothing to ask for, and sleeps; atomic */
 	struct lh_engine_flying flying;
-	unsigned window;
-	uint64_t quickest; /* ns from asking to the answer, seen so far */
-	uint64_t slowed;   /* when the window was made smaller */
+	bool limited; /* it may not ask for more now, and sleeps; atomic */
+	struct lh_window window;
 };
 
 /*
@@ -107,8 +106,7 @@ struct lh_engine {
 	size_t retries;
 
 	pthread_mutex_t bucket_lock;
-	double tokens; /* bytes that may be asked for now */
-	uint64_t filled;
+	struct lh_bucket bucket;
 
 	pthread_mutex_t count_lock;
 	struct lh_engine_counts counts;
@@ -150,6 +148,8 @@ void lh__engine_go_on(struct lh_engine *engine);
 /* Wakes a lane's thread out of its poll. */
 void lh__engine_kick(struct lh_engine *engine, unsigned lane);
 void lh__engine_kick_idle(struct lh_engine *engine);
+/* Those too that wait for bandwidth: what may be borrowed for has been added. */
+void lh__engine_kick_soon(struct lh_engine *engine);
 /* Something has changed that somebody may wait for. */
 void lh__engine_changed(struct lh_engine *engine);
 /* All pages are fresh or zero. */
@@ -199,10 +199,14 @@ void lh__engine_landed(struct lh_engine_lane *lane);
 
 /* Up to max pages for a lane, marked as asked for; fewer than max: there is nothing more for now. */
 size_t lh__engine_next_pages(struct lh_engine *engine, uint64_t *pages, size_t max);
+/* The same of those that somebody is likely to wait for next. */
+size_t lh__engine_soon_pages(struct lh_engine *engine, uint64_t *pages, size_t max);
 /* This page has been asked for and will not come. */
 void lh__engine_lost(struct lh_engine *engine, uint64_t page);
 /* How many pages of `wanted` may be asked for now; *wait gets the ns until it is worth asking again. */
 size_t lh__engine_allow(struct lh_engine *engine, size_t wanted, uint64_t *wait);
+/* How many of such pages may be asked for beyond that. */
+size_t lh__engine_borrow(struct lh_engine *engine, size_t wanted);
 /* Bytes that came: `reserved` of them had been asked leave for. */
 void lh__engine_spend(struct lh_engine *engine, uint64_t reserved, uint64_t bytes);
 

@@ -1,9 +1,6 @@
 /*
  * engine_lanes.c - the threads that copy in the background: each keeps a window of pages on its way.
  *
- * The window grows while answers come about as quickly as the quickest came, and shrinks where they take much
- * longer: then they queue somewhere, and what the guest waits for may have to pass the same queue.
- *
  * Neighbours that came one after the other are shown by one call.
  */
 #include <errno.h>
@@ -12,11 +9,9 @@
 
 #include "service/migrate/engine_inside.h"
 
-#define ASK_MAX 64           /* pages asked for in one go */
-#define TAKE_MAX 64          /* answers dealt with in one go */
-#define QUEUED_FEW 2000000u  /* ns that an answer may take beyond the quickest: the window grows */
-#define QUEUED_MANY 5000000u /* and from here on it shrinks */
-#define AGAIN_NS 1000000     /* for the guest's events to be read */
+#define ASK_MAX 64       /* pages asked for in one go */
+#define TAKE_MAX 64      /* answers dealt with in one go */
+#define AGAIN_NS 1000000 /* for the guest's events to be read */
 
 struct run {
 	uint64_t first, count;
@@ -59,28 +54,48 @@ void lh__engine_landed(struct lh_engine_lane *lane)
 	__atomic_store_n(&lane->flying.head, lane->flying.head + 1, __ATOMIC_RELEASE);
 }
 
+/*
+ * Which pages to ask for: what the bandwidth allows, and beyond it what somebody is likely to wait for soon.
+ * Flags are set before the order is looked at, so that who adds something to it kicks.
+ */
+static size_t choose(struct lh_engine_lane *lane, uint64_t *pages, size_t wanted, uint64_t *wait)
+{
+	struct lh_engine *engine = lane->engine;
+	size_t allowed, borrowed, got = 0, soon = 0;
+
+	lh__engine_set(&lane->idle, true);
+	lh__engine_set(&lane->limited, true);
+	allowed = lh__engine_allow(engine, wanted, wait);
+	if (allowed)
+		got = lh__engine_next_pages(engine, pages, allowed);
+	lh__engine_spend(engine, (allowed - got) * engine->options.page_size, 0);
+	if (got == allowed) {
+		lh__engine_set(&lane->idle, false);
+		borrowed = lh__engine_borrow(engine, wanted - allowed);
+		soon = lh__engine_soon_pages(engine, pages + got, borrowed);
+		lh__engine_spend(engine, (borrowed - soon) * engine->options.page_size, 0);
+	} else {
+		*wait = 0;
+	}
+	if (got + soon == wanted)
+		lh__engine_set(&lane->limited, false);
+	return got + soon;
+}
+
 /* Asks for what the window and the bandwidth allow. Whether anything was; *wait as of lh__engine_allow. */
 static bool ask_more(struct lh_engine_lane *lane, struct lh_supply *supply, uint64_t *wait)
 {
 	struct lh_engine *engine = lane->engine;
 	uint64_t pages[ASK_MAX];
 	uint32_t flying = lh__engine_flying(&lane->flying);
-	size_t wanted = flying < lane->window ? lane->window - flying : 0, got, i;
+	size_t wanted = flying < lane->window.pages ? lane->window.pages - flying : 0, got, i;
 	int result = 0;
 
 	*wait = 0;
-	if (!lh__engine_can_put(engine) || engine->mode == LH_ENGINE_IDLE || lh__engine_is(&engine->halted))
+	if (!wanted || !lh__engine_can_put(engine) || engine->mode == LH_ENGINE_IDLE ||
+	    lh__engine_is(&engine->halted))
 		return false;
-	wanted = lh__engine_allow(engine, wanted < ASK_MAX ? wanted : ASK_MAX, wait);
-	if (!wanted)
-		return false;
-	lh__engine_set(&lane->idle, true); /* before it is looked for, so that who adds something kicks */
-	got = lh__engine_next_pages(engine, pages, wanted);
-	lh__engine_spend(engine, (wanted - got) * engine->options.page_size, 0);
-	if (got == wanted)
-		lh__engine_set(&lane->idle, false);
-	else
-		*wait = 0;
+	got = choose(lane, pages, wanted < ASK_MAX ? wanted : ASK_MAX, wait);
 	for (i = 0; i < got && !result; i++)
 		result = lh__engine_ask(lane, supply, pages[i],
 		                        lh__pageset_has(&engine->state->based, pages[i]));
@@ -94,19 +109,8 @@ static bool ask_more(struct lh_engine_lane *lane, struct lh_supply *supply, uint
 static void fit_window(struct lh_engine_lane *lane)
 {
 	uint64_t now = lh__clock(NULL);
-	uint64_t took = now - lane->flying.entry[lane->flying.head % LH_ENGINE_FLYING].at;
 
-	if (!lane->quickest || took < lane->quickest)
-		lane->quickest = took;
-	if (took - lane->quickest < QUEUED_FEW) {
-		if (lane->window < LH_ENGINE_WINDOW_MAX)
-			lane->window++;
-	} else if (took - lane->quickest > QUEUED_MANY && now - lane->slowed > took) {
-		lane->slowed = now;
-		lane->window = lane->window * 3 / 4;
-		if (lane->window < LH_ENGINE_WINDOW_MIN)
-			lane->window = LH_ENGINE_WINDOW_MIN;
-	}
+	lh__window_fit(&lane->window, now, now - lane->flying.entry[lane->flying.head % LH_ENGINE_FLYING].at);
 }
 
 /* Shows what has gathered, and tells who waited. */

@@ -1,12 +1,10 @@
 /*
  * engine_next.c - which page the background asks for next, and when it may: the order, what was lost, and a
- * bucket of bytes that all lanes share.
+ * bucket of bytes that all lanes share (engine_pace.c).
  */
 #include "service/migrate/engine_inside.h"
 
-#define LOOKS_MAX 256      /* proposals in one go: the thread of faults waits for the same lock */
-#define BURST_NS 20000000. /* the bucket holds what may travel in this time */
-#define DEBT_NS 250000000. /* faults may have taken so much beforehand */
+#define LOOKS_MAX 256 /* proposals in one go: the thread of faults waits for the same lock */
 
 /* Marks a page as asked for, if it is to be (engine.c: 6). */
 static bool take(struct lh_engine *engine, uint64_t page)
@@ -41,6 +39,20 @@ static bool next_missing(struct lh_engine *engine, uint64_t *page)
 	return true;
 }
 
+size_t lh__engine_soon_pages(struct lh_engine *engine, uint64_t *pages, size_t max)
+{
+	struct lh_order *order = engine->options.order;
+	size_t got = 0;
+	uint64_t page;
+
+	pthread_mutex_lock(&engine->order_lock);
+	while (got < max && order->ops->soon(order, &page))
+		if (take(engine, page))
+			pages[got++] = page;
+	pthread_mutex_unlock(&engine->order_lock);
+	return got;
+}
+
 size_t lh__engine_next_pages(struct lh_engine *engine, uint64_t *pages, size_t max)
 {
 	struct lh_order *order = engine->options.order;
@@ -70,51 +82,29 @@ void lh__engine_lost(struct lh_engine *engine, uint64_t page)
 	pthread_mutex_unlock(&engine->order_lock);
 }
 
-/* With the bucket's lock held. */
-static void fill(struct lh_engine *engine, uint64_t now)
-{
-	double rate = (double)engine->options.bandwidth / 1e9;
-	double most = rate * BURST_NS, page = (double)engine->options.page_size;
-
-	if (most < 16 * page)
-		most = 16 * page;
-	if (engine->filled && now > engine->filled)
-		engine->tokens += rate * (double)(now - engine->filled);
-	if (engine->tokens > most)
-		engine->tokens = most;
-	engine->filled = now;
-}
-
 size_t lh__engine_allow(struct lh_engine *engine, size_t wanted, uint64_t *wait)
 {
-	double page = (double)engine->options.page_size;
-	size_t allowed = wanted;
+	size_t allowed;
 
-	*wait = 0;
-	if (!engine->options.bandwidth || !wanted)
-		return wanted;
 	pthread_mutex_lock(&engine->bucket_lock);
-	fill(engine, lh__clock(NULL));
-	if (engine->tokens < page * (double)wanted)
-		allowed = engine->tokens < page ? 0 : (size_t)(engine->tokens / page);
-	engine->tokens -= page * (double)allowed;
-	if (allowed < wanted) {
-		*wait = (uint64_t)((page - engine->tokens) / (double)engine->options.bandwidth * 1e9);
-		*wait = *wait < 1000000 ? 1000000 : *wait;
-	}
+	allowed = lh__bucket_allow(&engine->bucket, lh__clock(NULL), wanted, wait);
 	pthread_mutex_unlock(&engine->bucket_lock);
 	return allowed;
 }
 
+size_t lh__engine_borrow(struct lh_engine *engine, size_t wanted)
+{
+	size_t borrowed;
+
+	pthread_mutex_lock(&engine->bucket_lock);
+	borrowed = lh__bucket_borrow(&engine->bucket, lh__clock(NULL), wanted);
+	pthread_mutex_unlock(&engine->bucket_lock);
+	return borrowed;
+}
+
 void lh__engine_spend(struct lh_engine *engine, uint64_t reserved, uint64_t bytes)
 {
-	double least = -(double)engine->options.bandwidth / 1e9 * DEBT_NS;
-
-	if (!engine->options.bandwidth)
-		return;
 	pthread_mutex_lock(&engine->bucket_lock);
-	engine->tokens += (double)reserved - (double)bytes;
-	if (engine->tokens < least)
-		engine->tokens = least;
+	lh__bucket_spend(&engine->bucket, reserved, bytes);
 	pthread_mutex_unlock(&engine->bucket_lock);
 }

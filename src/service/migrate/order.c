@@ -11,8 +11,8 @@
  * A missed page has been asked for already and is proposed all the same, when its turn comes: it may be lost
  * when a supply breaks, and who asks passes over what is there.
  *
- * Windows and hints come from misses; whether a miss was of a page that these had already led to says whether
- * they were in time.
+ * Windows and hints come from misses, if they are worth it (order_lift.c); whether a miss was of a page that
+ * these had already led to says whether they were in time.
  *
  * A proposal costs O(1), amortised: a part that proposes a page that was proposed before has been paid for by
  * the hint, the recorded page, the miss (whose window is bounded) or the word of the set that it looked at.
@@ -28,6 +28,11 @@
 #define LATE 2u
 #define LATE_MOST 3u
 
+/* Of a miss's hints, which are the likeliest first: pages of its own line, and of the lines next to it. */
+#define HINTS_LINE 7u
+#define HINTS_NEXT 23u
+#define HINTS_MAX 64u
+
 struct order {
 	struct lh_order base;
 	enum lh_order_policy policy;
@@ -40,9 +45,16 @@ struct order {
 	size_t recorded_count, recorded_next;
 	struct lh_order_windows windows;
 	struct lh_order_hints hints;
+	struct lh_order_lift lift;
+	struct lh_pageset missed;
+	uint64_t absent;            /* neither proposed nor missed */
 	struct lh_pageset expected; /* pages that a miss has led to, whether they have been proposed or not */
 	unsigned late; /* misses of what was proposed or expected count up, others down; 0 to LATE_MOST */
 };
+
+#define SETS(order)                                                                                          \
+	&(order)->proposed, &(order)->urgent, &(order)->expected, &(order)->missed, &(order)->lift.held,     \
+		&(order)->lift.recent
 
 static bool fresh(const struct order *order, uint64_t page)
 {
@@ -97,6 +109,24 @@ static bool next_ascending(struct order *order, uint64_t *page)
 	return order->ascending < order->pages;
 }
 
+static void propose(struct order *order, uint64_t page)
+{
+	(void)lh__pageset_add(&order->proposed, page);
+	lh__order_lift_proposed(&order->lift, page);
+	if (!lh__pageset_has(&order->missed, page))
+		order->absent--;
+}
+
+static bool order_soon(struct lh_order *base, uint64_t *page)
+{
+	struct order *order = (struct order *)base;
+
+	if (!next_hint(order, page))
+		return false;
+	propose(order, *page);
+	return true;
+}
+
 static bool order_next(struct lh_order *base, uint64_t *page)
 {
 	struct order *order = (struct order *)base;
@@ -106,7 +136,7 @@ static bool order_next(struct lh_order *base, uint64_t *page)
 	    !lh__order_windows_next(&order->windows, &order->proposed, chased(order), &found) &&
 	    !next_ascending(order, &found))
 		return false;
-	(void)lh__pageset_add(&order->proposed, found);
+	propose(order, found);
 	*page = found;
 	return true;
 }
@@ -128,21 +158,42 @@ static void order_missed(struct lh_order *base, uint64_t page)
 		order->late++;
 	else if (!late && order->late > 0)
 		order->late--;
-	lh__order_windows_missed(&order->windows, page, late, &order->expected);
+	lh__order_lift_missed(&order->lift, page, order->absent, order->ascending);
+	if (lh__pageset_add(&order->missed, page) && fresh(order, page))
+		order->absent--;
+	lh__order_windows_missed(&order->windows, page, late, &order->proposed, &order->expected,
+	                         &order->lift);
+}
+
+/* Which of a miss's hints are worth it; returns how many, and how many of these are of its own line. */
+static size_t choose(struct order *order, const uint64_t *pages, size_t n, uint64_t *kept, size_t *line)
+{
+	unsigned first = lh__order_lift_near(&order->lift, pages, n) ? LH_ORDER_NEAR_LINE : LH_ORDER_LINE;
+	size_t i, count = 0;
+
+	*line = 0;
+	for (i = 0; i < n && i < HINTS_MAX; i++) {
+		if (pages[i] >= order->pages || !fresh(order, pages[i]) ||
+		    lh__pageset_has(&order->missed, pages[i]) ||
+		    !lh__order_lift_take(&order->lift, first + (i >= HINTS_LINE) + (i >= HINTS_NEXT),
+		                         pages[i]))
+			continue;
+		kept[count++] = pages[i];
+		*line += i < HINTS_LINE;
+	}
+	return count;
 }
 
 static void order_hinted(struct lh_order *base, uint64_t page, const uint64_t *pages, size_t n)
 {
 	struct order *order = (struct order *)base;
-	uint64_t kept[64];
-	size_t i, count = 0;
+	uint64_t kept[HINTS_MAX];
+	size_t i, line, count = choose(order, pages, n, kept, &line);
 
-	for (i = 0; i < n && count < 64; i++)
-		if (pages[i] < order->pages && fresh(order, pages[i]))
-			kept[count++] = pages[i];
 	for (i = 0; i < count; i++)
 		(void)lh__pageset_add(&order->expected, kept[i]);
-	lh__order_hints_add(&order->hints, kept, count, chased(order));
+	lh__order_hints_add(&order->hints, kept + line, count - line, chased(order));
+	lh__order_hints_add(&order->hints, kept, line, chased(order)); /* these come out first */
 }
 
 static void ignore_missed(struct lh_order *base, uint64_t page)
@@ -160,6 +211,9 @@ static void order_reset(struct lh_order *base, const struct lh_pageset *urgent)
 
 	memset(order->proposed.word, 0, bytes);
 	memset(order->expected.word, 0, bytes);
+	memset(order->missed.word, 0, bytes);
+	order->absent = order->pages;
+	lh__order_lift_reset(&order->lift);
 	order->late = 0;
 	order->urgent_next = LH_PAGESET_NONE;
 	if (urgent && urgent->pages == order->pages) {
@@ -180,21 +234,27 @@ static void order_close(struct lh_order *base)
 {
 	struct order *order = (struct order *)base;
 
-	free(order->proposed.word);
-	free(order->expected.word);
-	free(order->urgent.word);
+	struct lh_pageset *const sets[] = { SETS(order) };
+	size_t i;
+
+	for (i = 0; i < sizeof(sets) / sizeof(*sets); i++)
+		free(sets[i]->word);
 	free(order->recorded);
 	free(order);
 }
 
-static const struct lh_order_ops linear_ops = { ignore_missed, ignore_hinted, order_next, order_reset,
-	                                        order_close };
-static const struct lh_order_ops around_ops = { order_missed, ignore_hinted, order_next, order_reset,
-	                                        order_close };
-static const struct lh_order_ops ptline_ops = { order_missed, order_hinted, order_next, order_reset,
-	                                        order_close };
-static const struct lh_order_ops none_ops = { ignore_missed, ignore_hinted, nothing_next, ignore_reset,
-	                                      order_close };
+#define OPS(missed, hinted, next, soon, reset)                                                               \
+	{                                                                                                    \
+		missed, hinted, next, soon, reset, order_close                                               \
+	}
+static const struct lh_order_ops linear_ops =
+	OPS(ignore_missed, ignore_hinted, order_next, nothing_next, order_reset);
+static const struct lh_order_ops around_ops =
+	OPS(order_missed, ignore_hinted, order_next, order_soon, order_reset);
+static const struct lh_order_ops ptline_ops =
+	OPS(order_missed, order_hinted, order_next, order_soon, order_reset);
+static const struct lh_order_ops none_ops =
+	OPS(ignore_missed, ignore_hinted, nothing_next, nothing_next, ignore_reset);
 static const struct lh_order_ops *const ops[] = {
 	[LH_ORDER_LINEAR] = &linear_ops, [LH_ORDER_AROUND] = &around_ops, [LH_ORDER_RECORDED] = &around_ops,
 	[LH_ORDER_PTLINE] = &ptline_ops, [LH_ORDER_NONE] = &none_ops,
@@ -204,11 +264,15 @@ static int allocate(struct order *order, const struct lh_order_options *options)
 {
 	size_t bytes = lh__pageset_bytes(options->pages);
 
-	order->proposed = (struct lh_pageset){ options->pages, calloc(1, bytes ? bytes : 8) };
-	order->urgent = (struct lh_pageset){ options->pages, calloc(1, bytes ? bytes : 8) };
-	order->expected = (struct lh_pageset){ options->pages, calloc(1, bytes ? bytes : 8) };
-	if (!order->proposed.word || !order->urgent.word || !order->expected.word)
-		return -ENOMEM;
+	struct lh_pageset *const sets[] = { SETS(order) };
+	size_t i;
+
+	for (i = 0; i < sizeof(sets) / sizeof(*sets); i++) {
+		sets[i]->pages = options->pages;
+		sets[i]->word = calloc(1, bytes ? bytes : 8);
+		if (!sets[i]->word)
+			return -ENOMEM;
+	}
 	if (options->policy != LH_ORDER_RECORDED || options->recorded_count == 0)
 		return 0;
 	order->recorded = calloc(options->recorded_count, sizeof(*order->recorded));

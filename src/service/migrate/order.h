@@ -10,6 +10,8 @@
  *     recorded  and before all: the pages that an earlier run missed
  *     ptline    and after a miss: the pages whose page-table entries share the missed one's line; lines
  *               that were missed more often come first
+ *
+ * What around and ptline foretell is watched, and left out where it is missed no more often than other pages.
  */
 #ifndef LH_MIGRATE_ORDER_H
 #define LH_MIGRATE_ORDER_H
@@ -28,6 +30,11 @@ struct lh_order_ops {
 	void (*hinted)(struct lh_order *order, uint64_t page, const uint64_t *pages, size_t n);
 	/* The next page worth asking for; false: nothing until the next miss (policy none) or reset. */
 	bool (*next)(struct lh_order *order, uint64_t *page);
+	/*
+	 * As next, but only what somebody is likely to wait for next: it is worth asking for ahead of a limit
+	 * of bandwidth. false: nothing until the next miss.
+	 */
+	bool (*soon)(struct lh_order *order, uint64_t *page);
 	/* Begins anew: all pages will be proposed once more; those of urgent (may be NULL) first. */
 	void (*reset)(struct lh_order *order, const struct lh_pageset *urgent);
 	void (*close)(struct lh_order *order);

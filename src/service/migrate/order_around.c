@@ -2,7 +2,8 @@
  * order_around.c - windows around misses. A miss just beyond a window makes it grow, twofold each time, and
  * go on there; one that is far from all begins a new window and halves the others; one of a page that is
  * expected anyway changes neither. A window is proposed upward from the miss, or downward where misses
- * descend; where the guest is chased, from its far end.
+ * descend; where the guest is chased, from its far end. Where a first miss has turned out to tell nothing
+ * (order_lift.c), the window begins with the second one that is near.
  */
 #include "service/migrate/order_inside.h"
 
@@ -80,8 +81,7 @@ static void pass(struct lh_order_window *window, uint64_t page)
 	window->last = page;
 }
 
-static void open_window(struct lh_order_windows *windows, struct lh_order_window *window, uint64_t page,
-                        struct lh_pageset *expected)
+static void open_window(struct lh_order_windows *windows, struct lh_order_window *window, uint64_t page)
 {
 	uint64_t ahead = window->descending ? window->size / 4 : window->size;
 	uint64_t behind = window->descending ? window->size : window->size / 4;
@@ -95,13 +95,29 @@ static void open_window(struct lh_order_windows *windows, struct lh_order_window
 		window->low = window->bottom;
 	if (window->top > window->high)
 		window->high = window->top;
-	lh__pageset_add_run(expected, window->bottom, window->top - window->bottom);
+}
+
+/* The first miss of a window: whether it is to be proposed. Some of its pages are held back. */
+static bool worth_it(struct lh_order_window *window, const struct lh_pageset *proposed,
+                     struct lh_order_lift *lift)
+{
+	uint64_t page;
+
+	for (page = window->bottom; page < window->top; page++)
+		if (page != window->last && !lh__pageset_has(proposed, page))
+			(void)lh__order_lift_take(lift, LH_ORDER_WINDOW, page);
+	if (lift->kind[LH_ORDER_WINDOW].used)
+		return true;
+	window->up = window->top = window->bottom = window->down = window->last;
+	return false;
 }
 
 void lh__order_windows_missed(struct lh_order_windows *windows, uint64_t page, bool late,
-                              struct lh_pageset *expected)
+                              const struct lh_pageset *proposed, struct lh_pageset *expected,
+                              struct lh_order_lift *lift)
 {
 	struct lh_order_window *window;
+	bool begins = false;
 	unsigned i = find(windows, page);
 
 	if (i < windows->used) {
@@ -117,8 +133,12 @@ void lh__order_windows_missed(struct lh_order_windows *windows, uint64_t page, b
 		return;
 	} else {
 		window = begin(windows, page);
+		begins = true;
 	}
-	open_window(windows, window, page, expected);
+	open_window(windows, window, page);
+	if (begins && !worth_it(window, proposed, lift))
+		return;
+	lh__pageset_add_run(expected, window->bottom, window->top - window->bottom);
 }
 
 /* The lowest of [from, to) that was not proposed, or the highest; what was looked at is taken off. */

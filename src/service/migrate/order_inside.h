@@ -7,6 +7,59 @@
 
 #include "line/pageset.h"
 
+/* ---- whether predicting pays (order_lift.c) ---- */
+
+/*
+ * What predicts. Of the hints of a miss: the pages of its own line, those of the two lines next to it, and
+ * those beyond; NEAR: if one of all these was missed a short while ago.
+ */
+enum lh_order_predicts {
+	LH_ORDER_WINDOW, /* what lies around the first miss of a window */
+	LH_ORDER_LINE,
+	LH_ORDER_NEXT,
+	LH_ORDER_BEYOND,
+	LH_ORDER_NEAR_LINE,
+	LH_ORDER_NEAR_NEXT,
+	LH_ORDER_NEAR_BEYOND,
+	LH_ORDER_KINDS
+};
+#define LH_ORDER_HELD 1024u
+#define LH_ORDER_RECENT 256u
+
+/* In the beginning, when nothing is known, some are used. */
+static inline bool lh__order_kind_begins(unsigned kind)
+{
+	return kind == LH_ORDER_WINDOW || kind == LH_ORDER_LINE || kind == LH_ORDER_NEAR_LINE ||
+	       kind == LH_ORDER_NEAR_NEXT;
+}
+
+struct lh_order_kind {
+	double hits, chance; /* of the pages held back: misses, and misses to be expected by chance */
+	bool used;
+	unsigned turn;
+	size_t end, held;
+	uint64_t page[LH_ORDER_HELD];  /* a ring of what is held back; LH_PAGESET_NONE: nothing */
+	uint64_t since[LH_ORDER_HELD]; /* how many proposals had been made then */
+};
+
+struct lh_order_lift {
+	struct lh_pageset held, recent; /* recent: those in `last` */
+	uint64_t last[LH_ORDER_RECENT]; /* a ring of misses */
+	size_t end;
+	uint64_t proposals;
+	double sweep_hits, sweep_chance;
+	struct lh_order_kind kind[LH_ORDER_KINDS];
+};
+
+void lh__order_lift_reset(struct lh_order_lift *lift);
+/* Whether an absent page that is predicted is to be proposed; else it may be held back. */
+bool lh__order_lift_take(struct lh_order_lift *lift, enum lh_order_predicts kind, uint64_t page);
+/* Whether one of these was missed a short while ago. */
+bool lh__order_lift_near(const struct lh_order_lift *lift, const uint64_t *pages, size_t n);
+void lh__order_lift_proposed(struct lh_order_lift *lift, uint64_t page);
+/* A page was missed; so many are absent, and the sweep is at cursor. */
+void lh__order_lift_missed(struct lh_order_lift *lift, uint64_t page, uint64_t absent, uint64_t cursor);
+
 /* ---- windows around misses (order_around.c) ---- */
 
 /*
@@ -35,9 +88,13 @@ struct lh_order_windows {
 };
 
 void lh__order_windows_reset(struct lh_order_windows *windows, uint64_t pages);
-/* late: the page is among those that are proposed or expected; what will be is added to `expected`. */
+/*
+ * late: the page is among those that are proposed or expected; what will be is added to `expected`. Whether a
+ * window's first miss opens it says the lift.
+ */
 void lh__order_windows_missed(struct lh_order_windows *windows, uint64_t page, bool late,
-                              struct lh_pageset *expected);
+                              const struct lh_pageset *proposed, struct lh_pageset *expected,
+                              struct lh_order_lift *lift);
 /* The next page that is not in `proposed`; false: all windows are done. chased: the farthest ones first. */
 bool lh__order_windows_next(struct lh_order_windows *windows, const struct lh_pageset *proposed, bool chased,
                             uint64_t *page);
