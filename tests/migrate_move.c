@@ -14,7 +14,7 @@
 #include "service/migrate/send_inside.h"
 #include "tap.h"
 
-enum action { NOTHING, BREAK, KILL_SENDER, KILL_RECEIVER, CANCEL };
+enum action { NOTHING, BREAK, KILL_SENDER, KILL_RECEIVER, CANCEL, DISCARD };
 
 /* What the go-between does at a message: the nth of its type in that direction. */
 struct event {
@@ -103,6 +103,17 @@ static void take_in(struct between *between, int listener)
 	close(receiver);
 }
 
+/* As a balloon does: half of the memory of a guest that stands still, but for what its devices look at. */
+static void discard(const struct pair *pair)
+{
+	int fd = open(pair->source.memory, O_RDWR | O_CLOEXEC);
+
+	for (off_t at = 2 << 20; at < (off_t)QEMU_MEGABYTES << 20; at += 192 << 10)
+		if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, 96 << 10) != 0)
+			_exit(3);
+	close(fd);
+}
+
 static void act(struct between *between)
 {
 	struct shared *shared = between->pair->shared;
@@ -156,6 +167,8 @@ static bool pass(struct between *between, unsigned i)
 	if (one->have < size || size < LH_MOVE_HEADER || size > ROOM)
 		return false;
 	event = one->greeted && is_event(between, i, one->bytes);
+	if (event && between->event->action == DISCARD)
+		discard(between->pair); /* before it arrives */
 	if ((!event || between->event->forward) && !forward(one, size)) {
 		hang_up(&between->direction[i & ~1u]);
 		return false;
@@ -529,10 +542,34 @@ static void test_paused(struct pair *pair, bool postcopy)
 	close_pair(pair);
 }
 
+/* What the receiver has already is given away at the source: it is zero there and here. */
+static void test_discarded(struct pair *pair)
+{
+	const struct event event = { false, LH_MOVE_ROUND, 1, true, DISCARD };
+	int sender, receiver;
+
+	pair->postcopy = false;
+	if (!ok(open_source(pair) && open_destination(pair), "two machines")) {
+		close_pair(pair);
+		return;
+	}
+	pause_source(pair);
+	scribble(pair);
+	move(pair, &event, &sender, &receiver);
+	ok(sender == 0 && receiver == 0 && pair->shared->happened == 1,
+	   "of a paused machine half the memory is given away after it was copied");
+	if (sender || receiver)
+		printf("%s", pair->shared->said);
+	ok(same_memory(pair), "and it arrives as zero");
+	close_pair(pair);
+}
+
 static const char *action_word(enum action action)
 {
-	static const char *const word[] = { "nothing", "connections break", "the sender is killed",
-		                            "the receiver is killed", "cancelled" };
+	static const char *const word[] = {
+		"nothing",   "connections break", "the sender is killed", "the receiver is killed",
+		"cancelled", "half is discarded"
+	};
 
 	return word[action];
 }
@@ -656,6 +693,7 @@ int main(void)
 		mmap(NULL, sizeof(*pair.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	test_paused(&pair, false);
 	test_paused(&pair, true);
+	test_discarded(&pair);
 	test_events(&pair);
 	return done();
 }

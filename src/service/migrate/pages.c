@@ -47,6 +47,8 @@ struct lh_pages {
 	size_t parts;
 	struct part part[LH_STATE_REGIONS_MAX];
 	struct lh_given *given;
+	struct lh_pageset
+		held; /* given, and not zero: what the receiver may have of them is to be kept right */
 	pthread_mutex_t lock; /* of what follows */
 	struct server *servers;
 	struct lh_tables *tables;
@@ -96,6 +98,12 @@ int lh__pages_open(const struct lh_pages_options *options, struct lh_pages **out
 		result = lh__given_open(options->hashed ? options->hashed : HASHED, &pages->given);
 		if (result)
 			result = lh__fail(error, result, "no memory for hashes");
+	}
+	if (result == 0) {
+		pages->held.pages = pages->pages;
+		pages->held.word = calloc(1, lh__pageset_bytes(pages->pages));
+		if (!pages->held.word)
+			result = lh__fail(error, -ENOMEM, "no memory");
 	}
 	if (result) {
 		lh__pages_close(pages);
@@ -161,6 +169,13 @@ static bool next_data(int fd, uint64_t from, uint64_t limit, uint64_t *begin, ui
 	return *begin < limit;
 }
 
+static int looked_through(int result, struct lh_error *error)
+{
+	return result ? lh__fail(error, result, "the guest's memory cannot be looked through: %s",
+	                         strerror(-result))
+	              : 0;
+}
+
 static int add_content(const struct part *part, struct lh_pageset *set)
 {
 	uint64_t limit = part->offset + part->pages * LH_PAGE_SIZE, at = part->offset, begin, end;
@@ -182,10 +197,77 @@ int lh__pages_content(struct lh_pages *pages, struct lh_pageset *set, struct lh_
 		int result = add_content(&pages->part[i], set);
 
 		if (result)
-			return lh__fail(error, result, "the guest's memory cannot be looked through: %s",
-			                strerror(-result));
+			return looked_through(result, error);
 	}
 	return 0;
+}
+
+/*
+ * Which pages of a run are holes. The data that was found last, [data[0], data[1]), is kept for the next run:
+ * so no part of a file is looked at twice, however many runs there are.
+ */
+static int find_holes(struct lh_pages *pages, const struct part *part, uint64_t first, uint64_t count,
+                      uint64_t data[2], struct lh_pageset *set)
+{
+	uint64_t limit = part->offset + part->pages * LH_PAGE_SIZE, size;
+	uint64_t at = part->offset + (first - part->first) * LH_PAGE_SIZE, end = at + count * LH_PAGE_SIZE;
+
+	for (; at < end; at += size) {
+		int result = 0;
+
+		if (at >= data[1] && !next_data(part->fd, at, limit, &data[0], &data[1], &result))
+			data[0] = data[1] = limit;
+		if (result)
+			return result;
+		data[0] &= ~(uint64_t)(LH_PAGE_SIZE - 1);
+		data[1] = (data[1] + LH_PAGE_SIZE - 1) & ~(uint64_t)(LH_PAGE_SIZE - 1);
+		size = (at < data[0] ? data[0] : data[1]) - at;
+		size = size < end - at ? size : end - at;
+		if (at >= data[0])
+			continue;
+		first = part->first + (at - part->offset) / LH_PAGE_SIZE;
+		lh__pageset_add_run(set, first, size / LH_PAGE_SIZE);
+		lh__pageset_remove_run(&pages->held, first, size / LH_PAGE_SIZE);
+	}
+	return 0;
+}
+
+/* The first page from `from` on that both have, or LH_PAGESET_NONE. */
+static uint64_t next_of_both(const struct lh_pageset *a, const struct lh_pageset *b, uint64_t from)
+{
+	while (from != LH_PAGESET_NONE) {
+		uint64_t page = lh__pageset_next(a, from);
+
+		from = page == LH_PAGESET_NONE ? page : lh__pageset_next(b, page);
+		if (from == page)
+			break;
+	}
+	return from;
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+int lh__pages_gone(struct lh_pages *pages, const struct lh_pageset *absent, struct lh_pageset *set,
+                   struct lh_error *error)
+{
+	const struct part *part, *before = NULL;
+	uint64_t at = 0, end, data[2];
+	int result = 0;
+
+	while (result == 0 && (at = next_of_both(&pages->held, absent, at)) != LH_PAGESET_NONE) {
+		part = find_part(pages, at);
+		if (part != before)
+			data[0] = data[1] = 0;
+		before = part;
+		end = least(lh__pageset_next_not(absent, at), lh__pageset_next_not(&pages->held, at));
+		end = least(end, part->first + part->pages);
+		result = find_holes(pages, part, at, end - at, data, set);
+		at = end;
+	}
+	return looked_through(result, error);
 }
 
 /* ---- serving ---- */
@@ -260,6 +342,8 @@ static int give(struct server *server, uint64_t page, bool since, const uint8_t 
 	} else {
 		mask = lh__given_on_data(given, page, content, &since);
 	}
+	if (since || mask)
+		lh__pageset_add(&server->pages->held, page);
 	if (result == 0)
 		result = lh__channel_give(server->channel, page, since, mask, content);
 	if (result)
@@ -404,6 +488,7 @@ void lh__pages_close(struct lh_pages *pages)
 		lh__pages_disconnect(pages);
 	lh__tables_close(pages->tables);
 	lh__given_close(pages->given);
+	free(pages->held.word);
 	for (size_t i = 0; i < pages->parts; i++)
 		close(pages->part[i].fd);
 	pthread_mutex_destroy(&pages->lock);

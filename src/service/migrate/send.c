@@ -164,6 +164,8 @@ static int open_memory(struct lh_send *send, struct lh_error *error)
 		result = lh__send_set_open(&send->stale, pages, error);
 	if (result == 0)
 		result = lh__send_set_open(&send->zero, pages, error);
+	if (result == 0)
+		result = lh__send_set_open(&send->absent, pages, error);
 	return result;
 }
 
@@ -221,6 +223,7 @@ static void close_all(struct lh_send *send)
 		lh__pages_close(send->pages);
 	lh__send_set_close(&send->stale);
 	lh__send_set_close(&send->zero);
+	lh__send_set_close(&send->absent);
 	json_decref(send->theirs);
 	if (send->note) {
 		phase = lh__state_phase(send->note);

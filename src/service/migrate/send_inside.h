@@ -63,6 +63,7 @@ struct lh_send {
 
 	/* The pages of the next round or, after the guest's stop, of the last sets. */
 	struct lh_pageset stale, zero;
+	struct lh_pageset absent; /* room for a scan */
 
 	struct lh_send_round round[LH_SEND_ROUNDS_MAX];
 	unsigned rounds;
@@ -108,6 +109,11 @@ bool lh__send_enough(const struct lh_send_round *round, unsigned rounds, uint64_
 uint64_t lh__send_estimate(const struct lh_send_round *round, unsigned rounds, uint64_t pages);
 /* Puts up the watch, and all rounds. In the end `stale` has what was written in the last one. */
 int lh__send_rounds(struct lh_send *send, struct lh_error *error) LH_MUST_CHECK;
+/*
+ * What the guest has written since the last scan is added to `stale`, what it has discarded of that which the
+ * receiver has, to `zero`; again: to be asked once more.
+ */
+int lh__send_scan(struct lh_send *send, bool again, struct lh_error *error) LH_MUST_CHECK;
 /* One ROUND message and its answer: the receiver has all that it was told of. */
 int lh__send_round(struct lh_send *send, uint64_t number, struct lh_error *error) LH_MUST_CHECK;
 

@@ -109,6 +109,20 @@ static int round_of(struct lh_send *send, struct lh_error *error)
 	return 0;
 }
 
+int lh__send_scan(struct lh_send *send, bool again, struct lh_error *error)
+{
+	int result;
+
+	lh__pageset_clear(&send->absent);
+	result = lh__written_scan(&send->written, again, &send->stale, &send->absent);
+	if (result == -ESRCH)
+		return lh__fail(error, result, "the QEMU of the source has ended");
+	if (result < 0)
+		return lh__fail(error, result, "what the guest writes cannot be found out: %s",
+		                lh__errno_name(result));
+	return lh__pages_gone(send->pages, &send->absent, &send->zero, error);
+}
+
 int lh__send_rounds(struct lh_send *send, struct lh_error *error)
 {
 	int result = lh__watch_begin(send->machine.process, send->machine.region, send->machine.regions,
@@ -124,17 +138,11 @@ int lh__send_rounds(struct lh_send *send, struct lh_error *error)
 	lh__pageset_add_run(&send->zero, 0, send->zero.pages);
 	lh__pageset_subtract(&send->zero, &send->stale);
 	do {
-		uint64_t found;
-
 		result = round_of(send, error);
+		if (result == 0)
+			result = lh__send_scan(send, true, error);
 		if (result < 0)
 			return result;
-		result = lh__written_scan(&send->written, &send->stale, true, &found);
-		if (result < 0)
-			return lh__fail(error, result,
-			                result == -ESRCH ? "the QEMU of the source has ended"
-			                                 : "what the guest writes cannot be found out: %s",
-			                lh__errno_name(result));
 	} while (!lh__send_enough(send->round, send->rounds, lh__pageset_count(&send->stale),
 	                          send->options->downtime_ms));
 	return 0;

@@ -50,17 +50,13 @@ static int last_scan(struct lh_send *send, struct lh_error *error)
 {
 	int result;
 
-	if (!send->watched) { /* no rounds: all of it */
-		result = lh__pages_content(send->pages, &send->stale, error);
-		lh__pageset_add_run(&send->zero, 0, send->zero.pages);
-		lh__pageset_subtract(&send->zero, &send->stale);
-		return result;
-	}
-	result = lh__written_scan(&send->written, &send->stale, false, NULL);
-	if (result < 0)
-		return lh__fail(error, result, "what the guest wrote last cannot be found out: %s",
-		                lh__errno_name(result));
-	return 0;
+	if (send->watched)
+		return lh__send_scan(send, false, error);
+	/* No rounds: all of it. */
+	result = lh__pages_content(send->pages, &send->stale, error);
+	lh__pageset_add_run(&send->zero, 0, send->zero.pages);
+	lh__pageset_subtract(&send->zero, &send->stale);
+	return result;
 }
 
 static int send_device(struct lh_send *send, const struct lh_machine_saved *saved)
