@@ -368,7 +368,7 @@ static void discards(void (*round)(struct shadow *), uint64_t lost[4])
 	round(&shadow);
 	lost[1] = differing(&shadow);
 
-	/* Half discarded: it has left the page table when it is found, and the file only after it was copied. */
+	/* Half discarded: out of the page table when it is found, out of the file only when it was copied. */
 	child_do(&child, CHILD_FILL, 6, 2, 3);
 	round(&shadow);
 	child_do(&child, CHILD_ADVISE, 6, 1, MADV_DONTNEED);

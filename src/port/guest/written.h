@@ -29,12 +29,12 @@ struct lh_written {
 int lh__written_open(const struct lh_sys *sys, pid_t process, int fd, const struct lh_guest_range *range,
                      size_t ranges, struct lh_written *written, struct lh_error *error) LH_MUST_CHECK;
 /*
- * Adds to `set` all pages written to since they were last protected. again: and protects these once more, each
- * before it is reported; so content that is read afterwards is either what it will stay, or reported by the
- * next scan. Adds to `absent` those that are protected and that the process's page table does not have: most
- * were never touched there, but the memory of some may have been discarded, of which only their file tells.
- * Who has a copy of such a page asks there whether it is a hole by now, at each scan, and then takes it for
- * zero; one that is being discarded just now is a hole at the next.
+ * Adds to `set` all pages written to since they were last protected. again: and protects these once more,
+ * each before it is reported; so content that is read afterwards is either what it will stay, or reported by
+ * the next scan. Adds to `absent` those that are protected and that the process's page table does not have:
+ * most were never touched there, but the memory of some may have been discarded, of which only their file
+ * tells. Who has a copy of such a page asks there whether it is a hole by now, at each scan, and then takes
+ * it for zero; one that is being discarded just now is a hole at the next.
  *
  * Returns 0 or a negative errno (-ESRCH: the process has ended; -EPERM: something else is mapped there now);
  * then some may have been found and will not be found again.

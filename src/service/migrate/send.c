@@ -133,6 +133,7 @@ static int check_status(struct lh_send *send, struct lh_error *error)
 			error, -EINVAL,
 			"the guest has been migrated already (postmigrate); to let it run here again write "
 			"cont to its monitor");
+	send->was_running = result == 0 && strcmp(status, "running") == 0;
 	return result;
 }
 

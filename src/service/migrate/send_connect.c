@@ -28,6 +28,12 @@ int lh__send_broken(struct lh_send *send, int code, struct lh_error *error)
 	                why && why[0] ? why : lh__errno_name(code));
 }
 
+void lh__send_tell(struct lh_send *send, const char *why)
+{
+	if (send->control && lh__channel_send(send->control, LH_MOVE_FAILED, 0, 0, why, strlen(why)) == 0)
+		(void)!lh__channel_flush(send->control);
+}
+
 static int send_plan(struct lh_send *send, bool resume)
 {
 	struct lh_plan plan = { .regions = send->machine.regions,
@@ -71,6 +77,7 @@ static int connect_lanes(struct lh_send *send, enum lh_move_phase phase, struct 
 static int read_answer(struct lh_send *send, struct lh_error *error)
 {
 	struct lh_move_message message;
+	char why[LH_PLAN_REASON];
 	int result = 0;
 
 	for (unsigned waited = 0; result == 0 && waited < ANSWER_MS; waited += 100) {
@@ -83,8 +90,8 @@ static int read_answer(struct lh_send *send, struct lh_error *error)
 	if (result < 0)
 		return lh__send_broken(send, result, error);
 	if (message.type == LH_MOVE_FAILED)
-		return lh__fail(error, -ECANCELED, "the receiver refuses: %.*s", (int)message.size,
-		                (const char *)message.body);
+		return lh__fail(error, -ECANCELED, "the receiver refuses: %s",
+		                lh__plan_reason(message.body, message.size, why));
 	if (message.type != LH_MOVE_PLAN)
 		return lh__fail(error, -EPROTO, "the receiver answers PLAN with a message of type %u",
 		                message.type);

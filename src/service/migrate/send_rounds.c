@@ -44,12 +44,14 @@ bool lh__send_enough(const struct lh_send_round *round, unsigned rounds, uint64_
 static int hear(struct lh_send *send, const struct lh_move_message *message, uint64_t number,
                 struct lh_error *error)
 {
+	char why[LH_PLAN_REASON];
+
 	switch (message->type) {
 	case LH_MOVE_STATUS:
 		return lh__plan_status_read((const char *)message->body, message->size, &send->status);
 	case LH_MOVE_FAILED:
-		return lh__fail(error, -EREMOTEIO, "the receiver gives up: %.*s", (int)message->size,
-		                (const char *)message->body);
+		return lh__fail(error, -EREMOTEIO, "the receiver gives up: %s",
+		                lh__plan_reason(message->body, message->size, why));
 	case LH_MOVE_ROUND: return message->value == number ? 1 : -EPROTO;
 	default: return -EPROTO;
 	}
@@ -61,6 +63,8 @@ static int await_round(struct lh_send *send, uint64_t number, struct lh_error *e
 		struct lh_move_message message;
 		int result = lh__channel_wait(send->control, &message, 100);
 
+		if (lh__pages_failed(send->pages, error) < 0)
+			return -EIO;
 		if (result < 0)
 			return lh__send_broken(send, result, error);
 		if (result > 0)

@@ -193,6 +193,8 @@ void lh__send_return(struct lh_send *send, struct lh_error *error)
 	struct lh_error why;
 	int result = 0;
 
+	if (lh__pages_failed(send->pages, &why) < 0)
+		lh__send_tell(send, why.text);
 	cancel_there(send);
 	if (send->watched)
 		lh__written_close(&send->written);
@@ -206,7 +208,7 @@ void lh__send_return(struct lh_send *send, struct lh_error *error)
 	}
 	send->stopped = false;
 	lh__state_set_phase(send->note, LH_MOVE_RETURNED);
-	add_text(error, send->was_running || !send->go ? "the guest runs on here" : "the guest is here");
+	add_text(error, send->was_running ? "the guest runs on here" : "the guest is here");
 }
 
 static struct lh_tables *read_tables(struct lh_send *send)
