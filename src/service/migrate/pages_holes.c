@@ -80,8 +80,8 @@ int lh__pages_content(struct lh_pages *pages, struct lh_pageset *set, struct lh_
  * Which pages of a run are holes. The data that was found last, [data[0], data[1]), is kept for the next run:
  * so no part of a file is looked at twice, however many runs there are.
  */
-static int find_holes(struct lh_pages *pages, const struct lh_pages_part *part, uint64_t first, uint64_t count,
-                      uint64_t data[2], struct lh_pageset *set)
+static int find_holes(struct lh_pages *pages, const struct lh_pages_part *part, uint64_t first,
+                      uint64_t count, uint64_t data[2], struct lh_pageset *set)
 {
 	uint64_t limit = part->offset + part->pages * LH_PAGE_SIZE, size;
 	uint64_t at = part->offset + (first - part->first) * LH_PAGE_SIZE, end = at + count * LH_PAGE_SIZE;

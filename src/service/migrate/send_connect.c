@@ -8,6 +8,7 @@
 
 #define CONNECT_MS 5000
 #define ANSWER_MS 20000
+#define TELL_NS UINT64_C(1000000000)
 
 static struct lh_move_hello hello_of(const struct lh_send *send, enum lh_move_channel_kind kind,
                                      enum lh_move_phase phase)
@@ -30,8 +31,15 @@ int lh__send_broken(struct lh_send *send, int code, struct lh_error *error)
 
 void lh__send_tell(struct lh_send *send, const char *why)
 {
-	if (send->control && lh__channel_send(send->control, LH_MOVE_FAILED, 0, 0, why, strlen(why)) == 0)
-		(void)!lh__channel_flush(send->control);
+	uint64_t until = lh__clock(NULL) + TELL_NS;
+	struct lh_move_message message;
+
+	if (!send->control || lh__channel_send(send->control, LH_MOVE_FAILED, 0, 0, why, strlen(why)) < 0 ||
+	    lh__channel_flush(send->control) < 0)
+		return;
+	/* What is closed with something unread in it may take back what was said: the other side is first. */
+	while (lh__channel_wait(send->control, &message, 20) >= 0 && lh__clock(NULL) < until)
+		;
 }
 
 static int send_plan(struct lh_send *send, bool resume)

@@ -93,7 +93,7 @@ int lh__send_set(struct lh_channel *channel, enum lh_move_set which,
 int lh__send_connect(struct lh_send *send, enum lh_move_phase phase, struct lh_move_hello *answer,
                      struct lh_error *error) LH_MUST_CHECK;
 void lh__send_disconnect(struct lh_send *send);
-/* Tells the receiver why this side fails. Whether it hears it is not waited for. */
+/* Tells the receiver why this side fails, and waits a moment for it to hang up. */
 void lh__send_tell(struct lh_send *send, const char *why);
 /* Puts what is wrong with the channel of control into error. */
 int lh__send_broken(struct lh_send *send, int code, struct lh_error *error);
