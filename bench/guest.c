@@ -147,11 +147,11 @@ static void supplying(void)
 }
 
 static struct lh_written written;
-static struct lh_pageset set;
+static struct lh_pageset set, absent;
 
 static void scan(void)
 {
-	check(lh__written_scan(&written, &set, true, NULL) == 0);
+	check(lh__written_scan(&written, true, &set, &absent) == 0);
 }
 
 static void write_some(void)
@@ -184,7 +184,8 @@ static void watching(void)
 		exit(0);
 	}
 	set = (struct lh_pageset){ .pages = PAGES, .word = calloc(1, lh__pageset_bytes(PAGES)) };
-	check(set.word != NULL);
+	absent = (struct lh_pageset){ .pages = PAGES, .word = calloc(1, lh__pageset_bytes(PAGES)) };
+	check(set.word != NULL && absent.word != NULL);
 	measure("scan of 512 MiB, nothing written", "ms", 1e6, 1, nothing, scan);
 	measure("scan of 512 MiB, 1024 pages written", "ms", 1e6, 1, write_some, scan);
 	measure("scan of 512 MiB, every second page written", "ms", 1e6, 1, write_second, scan);
@@ -192,6 +193,7 @@ static void watching(void)
 	lh__written_close(&written);
 	child_end(&child);
 	free(set.word);
+	free(absent.word);
 }
 
 int main(void)

@@ -1,6 +1,7 @@
 /*
- * guest_written.c - the watch over what another process writes: that it sees writes and discards, and that of
- * a process that never stops writing nothing is lost where pages are scanned first and copied second.
+ * guest_written.c - the watch over what another process writes: that it sees writes, that discards are found
+ * with it in the file, and that of a process that never stops writing and discarding nothing is lost where
+ * pages are scanned first and copied second.
  */
 #include "guest_child.h"
 #include "inject.h"
@@ -9,8 +10,11 @@
 
 #define PAGES 4096u
 
-static uint64_t words[PAGES / 64];
-static struct lh_pageset set = { .pages = PAGES, .word = words };
+static uint64_t words[4][PAGES / 64];
+static struct lh_pageset set = { .pages = PAGES, .word = words[0] };
+static struct lh_pageset absent = { .pages = PAGES, .word = words[1] };
+static struct lh_pageset held = { .pages = PAGES, .word = words[2] }; /* copied, and not zero */
+static struct lh_pageset asked = { .pages = PAGES, .word = words[3] };
 static uint64_t seed;
 
 static bool opened(struct child *child, struct lh_written *written, const struct lh_sys *sys)
@@ -37,12 +41,9 @@ static void closed(struct child *child, struct lh_written *written)
 
 static uint64_t scanned(struct lh_written *written, bool again)
 {
-	uint64_t found = 0;
-
 	lh__pageset_clear(&set);
-	return lh__written_scan(written, &set, again, &found) == 0 && found == lh__pageset_count(&set)
-	               ? found
-	               : UINT64_MAX;
+	lh__pageset_clear(&absent);
+	return lh__written_scan(written, again, &set, &absent) == 0 ? lh__pageset_count(&set) : UINT64_MAX;
 }
 
 /* Exactly one run is found. */
@@ -76,28 +77,51 @@ static void sees_writes(void)
 	closed(&child, &written);
 }
 
-static void sees_discards(void)
+/* Nothing is found to be written, and exactly one run of pages is absent. */
+static bool lacks(struct lh_written *written, uint64_t first, uint64_t count)
+{
+	return scanned(written, true) == 0 && lh__pageset_next(&absent, 0) == first &&
+	       lh__pageset_next_not(&absent, first) == first + count && lh__pageset_count(&absent) == count;
+}
+
+static void sees_absence(void)
 {
 	struct child child;
 	struct lh_written written;
 
 	if (!opened(&child, &written, &lh__sys_default))
-		return skip("discards", "no asynchronous write protection here");
-	child_do(&child, CHILD_FILL, 0, PAGES, 9);
-	is(scanned(&written, true), PAGES, "all is written");
+		return skip("absence", "no asynchronous write protection here");
+	ok(scanned(&written, true) == 0 && lh__pageset_count(&absent) == PAGES, "at first no page is there");
+	child_do(&child, CHILD_FILL, 0, PAGES - 9, 9);
+	is(scanned(&written, true), PAGES - 9, "many are written");
+	ok(lacks(&written, PAGES - 9, 9), "... and the others are absent");
+	child_do(&child, CHILD_SUM, 0, PAGES, 0);
 	child_do(&child, CHILD_PUNCH, 20, 1, 0);
-	is(scanned(&written, false), 1, "a hole in the file is seen");
-	ok(finds(&written, 20, 1), "... and again, until it is taken note of");
-	is(scanned(&written, true), 0, "... once");
+	ok(lacks(&written, 20, 1) && lacks(&written, 20, 1), "what was discarded is absent, and stays so");
+	child_do(&child, CHILD_READ, 20, 0, 0);
 	child_do(&child, CHILD_ADVISE, 30, 2, MADV_REMOVE);
-	ok(finds(&written, 30, 2), "MADV_REMOVE is seen");
+	ok(lacks(&written, 30, 2), "the same by MADV_REMOVE");
+	child_do(&child, CHILD_READ, 30, 0, 0);
+	child_do(&child, CHILD_READ, 31, 0, 0);
 	child_do(&child, CHILD_ADVISE, 40, 1, MADV_DONTNEED);
-	ok(finds(&written, 40, 1), "MADV_DONTNEED is reported, though the content stays");
+	ok(lacks(&written, 40, 1), "by MADV_DONTNEED the page is absent, though it has its content");
+	child_do(&child, CHILD_READ, 40, 0, 0);
+	child_do(&child, CHILD_WRITE, 50, 1, 1);
+	child_do(&child, CHILD_ADVISE, 50, 1, MADV_DONTNEED);
+	ok(finds(&written, 50, 1), "what is written and then absent was written");
+	ok(lacks(&written, 50, 1), "... once");
+	child_do(&child, CHILD_READ, 50, 0, 0);
 	child_do(&child, CHILD_PUNCH, 512, 1024, 0);
 	child_do(&child, CHILD_ADVISE, 512, 1024, MADV_DONTNEED);
-	ok(finds(&written, 512, 1024), "whole page tables are emptied");
+	ok(lacks(&written, 512, 1024), "whole page tables are emptied");
+	child_do(&child, CHILD_FILL, 0, PAGES, 7);
+	is(scanned(&written, true), PAGES, "they are written to again");
+	child_do(&child, CHILD_FILL, 512, 1024, 8);
+	child_do(&child, CHILD_ADVISE, 512, 1024, MADV_DONTNEED);
+	ok(finds(&written, 512, 1024), "the same, of pages that were written to");
+	ok(lacks(&written, 512, 1024), "... once");
 	child_do(&child, CHILD_WRITE, 600, 1, 1);
-	ok(finds(&written, 600, 1), "a write into what was discarded");
+	ok(finds(&written, 600, 1), "a write into what was absent");
 	child_do(&child, CHILD_PUNCH, 600, 1, 0);
 	child_do(&child, CHILD_WRITE, 600, 1, 2);
 	ok(finds(&written, 600, 1), "a write behind a discard");
@@ -171,7 +195,7 @@ static void edges(void)
 	kill(child.pid, SIGKILL);
 	waitpid(child.pid, NULL, 0);
 	child.pid = 0;
-	is(lh__written_scan(&written, &set, true, NULL), -ESRCH, "a process that has ended");
+	is(lh__written_scan(&written, true, &set, &absent), -ESRCH, "a process that has ended");
 	closed(&child, &written);
 }
 
@@ -184,6 +208,11 @@ struct shadow {
 	uint64_t copied;
 };
 
+static bool is_zero(const unsigned char *page)
+{
+	return page[0] == 0 && memcmp(page, page + 1, LH_PAGE_SIZE - 1) == 0;
+}
+
 static void copy_set(struct shadow *shadow)
 {
 	for (uint64_t i = lh__pageset_next(&set, 0); i != LH_PAGESET_NONE;
@@ -191,27 +220,61 @@ static void copy_set(struct shadow *shadow)
 		if (pread(shadow->child->file, shadow->page + i * LH_PAGE_SIZE, LH_PAGE_SIZE,
 		          (off_t)(i * LH_PAGE_SIZE)) != LH_PAGE_SIZE)
 			abort();
+		if (!is_zero(shadow->page + i * LH_PAGE_SIZE))
+			lh__pageset_add(&held, i);
 		shadow->copied++;
 	}
 }
 
+static bool is_hole(const struct child *child, uint64_t page)
+{
+	off_t at = (off_t)(page * LH_PAGE_SIZE);
+
+	return lseek(child->file, at, SEEK_DATA) != at;
+}
+
+/* Of pages that are absent and of which there is a copy. */
+static void forget_holes(struct shadow *shadow)
+{
+	for (uint64_t i = lh__pageset_next(&held, 0); i != LH_PAGESET_NONE;
+	     i = lh__pageset_next(&held, i + 1)) {
+		if (!lh__pageset_has(&absent, i) || !is_hole(shadow->child, i))
+			continue;
+		memset(shadow->page + i * LH_PAGE_SIZE, 0, LH_PAGE_SIZE);
+		lh__pageset_remove(&held, i);
+	}
+}
+
+static void scan(struct shadow *shadow, bool again)
+{
+	if (scanned(shadow->written, again) == UINT64_MAX)
+		abort();
+}
+
 static void scan_then_copy(struct shadow *shadow)
 {
-	lh__pageset_clear(&set);
-	if (lh__written_scan(shadow->written, &set, true, NULL) != 0)
-		abort();
+	scan(shadow, true);
+	forget_holes(shadow);
 	copy_set(shadow);
 }
 
 /* The planted fault: what is written between the copy and the scan that protects is lost. */
 static void copy_then_scan(struct shadow *shadow)
 {
-	lh__pageset_clear(&set);
-	if (lh__written_scan(shadow->written, &set, false, NULL) != 0)
-		abort();
+	scan(shadow, false);
 	copy_set(shadow);
-	if (lh__written_scan(shadow->written, &set, true, NULL) != 0)
-		abort();
+	scan(shadow, true);
+	forget_holes(shadow);
+}
+
+/* Another: what was discarded is asked of the file once, and not as long as there is a copy. */
+static void ask_once(struct shadow *shadow)
+{
+	scan(shadow, true);
+	lh__pageset_subtract(&absent, &asked);
+	forget_holes(shadow);
+	lh__pageset_join(&asked, &absent);
+	copy_set(shadow);
 }
 
 static uint64_t differing(const struct shadow *shadow)
@@ -239,6 +302,7 @@ static uint64_t lost(void (*round)(struct shadow *), unsigned rounds)
 	if (!opened(&child, &written, &lh__sys_default))
 		return UINT64_MAX;
 	shadow.page = calloc(PAGES, LH_PAGE_SIZE);
+	lh__pageset_clear(&held);
 	child_tell(&child, CHILD_CHURN, 0, PAGES, random_next(&seed));
 	for (unsigned i = 0; i < rounds; i++)
 		round(&shadow);
@@ -266,6 +330,74 @@ static void nothing_is_lost(void)
 	ok(n > 0 && n != UINT64_MAX, "copied first and scanned second, it would be noticed");
 }
 
+/*
+ * One page that is written and discarded between the steps. `round` is a scan and a copy.
+ */
+static void discards(void (*round)(struct shadow *), uint64_t lost[4])
+{
+	struct child child;
+	struct lh_written written;
+	struct shadow shadow = { .child = &child, .written = &written };
+
+	lost[0] = UINT64_MAX;
+	if (!opened(&child, &written, &lh__sys_default))
+		return;
+	shadow.page = calloc(PAGES, LH_PAGE_SIZE);
+	lh__pageset_clear(&held);
+	lh__pageset_clear(&asked);
+	/* Nothing of the file was ever in the page table: it was there before. */
+	if (pwrite(child.file, "old", 3, 9 * LH_PAGE_SIZE) != 3)
+		abort();
+	lh__pageset_add(&set, 9);
+	copy_set(&shadow);
+	round(&shadow);
+	child_do(&child, CHILD_PUNCH, 9, 1, 0);
+	round(&shadow);
+	lost[0] = differing(&shadow);
+
+	/* Found to be absent; written before it is copied; and discarded again. */
+	child_do(&child, CHILD_FILL, 5, 1, 1);
+	round(&shadow);
+	child_do(&child, CHILD_PUNCH, 5, 1, 0);
+	scan(&shadow, true);
+	forget_holes(&shadow);
+	child_do(&child, CHILD_FILL, 5, 1, 2);
+	lh__pageset_add(&set, 5);
+	copy_set(&shadow);
+	child_do(&child, CHILD_PUNCH, 5, 1, 0);
+	round(&shadow);
+	lost[1] = differing(&shadow);
+
+	/* Half discarded: out of the page table when it is found, out of the file only when it was copied. */
+	child_do(&child, CHILD_FILL, 6, 2, 3);
+	round(&shadow);
+	child_do(&child, CHILD_ADVISE, 6, 1, MADV_DONTNEED);
+	child_do(&child, CHILD_WRITE, 7, 1, 4);
+	child_do(&child, CHILD_ADVISE, 7, 1, MADV_DONTNEED);
+	round(&shadow);
+	child_do(&child, CHILD_PUNCH, 6, 2, 0);
+	round(&shadow);
+	lost[2] = differing(&shadow);
+	lost[3] = lh__pageset_count(&held);
+	free(shadow.page);
+	closed(&child, &written);
+}
+
+static void discards_between(void)
+{
+	uint64_t lost[4];
+
+	discards(scan_then_copy, lost);
+	if (lost[0] == UINT64_MAX)
+		return skip("discards", "no asynchronous write protection here");
+	is(lost[0], 0, "what was never in the page table is discarded: it is zero in the copy");
+	is(lost[1], 0, "discarded, written, copied and discarded");
+	is(lost[2], 0, "copied while it is being discarded");
+	is(lost[3], 0, "nothing is taken for copied that is zero");
+	discards(ask_once, lost);
+	ok(lost[0] != 0 && lost[2] > lost[0], "asked only when it is first absent, it would be noticed");
+}
+
 /* ---- every call fails once ---- */
 
 static void failures(int error)
@@ -289,7 +421,7 @@ static void failures(int error)
 		if (result == 0) {
 			child_do(&child, CHILD_FILL, 3, 5, 1);
 			inject_arm(&in);
-			result = lh__written_scan(&written, &set, true, NULL);
+			result = lh__written_scan(&written, true, &set, &absent);
 			inject_disarm(&in);
 			wrong += result != 0 && result != -error;
 			lh__written_close(&written);
@@ -309,9 +441,10 @@ int main(void)
 	seed = random_seed();
 	printf("# seed %llu\n", (unsigned long long)seed);
 	sees_writes();
-	sees_discards();
+	sees_absence();
 	ranges();
 	edges();
+	discards_between();
 	nothing_is_lost();
 	failures(EPERM);
 	failures(ENOMEM);

@@ -14,7 +14,7 @@
 #include "service/migrate/send_inside.h"
 #include "tap.h"
 
-enum action { NOTHING, BREAK, KILL_SENDER, KILL_RECEIVER, CANCEL };
+enum action { NOTHING, BREAK, KILL_SENDER, KILL_RECEIVER, CANCEL, DISCARD, SHORTEN, LIE };
 
 /* What the go-between does at a message: the nth of its type in that direction. */
 struct event {
@@ -32,7 +32,8 @@ struct pair {
 		pid_t sender, receiver;
 		unsigned happened;
 		int cancel[2];
-		char said[2048]; /* by whoever failed */
+		unsigned used;
+		char said[4096]; /* by whoever failed */
 	} * shared;
 	pid_t between;
 	bool postcopy;
@@ -103,6 +104,41 @@ static void take_in(struct between *between, int listener)
 	close(receiver);
 }
 
+/* As a balloon does: half of the memory of a guest that stands still, but for what its devices look at. */
+static void discard(const struct pair *pair)
+{
+	int fd = open(pair->source.memory, O_RDWR | O_CLOEXEC);
+
+	for (off_t at = 2 << 20; at < (off_t)QEMU_MEGABYTES << 20; at += 192 << 10)
+		if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, 96 << 10) != 0)
+			_exit(3);
+	close(fd);
+}
+
+/* The source's memory cannot be read: whoever looks beyond the file's end gets nothing. */
+static void shorten(const struct pair *pair)
+{
+	if (truncate(pair->source.memory, (off_t)QEMU_MEGABYTES << 19) != 0)
+		_exit(3);
+}
+
+/* In place of a message another, which keeps the rules of the wire but no others. */
+static void lie(const struct between *between, const struct direction *one)
+{
+	bool done = between->event->type == LH_MOVE_DONE;
+	const char *body = done ? "[1]" : "\x1b[2Jhello\n";
+	struct lh_move_message message = { .type = done ? LH_MOVE_DONE : LH_MOVE_FAILED,
+		                           .body = (const uint8_t *)body,
+		                           .size = strlen(body) };
+	uint8_t bytes[LH_MOVE_HEADER + 32];
+
+	memcpy(&message.sequence, one->bytes + 8, sizeof(message.sequence));
+	lh__move_header_write(bytes, &message);
+	memcpy(bytes + LH_MOVE_HEADER, body, message.size);
+	if (send(one->to, bytes, LH_MOVE_HEADER + message.size, MSG_NOSIGNAL) < 0)
+		_exit(3);
+}
+
 static void act(struct between *between)
 {
 	struct shared *shared = between->pair->shared;
@@ -156,6 +192,12 @@ static bool pass(struct between *between, unsigned i)
 	if (one->have < size || size < LH_MOVE_HEADER || size > ROOM)
 		return false;
 	event = one->greeted && is_event(between, i, one->bytes);
+	if (event && between->event->action == DISCARD)
+		discard(between->pair); /* before it arrives */
+	if (event && between->event->action == SHORTEN)
+		shorten(between->pair);
+	if (event && between->event->action == LIE)
+		lie(between, one);
 	if ((!event || between->event->forward) && !forward(one, size)) {
 		hang_up(&between->direction[i & ~1u]);
 		return false;
@@ -225,10 +267,13 @@ static pid_t child(void)
 
 static void say(void *context, const char *line)
 {
-	struct pair *pair = context;
-	size_t used = strlen(pair->shared->said);
+	struct shared *shared = ((struct pair *)context)->shared;
+	char text[600];
+	unsigned size = (unsigned)snprintf(text, sizeof(text), "# %.500s\n", line);
+	unsigned at = __atomic_fetch_add(&shared->used, size, __ATOMIC_RELAXED);
 
-	snprintf(pair->shared->said + used, sizeof(pair->shared->said) - used, "# %s\n", line);
+	if (at + size < sizeof(shared->said))
+		memcpy(shared->said + at, text, size);
 }
 
 static int outcome(struct pair *pair, const char *who, int result, json_t *stats,
@@ -400,6 +445,7 @@ static void open_between(struct pair *pair, const struct event *event)
 	int listener = unix_socket(pair->outer, true);
 
 	memset(pair->shared->said, 0, sizeof(pair->shared->said));
+	pair->shared->used = 0;
 	pair->shared->happened = 0;
 	if (pipe2(pair->shared->cancel, O_CLOEXEC | O_NONBLOCK) != 0)
 		pair->shared->cancel[0] = -1;
@@ -529,10 +575,83 @@ static void test_paused(struct pair *pair, bool postcopy)
 	close_pair(pair);
 }
 
+/* What the receiver has already is given away at the source: it is zero there and here. */
+static void test_discarded(struct pair *pair)
+{
+	const struct event event = { false, LH_MOVE_ROUND, 1, true, DISCARD };
+	int sender, receiver;
+
+	pair->postcopy = false;
+	if (!ok(open_source(pair) && open_destination(pair), "two machines")) {
+		close_pair(pair);
+		return;
+	}
+	pause_source(pair);
+	scribble(pair);
+	move(pair, &event, &sender, &receiver);
+	ok(sender == 0 && receiver == 0 && pair->shared->happened == 1,
+	   "of a paused machine half the memory is given away after it was copied");
+	if (sender || receiver)
+		printf("%s", pair->shared->said);
+	ok(same_memory(pair), "and it arrives as zero");
+	close_pair(pair);
+}
+
+/* Both sides are told why, in words; the guest is where it was, and runs if it did. */
+static void test_unreadable(struct pair *pair)
+{
+	const struct event before = { false, LH_MOVE_ASK, 100, true, SHORTEN };
+	const struct event after = { false, LH_MOVE_GO, 1, true, SHORTEN };
+	int sender, receiver;
+
+	for (unsigned i = 0; i < 2; i++) {
+		pair->postcopy = i == 1;
+		if (!ok(open_source(pair) && open_destination(pair), "two machines"))
+			break;
+		pause_source(pair);
+		scribble(pair);
+		move(pair, i ? &after : &before, &sender, &receiver);
+		ok(sender == EIO && receiver != 0, "the source's memory cannot be read, %s GO",
+		   i ? "after" : "before");
+		ok(strstr(pair->shared->said, i ? "the sender fails: page" : "the sender gives up: page") &&
+		           strstr(pair->shared->said, i ? "the guest waits" : "the guest is here"),
+		   "which both sides say");
+		printf("%s", pair->shared->said);
+		(void)!truncate(pair->source.memory, (off_t)QEMU_MEGABYTES << 20);
+		ok(is_status(&pair->source, i ? "postmigrate" : "paused"), "and the guest is where it was");
+		close_pair(pair);
+	}
+	close_pair(pair);
+}
+
+/* Of a peer that is not what it should be, nothing reaches the terminal, and no guest's memory is lost. */
+static void test_lies(struct pair *pair)
+{
+	const struct event refusal = { false, LH_MOVE_PLAN, 1, false, LIE };
+	const struct event end = { false, LH_MOVE_DONE, 1, false, LIE };
+	int sender, receiver;
+
+	pair->postcopy = false;
+	if (!ok(open_source(pair) && open_destination(pair), "two machines"))
+		return;
+	move(pair, &refusal, &sender, &receiver);
+	ok(sender == ECANCELED && !strchr(pair->shared->said, '\x1b') &&
+	           strstr(pair->shared->said, "refuses: its reason"),
+	   "a reason that is not fit to be printed");
+	printf("%s", pair->shared->said);
+	move(pair, &end, &sender, &receiver);
+	ok(sender == 0 && receiver == 0 && strstr(pair->shared->said, "broke"),
+	   "a DONE that is none is not taken for one");
+	printf("%s", pair->shared->said);
+	close_pair(pair);
+}
+
 static const char *action_word(enum action action)
 {
-	static const char *const word[] = { "nothing", "connections break", "the sender is killed",
-		                            "the receiver is killed", "cancelled" };
+	static const char *const word[] = {
+		"nothing",   "connections break", "the sender is killed", "the receiver is killed",
+		"cancelled", "half is discarded"
+	};
 
 	return word[action];
 }
@@ -657,6 +776,9 @@ int main(void)
 		mmap(NULL, sizeof(*pair.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	test_paused(&pair, false);
 	test_paused(&pair, true);
+	test_discarded(&pair);
+	test_unreadable(&pair);
+	test_lies(&pair);
 	test_events(&pair);
 	return done();
 }

@@ -171,6 +171,11 @@ static void scribble(struct move *move, uint64_t page, unsigned lines)
 	}
 }
 
+static void discard(struct move *move, uint64_t page)
+{
+	madvise(memory_page(&move->memory, page), LH_PAGE_SIZE, MADV_REMOVE);
+}
+
 /* ---- cases ---- */
 
 static void content(void)
@@ -562,8 +567,12 @@ static void ends(void)
 	if (truncate(region.path, SECOND / 2 * LH_PAGE_SIZE) != 0)
 		abort();
 	ok(fetch(&move, 1, FIRST, false, &out), "a file that has become shorter");
-	ok(ask(&move, 1, PAGES - 1, false) || answer(&move, 1, &out) == -ECONNRESET,
-	   "does not end in zeroes, but the channel ends");
+	is(lh__pages_failed(move.pages, &error), 0, "can be read as far as it goes");
+	ok(ask(&move, 1, PAGES - 1, false) == 0, "what is asked for behind its end");
+	while (lh__pages_failed(move.pages, &error) == 0)
+		usleep(1000);
+	ok(strstr(error.text, "page 351 ") && move.supply->ops->next(move.supply, 1, &out) == 0,
+	   "is not given as zero, nor a reason to connect again: %s", error.text);
 	is(lh__pages_read(move.pages, PAGES - 1, page), -EIO, "nor for who reads it");
 	is(lh__pages_read(move.pages, PAGES, page), -EINVAL, "or reads too far");
 	region.first = 0;
@@ -633,9 +642,58 @@ static void lies(void)
 	}
 }
 
+/* Which pages that were given have become holes, against what a page by page look at the file tells. */
+static void gone(void)
+{
+	struct lh_pageset absent = { .pages = PAGES }, set = absent, all = absent;
+	bool held[PAGES] = { false };
+	struct lh_supply_answer out;
+	unsigned wrong = 0, found = 0;
+	struct lh_error error;
+	struct move move;
+
+	move_open(&move, 0);
+	absent.word = calloc(1, lh__pageset_bytes(PAGES));
+	set.word = calloc(1, lh__pageset_bytes(PAGES));
+	for (unsigned turn = 0; turn < 200; turn++) {
+		lh__pageset_clear(&absent);
+		lh__pageset_clear(&set);
+		for (uint64_t i = 0; i < PAGES; i++) {
+			if (below(&move, 2))
+				scribble(&move, i, 1);
+			if (below(&move, 4) == 0)
+				discard(&move, i);
+			if (below(&move, 8) == 0 && fetch(&move, 1 + i % 2, i, held[i], &out))
+				held[i] |= out.mask != 0;
+			if (below(&move, 3) == 0)
+				discard(&move, i);
+			if (below(&move, 4))
+				lh__pageset_add(&absent, i);
+		}
+		lh__pageset_clear(&set);
+		all.word = calloc(1, lh__pageset_bytes(PAGES));
+		wrong += lh__pages_content(move.pages, &all, &error) != 0 ||
+		         lh__pages_gone(move.pages, &absent, &set, &error) != 0;
+		for (uint64_t i = 0; i < PAGES; i++) {
+			bool is = held[i] && lh__pageset_has(&absent, i) && !lh__pageset_has(&all, i);
+
+			wrong += lh__pageset_has(&set, i) != is;
+			held[i] &= !is;
+			found += is;
+		}
+		free(all.word);
+	}
+	ok(wrong == 0 && found > 1000, "of what was given, what was discarded since is known, and once (%u)",
+	   found);
+	free(absent.word);
+	free(set.word);
+	move_close(&move);
+}
+
 int main(void)
 {
 	content();
+	gone();
 	whole();
 	since();
 	eviction();

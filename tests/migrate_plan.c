@@ -88,6 +88,43 @@ static int read_answer(const char *text, struct lh_error *error)
 	return lh__plan_answer_read(text, strlen(text), error);
 }
 
+/* What a hostile peer may say in FAILED. */
+static void reasons(void)
+{
+	static const struct {
+		const char *body;
+		size_t size;
+		const char *shown;
+	} said[] = {
+		{ "no room", 7, "no room" },
+		{ "no room for more", 7, "no room" },
+		{ "", 0, "it does not say why" },
+		{ "gr\xc3\xbc\xc3\x9f", 6, "gr\xc3\xbc\xc3\x9f" },
+		{ "\x1b[2J", 4, NULL },
+		{ "a\nb", 3, NULL },
+		{ "a\0b", 3, NULL },
+		{ "\x7f", 1, NULL },
+		{ "\xc2\x9b"
+		  "2J",
+		  4, NULL },
+		{ "\xff\xfe", 2, NULL },
+		{ "\x9b"
+		  "2J",
+		  3, NULL },
+	};
+	char line[LH_PLAN_REASON], longer[3 * LH_PLAN_REASON];
+
+	for (size_t i = 0; i < sizeof(said) / sizeof(*said); i++)
+		ok(strcmp(lh__plan_reason(said[i].body, said[i].size, line),
+		          said[i].shown ? said[i].shown : "its reason is not fit to be printed") == 0,
+		   "reason %zu is shown as: %s", i, line);
+	for (size_t i = 0; i < sizeof(longer); i++)
+		longer[i] = "\xe2\x82\xac"[i % 3];
+	lh__plan_reason(longer, sizeof(longer), line);
+	ok(strlen(line) == (LH_PLAN_REASON - 1) / 3 * 3 && memcmp(line, longer, strlen(line)) == 0,
+	   "of a long one the beginning, in whole characters");
+}
+
 static void answers(void)
 {
 	struct lh_error error;
@@ -135,6 +172,7 @@ int main(void)
 {
 	plan_there_and_back();
 	plans_wrong();
+	reasons();
 	answers();
 	statuses();
 	return done();

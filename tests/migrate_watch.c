@@ -474,9 +474,9 @@ static bool has_all(const struct lh_pageset *set, uint64_t from, uint64_t to)
 
 static void watched(struct qemu_machine *qemu, struct lh_machine *machine)
 {
-	struct lh_pageset set = new_set(machine->region[0].pages);
+	struct lh_pageset set = new_set(machine->region[0].pages), absent = new_set(set.pages);
 	unsigned before = descriptors(qemu->pid, "userfaultfd");
-	uint64_t stopped = 0, found = 0;
+	uint64_t stopped = 0, found;
 	struct lh_written written;
 	int rc = lh__watch_begin(machine->process, machine->region, machine->regions, &written, &stopped,
 	                         &error);
@@ -484,22 +484,25 @@ static void watched(struct qemu_machine *qemu, struct lh_machine *machine)
 	if (!ok(rc == 0, "the memory of a QEMU is watched")) {
 		printf("# %s\n", error.text);
 		free(set.word);
+		free(absent.word);
 		return;
 	}
 	printf("# a thread of it stood still for %lu us\n", (unsigned long)stopped / 1000);
 	is(descriptors(qemu->pid, "userfaultfd"), before, "... and QEMU has no descriptor of it");
 	ok(qemu_goes_on(qemu) && qemu_goes_on(qemu), "its guest runs");
-	is(lh__written_scan(&written, &set, true, &found), 0, "what it has written is found");
+	is(lh__written_scan(&written, true, &set, &absent), 0, "what it has written is found");
+	found = lh__pageset_count(&set);
 	ok(has_all(&set, 0x10, 0x80), "... all pages that it writes to");
 	ok(found < 1024, "... and few others (%lu pages in all)", (unsigned long)found);
 	lh__pageset_clear(&set);
 	ok(qemu_goes_on(qemu) && qemu_goes_on(qemu), "it runs on");
-	ok(!lh__written_scan(&written, &set, true, &found) && has_all(&set, 0x10, 0x80),
+	ok(!lh__written_scan(&written, true, &set, &absent) && has_all(&set, 0x10, 0x80),
 	   "... and is seen again");
 	is(lh__pageset_count(&set), 0x70, "... to write to nothing else");
 	lh__written_close(&written);
 	ok(qemu_goes_on(qemu), "unwatched it goes on");
 	free(set.word);
+	free(absent.word);
 }
 
 static void watch_refused(struct lh_machine *machine)

@@ -73,7 +73,7 @@ static const struct sample samples[] = {
 	{ { LH_MOVE_CANCEL, 0, 1, 0, NULL, 0 }, LH_MOVE_CONTROL, true, false, "CANCEL" },
 	{ { LH_MOVE_ALIVE, 0, 1, 0, NULL, 0 }, LH_MOVE_CONTROL, true, true, "ALIVE" },
 	{ { LH_MOVE_RUNS, 0, 1, 12345, NULL, 0 }, LH_MOVE_CONTROL, false, true, "RUNS" },
-	{ { LH_MOVE_FAILED, 0, 1, 0, body, 24 }, LH_MOVE_CONTROL, false, true, "FAILED" },
+	{ { LH_MOVE_FAILED, 0, 1, 0, body, 24 }, LH_MOVE_CONTROL, true, true, "FAILED" },
 	{ { LH_MOVE_STATUS, 0, 1, 0, body, 24 }, LH_MOVE_CONTROL, false, true, "STATUS" },
 	{ { LH_MOVE_DONE, 0, 1, 0, body, 24 }, LH_MOVE_CONTROL, false, true, "DONE" },
 };

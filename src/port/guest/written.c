@@ -6,11 +6,17 @@
  * notes it. Nobody ever waits.
  *
  * What it does not see is that a page of a file is discarded (MADV_REMOVE, fallocate): the protection stays
- * in the page table, as if the content had. But the page table has the page no longer. So after each scan a
- * second one asks which pages are not there, and those that were there the last time are taken for discarded.
- * Some of them are not, the kernel takes pages out of page tables for other reasons; they are reported
- * without need. A page that was discarded and only read before the next scan is not reported: a guest that
- * gives a page away (balloon, free page reporting) may find in it what it had or zeroes.
+ * in the page table, as if the content had. But the page table has the page no longer; so a second scan asks
+ * which pages are not there. That is all that can be known here: a page was taken out of the page table for
+ * other reasons, was never in it, or is only about to lose its content (it leaves page tables first, and who
+ * reads the file meanwhile still finds it). So whether content is gone is asked of the file, for all pages
+ * that are not there, and as long as somebody has a copy of them.
+ *
+ * A page that is neither there nor protected has lost the protection with its content or with its page table:
+ * it was written to.
+ *
+ * A page that was discarded and only read before the next scan is there again, zero, and is not noticed: a
+ * guest that gives a page away (balloon, free page reporting) may find in it what it had or zeroes.
  */
 #include "port/guest/written.h"
 
@@ -33,16 +39,38 @@ static uint64_t end_of(const struct lh_guest_range *range)
 	return range->address + range->pages * LH_PAGE_SIZE;
 }
 
+static int protect(const struct lh_written *written, uint64_t at, uint64_t end)
+{
+	long result = 0;
+
+	for (uint64_t size; at < end && result >= 0; at += size) {
+		struct uffdio_writeprotect protect = { .mode = UFFDIO_WRITEPROTECT_MODE_WP };
+
+		size = end - at < PROTECT_AT_ONCE ? end - at : PROTECT_AT_ONCE;
+		protect.range.start = at;
+		protect.range.len = size;
+		result = watch_ioctl(written, UFFDIO_WRITEPROTECT, &protect);
+	}
+	return (int)result;
+}
+
 /* ---- scanning ---- */
 
 struct scan {
 	const struct lh_written *written;
 	const struct lh_guest_range *range;
 	struct pm_scan_arg ask; /* what is looked for */
-	/* Called for each run of pages that was found, in ascending order. */
-	void (*found)(void *context, uint64_t first, uint64_t count);
-	void *context;
+	/* Called for each run of pages that was found, in ascending order, with what is known of them. */
+	int (*found)(const struct scan *scan, const struct page_region *region);
+	bool again;
+	struct lh_pageset *set, *absent;
 };
+
+static void add(const struct scan *scan, struct lh_pageset *set, const struct page_region *region)
+{
+	lh__pageset_add_run(set, scan->range->first + (region->start - scan->range->address) / LH_PAGE_SIZE,
+	                    (region->end - region->start) / LH_PAGE_SIZE);
+}
 
 static int scan_range(const struct scan *scan)
 {
@@ -60,108 +88,73 @@ static int scan_range(const struct scan *scan)
 
 		if (n < 0)
 			return (int)n;
-		for (long i = 0; i < n; i++)
-			scan->found(scan->context,
-			            range->first + (region[i].start - range->address) / LH_PAGE_SIZE,
-			            (region[i].end - region[i].start) / LH_PAGE_SIZE);
+		for (long i = 0; i < n; i++) {
+			int result = scan->found(scan, &region[i]);
+
+			if (result < 0)
+				return result;
+		}
 		if (ask.walk_end <= ask.start)
 			return -EIO;
 	}
 	return 0;
 }
 
-struct gathered {
-	struct lh_pageset *set; /* NULL: they are not wanted */
-	uint64_t found;
-	struct lh_pageset *absent; /* NULL: stays as it is */
-	const struct lh_pageset *absent_before;
-	uint64_t next; /* page of the range that has not been looked at yet */
-};
-
-static void gather(struct gathered *to, uint64_t first, uint64_t count)
+static int found_written(const struct scan *scan, const struct page_region *region)
 {
-	if (to->set)
-		lh__pageset_add_run(to->set, first, count);
-	to->found += count;
+	add(scan, scan->set, region);
+	return 0;
 }
 
-static void found_written(void *context, uint64_t first, uint64_t count)
+/* What is not in the page table is "swapped" where its protection is noted. */
+static int found_absent(const struct scan *scan, const struct page_region *region)
 {
-	gather(context, first, count);
-}
+	int result = 0;
 
-/* Of pages that are not in the page table those that were. */
-static void found_absent(void *context, uint64_t first, uint64_t count)
-{
-	struct gathered *to = context;
-	uint64_t end = first + count, from = lh__pageset_next_not(to->absent_before, first);
-
-	while (from < end) {
-		uint64_t until = lh__pageset_next(to->absent_before, from);
-
-		until = until < end ? until : end;
-		gather(to, from, until - from);
-		from = lh__pageset_next_not(to->absent_before, until);
+	if (region->categories & PAGE_IS_SWAPPED) {
+		add(scan, scan->absent, region);
+		return 0;
 	}
-	if (to->absent) {
-		lh__pageset_remove_run(to->absent, to->next, first - to->next);
-		lh__pageset_add_run(to->absent, first, count);
-	}
-	to->next = end;
-}
-
-static int scan_absent(struct lh_written *written, const struct lh_guest_range *range, struct gathered *to)
-{
-	struct scan scan = {
-		.written = written,
-		.range = range,
-		.ask = { .category_inverted = PAGE_IS_PRESENT,
-		         .category_mask = PAGE_IS_PRESENT,
-		         .return_mask = PAGE_IS_PRESENT },
-		.found = found_absent,
-		.context = to,
-	};
-	int result;
-
-	to->next = range->first;
-	result = scan_range(&scan);
-	if (result == 0 && to->absent)
-		lh__pageset_remove_run(to->absent, to->next, range->first + range->pages - to->next);
+	if (scan->again)
+		result = protect(scan->written, region->start, region->end);
+	add(scan, scan->set, region);
 	return result;
 }
 
-static int scan_written(struct lh_written *written, const struct lh_guest_range *range, bool again,
-                        struct gathered *to)
+static int scan_written(const struct scan *what)
 {
-	struct scan scan = {
-		.written = written,
-		.range = range,
-		.ask = { .flags = again ? PM_SCAN_WP_MATCHING : 0,
-		         .category_mask = PAGE_IS_WRITTEN,
-		         .return_mask = PAGE_IS_WRITTEN },
-		.found = found_written,
-		.context = to,
-	};
+	struct scan scan = *what;
 
+	scan.ask = (struct pm_scan_arg){ .flags = scan.again ? PM_SCAN_WP_MATCHING : 0,
+		                         .category_mask = PAGE_IS_WRITTEN,
+		                         .return_mask = PAGE_IS_WRITTEN };
+	scan.found = found_written;
 	return scan_range(&scan);
 }
 
-int lh__written_scan(struct lh_written *written, struct lh_pageset *set, bool again, uint64_t *found)
+static int scan_absent(const struct scan *what)
 {
-	struct gathered to = {
-		.set = set,
-		.absent = again ? &written->absent : NULL,
-		.absent_before = &written->absent,
-	};
+	struct scan scan = *what;
+
+	scan.ask = (struct pm_scan_arg){ .category_inverted = PAGE_IS_PRESENT,
+		                         .category_mask = PAGE_IS_PRESENT,
+		                         .return_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED };
+	scan.found = found_absent;
+	return scan_range(&scan);
+}
+
+int lh__written_scan(struct lh_written *written, bool again, struct lh_pageset *set,
+                     struct lh_pageset *absent)
+{
+	struct scan scan = { .written = written, .again = again, .set = set, .absent = absent };
 	int result = 0;
 
 	for (size_t i = 0; i < written->ranges && result == 0; i++) {
-		result = scan_written(written, &written->range[i], again, &to);
+		scan.range = &written->range[i];
+		result = scan_written(&scan);
 		if (result == 0)
-			result = scan_absent(written, &written->range[i], &to);
+			result = scan_absent(&scan);
 	}
-	if (found)
-		*found = to.found;
 	return result;
 }
 
@@ -182,20 +175,22 @@ static int begin(struct lh_written *written, struct lh_error *error)
 	return 0;
 }
 
-static int protect(struct lh_written *written, const struct lh_guest_range *range)
+/* Whether this kernel can: of one page, and nothing is done with it. */
+static int try_scan(const struct lh_written *written, const struct lh_guest_range *range)
 {
-	uint64_t end = end_of(range), size;
-	long result = 0;
+	struct page_region region;
+	struct pm_scan_arg ask = {
+		.size = sizeof ask,
+		.flags = PM_SCAN_CHECK_WPASYNC,
+		.start = range->address,
+		.end = range->address + LH_PAGE_SIZE,
+		.vec = (uintptr_t)&region,
+		.vec_len = 1,
+		.category_mask = PAGE_IS_WRITTEN,
+		.return_mask = PAGE_IS_WRITTEN,
+	};
 
-	for (uint64_t at = range->address; at < end && result >= 0; at += size) {
-		struct uffdio_writeprotect protect = { .mode = UFFDIO_WRITEPROTECT_MODE_WP };
-
-		size = end - at < PROTECT_AT_ONCE ? end - at : PROTECT_AT_ONCE;
-		protect.range.start = at;
-		protect.range.len = size;
-		result = watch_ioctl(written, UFFDIO_WRITEPROTECT, &protect);
-	}
-	return (int)result;
+	return (int)LH_SYS(written->sys, SYS_ioctl, written->pagemap, PAGEMAP_SCAN, &ask);
 }
 
 static int watch_range(struct lh_written *written, const struct lh_guest_range *range, struct lh_error *error)
@@ -204,7 +199,6 @@ static int watch_range(struct lh_written *written, const struct lh_guest_range *
 		.range = { .start = range->address, .len = range->pages * LH_PAGE_SIZE },
 		.mode = UFFDIO_REGISTER_MODE_WP,
 	};
-	struct gathered to = { .absent = &written->absent, .absent_before = &written->absent };
 	int result = (int)watch_ioctl(written, UFFDIO_REGISTER, &request);
 
 	if (result == -EBUSY)
@@ -214,15 +208,15 @@ static int watch_range(struct lh_written *written, const struct lh_guest_range *
 	if (result < 0)
 		return lh__fail(error, result, "the memory at 0x%lx cannot be watched (%s)",
 		                (unsigned long)range->address, lh__errno_name(result));
-	result = protect(written, range);
+	result = protect(written, range->address, end_of(range));
 	if (result < 0)
 		return lh__fail(error, result, "the memory at 0x%lx cannot be write-protected (%s)",
 		                (unsigned long)range->address, lh__errno_name(result));
-	result = scan_absent(written, range, &to);
+	result = try_scan(written, range);
 	if (result == -ENOTTY || result == -EINVAL)
 		return lh__fail(error, -ENOSYS, "this kernel lacks PAGEMAP_SCAN: Linux 6.7 is needed");
 	if (result < 0)
-		return lh__fail(error, result, "what the memory at 0x%lx has cannot be seen (%s)",
+		return lh__fail(error, result, "what is written to the memory at 0x%lx cannot be seen (%s)",
 		                (unsigned long)range->address, lh__errno_name(result));
 	return 0;
 }
@@ -243,8 +237,6 @@ static void let_go(struct lh_written *written)
 {
 	if (written->pagemap >= 0)
 		LH_SYS(written->sys, SYS_close, written->pagemap);
-	lh__free(written->sys, written->absent.word, lh__pageset_bytes(written->absent.pages));
-	written->absent.word = NULL;
 	written->pagemap = -1;
 }
 
@@ -274,13 +266,6 @@ int lh__written_open(const struct lh_sys *sys, pid_t process, int fd, const stru
 		                LH_GUEST_RANGES_MAX);
 	*written = (struct lh_written){ .sys = sys, .fd = fd, .pagemap = -1, .ranges = ranges };
 	memcpy(written->range, range, ranges * sizeof *range);
-	for (size_t i = 0; i < ranges; i++)
-		if (written->absent.pages < range[i].first + range[i].pages)
-			written->absent.pages = range[i].first + range[i].pages;
-	written->absent.word = lh__alloc(sys, lh__pageset_bytes(written->absent.pages));
-	if (!written->absent.word)
-		return lh__fail(error, -ENOMEM, "no memory for the watch over %lu pages",
-		                (unsigned long)written->absent.pages);
 	result = open_pagemap(written, process, error);
 	if (result == 0)
 		result = watch(written, error);

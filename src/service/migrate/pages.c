@@ -5,28 +5,22 @@
  * (neighbours, which are asked for one after the other, in one call), and gives what is in the buffer: so
  * what was hashed is what travels, whatever the guest writes meanwhile.
  */
-#include "service/migrate/pages.h"
-
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "service/migrate/pages_given.h"
+#include "service/migrate/pages_inside.h"
 
 #define HASHED 131072u
 #define BATCH 32u
 /* Who is waited for should not wait for many others. */
 #define BATCH_FAULTS 4u
 
-struct part {
-	int fd;
-	uint64_t offset, first, pages;
-};
+#define UNREADABLE (-ENODATA) /* which no channel returns */
 
 struct server {
 	struct server *next;
@@ -42,22 +36,11 @@ struct server {
 	uint8_t *content;              /* of a batch */
 };
 
-struct lh_pages {
-	uint64_t pages;
-	size_t parts;
-	struct part part[LH_STATE_REGIONS_MAX];
-	struct lh_given *given;
-	pthread_mutex_t lock; /* of what follows */
-	struct server *servers;
-	struct lh_tables *tables;
-	struct lh_pages_counts counts;
-};
-
 /* ---- the files ---- */
 
 static int open_part(struct lh_pages *pages, const struct lh_state_region *region, struct lh_error *error)
 {
-	struct part *part = &pages->part[pages->parts];
+	struct lh_pages_part *part = &pages->part[pages->parts];
 	struct stat file;
 
 	if (region->first != pages->pages || region->offset % LH_PAGE_SIZE != 0)
@@ -97,6 +80,12 @@ int lh__pages_open(const struct lh_pages_options *options, struct lh_pages **out
 		if (result)
 			result = lh__fail(error, result, "no memory for hashes");
 	}
+	if (result == 0) {
+		pages->held.pages = pages->pages;
+		pages->held.word = calloc(1, lh__pageset_bytes(pages->pages));
+		if (!pages->held.word)
+			result = lh__fail(error, -ENOMEM, "no memory");
+	}
 	if (result) {
 		lh__pages_close(pages);
 		return result;
@@ -105,7 +94,7 @@ int lh__pages_open(const struct lh_pages_options *options, struct lh_pages **out
 	return 0;
 }
 
-static const struct part *find_part(const struct lh_pages *pages, uint64_t page)
+const struct lh_pages_part *lh__pages_part(const struct lh_pages *pages, uint64_t page)
 {
 	for (size_t i = 0; i < pages->parts; i++)
 		if (page - pages->part[i].first < pages->part[i].pages)
@@ -114,7 +103,7 @@ static const struct part *find_part(const struct lh_pages *pages, uint64_t page)
 }
 
 /* Pages of one part. A file that has become shorter is not taken for one that ends in zeroes. */
-static int read_pages(const struct part *part, uint64_t page, size_t count, uint8_t *content)
+static int read_pages(const struct lh_pages_part *part, uint64_t page, size_t count, uint8_t *content)
 {
 	uint64_t at = part->offset + (page - part->first) * LH_PAGE_SIZE;
 	size_t size = count * LH_PAGE_SIZE, have = 0;
@@ -133,59 +122,9 @@ static int read_pages(const struct part *part, uint64_t page, size_t count, uint
 
 int lh__pages_read(void *context, uint64_t page, void *content)
 {
-	const struct part *part = find_part(context, page);
+	const struct lh_pages_part *part = lh__pages_part(context, page);
 
 	return part ? read_pages(part, page, 1, content) : -EINVAL;
-}
-
-/* ---- holes ---- */
-
-/*
- * The bytes [*begin, *end) of the next part of a file that is no hole: false where there is none before
- * `end`.
- */
-static bool next_data(int fd, uint64_t from, uint64_t limit, uint64_t *begin, uint64_t *end, int *result)
-{
-	off_t data = lseek(fd, (off_t)from, SEEK_DATA), hole;
-
-	if (data < 0 && errno == EINVAL)
-		data = (off_t)from; /* a file system that does not know its holes */
-	if (data < 0) {
-		*result = errno == ENXIO ? 0 : -errno;
-		return false;
-	}
-	*begin = (uint64_t)data;
-	hole = lseek(fd, data, SEEK_HOLE);
-	*end = hole < 0 || (uint64_t)hole > limit ? limit : (uint64_t)hole;
-	*result = 0;
-	return *begin < limit;
-}
-
-static int add_content(const struct part *part, struct lh_pageset *set)
-{
-	uint64_t limit = part->offset + part->pages * LH_PAGE_SIZE, at = part->offset, begin, end;
-	int result = 0;
-
-	while (at < limit && next_data(part->fd, at, limit, &begin, &end, &result)) {
-		uint64_t first = (begin - part->offset) / LH_PAGE_SIZE;
-		uint64_t last = (end - part->offset + LH_PAGE_SIZE - 1) / LH_PAGE_SIZE;
-
-		lh__pageset_add_run(set, part->first + first, last - first);
-		at = end > at ? end : limit;
-	}
-	return result;
-}
-
-int lh__pages_content(struct lh_pages *pages, struct lh_pageset *set, struct lh_error *error)
-{
-	for (size_t i = 0; i < pages->parts; i++) {
-		int result = add_content(&pages->part[i], set);
-
-		if (result)
-			return lh__fail(error, result, "the guest's memory cannot be looked through: %s",
-			                strerror(-result));
-	}
-	return 0;
 }
 
 /* ---- serving ---- */
@@ -209,13 +148,40 @@ static int collect(struct server *server)
 	return result;
 }
 
+/* Who has asked is told so by who listens to lh__pages_failed: a channel that breaks would be made anew. */
+static int note_failure(struct lh_pages *pages, uint64_t page, int why)
+{
+	pthread_mutex_lock(&pages->lock);
+	if (!pages->failed)
+		pages->failed_page = page;
+	if (!pages->failed)
+		pages->failed = why;
+	pthread_mutex_unlock(&pages->lock);
+	return UNREADABLE;
+}
+
+int lh__pages_failed(struct lh_pages *pages, struct lh_error *error)
+{
+	uint64_t page;
+	int why;
+
+	pthread_mutex_lock(&pages->lock);
+	page = pages->failed_page;
+	why = pages->failed;
+	pthread_mutex_unlock(&pages->lock);
+	if (why == 0)
+		return 0;
+	return lh__fail(error, -EIO, "page %lu of the guest's memory cannot be read at the source: %s",
+	                (unsigned long)page, lh__errno_name(why));
+}
+
 static int read_batch(struct server *server, unsigned n)
 {
 	unsigned i, count;
 
 	for (i = 0; i < n; i += count) {
 		uint64_t page = server->asked[i].page;
-		const struct part *part = find_part(server->pages, page);
+		const struct lh_pages_part *part = lh__pages_part(server->pages, page);
 		int result;
 
 		count = 1;
@@ -224,7 +190,7 @@ static int read_batch(struct server *server, unsigned n)
 			count++;
 		result = read_pages(part, page, count, server->content + (size_t)i * LH_PAGE_SIZE);
 		if (result)
-			return result;
+			return note_failure(server->pages, page, result);
 	}
 	return 0;
 }
@@ -260,6 +226,8 @@ static int give(struct server *server, uint64_t page, bool since, const uint8_t 
 	} else {
 		mask = lh__given_on_data(given, page, content, &since);
 	}
+	if (since || mask)
+		lh__pageset_add(&server->pages->held, page);
 	if (result == 0)
 		result = lh__channel_give(server->channel, page, since, mask, content);
 	if (result)
@@ -306,10 +274,13 @@ static void *serve(void *argument)
 {
 	struct server *server = argument;
 
-	while (serve_batch(server) == 0)
+	int result;
+
+	while ((result = serve_batch(server)) == 0)
 		;
-	/* Whatever it was: the other side is to know. */
-	lh__channel_break(server->channel);
+	/* The other side is to know, but of what is told to it in words. */
+	if (result != UNREADABLE)
+		lh__channel_break(server->channel);
 	return NULL;
 }
 
@@ -404,6 +375,7 @@ void lh__pages_close(struct lh_pages *pages)
 		lh__pages_disconnect(pages);
 	lh__tables_close(pages->tables);
 	lh__given_close(pages->given);
+	free(pages->held.word);
 	for (size_t i = 0; i < pages->parts; i++)
 		close(pages->part[i].fd);
 	pthread_mutex_destroy(&pages->lock);

@@ -25,6 +25,12 @@ int lh__pages_open(const struct lh_pages_options *options, struct lh_pages **out
                    struct lh_error *error) LH_MUST_CHECK;
 /* Pages that are not holes of the files are added to the set; those of holes read as zero. */
 int lh__pages_content(struct lh_pages *pages, struct lh_pageset *set, struct lh_error *error) LH_MUST_CHECK;
+/*
+ * Pages of `absent` that were given with content and are holes by now are added to the set: they are zero,
+ * and whoever has them is to be told so. Not while pages are asked for.
+ */
+int lh__pages_gone(struct lh_pages *pages, const struct lh_pageset *absent, struct lh_pageset *set,
+                   struct lh_error *error) LH_MUST_CHECK;
 /* Serves a channel in a thread of its own until it breaks; takes it over. kind: faults or data. */
 int lh__pages_serve(struct lh_pages *pages, struct lh_channel *channel, enum lh_move_channel_kind kind,
                     struct lh_error *error) LH_MUST_CHECK;
@@ -35,6 +41,11 @@ void lh__pages_disconnect(struct lh_pages *pages);
 void lh__pages_tables(struct lh_pages *pages, struct lh_tables *tables);
 /* Reads one page, for who walks tables. */
 int lh__pages_read(void *pages, uint64_t page, void *content);
+
+/*
+ * 0, or -EIO: a page was asked for and could not be read; who asked waits for an answer that does not come.
+ */
+int lh__pages_failed(struct lh_pages *pages, struct lh_error *error);
 
 struct lh_pages_counts {
 	uint64_t given[4]; /* by enum lh_move_channel_kind */

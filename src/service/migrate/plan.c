@@ -54,12 +54,34 @@ static bool get_boolean(const json_t *object, const char *name, bool *value)
 	return json_is_boolean(member);
 }
 
+/* Text is UTF-8: of the control characters above ASCII the first byte is 0xc2. */
 static bool is_printable(const char *text)
 {
-	for (; *text; text++)
-		if ((unsigned char)*text < ' ' || *text == 0x7f)
+	const unsigned char *at = (const unsigned char *)text;
+
+	for (; *at; at++)
+		if (*at < ' ' || *at == 0x7f || (*at == 0xc2 && at[1] < 0xa0))
 			return false;
 	return true;
+}
+
+const char *lh__plan_reason(const void *body, size_t size, char line[LH_PLAN_REASON])
+{
+	size_t most = size < LH_PLAN_REASON ? size : LH_PLAN_REASON - 1;
+	json_t *text;
+
+	/* Of a longer one the beginning, up to the end of a character. */
+	while (most > 0 && most < size && (((const unsigned char *)body)[most] & 0xc0) == 0x80)
+		most--;
+	text = json_stringn(body, most);
+	if (!text || strlen(json_string_value(text)) != most || !is_printable(json_string_value(text)))
+		strcpy(line, "its reason is not fit to be printed");
+	else if (most == 0)
+		strcpy(line, "it does not say why");
+	else
+		strcpy(line, json_string_value(text));
+	json_decref(text);
+	return line;
 }
 
 /* ---- plan ---- */

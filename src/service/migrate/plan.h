@@ -1,5 +1,6 @@
 /*
- * plan.h - what sender and receiver tell each other in JSON: the bodies of PLAN, STATUS and DONE.
+ * plan.h - what sender and receiver tell each other in JSON: the bodies of PLAN, STATUS and DONE;
+ * and the text of FAILED.
  *
  * PLAN, sender:   {"regions": [{"name": "ram0", "pages": 131072}, ...], "lanes": 2, "bandwidth": 0,
  *                  "postcopy": false, "resume": false}
@@ -13,6 +14,8 @@
 #define LH_MIGRATE_PLAN_H
 
 #include "service/migrate/engine.h"
+
+#define LH_PLAN_REASON 200u
 
 struct lh_plan {
 	size_t regions;
@@ -36,6 +39,11 @@ int lh__plan_read(const char *text, size_t size, struct lh_plan *plan, struct lh
 char *lh__plan_answer_write(const char *refusal); /* NULL: ready */
 /* 0: ready; -ECANCELED: error has the receiver's reason; -EPROTO. */
 int lh__plan_answer_read(const char *text, size_t size, struct lh_error *error) LH_MUST_CHECK;
+/*
+ * The body of FAILED, as a line fit to be printed whoever has sent it: what is not text, or would do
+ * something to a terminal, is not shown.
+ */
+const char *lh__plan_reason(const void *body, size_t size, char line[LH_PLAN_REASON]);
 char *lh__plan_status_write(const struct lh_plan_status *status);
 int lh__plan_status_read(const char *text, size_t size, struct lh_plan_status *status) LH_MUST_CHECK;
 

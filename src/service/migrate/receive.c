@@ -157,6 +157,8 @@ static void give_back(struct lh_receive *receive, int result, const struct lh_er
 	noted = result == -ECANCELED && !lh__receive_cancelled(receive->options);
 	if (!noted && receive->gate)
 		noted = lh__receive_failed(receive, error);
+	/* Pages that are on their way are given up by who has them in the state. */
+	lh__receive_drop(receive);
 	lh__receive_home_end(home, noted);
 }
 

@@ -16,6 +16,7 @@
 
 #define DEVICE_MAX (UINT64_C(1) << 30)
 #define SLICE (UINT64_C(1) << 16) /* pages shown between two looks at the channel */
+#define REASON_MS 200             /* for the sender to say why it has broken something off */
 
 static int rules(struct lh_error *error, const char *what)
 {
@@ -49,16 +50,26 @@ static int take_device(struct lh_receive *receive, const struct lh_move_message 
 	return 0;
 }
 
+static int given_up(const struct lh_move_message *message, struct lh_error *error)
+{
+	char why[LH_PLAN_REASON];
+
+	if (message->type == LH_MOVE_CANCEL)
+		return lh__fail(error, -ECANCELED, "the sender has cancelled the migration");
+	return lh__fail(error, -ECANCELED, "the sender gives up: %s",
+	                lh__plan_reason(message->body, message->size, why));
+}
+
 /* Between messages of a round: nothing is expected but that it is given up. 0: go on. */
-static int look(struct lh_receive *receive, struct lh_error *error)
+static int look(struct lh_receive *receive, int timeout_ms, struct lh_error *error)
 {
 	struct lh_move_message message;
-	int result = lh__channel_wait(receive->control, &message, 0);
+	int result = lh__channel_wait(receive->control, &message, timeout_ms);
 
 	if (result < 0)
 		return lh__receive_broken(receive, result, error);
-	if (result > 0 && message.type == LH_MOVE_CANCEL)
-		return lh__fail(error, -ECANCELED, "the sender has cancelled the migration");
+	if (result > 0 && (message.type == LH_MOVE_CANCEL || message.type == LH_MOVE_FAILED))
+		return given_up(&message, error);
 	if (result > 0)
 		return rules(error, "a message where it waits for a round");
 	if (lh__receive_cancelled(receive->options))
@@ -93,11 +104,15 @@ static int await_fetched(struct lh_receive *receive, struct lh_error *error)
 		                        LH_ENGINE_FETCHED | LH_ENGINE_BROKEN | LH_ENGINE_GUEST_LEFT, 20);
 		int result;
 
-		if (what & LH_ENGINE_BROKEN)
+		if (what & LH_ENGINE_BROKEN) {
+			result = look(receive, REASON_MS, error);
+			if (result < 0)
+				return result;
 			return lh__fail(error, -ECONNRESET, "a connection of data to the sender broke");
+		}
 		if (what & LH_ENGINE_FETCHED)
 			return 0;
-		result = look(receive, error);
+		result = look(receive, 0, error);
 		if (result < 0)
 			return result;
 	}
@@ -120,7 +135,7 @@ static int show(struct lh_receive *receive, const struct lh_pageset *except, str
 		lh__pageset_join(&others, except);
 		result = lh__engine_show(receive->home.engine, &others, error);
 		if (result == 0)
-			result = look(receive, error);
+			result = look(receive, 0, error);
 	}
 	lh__send_set_close(&others);
 	return result;
@@ -197,7 +212,8 @@ static int take(struct lh_receive *receive, const struct lh_move_message *messag
 	case LH_MOVE_STOP: take_stop(receive, message->value); return 0;
 	case LH_MOVE_DEVICE: return take_device(receive, message, error);
 	case LH_MOVE_GO: result = take_go(receive, error); return result < 0 ? result : GIVEN;
-	case LH_MOVE_CANCEL: return lh__fail(error, -ECANCELED, "the sender has cancelled the migration");
+	case LH_MOVE_CANCEL:
+	case LH_MOVE_FAILED: return given_up(message, error);
 	default: return rules(error, "a message that has no place here");
 	}
 }
@@ -211,7 +227,7 @@ int lh__receive_copy(struct lh_receive *receive, struct lh_error *error)
 		if (result < 0)
 			return lh__receive_broken(receive, result, error);
 		if (result == 0)
-			result = look(receive, error);
+			result = look(receive, 0, error);
 		else
 			result = take(receive, &message, error);
 		if (result != 0)

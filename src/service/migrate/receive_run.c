@@ -115,8 +115,16 @@ static void listen_to(struct lh_receive *receive, int timeout_ms)
 	struct lh_error why;
 	int result = lh__channel_wait(receive->control, &message, timeout_ms);
 
+	if (result > 0 && message.type == LH_MOVE_FAILED) {
+		char reason[LH_PLAN_REASON];
+
+		(void)!lh__fail(&why, -EIO, "the sender fails: %s",
+		                lh__plan_reason(message.body, message.size, reason));
+		lost(receive, why.text);
+		return;
+	}
 	if (result > 0)
-		result = -EPROTO; /* there is nothing left to say */
+		result = -EPROTO; /* there is nothing else left to say */
 	if (result == 0)
 		result = lh__receive_report(receive, receive->runs ? LH_MOVE_RUNNING : LH_MOVE_GONE);
 	if (result == 0 && lh__engine_wait(receive->home.engine, LH_ENGINE_BROKEN, 0))

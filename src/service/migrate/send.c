@@ -141,6 +141,7 @@ static int check_status(struct lh_send *send, struct lh_error *error)
 			error, -EINVAL,
 			"the guest has been migrated already (postmigrate); to let it run here again write "
 			"cont to its monitor");
+	send->was_running = result == 0 && strcmp(status, "running") == 0;
 	return result;
 }
 
@@ -172,6 +173,8 @@ static int open_memory(struct lh_send *send, struct lh_error *error)
 		result = lh__send_set_open(&send->stale, pages, error);
 	if (result == 0)
 		result = lh__send_set_open(&send->zero, pages, error);
+	if (result == 0)
+		result = lh__send_set_open(&send->absent, pages, error);
 	return result;
 }
 
@@ -233,6 +236,7 @@ static void close_all(struct lh_send *send)
 		lh__pages_close(send->pages);
 	lh__send_set_close(&send->stale);
 	lh__send_set_close(&send->zero);
+	lh__send_set_close(&send->absent);
 	json_decref(send->theirs);
 	if (send->note) {
 		phase = lh__state_phase(send->note);

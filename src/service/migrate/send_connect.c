@@ -8,6 +8,7 @@
 
 #define CONNECT_MS 5000
 #define ANSWER_MS 20000
+#define TELL_NS UINT64_C(1000000000)
 
 static struct lh_move_hello hello_of(const struct lh_send *send, enum lh_move_channel_kind kind,
                                      enum lh_move_phase phase)
@@ -26,6 +27,19 @@ int lh__send_broken(struct lh_send *send, int code, struct lh_error *error)
 
 	return lh__fail(error, code, "the connection to %s broke: %s", send->options->target->url.text,
 	                why && why[0] ? why : lh__errno_name(code));
+}
+
+void lh__send_tell(struct lh_send *send, const char *why)
+{
+	uint64_t until = lh__clock(NULL) + TELL_NS;
+	struct lh_move_message message;
+
+	if (!send->control || lh__channel_send(send->control, LH_MOVE_FAILED, 0, 0, why, strlen(why)) < 0 ||
+	    lh__channel_flush(send->control) < 0)
+		return;
+	/* What is closed with something unread in it may take back what was said: the other side is first. */
+	while (lh__channel_wait(send->control, &message, 20) >= 0 && lh__clock(NULL) < until)
+		;
 }
 
 static int send_plan(struct lh_send *send, bool resume)
@@ -71,6 +85,7 @@ static int connect_lanes(struct lh_send *send, enum lh_move_phase phase, struct 
 static int read_answer(struct lh_send *send, struct lh_error *error)
 {
 	struct lh_move_message message;
+	char why[LH_PLAN_REASON];
 	int result = 0;
 
 	for (unsigned waited = 0; result == 0 && waited < ANSWER_MS; waited += 100) {
@@ -83,8 +98,8 @@ static int read_answer(struct lh_send *send, struct lh_error *error)
 	if (result < 0)
 		return lh__send_broken(send, result, error);
 	if (message.type == LH_MOVE_FAILED)
-		return lh__fail(error, -ECANCELED, "the receiver refuses: %.*s", (int)message.size,
-		                (const char *)message.body);
+		return lh__fail(error, -ECANCELED, "the receiver refuses: %s",
+		                lh__plan_reason(message.body, message.size, why));
 	if (message.type != LH_MOVE_PLAN)
 		return lh__fail(error, -EPROTO, "the receiver answers PLAN with a message of type %u",
 		                message.type);

@@ -65,6 +65,7 @@ struct lh_send {
 
 	/* The pages of the next round or, after the guest's stop, of the last sets. */
 	struct lh_pageset stale, zero;
+	struct lh_pageset absent; /* room for a scan */
 
 	struct lh_send_round round[LH_SEND_ROUNDS_MAX + 1];
 	unsigned rounds;
@@ -94,6 +95,8 @@ int lh__send_set(struct lh_channel *channel, enum lh_move_set which,
 int lh__send_connect(struct lh_send *send, enum lh_move_phase phase, struct lh_move_hello *answer,
                      struct lh_error *error) LH_MUST_CHECK;
 void lh__send_disconnect(struct lh_send *send);
+/* Tells the receiver why this side fails, and waits a moment for it to hang up. */
+void lh__send_tell(struct lh_send *send, const char *why);
 /* Puts what is wrong with the channel of control into error. */
 int lh__send_broken(struct lh_send *send, int code, struct lh_error *error);
 
@@ -113,6 +116,11 @@ uint64_t lh__send_estimate(const struct lh_send_round *round, unsigned rounds, u
  * is known to be written since.
  */
 int lh__send_rounds(struct lh_send *send, struct lh_error *error) LH_MUST_CHECK;
+/*
+ * What the guest has written since the last scan is added to `stale`, what it has discarded of that which the
+ * receiver has, to `zero`; again: to be asked once more.
+ */
+int lh__send_scan(struct lh_send *send, bool again, struct lh_error *error) LH_MUST_CHECK;
 
 /* ---- send_switch.c ---- */
 

@@ -44,12 +44,14 @@ bool lh__send_enough(const struct lh_send_round *round, unsigned rounds, uint64_
 static int hear(struct lh_send *send, const struct lh_move_message *message, uint64_t number,
                 struct lh_error *error)
 {
+	char why[LH_PLAN_REASON];
+
 	switch (message->type) {
 	case LH_MOVE_STATUS:
 		return lh__plan_status_read((const char *)message->body, message->size, &send->status);
 	case LH_MOVE_FAILED:
-		return lh__fail(error, -EREMOTEIO, "the receiver gives up: %.*s", (int)message->size,
-		                (const char *)message->body);
+		return lh__fail(error, -EREMOTEIO, "the receiver gives up: %s",
+		                lh__plan_reason(message->body, message->size, why));
 	case LH_MOVE_ROUND: return message->value == number ? 1 : -EPROTO;
 	default: return -EPROTO;
 	}
@@ -61,6 +63,8 @@ static int await_round(struct lh_send *send, uint64_t number, struct lh_error *e
 		struct lh_move_message message;
 		int result = lh__channel_wait(send->control, &message, 100);
 
+		if (lh__pages_failed(send->pages, error) < 0)
+			return -EIO;
 		if (result < 0)
 			return lh__send_broken(send, result, error);
 		if (result > 0)
@@ -102,17 +106,18 @@ static int round_of(struct lh_send *send, struct lh_error *error)
 	return 0;
 }
 
-/* Adds what was written since to `stale`. */
-static int scan(struct lh_send *send, struct lh_error *error)
+int lh__send_scan(struct lh_send *send, bool again, struct lh_error *error)
 {
-	int result = lh__written_scan(&send->written, &send->stale, true, NULL);
+	int result;
 
+	lh__pageset_clear(&send->absent);
+	result = lh__written_scan(&send->written, again, &send->stale, &send->absent);
+	if (result == -ESRCH)
+		return lh__fail(error, result, "the QEMU of the source has ended");
 	if (result < 0)
-		return lh__fail(error, result,
-		                result == -ESRCH ? "the QEMU of the source has ended"
-		                                 : "what the guest writes cannot be found out: %s",
+		return lh__fail(error, result, "what the guest writes cannot be found out: %s",
 		                lh__errno_name(result));
-	return 0;
+	return lh__pages_gone(send->pages, &send->absent, &send->zero, error);
 }
 
 /*
@@ -125,7 +130,7 @@ static int last_round(struct lh_send *send, struct lh_error *error)
 	int result = lh__send_prepare(send, error);
 
 	if (result == 0)
-		result = scan(send, error);
+		result = lh__send_scan(send, true, error);
 	if (result < 0 || lh__send_estimate(send->round, send->rounds, lh__pageset_count(&send->stale)) >
 	                          UINT64_C(1000000) * send->options->downtime_ms)
 		return result;
@@ -149,7 +154,7 @@ int lh__send_rounds(struct lh_send *send, struct lh_error *error)
 	do {
 		result = round_of(send, error);
 		if (result == 0)
-			result = scan(send, error);
+			result = lh__send_scan(send, true, error);
 		if (result < 0)
 			return result;
 	} while (!lh__send_enough(send->round, send->rounds, lh__pageset_count(&send->stale),

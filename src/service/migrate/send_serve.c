@@ -56,6 +56,10 @@ static int finished(struct lh_send *send, const struct lh_move_message *message,
 {
 	json_t *theirs = json_loadb((const char *)message->body, message->size, 0, NULL);
 
+	if (!json_is_object(theirs)) { /* by mistake it would cost the guest its memory */
+		json_decref(theirs);
+		return -EPROTO;
+	}
 	/* Before the receiver hears of it, which then forgets the migration. */
 	lh__state_set_phase(send->note, LH_MOVE_COMPLETE);
 	acknowledge(send);
@@ -73,6 +77,8 @@ static int finished(struct lh_send *send, const struct lh_move_message *message,
 
 static int hear(struct lh_send *send, const struct lh_move_message *message, struct lh_error *error)
 {
+	char why[LH_PLAN_REASON];
+
 	switch (message->type) {
 	case LH_MOVE_GO:
 		send->stop.answer = lh__clock(NULL) - send->go;
@@ -88,8 +94,8 @@ static int hear(struct lh_send *send, const struct lh_move_message *message, str
 		return lh__plan_status_read((const char *)message->body, message->size, &send->status);
 	case LH_MOVE_DONE: return finished(send, message, error);
 	case LH_MOVE_FAILED:
-		return lh__fail(error, -EREMOTEIO, "the guest could not go on at the destination: %.*s",
-		                (int)message->size, (const char *)message->body);
+		return lh__fail(error, -EREMOTEIO, "the guest could not go on at the destination: %s",
+		                lh__plan_reason(message->body, message->size, why));
 	default: return -EPROTO;
 	}
 }
@@ -111,9 +117,20 @@ static int check_alone(const struct lh_send *send, struct lh_error *error)
 		"for memory that is here: the same command goes on with it");
 }
 
+/* Memory that cannot be read is not there for whoever tries again at once. */
+static int check_memory(struct lh_send *send, struct lh_error *error)
+{
+	struct lh_error why;
+
+	if (lh__pages_failed(send->pages, &why) == 0)
+		return 0;
+	lh__send_tell(send, why.text);
+	return lh__fail(error, -EIO, "%s; the guest waits for it at the destination", why.text);
+}
+
 /*
- * Until the connection breaks (0), it is over (ENDED), the guest has come back (-EREMOTEIO) or nobody watches
- * (-EOWNERDEAD).
+ * Until the connection breaks (0), it is over (ENDED), the guest has come back (-EREMOTEIO), nobody watches
+ * (-EOWNERDEAD) or its memory cannot be read (-EIO).
  */
 static int listen_to(struct lh_send *send, struct lh_error *error)
 {
@@ -125,6 +142,8 @@ static int listen_to(struct lh_send *send, struct lh_error *error)
 			result = hear(send, &message, error);
 		if (result == ENDED || result == -EREMOTEIO || (result == -ECONNRESET && send->theirs))
 			return result;
+		if (check_memory(send, error) < 0)
+			return -EIO;
 		if (result >= 0 && check_alone(send, error) < 0)
 			return -EOWNERDEAD;
 		if (result < 0) {

@@ -50,17 +50,13 @@ static int last_scan(struct lh_send *send, struct lh_error *error)
 {
 	int result;
 
-	if (!send->watched) { /* no rounds: all of it */
-		result = lh__pages_content(send->pages, &send->stale, error);
-		lh__pageset_add_run(&send->zero, 0, send->zero.pages);
-		lh__pageset_subtract(&send->zero, &send->stale);
-		return result;
-	}
-	result = lh__written_scan(&send->written, &send->stale, false, NULL);
-	if (result < 0)
-		return lh__fail(error, result, "what the guest wrote last cannot be found out: %s",
-		                lh__errno_name(result));
-	return 0;
+	if (send->watched)
+		return lh__send_scan(send, false, error);
+	/* No rounds: all of it. */
+	result = lh__pages_content(send->pages, &send->stale, error);
+	lh__pageset_add_run(&send->zero, 0, send->zero.pages);
+	lh__pageset_subtract(&send->zero, &send->stale);
+	return result;
 }
 
 static int send_device(struct lh_send *send, const struct lh_machine_saved *saved)
@@ -201,6 +197,8 @@ void lh__send_return(struct lh_send *send, struct lh_error *error)
 	struct lh_error why;
 	int result = 0;
 
+	if (lh__pages_failed(send->pages, &why) < 0)
+		lh__send_tell(send, why.text);
 	cancel_there(send);
 	if (send->prepared)
 		lh__machine_save_not(&send->machine, &send->saved);
@@ -217,7 +215,7 @@ void lh__send_return(struct lh_send *send, struct lh_error *error)
 	}
 	send->stopped = false;
 	lh__state_set_phase(send->note, LH_MOVE_RETURNED);
-	add_text(error, send->was_running || !send->go ? "the guest runs on here" : "the guest is here");
+	add_text(error, send->was_running ? "the guest runs on here" : "the guest is here");
 }
 
 static struct lh_tables *read_tables(struct lh_send *send)

@@ -46,6 +46,7 @@
  *     STOP   the guest has stopped, value nanoseconds ago; the sets that follow up to GO are the last
  *     DEVICE value: bytes of device state in all; body: the next part of them
  *     GO     the guest is yours from the moment you have answered GO, and not before
+ *     FAILED body: text: why pages of the guest's memory cannot be given; before GO it stays the sender's
  *     CANCEL nothing of this migration is needed any more; after FAILED and DONE: this has been taken note of
  *     ALIVE  nothing; both sides send one each LH_MOVE_ALIVE_MS where they have nothing else to say
  *
