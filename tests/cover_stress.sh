@@ -285,7 +285,7 @@ kill -TERM "$busy"
 wait "$busy"
 is $? 7 'which ends right'
 
-# Those with a socket are the nodes of tests that run beside this one.
-is "$(find /tmp /dev/shm -maxdepth 1 -user "$(id -un)" -newer "$work/kill.sh" -name 'linehome-??????' ! -exec test -e {}/node \; -print 2>/dev/null)" '' \
+# Folders are those of nodes and guests, in tests that run beside this one.
+is "$(find /tmp /dev/shm -maxdepth 1 -type f -user "$(id -un)" -newer "$work/kill.sh" -name 'linehome-??????')" '' \
 	'no temporary files are left'
 finish
