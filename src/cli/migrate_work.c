@@ -46,7 +46,7 @@ static void cancel(int signal)
 	(void)!write(cancel_fd, &one, sizeof(one));
 }
 
-/* A descriptor that is readable once we are to end. A terminal's end does not concern whom nohup(1) started. */
+/* Readable once we are to end. A terminal's end does not concern whom nohup(1) has started. */
 static int catch_signals(int fd)
 {
 	struct sigaction action = { .sa_handler = cancel, .sa_flags = SA_RESTART }, before;

@@ -190,11 +190,15 @@ def cut_at_switch(cable, delay):
         guest.wait_for('the switch', 60, lambda: source.qmp.status() != 'running', 0.0005)
         time.sleep(delay)
         cable.cut()
-        time.sleep(6)
-        states = source.qmp.status(), there.destination.qmp.status()
+        # Who runs is seen by the consoles: a monitor may be silent while its QEMU waits for memory.
+        time.sleep(5)
+        consoles = source.console, there.destination.console
+        before = [len(console.ticks) for console in consoles]
+        time.sleep(1)
+        run = [len(console.ticks) > n for console, n in zip(consoles, before)]
         what = 'the network breaks %d ms after the stop' % (1000 * delay)
-        tap.ok(states.count('running') <= 1, what + ': the guest runs but once', states, there.text())
-        tap.note('source %s, destination %s' % states)
+        tap.ok(sum(run) <= 1, what + ': the guest runs but once', run, there.text())
+        tap.note('runs at the source: %s, at the destination: %s' % tuple(run))
         cable.mend()
         if there.sender.wait(60) == 0:
             there.done(90)
