@@ -1,6 +1,6 @@
 /*
- * pages_inside.h - what the files of pages.h share: pages.c (threads that give), pages_holes.c (what the files
- * have no content of).
+ * pages_inside.h - what the files of pages.h share: pages.c (threads that give), pages_holes.c (which pages
+ * have content).
  */
 #ifndef LH_MIGRATE_PAGES_INSIDE_H
 #define LH_MIGRATE_PAGES_INSIDE_H
