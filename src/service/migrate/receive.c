@@ -143,6 +143,15 @@ static int receive_anew(struct lh_receive *receive, const struct lh_state *left,
 
 /* ---- the end ---- */
 
+/* The state ends after all that looks at it. */
+static void close_state(struct lh_receive *receive, bool remove)
+{
+	lh__receive_drop(receive);
+	lh__receive_home_forget(&receive->home);
+	lh__state_close(receive->home.state, remove);
+	receive->home.state = NULL;
+}
+
 /* It never ran here. The state file stays where the sender has not been heard to know. */
 static void give_back(struct lh_receive *receive, int result, const struct lh_error *error)
 {
@@ -157,8 +166,7 @@ static void give_back(struct lh_receive *receive, int result, const struct lh_er
 	noted = result == -ECANCELED && !lh__receive_cancelled(receive->options);
 	if (!noted && receive->gate)
 		noted = lh__receive_failed(receive, error);
-	lh__state_close(home->state, noted);
-	home->state = NULL;
+	close_state(receive, noted);
 }
 
 static void finish(struct lh_receive *receive, json_t *stats)
@@ -174,8 +182,7 @@ static void finish(struct lh_receive *receive, json_t *stats)
 	noted = lh__receive_done(receive, stats);
 	if (!noted)
 		lh__receive_say(receive->options, "all is here, but the sender could not be told");
-	lh__state_close(home->state, noted || receive->ended);
-	home->state = NULL;
+	close_state(receive, noted || receive->ended);
 }
 
 static int run(struct lh_receive *receive, json_t **stats, struct lh_error *error)
