@@ -567,7 +567,7 @@ static void test_paused(struct pair *pair, bool postcopy)
 	move(pair, &nothing, &sender, &receiver);
 	ok(sender == 0 && receiver == 0, "a paused machine is moved, %s", postcopy ? "postcopy" : "precopy");
 	if (sender || receiver)
-		printf("%s", pair->shared->said);
+		printf("# sender %d, receiver %d\n%s", sender, receiver, pair->shared->said);
 	ok(same_memory(pair), "and has all of its memory");
 	ok(is_status(&pair->destination, "paused") && is_status(&pair->source, "postmigrate"),
 	   "and still is paused");

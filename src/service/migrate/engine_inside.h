@@ -70,8 +70,8 @@ struct lh_engine {
 	struct lh_place *place;
 
 	/*
-	 * Standing still: threads are counted while they work, not while they sleep. `lock` is for all down to
-	 * the next blank.
+	 * Standing still: threads are counted while they work, not while they sleep. `lock` is for all down
+	 * to the next blank line.
 	 */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;

@@ -10,9 +10,8 @@
  *             begin
  *             of the first window of 10 ms in which the guest ran and the vCPU that waited least waited for
  *             less than half of it
- *   recovery  not before that, from stopped to the begin of the first 200 ms in which all vCPUs together waited for less than
- *             a
- *             tenth, and did so in the second that begins there
+ *   recovery  from stopped to the begin of the first 200 ms in which all vCPUs together waited for less than
+ *             a tenth, and did so in the second that begins there; not before silence has ended
  *
  * Windows begin when the guest runs, and every 10 ms from there. A wait is known when it has ended, so before
  * all is complete the last two figures may still become greater.

@@ -143,6 +143,13 @@ static int receive_anew(struct lh_receive *receive, const struct lh_state *left,
 
 /* ---- the end ---- */
 
+/* Pages that are on their way are given up by who has them in the state. */
+static void close_state(struct lh_receive *receive, bool remove)
+{
+	lh__receive_drop(receive);
+	lh__receive_home_end(&receive->home, remove);
+}
+
 /* It never ran here. The state file stays where the sender has not been heard to know. */
 static void give_back(struct lh_receive *receive, int result, const struct lh_error *error)
 {
@@ -157,9 +164,7 @@ static void give_back(struct lh_receive *receive, int result, const struct lh_er
 	noted = result == -ECANCELED && !lh__receive_cancelled(receive->options);
 	if (!noted && receive->gate)
 		noted = lh__receive_failed(receive, error);
-	/* Pages that are on their way are given up by who has them in the state. */
-	lh__receive_drop(receive);
-	lh__receive_home_end(home, noted);
+	close_state(receive, noted);
 }
 
 static void finish(struct lh_receive *receive, json_t *stats)
@@ -175,7 +180,7 @@ static void finish(struct lh_receive *receive, json_t *stats)
 	noted = lh__receive_done(receive, stats);
 	if (!noted)
 		lh__receive_say(receive->options, "all is here, but the sender could not be told");
-	lh__receive_home_end(home, noted || receive->ended);
+	close_state(receive, noted || receive->ended);
 }
 
 static int run(struct lh_receive *receive, json_t **stats, struct lh_error *error)
