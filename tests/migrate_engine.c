@@ -461,7 +461,7 @@ static void bandwidth(void)
 	bytes = counts_of(&home).bytes_background + counts_of(&home).bytes_faults;
 	printf("# %lu bytes in %lu ms\n", (unsigned long)bytes, (unsigned long)(took / 1000000));
 	ok((double)bytes / (double)took * 1e9 < 4000000 * 1.1, "not more than the bandwidth was used");
-	/* A thread that is not run for longer than the bucket holds loses that; migrate_pace.c has the rest. */
+	/* A thread that was not run for longer than the bucket holds loses that (migrate_pace.c). */
 	ok((double)bytes / (double)took * 1e9 > 4000000 * 0.5, "and most of it");
 	home_close(&home);
 }
