@@ -481,7 +481,7 @@ static void bandwidth(void)
 	}
 	ok(least_miss < 2e8, "a miss does not wait for bandwidth");
 	ok(most < 4000000 * 1.1, "not more than the bandwidth was used");
-	/* A thread that is not run for longer than the bucket holds loses that; migrate_pace.c has the rest. */
+	/* A thread that is not run for longer than the bucket holds loses that (migrate_pace.c). */
 	ok(most > 4000000 * 0.5, "and most of it");
 }
 

@@ -10,7 +10,7 @@
 
 #include "net/socket.h"
 
-#define HELLO_MS 2000u /* for TLS and hello together: the receiver's thread waits meanwhile */
+#define HELLO_MS 2000u /* for TLS and hello together */
 #define TLS_FIRST 22u  /* the first byte of a TLS connection */
 
 struct lh_channel_listener {

@@ -1,12 +1,14 @@
 /*
  * receive_gate.c - who connects to a receiver, and what is answered.
  *
- * A thread of its own takes connections, so that one that says nothing holds up nobody. What it decides, and
- * what the receiver's own thread does to the phase, is under one lock: a sender that is told that a guest
+ * Threads of their own take connections, several, so that some that say nothing (for two seconds, then they
+ * are refused) hold up nobody else. What they decide, and what the receiver's own thread does to the phase, is
+ * under one lock: a sender that is told that a guest
  * never left it may let it run, so from then on it must not be taken over here, whatever still arrives on
  * earlier connections.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -19,11 +21,14 @@
 #include "service/migrate/receive_inside.h"
 #include "sys/sys.h"
 
+#define DOORS 8u /* connections that may be on their way to a hello at a time */
+
 struct lh_receive_gate {
 	struct lh_channel_listener *listener;
 	char url[320];
-	pthread_t thread;
-	int stop; /* readable: the thread ends */
+	pthread_t thread[DOORS];
+	unsigned threads;
+	int stop; /* readable: the threads end */
 
 	pthread_mutex_t lock;
 	pthread_cond_t arrived;
@@ -161,6 +166,7 @@ static void *accept_all(void *context)
 		struct lh_channel *channel;
 		struct lh_move_hello hello;
 		struct lh_error error = { 0, "" };
+		int result;
 
 		if (poll(poll_for, 2, -1) < 0 && errno != EINTR)
 			return NULL;
@@ -168,10 +174,11 @@ static void *accept_all(void *context)
 			return NULL;
 		if (!poll_for[0].revents)
 			continue;
-		if (lh__channel_accept(gate->listener, &channel, &hello, &error) == 0) {
+		result = lh__channel_accept(gate->listener, &channel, &hello, &error);
+		if (result == 0)
 			answer(gate, channel, &hello);
+		if (result == 0 || result == -EAGAIN) /* another thread has it */
 			continue;
-		}
 		pthread_mutex_lock(&gate->lock);
 		snprintf(gate->refused, sizeof(gate->refused), "refused a connection: %.220s", error.text);
 		pthread_mutex_unlock(&gate->lock);
@@ -202,19 +209,32 @@ static int open_lock(struct lh_receive_gate *gate)
 	return result;
 }
 
+static void end_threads(struct lh_receive_gate *gate)
+{
+	(void)!eventfd_write(gate->stop, 1);
+	while (gate->threads > 0)
+		pthread_join(gate->thread[--gate->threads], NULL);
+}
+
 static int start(struct lh_receive_gate *gate, struct lh_error *error)
 {
+	int listener = lh__channel_listener_fd(gate->listener);
 	int result = open_lock(gate);
 
 	gate->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (result == 0 && gate->stop < 0)
+	/* All see that somebody is there, one takes him. */
+	if (result == 0 && (gate->stop < 0 || fcntl(listener, F_SETFL, O_NONBLOCK) < 0))
 		result = -errno;
-	if (result == 0)
-		result = -pthread_create(&gate->thread, NULL, accept_all, gate);
+	while (result == 0 && gate->threads < DOORS) {
+		result = -pthread_create(&gate->thread[gate->threads], NULL, accept_all, gate);
+		gate->threads += result == 0;
+	}
 	if (result == 0)
 		return 0;
-	if (gate->stop >= 0)
+	if (gate->stop >= 0) {
+		end_threads(gate);
 		close(gate->stop);
+	}
 	return lh__fail(error, result, "no thread to take connections: %s", lh__errno_name(result));
 }
 
@@ -333,8 +353,7 @@ bool lh__receive_gate_wanted(struct lh_receive_gate *gate)
 
 void lh__receive_gate_close(struct lh_receive_gate *gate)
 {
-	(void)!eventfd_write(gate->stop, 1);
-	pthread_join(gate->thread, NULL);
+	end_threads(gate);
 	close_waiting(gate);
 	lh__channel_listener_close(gate->listener);
 	close(gate->stop);

@@ -4,7 +4,7 @@
  *
  *     receive_guest.c   QEMU's handshake and monitor
  *     receive_home.c    state, place, order, engine: the home of the guest's memory
- *     receive_gate.c    who connects, and what is answered: a thread of its own
+ *     receive_gate.c    who connects, and what is answered: threads of its own
  *     receive_plan.c    PLAN and the channels that follow it, the first time and again
  *     receive_copy.c    rounds up to GO
  *     receive_run.c     from GO until all is there
