@@ -507,23 +507,6 @@ static long together_sys_call(void *context, long nr, const long argument[6])
 	return argument[1];
 }
 
-/*
- * A transaction over all of them, before anything is drawn: however few media are looked at, in some of them
- * a pool is prepared and has to ask what was decided.
- */
-static bool together_first(struct together_run *run)
-{
-	struct lh_error error;
-
-	if (!together_begin_all(run))
-		return false;
-	for (unsigned i = 0; i < run->way->n; i++)
-		if (!together_must(run, together_store_some(run, i, 8, 100, &error), "change", &error))
-			return false;
-	together_commit(run);
-	return !crash_enough(&run->states);
-}
-
 static bool together_begin(struct together_run *run)
 {
 	struct lh_error error;
@@ -576,7 +559,7 @@ static void together_script(struct together_run *run, const struct together_way 
 	run->states.limit = limit;
 	crash_states_open(&run->states, &run->sys, &options);
 	run->medium = run->states.medium;
-	if (together_begin(run) && together_first(run))
+	if (together_begin(run))
 		for (unsigned i = 0; i < way->steps && together_step(run); i++)
 			;
 	together_end(run);
