@@ -1,7 +1,7 @@
 """Two hosts with addresses of their own (network namespaces, joined by a cable): the network breaks and comes back.
 
 Before the switch a broken network leaves the guest at its source, unharmed; after it the guest stands still until the
-network is there again. Who has another key is refused; Ctrl-C before the switch is as if nothing had been.
+network is there again. Who has another key is refused; Ctrl-C before the switch is as if nothing had been. LH_TEST_LONG=1: more ways to break it.
 """
 import os
 import signal
@@ -216,14 +216,15 @@ def main():
         wrong_key(cable)
         interrupted(cable)
         cut_before(cable, cable.cut, cable.mend, 'the network breaks')
-        cut_before(cable, cable.mute, lambda: cable.mute(False), 'it breaks in one direction')
         cut_before(cable, cable.reset, lambda: None, 'the connections end')
-        for delay in (0, 0.02):
-            cut_at_switch(cable, delay)
-        cut_after(cable, 2, cable.cut, cable.mend, 'the network breaks for 2 s')
+        cut_at_switch(cable, 0)
         cut_after(cable, 8, cable.cut, cable.mend, 'the network breaks for 8 s')
-        cut_after(cable, 8, cable.mute, lambda: cable.mute(False), 'it breaks in one direction for 8 s')
         cut_after(cable, 0, cable.reset, lambda: None, 'the connections end')
+        if os.environ.get('LH_TEST_LONG'):
+            cut_before(cable, cable.mute, lambda: cable.mute(False), 'it breaks in one direction')
+            cut_at_switch(cable, 0.02)
+            cut_after(cable, 2, cable.cut, cable.mend, 'the network breaks for 2 s')
+            cut_after(cable, 8, cable.mute, lambda: cable.mute(False), 'it breaks in one direction for 8 s')
 
 
 tap.run(main)
