@@ -17,7 +17,7 @@ static bool run_way(const struct together_way *way, uint64_t first, uint64_t lim
 	uint64_t seed = first, together = 0, asks = 0, aborts = 0;
 	bool whole = run != NULL;
 
-	/* A script by chance may have no transaction over several pools: then there are more, until one has. */
+	/* Where by chance no script had a transaction over several pools there are more, until one has. */
 	while (whole && (totals.media < limit || (asks == 0 && seed < first + 2 * MORE))) {
 		uint64_t left = totals.media < limit ? limit - totals.media : 1000;
 

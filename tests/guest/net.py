@@ -1,7 +1,8 @@
 """Two hosts with addresses of their own (network namespaces, joined by a cable): the network breaks and comes back.
 
 Before the switch a broken network leaves the guest at its source, unharmed; after it the guest stands still until the
-network is there again. Who has another key is refused; Ctrl-C before the switch is as if nothing had been. LH_TEST_LONG=1: more ways to break it.
+network is there again. Who has another key is refused; Ctrl-C before the switch is as if nothing had been.
+LH_TEST_LONG=1: more ways to break it.
 """
 import os
 import signal

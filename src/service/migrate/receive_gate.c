@@ -2,8 +2,8 @@
  * receive_gate.c - who connects to a receiver, and what is answered.
  *
  * Threads of their own take connections, several, so that some that say nothing (for two seconds, then they
- * are refused) hold up nobody else. What they decide, and what the receiver's own thread does to the phase, is
- * under one lock: a sender that is told that a guest
+ * are refused) hold up nobody else. What they decide, and what the receiver's own thread does to the phase,
+ * is under one lock: a sender that is told that a guest
  * never left it may let it run, so from then on it must not be taken over here, whatever still arrives on
  * earlier connections.
  */
