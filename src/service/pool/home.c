@@ -24,9 +24,12 @@ static void *run(void *argument)
 	struct lh_pool *pool = argument;
 	struct home_thread *self = pool->thread;
 
-	while (!__atomic_load_n(&self->stop, __ATOMIC_ACQUIRE)) {
+	for (;;) {
+		/* Before what it is raised for is looked at: so nothing is slept through, the stop neither. */
 		uint32_t word = __atomic_load_n(&self->word, __ATOMIC_ACQUIRE);
 
+		if (__atomic_load_n(&self->stop, __ATOMIC_ACQUIRE))
+			break;
 		if (!half_full(pool)) {
 			lh__futex_wait(pool->sys, &self->word, word, -1);
 			continue;
