@@ -25,7 +25,7 @@ static void *run(void *argument)
 	struct home_thread *self = pool->thread;
 
 	for (;;) {
-		/* Before what it is raised for is looked at: so nothing is slept through, the stop neither. */
+		/* Before what it is raised for is looked at: so nothing is slept through. */
 		uint32_t word = __atomic_load_n(&self->word, __ATOMIC_ACQUIRE);
 
 		if (__atomic_load_n(&self->stop, __ATOMIC_ACQUIRE))
